@@ -1,0 +1,1 @@
+"""Generators of videos: one file each. Importing a module here is cheap; models load in `load()`."""

@@ -1,0 +1,319 @@
+"""Tracks: sets of samples that are scored together, read from OpenS2V-Eval's files or a user's suite.
+
+Sources: the sample lists `Open-Domain_Eval.json`, `Human-Domain_Eval.json` and `Single-Domain_Eval.json` of the hub
+data set BestWishYsh/OpenS2V-Eval (id → `img_paths`, `prompt`, `class_label`), and JSONL suites of this project.
+Everything read here is untrusted: a path may not leave its folder and every fault is one line.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from bench.errors import UserError, one_line
+from bench.sample import Kind, Reference, Sample, category_of, kind_of
+
+HUB_DATASET = "BestWishYsh/OpenS2V-Eval"
+DATASET_VARIABLE = "REFBENCH_DATASET"
+# No sample list comes near this size; a larger file is refused before it is read.
+LARGEST_JSON_BYTES = 64 * 2**20
+SAMPLE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OfficialTrack:
+    """A track of OpenS2V-Eval: its file (older releases' names after it) and how many samples each category has.
+
+    The ids of a category are `<category>_1` to `<category>_<count>`.
+    """
+
+    name: str
+    summary: str
+    files: tuple[str, ...]
+    category_counts: dict[str, int]
+
+    @property
+    def sample_ids(self) -> tuple[str, ...]:
+        """All ids of the official track."""
+        return tuple(
+            f"{category}_{number}"
+            for category, count in self.category_counts.items()
+            for number in range(1, count + 1)
+        )
+
+
+OFFICIAL_TRACKS = {
+    track.name: track
+    for track in (
+        OfficialTrack(
+            name="open-domain",
+            summary="all eight categories, one to three references per sample",
+            files=("Open-Domain_Eval.json",),
+            category_counts={
+                "singleobj": 30,
+                "singlehuman": 30,
+                "humanobj": 15,
+                "faceobj": 15,
+                "multiface": 15,
+                "multihuman": 15,
+                "singleface": 30,
+                "multiobject": 30,
+            },
+        ),
+        OfficialTrack(
+            name="human-domain",
+            summary="one person or face per sample, no NexusScore in the total",
+            files=("Human-Domain_Eval.json",),
+            category_counts={"singlehuman": 30, "singleface": 30},
+        ),
+        OfficialTrack(
+            name="single-domain",
+            summary="one reference per sample: a person, a face or an object",
+            files=("Single-Domain_Eval.json", "SingleObject_Eval.json", "Single-Object_Eval.json"),
+            category_counts={"singlehuman": 30, "singleface": 30, "singleobj": 30},
+        ),
+    )
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Track:
+    """A named set of samples. `domain` is the official track whose weights apply."""
+
+    name: str
+    samples: tuple[Sample, ...]
+    domain: str
+
+    def sample(self, sample_id: str) -> Sample | None:
+        """The sample of that id, or None."""
+        return next((sample for sample in self.samples if sample.id == sample_id), None)
+
+
+def domain_of(track_name: str) -> str:
+    """The official track whose weights a track uses: its own name, or open-domain for a suite."""
+    return track_name if track_name in OFFICIAL_TRACKS else "open-domain"
+
+
+class _OfficialRow(BaseModel):
+    """One entry of an official sample list; unknown fields (`synthesis_flag`) are ignored as officially."""
+
+    model_config = ConfigDict(strict=True)
+
+    prompt: str
+    img_paths: list[str] = Field(default_factory=list)
+    class_label: list[str] = Field(default_factory=list)
+
+
+class _SuiteReference(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    path: str
+    label: str = ""
+    kind: Kind | None = None
+
+
+class _SuiteRow(BaseModel):
+    """One line of a suite: `references` are paths, or objects with `path`, `label` and `kind`."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    id: str
+    prompt: str
+    references: list[str | _SuiteReference] = Field(default_factory=list)
+    labels: list[str] | None = None
+    kinds: list[Kind] | None = None
+    category: str | None = None
+
+    @model_validator(mode="after")
+    def _lists_agree(self) -> _SuiteRow:
+        for name in ("labels", "kinds"):
+            given = getattr(self, name)
+            if given is not None and len(given) != len(self.references):
+                raise ValueError(f"{name}: {len(given)} for {len(self.references)} references")
+        return self
+
+
+def load_track(name: str, dataset: str | Path | None) -> Track:
+    """The official track `name` from a local folder, the hub (`hub` or `hub@REVISION`), or `REFBENCH_DATASET`.
+
+    Raises UserError for an unknown track, a missing folder or file, and anything wrong inside it.
+    """
+    official = OFFICIAL_TRACKS.get(name)
+    if official is None:
+        raise UserError(f"unknown track {name!r}; known: {', '.join(OFFICIAL_TRACKS)} (or --suite FILE.jsonl)")
+    folder = dataset_folder(dataset)
+    for file_name in official.files:
+        path = folder / file_name
+        if path.is_file():
+            samples = tuple(_official_samples(path))
+            return Track(name=name, samples=samples, domain=name)
+    raise UserError(f"{folder} has no {official.files[0]}: is it a copy of {HUB_DATASET}?")
+
+
+def dataset_folder(dataset: str | Path | None) -> Path:
+    """The data set's folder; `hub` downloads it (asked for by that word) into the hub cache."""
+    chosen = str(dataset) if dataset is not None else os.environ.get(DATASET_VARIABLE, "")
+    if not chosen:
+        raise UserError(
+            f"no data set: give --dataset DIR (a copy of {HUB_DATASET}), set {DATASET_VARIABLE}, "
+            "or say --dataset hub to download it"
+        )
+    if chosen == "hub" or chosen.startswith("hub@"):
+        return _download(chosen.removeprefix("hub").removeprefix("@") or None)
+    folder = Path(chosen).expanduser()
+    if not folder.is_dir():
+        raise UserError(f"the data set folder {folder} does not exist")
+    return folder
+
+
+def _download(revision: str | None) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(
+            snapshot_download(
+                HUB_DATASET,
+                repo_type="dataset",
+                revision=revision,
+                allow_patterns=["*.json", "Images/**"],
+            )
+        )
+    except Exception as error:  # noqa: BLE001 - the hub client raises many kinds; all mean one thing here
+        raise UserError(
+            f"{HUB_DATASET} could not be downloaded ({one_line(error, 160)}); give --dataset DIR instead"
+        ) from None
+
+
+def _official_samples(path: Path) -> Iterator[Sample]:
+    content = read_json(path)
+    if not isinstance(content, dict) or not content:
+        raise UserError(f"{path}: expected an object of samples keyed by id")
+    for sample_id, entry in content.items():
+        where = f"{path}, sample {one_line(sample_id, 60)!r}"
+        row = _validated(_OfficialRow, entry, where)
+        if len(row.class_label) not in (0, len(row.img_paths)):
+            raise UserError(f"{where}: {len(row.class_label)} class labels for {len(row.img_paths)} images")
+        labels = row.class_label or [""] * len(row.img_paths)
+        yield Sample(
+            id=checked_id(sample_id, where),
+            category=category_of(sample_id),
+            prompt=row.prompt,
+            references=tuple(
+                Reference(path=_inside(image, where), root=path.parent, label=label, kind=kind_of(image))
+                for image, label in zip(row.img_paths, labels, strict=True)
+            ),
+        )
+
+
+def load_suite(path: Path) -> Track:
+    """A user's suite (JSONL) as a track of its own, named `suite-<file stem>-<first 8 hex digits of its digest>`.
+
+    Each line has `id`, `prompt`, `references` (paths relative to the file, or objects with `path`, `label`, `kind`),
+    and optionally `labels`, `kinds` (one per reference: person, object or scene) and `category`.
+    Raises UserError with the line number.
+    """
+    samples: list[Sample] = []
+    seen: set[str] = set()
+    for number, line in enumerate(_read_text(path).splitlines(), start=1):
+        if not line.strip():
+            continue
+        where = f"{path}, line {number}"
+        row = _validated(_SuiteRow, _parse_json(line, where), where)
+        if row.id in seen:
+            raise UserError(f"{where}: the id {one_line(row.id, 60)!r} appears twice")
+        seen.add(row.id)
+        samples.append(_suite_sample(row, path.parent, where))
+    if not samples:
+        raise UserError(f"{path}: the suite is empty")
+    content = "\n".join(sample.digest(("prompt", "references")) for sample in samples)
+    digest = hashlib.sha256(content.encode()).hexdigest()[:8]
+    stem = re.sub(r"[^A-Za-z0-9]+", "-", path.stem).strip("-").lower() or "unnamed"
+    return Track(name=f"suite-{stem}-{digest}", samples=tuple(samples), domain="open-domain")
+
+
+def _suite_sample(row: _SuiteRow, root: Path, where: str) -> Sample:
+    references = []
+    for index, given in enumerate(row.references):
+        entry = _SuiteReference(path=given) if isinstance(given, str) else given
+        label = row.labels[index] if row.labels is not None else entry.label
+        kind = row.kinds[index] if row.kinds is not None else entry.kind
+        path = _inside(entry.path, where)
+        references.append(Reference(path=path, root=root, label=label, kind=kind or kind_of(path)))
+    return Sample(
+        id=checked_id(row.id, where),
+        category=row.category or category_of(row.id),
+        prompt=row.prompt,
+        references=tuple(references),
+    )
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file; a missing, oversized, broken or ambiguous (duplicate keys) one is a UserError."""
+    return _parse_json(_read_text(path), str(path))
+
+
+def _read_text(path: Path) -> str:
+    try:
+        if path.stat().st_size > LARGEST_JSON_BYTES:
+            raise UserError(f"{path} is larger than {LARGEST_JSON_BYTES // 2**20} MiB: not a file of this kind")
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist") from None
+    except (OSError, UnicodeDecodeError, ValueError) as error:
+        raise UserError(f"{path} cannot be read: {one_line(error)}") from None
+
+
+def _parse_json(text: str, where: str) -> Any:
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        result = dict(pairs)
+        if len(result) < len(pairs):
+            keys = [key for key, _ in pairs]
+            twice = next(key for key in keys if keys.count(key) > 1)
+            raise UserError(f"{where}: the id {one_line(twice, 60)!r} appears twice")
+        return result
+
+    try:
+        return json.loads(text, object_pairs_hook=unique)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{where}: broken JSON: {one_line(error)}") from None
+
+
+Row = TypeVar("Row", bound=BaseModel)
+
+
+def _validated(model: type[Row], entry: object, where: str) -> Row:
+    try:
+        return model.model_validate(entry)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise UserError(f"{where}: {place + ': ' if place else ''}{one_line(first['msg'])}") from None
+
+
+def checked_id(sample_id: str, where: str) -> str:
+    """`sample_id` if it can be a file name (letters, digits, `.`, `_`, `-`; at most 128), else a UserError."""
+    if not SAMPLE_ID.fullmatch(sample_id):
+        raise UserError(f"{where}: an id may hold letters, digits, '.', '_' and '-' only")
+    return sample_id
+
+
+def _inside(path: str, where: str) -> str:
+    """`path` if it stays inside its folder. Links are not followed: the hub cache itself consists of links."""
+    posix, windows = PurePosixPath(path), PureWindowsPath(path)
+    if not path or "\0" in path or posix.is_absolute() or windows.anchor or ".." in windows.parts:
+        raise UserError(f"{where}: the reference path {one_line(path, 80)!r} leaves the data set's folder")
+    return path
+
+
+def first_samples(samples: Iterable[Sample], limit: int | None) -> list[Sample]:
+    """The first `limit` samples in the track's order (all of them for None)."""
+    chosen = list(samples)
+    return chosen if limit is None else chosen[:limit]

@@ -1,0 +1,20 @@
+"""What can go wrong, by who can mend it."""
+
+
+class UserError(Exception):
+    """Something the user can fix: printed as one line, exit code 2, no traceback."""
+
+
+class SampleError(Exception):
+    """One sample could not be generated or scored; it becomes a record's reason and the run goes on."""
+
+
+class MissingWeights(Exception):
+    """A metric's or method's weights are not on disk; the text names them and how to get them."""
+
+
+def one_line(text: object, limit: int = 300) -> str:
+    """`text` as a single printable line of at most `limit` characters."""
+    line = " ".join(str(text).split())
+    line = "".join(character if character.isprintable() else "�" for character in line)
+    return line if len(line) <= limit else line[: limit - 1] + "…"

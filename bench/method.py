@@ -1,0 +1,101 @@
+"""The method interface: one file in `baselines/` (or a plugin) declares and implements one generator."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+from bench.metric import Environment
+from bench.options import NoOptions
+from bench.sample import Sample
+
+
+class MethodCard(BaseModel):
+    """What a method is, as data: printed, stored in `run.json`, and compared when two runs are compared.
+
+    Sizes in pixels, fps in frames per second; `num_frames` are the frames of the finished video, `generated_frames`
+    those the network made before trimming. What does not apply stays None.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    summary: str
+    base_model: str | None = None
+    licence: str | None = None
+    weights: dict[str, str] = Field(default_factory=dict, description="name → revision or digest")
+    max_references: int | None = None
+    reference_overflow: str | None = Field(None, description="what happens to references beyond the maximum")
+    reference_preparation: str | None = None
+    width: int | None = None
+    height: int | None = None
+    num_frames: int | None = None
+    generated_frames: int | None = None
+    fps: float | None = None
+    steps: int | None = None
+    solver: str | None = None
+    shift: float | None = None
+    guidance: dict[str, float] = Field(default_factory=dict)
+    negative_prompt: str | None = None
+    prompt_set: str = "benchmark"
+    settings: str = Field("native", description="native (the authors' defaults) or matched")
+    deviations: tuple[str, ...] = Field((), description="where the run differs from the authors' code")
+    options: dict[str, Any] = Field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Frames:
+    """A generated video in memory: RGB uint8 arrays of shape (height, width, 3) and frames per second.
+
+    `images` may be a generator, so that a long video is never held whole.
+    """
+
+    images: Iterable[np.ndarray]
+    fps: float
+
+
+class Method(ABC):
+    """A generator of videos.
+
+    `Options` is a frozen dataclass of settings that the user may change with `--set key=value`. A result must depend on
+    (sample, seed, options) alone, never on what was generated before.
+    """
+
+    name: ClassVar[str]
+    summary: ClassVar[str]
+    Options: ClassVar[type] = NoOptions
+
+    def __init__(self, options: Any = None) -> None:
+        self.options = self.Options() if options is None else options
+
+    @abstractmethod
+    def card(self) -> MethodCard:
+        """The method card for these options."""
+
+    def load(self, environment: Environment) -> None:
+        """Load models; called once before the first `generate`. Raises MissingWeights."""
+        return
+
+    @abstractmethod
+    def generate(self, sample: Sample, seed: int) -> Frames | Path:
+        """The video for one sample: frames, or the path of a finished mp4, which is copied byte for byte.
+
+        Raises SampleError with the reason when this sample cannot be generated.
+        """
+
+    def close(self) -> None:
+        """Give memory back."""
+        return
+
+    def option_values(self) -> dict[str, Any]:
+        """The options as JSON-serialisable values, for the card."""
+        return {
+            key: str(value) if isinstance(value, Path) else value
+            for key, value in asdict(self.options).items()
+        }

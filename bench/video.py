@@ -1,0 +1,289 @@
+"""Videos: the one decoder and the one writer of the project, on PyAV.
+
+Frames are RGB uint8 arrays of shape (height, width, 3), in decoding order, exactly as many as the file holds: none is
+repeated or dropped for a variable frame rate, and a rotation stored in the file is applied, as players do.
+On constant-rate H.264 4:2:0 files the pixels equal those of imageio-ffmpeg, OpenCV and decord, which the official scripts
+use (goldens `natural.json`).
+
+A file is hostile until decoded: only plain containers are opened, never a playlist or a URL; decoding uses one thread so
+that a damaged file gives the same answer everywhere; and nothing is held but the frame at hand.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bench.errors import SampleError, one_line
+
+CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi"
+LARGEST_FRAME_PIXELS = 8192 * 8192
+LARGEST_FRAME_COUNT = 2_000_000
+
+DEFAULT_CRF = 18
+
+
+class VideoError(SampleError):
+    """A file that cannot be decoded, with the reason in one line."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FramePolicy:
+    """A named rule that says which frames of a video are looked at.
+
+    `indices` maps (frames decoded, frames declared by the container) to ascending indices, repeats allowed; None stands for
+    all frames. An index past the end of the file is skipped.
+    """
+
+    name: str
+    indices: Callable[[int, int], Sequence[int]] | None
+
+
+ALL_FRAMES = FramePolicy(name="all", indices=None)
+
+
+def uniform_frames(count: int) -> FramePolicy:
+    """`linspace(0, n-1, count)` truncated to int over the n decoded frames; a shorter video repeats frames.
+
+    The rule of FaceSim, GmeScore, NexusScore and Aesthetics with 32 frames (OpenS2V-Nexus v1.1, `eval/`).
+    """
+
+    def indices(decoded: int, declared: int) -> Sequence[int]:
+        chosen: list[int] = np.linspace(0, decoded - 1, count).astype(int).tolist()
+        return chosen
+
+    return FramePolicy(name=f"uniform-{count}", indices=indices)
+
+
+def stride_frames(count: int) -> FramePolicy:
+    """Frames 0, s, 2s, … with s = max(n // count, 1) and n the container's frame count; missing ones are skipped.
+
+    NaturalScore's rule with 16 frames (`eval/get_naturalscore.py`): frames after (count-1)·s are never seen, and a video
+    of fewer frames gives fewer images.
+    """
+
+    def indices(decoded: int, declared: int) -> Sequence[int]:
+        stride = max(declared // count, 1)
+        return [index * stride for index in range(count)]
+
+    return FramePolicy(name=f"stride-{count}", indices=indices)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Probe:
+    """Facts about a video: size in pixels as shown, frames really decoded, frames the container declares.
+
+    `duration_s` is frames decoded over the average rate; `fps` is 0 where the file names none.
+    """
+
+    width: int
+    height: int
+    frames: int
+    declared_frames: int
+    fps: float
+    duration_s: float
+    codec: str
+
+
+class Video:
+    """One video file, decoded on demand."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __repr__(self) -> str:
+        return f"Video({self.path.name})"
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the file. Raises VideoError when it cannot be read."""
+        try:
+            with self.path.open("rb") as file:
+                return hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            raise VideoError(f"the video cannot be read: {one_line(error.strerror)}") from None
+
+    @cached_property
+    def probe(self) -> Probe:
+        """Decode the whole file once, keeping no frame, and say what it holds.
+
+        Raises VideoError for a file that is no video, is damaged, or holds no frame.
+        """
+        width = height = frames = 0
+        with self._opened() as (container, stream):
+            for frame in self._decoded(container, stream):
+                if frames == 0:
+                    turned = frame.rotation % 180 != 0
+                    width, height = (frame.height, frame.width) if turned else (frame.width, frame.height)
+                frames += 1
+            fps = float(stream.average_rate or 0)
+            declared = _declared_frames(container, stream)
+            codec = stream.codec_context.name
+        if frames == 0:
+            raise VideoError("the video holds no frame")
+        return Probe(
+            width=width,
+            height=height,
+            frames=frames,
+            declared_frames=declared,
+            fps=fps,
+            duration_s=frames / fps if fps > 0 else 0.0,
+            codec=codec,
+        )
+
+    def frames(self, policy: FramePolicy) -> Iterator[np.ndarray]:
+        """The frames that `policy` names, in order, as RGB uint8 (height, width, 3); one is held at a time.
+
+        Raises VideoError, possibly after some frames, for a file that is damaged or changes its frame size.
+        """
+        if policy.indices is None:
+            yield from self._pixels(None)
+            return
+        probe = self.probe
+        wanted = list(policy.indices(probe.frames, probe.declared_frames))
+        position = 0
+        for index, image in self._numbered(set(wanted)):
+            while position < len(wanted) and wanted[position] == index:
+                yield image
+                position += 1
+            if position == len(wanted):
+                return
+
+    def _numbered(self, wanted: set[int]) -> Iterator[tuple[int, np.ndarray]]:
+        yield from zip(sorted(wanted), self._pixels(wanted), strict=False)
+
+    def _pixels(self, wanted: set[int] | None) -> Iterator[np.ndarray]:
+        size: tuple[int, ...] = ()
+        with self._opened() as (container, stream):
+            empty = True
+            for index, frame in enumerate(self._decoded(container, stream)):
+                empty = False
+                if wanted is not None and index not in wanted:
+                    continue
+                image = _rgb(frame)
+                if size and image.shape != size:
+                    raise VideoError(f"the frame size changes at frame {index}")
+                size = image.shape
+                yield image
+            if empty:
+                raise VideoError("the video holds no frame")
+
+    @contextmanager
+    def _opened(self) -> Iterator[tuple[Any, Any]]:
+        import av
+
+        try:
+            if self.path.stat().st_size == 0:
+                raise VideoError("the video file is empty")
+            # As an open file, a name such as "concat:…" is never read as a protocol.
+            with (
+                self.path.open("rb") as file,
+                av.open(file, options={"format_whitelist": CONTAINERS}, metadata_errors="replace") as container,
+            ):
+                if not container.streams.video:
+                    raise VideoError("the file has no video stream")
+                stream = container.streams.video[0]
+                stream.codec_context.thread_count = 1
+                yield container, stream
+        except (av.FFmpegError, OSError, ValueError, OverflowError, MemoryError) as error:
+            raise VideoError(f"the video cannot be decoded: {_ffmpeg_reason(error)}") from None
+
+    def _decoded(self, container: Any, stream: Any) -> Iterator[Any]:
+        pixels = stream.codec_context.width * stream.codec_context.height
+        for index, frame in enumerate(container.decode(stream)):
+            if index >= LARGEST_FRAME_COUNT:
+                raise VideoError(f"the video has more than {LARGEST_FRAME_COUNT:,} frames")
+            if max(pixels, frame.width * frame.height) > LARGEST_FRAME_PIXELS:
+                raise VideoError(f"frames of {frame.width}×{frame.height} pixels are too large")
+            if frame.is_corrupt:
+                raise VideoError(f"the video is damaged at frame {index}")
+            yield frame
+
+
+def _rgb(frame: Any) -> np.ndarray:
+    image: np.ndarray = frame.to_ndarray(format="rgb24")
+    quarter_turns = round(frame.rotation / 90) % 4
+    return np.ascontiguousarray(np.rot90(image, quarter_turns)) if quarter_turns else image
+
+
+def _declared_frames(container: Any, stream: Any) -> int:
+    """The container's frame count as OpenCV reports it: the header's, else duration × rate, rounded."""
+    if stream.frames > 0:
+        return int(stream.frames)
+    if stream.duration is not None and stream.time_base is not None:
+        seconds = float(stream.duration * stream.time_base)
+    else:
+        seconds = (container.duration or 0) / 1_000_000
+    return int(seconds * float(stream.average_rate or 0) + 0.5)
+
+
+def _ffmpeg_reason(error: BaseException) -> str:
+    """FFmpeg's own words without the number and the file name around them."""
+    return one_line(getattr(error, "strerror", None) or error, 160)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WrittenVideo:
+    """What was written: size in pixels and frame count; `padded` says how many columns and rows were added."""
+
+    width: int
+    height: int
+    frames: int
+    padded: tuple[int, int]
+
+    @property
+    def note(self) -> str | None:
+        """A sentence about the padding, or None."""
+        if self.padded == (0, 0):
+            return None
+        return f"odd size: padded by {self.padded[0]} column and {self.padded[1]} row to {self.width}×{self.height}"
+
+
+def write_video(
+    path: Path, images: Iterable[np.ndarray], fps: float, *, crf: int = DEFAULT_CRF
+) -> WrittenVideo:
+    """Write RGB uint8 frames (height, width, 3) as H.264, yuv420p, mp4, with a fixed quality (CRF).
+
+    One encoder thread: the same frames give the same bytes. An odd width or height, which 4:2:0 cannot hold, is padded by
+    repeating the last column or row. Raises SampleError for no frames, frames of another type or size, and a rate
+    that is not positive.
+    """
+    import av
+
+    rate = Fraction(fps).limit_denominator(1001) if 0 < fps < 10_000 else None
+    if rate is None or rate <= 0:
+        raise SampleError(f"a frame rate of {fps} cannot be written")
+    size: tuple[int, ...] = ()
+    padding = (0, 0)
+    count = 0
+    with av.open(str(path), "w", format="mp4") as container:
+        stream: Any = container.add_stream("libx264", rate=rate)
+        for image in images:
+            if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+                raise SampleError(f"frame {count} is {image.dtype} {image.shape}, not uint8 (height, width, 3)")
+            if not size:
+                size = image.shape
+                padding = (size[1] % 2, size[0] % 2)
+                stream.width, stream.height = size[1] + padding[0], size[0] + padding[1]
+                stream.pix_fmt = "yuv420p"
+                stream.codec_context.thread_count = 1
+                stream.options = {"crf": str(crf), "preset": "medium"}
+            if image.shape != size:
+                raise SampleError(f"frame {count} has shape {image.shape}, the first had {size}")
+            padded = np.pad(image, ((0, padding[1]), (0, padding[0]), (0, 0)), mode="edge")
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(padded, format="rgb24")))
+            count += 1
+        if count == 0:
+            raise SampleError("the method returned no frames")
+        container.mux(stream.encode(None))
+    return WrittenVideo(
+        width=size[1] + padding[0], height=size[0] + padding[1], frames=count, padded=padding
+    )
