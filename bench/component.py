@@ -1,7 +1,7 @@
 """The seven columns of OpenS2V-Eval: their names, files, and which samples they apply to.
 
-Source: `eval/` of PKU-YuanGroup/OpenS2V-Nexus at v1.1 (commit 210eb08): the file and key each script writes, and
-the inclusion rules of get_facesim.py and get_nexusscore.py.
+Source: `eval/` of PKU-YuanGroup/OpenS2V-Nexus at v1.1 (commit 210eb08): the file and key each script writes,
+and the inclusion rules of get_facesim.py and get_nexusscore.py.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ NEXUS_FACE_LABELS = ("Man", "Woman")
 def facesim_not_applicable(sample: Sample) -> str | None:
     """Why FaceSim does not apply to a sample, or None.
 
-    Official samples: the category decides, and a reference from a person folder must be there. A suite's sample of
-    another category counts when exactly one of its references is of kind `person` (with several the
+    Official samples: the category decides, and a reference from a person folder must be there. A suite's
+    sample of another category counts when exactly one of its references is of kind `person` (with several the
     protocol's "largest face" would compare strangers).
     """
     people = [reference for reference in sample.references if reference.kind == "person"]
@@ -53,8 +53,8 @@ def always_applies(sample: Sample) -> str | None:
 class Component:
     """One column: `name` in code and records' tables, `label` in print, and its place in the official files.
 
-    `worst` and `best` are the raw score's range before it is mapped to 0..1; `not_applicable` is a rule that depends on
-    the sample alone.
+    `worst` and `best` are the raw score's range before it is mapped to 0..1; `not_applicable` is a rule that
+    depends on the sample alone.
     """
 
     name: str

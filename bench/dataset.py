@@ -1,8 +1,8 @@
 """Tracks: sets of samples that are scored together, read from OpenS2V-Eval's files or a user's suite.
 
-Sources: the sample lists `Open-Domain_Eval.json`, `Human-Domain_Eval.json` and `Single-Domain_Eval.json` of the hub
-data set BestWishYsh/OpenS2V-Eval (id → `img_paths`, `prompt`, `class_label`), and JSONL suites of this project.
-Everything read here is untrusted: a path may not leave its folder and every fault is one line.
+Sources: the sample lists `Open-Domain_Eval.json`, `Human-Domain_Eval.json` and `Single-Domain_Eval.json` of
+the hub data set BestWishYsh/OpenS2V-Eval (id → `img_paths`, `prompt`, `class_label`), and JSONL suites of
+this project. Everything read here is untrusted: a path may not leave its folder and every fault is one line.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ SAMPLE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 @dataclass(frozen=True, kw_only=True)
 class OfficialTrack:
-    """A track of OpenS2V-Eval: its file (older releases' names after it) and how many samples each category has.
+    """A track of OpenS2V-Eval: its file (older releases' names after it) and how many samples each category
+    has.
 
     The ids of a category are `<category>_1` to `<category>_<count>`.
     """
@@ -142,13 +143,16 @@ class _SuiteRow(BaseModel):
 
 
 def load_track(name: str, dataset: str | Path | None) -> Track:
-    """The official track `name` from a local folder, the hub (`hub` or `hub@REVISION`), or `REFBENCH_DATASET`.
+    """The official track `name` from a local folder, the hub (`hub` or `hub@REVISION`), or
+    `REFBENCH_DATASET`.
 
     Raises UserError for an unknown track, a missing folder or file, and anything wrong inside it.
     """
     official = OFFICIAL_TRACKS.get(name)
     if official is None:
-        raise UserError(f"unknown track {name!r}; known: {', '.join(OFFICIAL_TRACKS)} (or --suite FILE.jsonl)")
+        raise UserError(
+            f"unknown track {name!r}; known: {', '.join(OFFICIAL_TRACKS)} (or --suite FILE.jsonl)"
+        )
     folder = dataset_folder(dataset)
     for file_name in official.files:
         path = folder / file_name
@@ -214,10 +218,11 @@ def _official_samples(path: Path) -> Iterator[Sample]:
 
 
 def load_suite(path: Path) -> Track:
-    """A user's suite (JSONL) as a track of its own, named `suite-<file stem>-<first 8 hex digits of its digest>`.
+    """A user's suite (JSONL) as a track of its own, named `suite-<file stem>-<first 8 hex digits of its
+    digest>`.
 
-    Each line has `id`, `prompt`, `references` (paths relative to the file, or objects with `path`, `label`, `kind`),
-    and optionally `labels`, `kinds` (one per reference: person, object or scene) and `category`.
+    Each line has `id`, `prompt`, `references` (paths relative to the file, or objects with `path`, `label`,
+    `kind`), and optionally `labels`, `kinds` (one per reference: person, object or scene) and `category`.
     Raises UserError with the line number.
     """
     samples: list[Sample] = []
@@ -256,14 +261,18 @@ def _suite_sample(row: _SuiteRow, root: Path, where: str) -> Sample:
 
 
 def read_json(path: Path) -> Any:
-    """The content of a JSON file; a missing, oversized, broken or ambiguous (duplicate keys) one is a UserError."""
+    """The content of a JSON file; a missing, oversized, broken or ambiguous (duplicate keys) one is a
+    UserError.
+    """
     return _parse_json(_read_text(path), str(path))
 
 
 def _read_text(path: Path) -> str:
     try:
         if path.stat().st_size > LARGEST_JSON_BYTES:
-            raise UserError(f"{path} is larger than {LARGEST_JSON_BYTES // 2**20} MiB: not a file of this kind")
+            raise UserError(
+                f"{path} is larger than {LARGEST_JSON_BYTES // 2**20} MiB: not a file of this kind"
+            )
         return path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise UserError(f"{path} does not exist") from None
@@ -299,14 +308,18 @@ def _validated(model: type[Row], entry: object, where: str) -> Row:
 
 
 def checked_id(sample_id: str, where: str) -> str:
-    """`sample_id` if it can be a file name (letters, digits, `.`, `_`, `-`; at most 128), else a UserError."""
+    """`sample_id` if it can be a file name (letters, digits, `.`, `_`, `-`; at most 128), else a
+    UserError.
+    """
     if not SAMPLE_ID.fullmatch(sample_id):
         raise UserError(f"{where}: an id may hold letters, digits, '.', '_' and '-' only")
     return sample_id
 
 
 def _inside(path: str, where: str) -> str:
-    """`path` if it stays inside its folder. Links are not followed: the hub cache itself consists of links."""
+    """`path` if it stays inside its folder. Links are not followed: the hub cache itself consists of
+    links.
+    """
     posix, windows = PurePosixPath(path), PureWindowsPath(path)
     if not path or "\0" in path or posix.is_absolute() or windows.anchor or ".." in windows.parts:
         raise UserError(f"{where}: the reference path {one_line(path, 80)!r} leaves the data set's folder")

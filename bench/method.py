@@ -19,8 +19,8 @@ from bench.sample import Sample
 class MethodCard(BaseModel):
     """What a method is, as data: printed, stored in `run.json`, and compared when two runs are compared.
 
-    Sizes in pixels, fps in frames per second; `num_frames` are the frames of the finished video, `generated_frames`
-    those the network made before trimming. What does not apply stays None.
+    Sizes in pixels, fps in frames per second; `num_frames` are the frames of the finished video,
+    `generated_frames` those the network made before trimming. What does not apply stays None.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -63,8 +63,8 @@ class Frames:
 class Method(ABC):
     """A generator of videos.
 
-    `Options` is a frozen dataclass of settings that the user may change with `--set key=value`. A result must depend on
-    (sample, seed, options) alone, never on what was generated before.
+    `Options` is a frozen dataclass of settings that the user may change with `--set key=value`. A result must
+    depend on (sample, seed, options) alone, never on what was generated before.
     """
 
     name: ClassVar[str]

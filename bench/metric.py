@@ -1,7 +1,7 @@
 """The metric interface: one file in `metrics/` (or a plugin) declares and implements one metric.
 
-A metric is a light class until `load()`: importing its module and reading its declaration must not import torch, cv2
-or a model library. A complete example is `metrics/motion_amplitude.py`.
+A metric is a light class until `load()`: importing its module and reading its declaration must not import
+torch, cv2 or a model library. A complete example is `metrics/motion_amplitude.py`.
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ from bench.video import Video
 class MetricDeclaration:
     """What a metric says of itself.
 
-    `version` is raised whenever its numbers can change: records of another version are scored again. `component` names the
-    protocol's column it fills (None: supplementary). `uses` are the inputs that its score depends on; a change
-    of any other leaves its records current. `weights` are names in the weight catalogue.
+    `version` is raised whenever its numbers can change: records of another version are scored again.
+    `component` names the protocol's column it fills (None: supplementary). `uses` are the inputs that its
+    score depends on; a change of any other leaves its records current. `weights` are names in the weight
+    catalogue.
     """
 
     name: str
@@ -33,11 +34,14 @@ class MetricDeclaration:
     component: str | None = None
     uses: frozenset[Input] = frozenset({"video"})
     weights: tuple[str, ...] = ()
+    packages: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Environment:
-    """Where a metric or method runs: `device` as torch names it, CPU threads it may use, folder of weights."""
+    """Where a metric or method runs: `device` as torch names it, CPU threads it may use, folder of
+    weights.
+    """
 
     device: str = "cpu"
     threads: int = 1
@@ -55,8 +59,8 @@ class Score:
 class Metric(ABC):
     """Turns (sample, video) into a score.
 
-    `Options` is a frozen dataclass of settings that the user may change with `--set METRIC.key=value`; they are part of
-    each record's settings digest.
+    `Options` is a frozen dataclass of settings that the user may change with `--set METRIC.key=value`; they
+    are part of each record's settings digest.
     """
 
     declaration: ClassVar[MetricDeclaration]
@@ -68,6 +72,10 @@ class Metric(ABC):
 
     def not_applicable(self, sample: Sample) -> str | None:
         """Why the metric does not apply to this sample (from the sample alone), or None."""
+        return None
+
+    def unavailable(self, environment: Environment) -> str | None:
+        """Why the metric cannot run here (weights not on disk, say), without loading anything; or None."""
         return None
 
     def load(self, environment: Environment) -> None:

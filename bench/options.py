@@ -17,8 +17,8 @@ class NoOptions:
 def build_options(options_type: type, values: Mapping[str, str], owner: str) -> Any:
     """An instance of the dataclass `options_type` from text values.
 
-    Raises UserError for an unknown key, a value of the wrong type, and a missing required option; an options class may
-    raise ValueError in `__post_init__` for values that do not fit.
+    Raises UserError for an unknown key, a value of the wrong type, and a missing required option; an options
+    class may raise ValueError in `__post_init__` for values that do not fit.
     """
     from pydantic import TypeAdapter, ValidationError
 

@@ -1,7 +1,8 @@
 """Registries: how metrics and methods are found by name.
 
-Three ways in: a decorator (`@metrics.register`), the entry-point groups `refbench.metrics` and `refbench.methods`
-(each value names a class, a module, or a package whose modules are imported), and `--plugin FILE.py`.
+Three ways in: a decorator (`@metrics.register`), the entry-point groups `refbench.metrics` and
+`refbench.methods` (each value names a class, a module, or a package whose modules are imported), and
+`--plugin FILE.py`.
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ Registered = TypeVar("Registered")
 
 
 class Registry(Generic[Registered]):
-    """Classes by name. Entry points are loaded at the first look-up; names are matched without case, `_` as `-`."""
+    """Classes by name. Entry points are loaded at the first look-up; names are matched without case, `_` as
+    `-`.
+    """
 
     def __init__(self, kind: str, group: str, name_of: Callable[[type[Registered]], str]) -> None:
         self.kind = kind
@@ -41,7 +44,9 @@ class Registry(Generic[Registered]):
         name = self._name_of(registered)
         existing = self._classes.get(self._key(name))
         if existing is not None and existing.__qualname__ != registered.__qualname__:
-            raise UserError(f"two {self.kind}s are called {name!r}: {_home(existing)} and {_home(registered)}")
+            raise UserError(
+                f"two {self.kind}s are called {name!r}: {_home(existing)} and {_home(registered)}"
+            )
         self._classes[self._key(name)] = registered
         return registered
 

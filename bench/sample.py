@@ -116,7 +116,9 @@ class Sample:
 
 
 def category_of(sample_id: str) -> str:
-    """The category in an official id: `faceobj_14` → `faceobj`; an id without a number is its own category."""
+    """The category in an official id: `faceobj_14` → `faceobj`; an id without a number is its own
+    category.
+    """
     stem, _, number = sample_id.rpartition("_")
     return stem if stem and number.isdigit() else sample_id
 
@@ -131,9 +133,9 @@ def kind_of(path: str) -> Kind:
 def shuffle_references(samples: Sequence[Sample], seed: int) -> list[Sample]:
     """Each sample with another sample's references: a seeded derangement.
 
-    Samples exchange references within their category, so that what a metric needs (a face, an object) is still
-    there; a category of one sample joins the other lone ones. Of a hundred seeded draws the one
-    in which the fewest samples keep one of their own images is taken. Raises SampleError when a lone sample
+    Samples exchange references within their category, so that what a metric needs (a face, an object) is
+    still there; a category of one sample joins the other lone ones. Of a hundred seeded draws the one in
+    which the fewest samples keep one of their own images is taken. Raises SampleError when a lone sample
     remains.
     """
     groups: dict[str, list[Sample]] = {}

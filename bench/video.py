@@ -1,12 +1,12 @@
 """Videos: the one decoder and the one writer of the project, on PyAV.
 
-Frames are RGB uint8 arrays of shape (height, width, 3), in decoding order, exactly as many as the file holds: none is
-repeated or dropped for a variable frame rate, and a rotation stored in the file is applied, as players do.
-On constant-rate H.264 4:2:0 files the pixels equal those of imageio-ffmpeg, OpenCV and decord, which the official scripts
-use (goldens `natural.json`).
+Frames are RGB uint8 arrays of shape (height, width, 3), in decoding order, exactly as many as the file holds:
+none is repeated or dropped for a variable frame rate, and a rotation stored in the file is applied, as
+players do. On constant-rate H.264 4:2:0 files the pixels equal those of imageio-ffmpeg, OpenCV and decord,
+which the official scripts use (goldens `natural.json`).
 
-A file is hostile until decoded: only plain containers are opened, never a playlist or a URL; decoding uses one thread so
-that a damaged file gives the same answer everywhere; and nothing is held but the frame at hand.
+A file is hostile until decoded: only plain containers are opened, never a playlist or a URL; decoding uses
+one thread so that a damaged file gives the same answer everywhere; and nothing is held but the frame at hand.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ class VideoError(SampleError):
 class FramePolicy:
     """A named rule that says which frames of a video are looked at.
 
-    `indices` maps (frames decoded, frames declared by the container) to ascending indices, repeats allowed; None stands for
-    all frames. An index past the end of the file is skipped.
+    `indices` maps (frames decoded, frames declared by the container) to ascending indices, repeats allowed;
+    None stands for all frames. An index past the end of the file is skipped.
     """
 
     name: str
@@ -64,10 +64,11 @@ def uniform_frames(count: int) -> FramePolicy:
 
 
 def stride_frames(count: int) -> FramePolicy:
-    """Frames 0, s, 2s, … with s = max(n // count, 1) and n the container's frame count; missing ones are skipped.
+    """Frames 0, s, 2s, … with s = max(n // count, 1) and n the container's frame count; missing ones are
+    skipped.
 
-    NaturalScore's rule with 16 frames (`eval/get_naturalscore.py`): frames after (count-1)·s are never seen, and a video
-    of fewer frames gives fewer images.
+    NaturalScore's rule with 16 frames (`eval/get_naturalscore.py`): frames after (count-1)·s are never seen,
+    and a video of fewer frames gives fewer images.
     """
 
     def indices(decoded: int, declared: int) -> Sequence[int]:
@@ -186,7 +187,9 @@ class Video:
             # As an open file, a name such as "concat:…" is never read as a protocol.
             with (
                 self.path.open("rb") as file,
-                av.open(file, options={"format_whitelist": CONTAINERS}, metadata_errors="replace") as container,
+                av.open(
+                    file, options={"format_whitelist": CONTAINERS}, metadata_errors="replace"
+                ) as container,
             ):
                 if not container.streams.video:
                     raise VideoError("the file has no video stream")
@@ -232,7 +235,9 @@ def _ffmpeg_reason(error: BaseException) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class WrittenVideo:
-    """What was written: size in pixels and frame count; `padded` says how many columns and rows were added."""
+    """What was written: size in pixels and frame count; `padded` says how many columns and rows were
+    added.
+    """
 
     width: int
     height: int
@@ -244,7 +249,8 @@ class WrittenVideo:
         """A sentence about the padding, or None."""
         if self.padded == (0, 0):
             return None
-        return f"odd size: padded by {self.padded[0]} column and {self.padded[1]} row to {self.width}×{self.height}"
+        columns, rows = self.padded
+        return f"odd size: padded by {columns} column and {rows} row to {self.width}×{self.height}"
 
 
 def write_video(
@@ -252,9 +258,9 @@ def write_video(
 ) -> WrittenVideo:
     """Write RGB uint8 frames (height, width, 3) as H.264, yuv420p, mp4, with a fixed quality (CRF).
 
-    One encoder thread: the same frames give the same bytes. An odd width or height, which 4:2:0 cannot hold, is padded by
-    repeating the last column or row. Raises SampleError for no frames, frames of another type or size, and a rate
-    that is not positive.
+    One encoder thread: the same frames give the same bytes. An odd width or height, which 4:2:0 cannot hold,
+    is padded by repeating the last column or row. Raises SampleError for no frames, frames of another type or
+    size, and a rate that is not positive.
     """
     import av
 
@@ -268,7 +274,9 @@ def write_video(
         stream: Any = container.add_stream("libx264", rate=rate)
         for image in images:
             if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-                raise SampleError(f"frame {count} is {image.dtype} {image.shape}, not uint8 (height, width, 3)")
+                raise SampleError(
+                    f"frame {count} is {image.dtype} {image.shape}, not uint8 (height, width, 3)"
+                )
             if not size:
                 size = image.shape
                 padding = (size[1] % 2, size[0] % 2)
@@ -284,6 +292,4 @@ def write_video(
         if count == 0:
             raise SampleError("the method returned no frames")
         container.mux(stream.encode(None))
-    return WrittenVideo(
-        width=size[1] + padding[0], height=size[0] + padding[1], frames=count, padded=padding
-    )
+    return WrittenVideo(width=size[1] + padding[0], height=size[0] + padding[1], frames=count, padded=padding)

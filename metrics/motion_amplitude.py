@@ -2,14 +2,15 @@
 
     score = | mean over time, rows, columns and both channels of resize(flow(t, t+1)) |
 
-Dense Farneback flow between all consecutive frames, each flow map reduced to 16 columns, averaged **with its sign**: a pan
-scores high, an oscillation cancels out. Range of the raw value: 0 upwards, in pixels per frame; the protocol caps it at 1.
+Dense Farneback flow between all consecutive frames, each flow map reduced to 16 columns, averaged **with its
+sign**: a pan scores high, an oscillation cancels out. Range of the raw value: 0 upwards, in pixels per frame;
+the protocol caps it at 1.
 
-Source: `eval/get_motion_amplitude.py` of PKU-YuanGroup/OpenS2V-Nexus v1.1 (commit 210eb08), key `motion_fb`. Kept on purpose:
-OpenCV's BGR weights are applied to RGB frames, and the average is taken over signed components. Different: the flow
-maps are summed as they come instead of held together, and the pairs are spread over threads; both give the same bits.
-The details also hold our own reading, `mean_flow_magnitude`, which does not cancel. `motion_lk` is not computed: no
-protocol uses it.
+Source: `eval/get_motion_amplitude.py` of PKU-YuanGroup/OpenS2V-Nexus v1.1 (commit 210eb08), key `motion_fb`.
+Kept on purpose: OpenCV's BGR weights are applied to RGB frames, and the average is taken over signed
+components. Different: the flow maps are summed as they come instead of held together, and the pairs are
+spread over threads; both give the same bits. The details also hold our own reading, `mean_flow_magnitude`,
+which does not cancel. `motion_lk` is not computed: no protocol uses it.
 """
 
 from __future__ import annotations
@@ -48,10 +49,13 @@ class MotionAmplitude(Metric):
         summary="size of the mean signed optical flow (OpenCV Farneback); needs no weights",
         source="OpenS2V-Nexus@210eb08 eval/get_motion_amplitude.py",
         uses=frozenset({"video"}),
+        packages=("opencv-python", "numpy"),
     )
 
     def score(self, sample: Sample, video: Video) -> Score:
-        """The raw value of one video; SampleError for fewer than two frames or a picture too wide to reduce."""
+        """The raw value of one video; SampleError for fewer than two frames or a picture too wide to
+        reduce.
+        """
         pairs = 0
         magnitude_sum = 0.0
         flow_sum: np.ndarray | None = None

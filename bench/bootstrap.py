@@ -1,0 +1,71 @@
+"""Bootstrap over samples: how far a mean or a TotalScore would move with other samples.
+
+Samples are drawn with replacement; one draw is shared by all components (so the whole TotalScore is
+recomputed in each resample) and by all methods of equal sample sets (so differences are paired). The seed is
+fixed: the same records give the same intervals.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import lru_cache
+
+import numpy as np
+
+RESAMPLES = 10_000
+SEED = 20260325
+CONFIDENCE = 0.95
+# A resample in which a component has no sample at all has no TotalScore and is left out; when more than this
+# share is left out, the sample is too small for an interval.
+LARGEST_LEFT_OUT = 0.1
+# Bounds the count matrix of a block to about 160 MB.
+BLOCK_ENTRIES = 20_000_000
+
+Interval = tuple[float, float]
+
+
+@lru_cache(maxsize=4)
+def _counts(samples: int, resamples: int, block: int) -> np.ndarray:
+    """How often each sample is drawn, float64 (resamples, samples); rows sum to `samples`."""
+    generator = np.random.default_rng([SEED, samples, block])
+    drawn = generator.integers(0, samples, size=(resamples, samples))
+    drawn += np.arange(resamples)[:, None] * samples
+    counts = np.bincount(drawn.ravel(), minlength=resamples * samples)
+    return counts.reshape(resamples, samples).astype(np.float64)
+
+
+def count_blocks(samples: int, resamples: int = RESAMPLES) -> Iterator[np.ndarray]:
+    """The resamples as count matrices of shape (at most all resamples, samples), in blocks of bounded
+    size.
+    """
+    rows = max(1, min(resamples, BLOCK_ENTRIES // samples))
+    for block, start in enumerate(range(0, resamples, rows)):
+        yield _counts(samples, min(rows, resamples - start), block)
+
+
+def resampled_means(values_SC: np.ndarray, resamples: int = RESAMPLES) -> np.ndarray:
+    """Means of each column over the drawn samples that have a value.
+
+    `values_SC` is (samples, columns) with NaN for "no value"; the result is (resamples, columns), NaN where a
+    resample holds no value of the column.
+    """
+    present_SC = np.isfinite(values_SC)
+    filled_SC = np.where(present_SC, values_SC, 0.0)
+    both = np.concatenate([filled_SC, present_SC], axis=1, dtype=np.float64)
+    columns = values_SC.shape[1]
+    blocks = []
+    for counts_RS in count_blocks(len(values_SC), resamples):
+        sums = counts_RS @ both
+        with np.errstate(invalid="ignore", divide="ignore"):
+            blocks.append(sums[:, :columns] / sums[:, columns:])
+    return np.concatenate(blocks)
+
+
+def interval(draws: np.ndarray) -> Interval | None:
+    """The central 95 % of the finite draws, or None when more than a tenth of them is not finite."""
+    finite = draws[np.isfinite(draws)]
+    if len(finite) == 0 or len(finite) < (1 - LARGEST_LEFT_OUT) * len(draws):
+        return None
+    tail = (1 - CONFIDENCE) / 2
+    low, high = np.quantile(finite, [tail, 1 - tail])
+    return float(low), float(high)

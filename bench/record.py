@@ -1,0 +1,105 @@
+"""Score records: what was scored, the value or the reason why there is none, and where it came from."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any, Literal, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+PLAIN = "plain"
+
+NOT_APPLICABLE = "not_applicable"
+MISSING_VIDEO = "missing_video"
+MISSING_WEIGHTS = "missing_weights"
+FAILED = "failed"
+
+
+class RecordKey(NamedTuple):
+    """What a record is about; of several records with one key the last wins."""
+
+    method: str
+    track: str
+    variant: str
+    sample: str
+    seed: int
+    metric: str
+
+
+class Provenance(BaseModel):
+    """What a score was made from: SHA-256 digests of its inputs, and how it was computed.
+
+    An input that the metric does not use has no digest. `source` names the file of an imported score.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    metric_version: str
+    video: str | None = None
+    sample: str | None = None
+    references: str | None = None
+    settings: str | None = None
+    weights: dict[str, str] = Field(default_factory=dict)
+    device: str | None = None
+    dtype: str | None = None
+    batch_size: int | None = None
+    packages: dict[str, str] = Field(default_factory=dict)
+    source: str | None = None
+
+    def inputs(self) -> tuple[str | None, ...]:
+        """What must be unchanged for a record to stay current."""
+        return (self.metric_version, self.video, self.sample, self.references, self.settings, self.source)
+
+
+class Record(BaseModel):
+    """One scored (method, track, variant, sample, seed, metric): a finite `value` or a `reason`, never both.
+
+    `reason` is `not_applicable`, `missing_video`, `missing_weights` or `failed`, followed by `: ` and a text
+    where there is more to say.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    schema_version: Literal[1] = 1
+    method: str
+    track: str
+    variant: str = PLAIN
+    sample: str
+    category: str
+    seed: int = 0
+    metric: str
+    value: float | None = None
+    reason: str | None = None
+    details: dict[str, Any] = Field(default_factory=dict)
+    provenance: Provenance
+
+    @model_validator(mode="after")
+    def _value_or_reason(self) -> Record:
+        if (self.value is None) == (self.reason is None):
+            raise ValueError("a record holds a value or a reason, and not both")
+        if self.value is not None and not math.isfinite(self.value):
+            raise ValueError(f"a value must be finite, not {self.value}")
+        if self.reason is not None and self.reason_kind not in (
+            NOT_APPLICABLE,
+            MISSING_VIDEO,
+            MISSING_WEIGHTS,
+            FAILED,
+        ):
+            raise ValueError(f"unknown reason {self.reason!r}")
+        return self
+
+    @property
+    def key(self) -> RecordKey:
+        """What the record is about."""
+        return RecordKey(self.method, self.track, self.variant, self.sample, self.seed, self.metric)
+
+    @property
+    def reason_kind(self) -> str | None:
+        """The reason's first word (`failed` of `failed: no face`), or None for a value."""
+        return None if self.reason is None else self.reason.partition(":")[0]
+
+
+def latest(records: Iterable[Record]) -> dict[RecordKey, Record]:
+    """The last record of every key, in order of first appearance."""
+    return {record.key: record for record in records}
