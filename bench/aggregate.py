@@ -74,6 +74,8 @@ def _mean(column: Column, clipped: np.ndarray) -> float | None:
 class ComponentResult:
     """One component of one method: the official value on the scale 0..1 and everything said beside it.
 
+    `value` and `strict` are None where not a single video was scored.
+
     Counts are videos (sample × seed): `expected` (where the component applies), `scored` (have a value),
     `dropped` (have one that the protocol leaves out); scored - dropped entered the mean. `reasons` counts why
     the others have none.
@@ -255,7 +257,7 @@ def _component_result(
         label=component.label,
         weight=weight,
         value=values[column.component],
-        strict=strict[column.component],
+        strict=strict[column.component] if values[column.component] is not None else None,
         interval=spread,
         expected=len(expected),
         scored=len(scored),

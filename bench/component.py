@@ -44,6 +44,15 @@ def nexus_not_applicable(sample: Sample) -> str | None:
     return None
 
 
+def category_not_applicable(component: Component, category: str) -> str | None:
+    """Why a component can never apply to an official category, where only the id is known; or None."""
+    if component.name == "facesim" and category not in FACESIM_CATEGORIES:
+        return f"FaceSim leaves out {category}"
+    if component.name == "nexusscore" and category == "singleface":
+        return "every reference is a face, which NexusScore leaves out"
+    return None
+
+
 def always_applies(sample: Sample) -> str | None:
     """The rule of the components that every sample has."""
     return None

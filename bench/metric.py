@@ -24,7 +24,7 @@ class MetricDeclaration:
     `version` is raised whenever its numbers can change: records of another version are scored again.
     `component` names the protocol's column it fills (None: supplementary). `uses` are the inputs that its
     score depends on; a change of any other leaves its records current. `weights` are names in the weight
-    catalogue.
+    catalogue, `packages` the distributions whose versions a record states.
     """
 
     name: str

@@ -23,6 +23,7 @@ from bench.record import PLAIN
 from bench.store import checked_name
 
 RUN_FILE = "run.json"
+ERROR_SUFFIX = ".error.txt"
 SEED_FOLDER = re.compile(r"seed-(\d{1,18})")
 
 
@@ -48,10 +49,13 @@ class RunInfo(BaseModel):
 
 @dataclass(frozen=True, kw_only=True)
 class VideoFolder:
-    """The videos found in a folder: (sample id, seed) → file; `unknown` are file names that fit no sample."""
+    """The videos found in a folder: (sample id, seed) → file; `errors` are the reasons that `generate` left
+    for samples it could not make, `unknown` file names that fit no sample.
+    """
 
     info: RunInfo | None
     videos: dict[tuple[str, int], Path]
+    errors: dict[tuple[str, int], str]
     unknown: tuple[str, ...]
     seeds: tuple[int, ...]
 
@@ -131,6 +135,17 @@ def scan_videos(folder: Path, track: Track) -> VideoFolder:
                 videos[file.stem, seed] = file
             else:
                 unknown.append(file.name)
-    if not videos and not unknown:
+    errors = {
+        (file.name.removesuffix(ERROR_SUFFIX), seed): one_line(file.read_text("utf-8", "replace")[:2000])
+        for seed, place in seed_folders.items()
+        for file in sorted(place.glob(f"*{ERROR_SUFFIX}"))
+    }
+    if not videos and not unknown and not errors:
         raise UserError(f"{folder} holds no mp4 (expected <sample id>.mp4, or seed-<n>/<sample id>.mp4)")
-    return VideoFolder(info=info, videos=videos, unknown=tuple(unknown), seeds=tuple(sorted(seed_folders)))
+    return VideoFolder(
+        info=info,
+        videos=videos,
+        errors=errors,
+        unknown=tuple(unknown),
+        seeds=tuple(sorted(seed_folders)),
+    )

@@ -1,0 +1,287 @@
+"""The commands that show what there is: methods, metrics, tracks, doctor."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bench.cli import options as o
+from bench.errors import UserError
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Add this module's commands."""
+    app.command()(methods)
+    app.command()(metrics)
+    app.command()(tracks)
+    app.command()(doctor)
+
+
+def methods(
+    action: Annotated[str | None, typer.Argument(metavar="[show NAME]", show_default=False)] = None,
+    name: Annotated[str | None, typer.Argument(hidden=True)] = None,
+    set_: o.SetOption = None,
+    plugin: o.PluginOption = None,
+    json: o.JsonOption = False,
+) -> None:
+    """List the methods, or show one's card.
+
+    Example: refbench methods show pan-reference
+    """
+    from bench.console import print_json
+    from bench.registry import load_plugins
+    from bench.registry import methods as registry
+
+    load_plugins(plugin or [])
+    if action is None:
+        listed = {found: registry.get(found).summary for found in registry.names()}
+        _report_problems(registry.problems)
+        if json:
+            print_json(listed)
+        else:
+            _print_list(listed)
+        return
+    if action != "show" or name is None:
+        raise UserError("say refbench methods, or refbench methods show NAME")
+    _show_method(name, set_ or [], json=json)
+
+
+def _show_method(name: str, assignments: list[str], *, json: bool) -> None:
+    from dataclasses import MISSING, fields
+
+    from bench.console import console, print_json, print_text, table
+    from bench.options import parse_assignments
+    from bench.registry import methods as registry
+    from bench.runner.generate import make_method
+
+    method_class = registry.get(name)
+    option_rows = [
+        [
+            field.name,
+            str(field.type),
+            "required"
+            if field.default is MISSING and field.default_factory is MISSING
+            else str(field.default),
+        ]
+        for field in fields(method_class.Options)
+    ]
+    needs = [row[0] for row in option_rows if row[2] == "required"]
+    given = parse_assignments(assignments)
+    if all(option in given for option in needs):
+        card = make_method(name, given).card().model_dump(mode="json")
+    else:
+        # A card depends on the options; without the required ones only the declaration can be shown.
+        card = {"name": method_class.name, "summary": method_class.summary}
+    if json:
+        print_json(
+            {"card": card, "options": {row[0]: {"type": row[1], "default": row[2]} for row in option_rows}}
+        )
+        return
+    rows = [[key, str(value)] for key, value in card.items() if value not in (None, {}, [], ())]
+    console().print(table(f"Method card: {method_class.name}", ["field", "value"], rows))
+    if option_rows:
+        console().print(table("Options (--set KEY=VALUE)", ["option", "type", "default"], option_rows))
+    if needs:
+        print_text(f"required: {', '.join(needs)}")
+
+
+def metrics(plugin: o.PluginOption = None, json: o.JsonOption = False) -> None:
+    """List the installed metrics.
+
+    Components of TotalScore that none of them fills are listed after them.
+    """
+    from bench.component import COMPONENTS
+    from bench.console import print_json, print_text
+    from bench.registry import load_plugins
+    from bench.registry import metrics as registry
+
+    load_plugins(plugin or [])
+    declared = [registry.get(found).declaration for found in registry.names()]
+    _report_problems(registry.problems)
+    filled = {declaration.component for declaration in declared}
+    absent = {
+        component.metric: component.meaning
+        for component in COMPONENTS.values()
+        if component.name not in filled
+    }
+    if json:
+        listed = {
+            d.name: {"summary": d.summary, "version": d.version, "component": d.component} for d in declared
+        }
+        print_json({"installed": listed, "not_installed": absent})
+        return
+    _print_list({declaration.name: declaration.summary for declaration in declared})
+    if absent:
+        print_text("\nComponents of TotalScore without an installed metric:")
+        _print_list(absent)
+
+
+def tracks(dataset: o.DatasetOption = None, json: o.JsonOption = False) -> None:
+    """List the official tracks.
+
+    With --dataset also how many samples and reference images are there.
+    """
+    from bench.console import print_json
+    from bench.dataset import OFFICIAL_TRACKS, load_track
+
+    listed: dict[str, dict[str, object]] = {}
+    for name, official in OFFICIAL_TRACKS.items():
+        listed[name] = {"summary": official.summary, "official_samples": len(official.sample_ids)}
+        if dataset is not None:
+            samples = load_track(name, dataset).samples
+            images = [reference.file for sample in samples for reference in sample.references]
+            listed[name] |= {
+                "samples": len(samples),
+                "references": len(images),
+                "references_found": sum(image.is_file() for image in images),
+            }
+    if json:
+        print_json(listed)
+        return
+    _print_list(
+        {
+            name: f"{row['official_samples']} samples: {row['summary']}"
+            + (
+                f" — here {row['samples']} samples, {row['references_found']} of {row['references']} images"
+                if "samples" in row
+                else ""
+            )
+            for name, row in listed.items()
+        }
+    )
+
+
+PACKAGES = (
+    "refalign-bench",
+    "numpy",
+    "pandas",
+    "av",
+    "opencv-python",
+    "matplotlib",
+    "torch",
+    "torchvision",
+    "transformers",
+    "open_clip_torch",
+    "insightface",
+    "diffusers",
+    "accelerate",
+    "ray",
+)
+
+
+def doctor(
+    weights: o.WeightsOption = None,
+    dataset: o.DatasetOption = None,
+    json: o.JsonOption = False,
+) -> None:
+    """Say what this machine has: versions, devices, codecs, data set, weights (and how to get them), free
+    disk.
+    """
+    from bench.console import print_json, print_text
+
+    found = {
+        "software": _software(),
+        "devices": _devices(),
+        "video": _video_support(),
+        "dataset": _dataset_state(dataset),
+        "weights": _weights_state(weights),
+        "free_disk_gib": round(shutil.disk_usage(Path.cwd()).free / 2**30, 1),
+    }
+    if json:
+        print_json(found)
+        return
+    for section, content in found.items():
+        print_text(section.replace("_", " "))
+        if isinstance(content, dict):
+            for key, value in content.items():
+                print_text(f"  {key}: {value}")
+        else:
+            print_text(f"  {content}")
+
+
+def _software() -> dict[str, str]:
+    from bench.provenance import package_version, python_version
+
+    versions = {name: package_version(name) or "not installed" for name in PACKAGES}
+    return {"python": python_version(), **versions}
+
+
+def _devices() -> dict[str, str]:
+    from importlib.util import find_spec
+
+    from bench.runner.executors import usable_cores
+
+    devices = {"cpu": f"{usable_cores()} cores usable"}
+    if find_spec("torch") is None:
+        devices["gpu"] = "unknown: torch is not installed (pip install 'refalign-bench[metrics]')"
+        return devices
+    import torch
+
+    for index in range(torch.cuda.device_count()):
+        properties = torch.cuda.get_device_properties(index)
+        devices[f"cuda:{index}"] = f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB"
+    if len(devices) == 1:
+        devices["gpu"] = "none that torch can use"
+    return devices
+
+
+def _video_support() -> dict[str, str]:
+    import av
+
+    libraries = {name: ".".join(map(str, version)) for name, version in av.library_versions.items()}
+    encoder = "yes" if "libx264" in av.codecs_available else "no: generate cannot write H.264"
+    return {
+        "PyAV": av.__version__,
+        "libavcodec": libraries.get("libavcodec", "?"),
+        "H.264 encoder": encoder,
+        "ffmpeg program": shutil.which("ffmpeg") or "not found (not needed)",
+    }
+
+
+def _dataset_state(dataset: str | None) -> str:
+    import os
+
+    from bench.dataset import DATASET_VARIABLE, HUB_DATASET, OFFICIAL_TRACKS
+
+    place = dataset or os.environ.get(DATASET_VARIABLE)
+    if not place:
+        return f"not set: --dataset DIR or {DATASET_VARIABLE}; hf download --repo-type dataset {HUB_DATASET}"
+    folder = Path(place)
+    there = [
+        name
+        for name, track in OFFICIAL_TRACKS.items()
+        if any((folder / file).is_file() for file in track.files)
+    ]
+    return f"{place}: {', '.join(there) if there else 'no sample list found'}"
+
+
+def _weights_state(weights: Path | None) -> dict[str, str]:
+    from bench.weights import CATALOGUE, how_to_get, locate, weights_folder
+
+    folder = weights_folder(weights)
+    state = {}
+    for entry in CATALOGUE.values():
+        place = locate(entry, folder)
+        users = ", ".join(entry.used_by)
+        state[entry.repository] = (
+            f"found at {place}" if place else f"missing; for {users} ({entry.holds}); {how_to_get(entry)}"
+        )
+    return state
+
+
+def _print_list(listed: dict[str, str]) -> None:
+    from bench.console import print_text
+
+    width = max(map(len, listed), default=0)
+    for name, text in listed.items():
+        print_text(f"{name:<{width}}  {text}")
+
+
+def _report_problems(problems: list[str]) -> None:
+    from bench.console import note
+
+    for problem in problems:
+        note(f"not loaded: {problem}")

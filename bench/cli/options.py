@@ -1,0 +1,77 @@
+"""Options that several commands share, each described once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+DatasetOption = Annotated[
+    str | None,
+    typer.Option(
+        "--dataset",
+        metavar="DIR|hub",
+        help="Copy of BestWishYsh/OpenS2V-Eval, or 'hub' to download it. Default: $REFBENCH_DATASET.",
+    ),
+]
+TrackOption = Annotated[
+    str | None, typer.Option("--track", help="open-domain (default), human-domain or single-domain.")
+]
+SuiteOption = Annotated[
+    Path | None,
+    typer.Option("--suite", metavar="FILE.jsonl", help="Your own samples instead of an official track."),
+]
+PluginOption = Annotated[
+    list[Path] | None,
+    typer.Option("--plugin", metavar="FILE.py", help="Python file that registers metrics or methods."),
+]
+LimitOption = Annotated[
+    int | None, typer.Option("--limit", min=1, metavar="N", help="Only the first N samples.")
+]
+ShardOption = Annotated[
+    str | None,
+    typer.Option(
+        "--shard", metavar="I/N", help="Only part I of N (several machines; join with refbench merge)."
+    ),
+]
+DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, …: where models run.")]
+WeightsOption = Annotated[
+    Path | None,
+    typer.Option("--weights", metavar="DIR", help="Folder of weights. Default: $REFBENCH_WEIGHTS."),
+]
+JsonOption = Annotated[
+    bool, typer.Option("--json", help="Print unrounded numbers as JSON for programs instead of tables.")
+]
+ProtocolOption = Annotated[str, typer.Option("--protocol", help="opens2v-1.1 or opens2v-1.0.")]
+ReferencesOption = Annotated[
+    str,
+    typer.Option(
+        "--references",
+        help="own, or shuffled: each sample gets another sample's references (a control).",
+    ),
+]
+ShuffleSeedOption = Annotated[
+    int, typer.Option("--shuffle-seed", min=0, help="Seed of --references shuffled.")
+]
+ResultsOption = Annotated[
+    Path, typer.Option("--out", metavar="DIR", help="Score store: DIR/<method>/<track>.jsonl.")
+]
+RunsOption = Annotated[
+    Path, typer.Option("--runs", metavar="DIR", help="Where videos go: DIR/<method>/<track>/seed-<n>/.")
+]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="An option of the method or metric.")
+]
+MetricsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--metrics",
+        metavar="NAMES",
+        help="Comma-separated names; 'components' (default: those in TotalScore) or 'all'.",
+    ),
+]
+WorkersOption = Annotated[
+    int, typer.Option("--workers", min=1, help="Worker processes; 1 works in this one.")
+]
+NameOption = Annotated[str | None, typer.Option("--name", help="The method's name in records and tables.")]

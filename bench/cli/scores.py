@@ -1,0 +1,104 @@
+"""The commands on score stores: import-scores, export, merge."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bench.cli import options as o
+from bench.errors import UserError
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Add this module's commands."""
+    app.command("import-scores")(import_scores)
+    app.command()(export)
+    app.command()(merge)
+
+
+def import_scores(
+    folder: Annotated[Path, typer.Argument(help="Folder of official files (aesthetic_score.json, …).")],
+    name: Annotated[str, typer.Option("--name", help="The method's name in records and tables.")],
+    track: Annotated[str, typer.Option("--track", help="Whose scores these are.")] = "open-domain",
+    dataset: o.DatasetOption = None,
+    out: o.ResultsOption = Path("results"),
+    protocol: o.ProtocolOption = "opens2v-1.1",
+    json: o.JsonOption = False,
+) -> None:
+    """Read the official scripts' score files into a store.
+
+    With --dataset the samples themselves say where a component does not apply; without, their ids do.
+    Example:
+
+    refbench import-scores official_scores/ --name their-method --track open-domain
+    """
+    from bench.aggregate import scoreboards
+    from bench.console import note, print_json, print_scoreboards, scoreboard_json
+    from bench.dataset import OFFICIAL_TRACKS, load_track
+    from bench.official_files import import_scores as read_scores
+    from bench.protocol import get_protocol
+    from bench.registry import unknown_name
+    from bench.store import StoreWriter, checked_name, store_path
+
+    chosen_protocol = get_protocol(protocol)
+    if track not in OFFICIAL_TRACKS:
+        raise UserError(unknown_name("track", track, OFFICIAL_TRACKS))
+    samples = load_track(track, dataset) if dataset is not None else None
+    imported = read_scores(folder, checked_name(name, "--name"), track, samples)
+    path = store_path(out, name, track)
+    with StoreWriter(path) as writer:
+        writer.append([record for record in imported.records if writer.records.get(record.key) != record])
+        records = [record for record in writer.records.values() if record.variant == "plain"]
+    boards = scoreboards(records, chosen_protocol)
+    if imported.unknown_ids:
+        named = ", ".join(imported.unknown_ids[:5]) + ("…" if len(imported.unknown_ids) > 5 else "")
+        note(f"left out, {len(imported.unknown_ids)} ids are not of {track}: {named}")
+    if json:
+        print_json([scoreboard_json(board) for board in boards])
+    else:
+        print_scoreboards(boards)
+        note(f"read {', '.join(imported.files)}; records: {path}")
+
+
+def export(
+    stores: Annotated[list[Path], typer.Argument(metavar="STORE...", help="Stores, their folders or files.")],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Where the files go.")],
+) -> None:
+    """Write scores in the official file formats.
+
+    The per-metric files, and the merged file that the public leaderboard accepts. Each method and track gets
+    its folder, DIR/<method>/<track>. Example: refbench export results/ -o official/
+    """
+    from bench.aggregate import group_records
+    from bench.console import note, print_text
+    from bench.official_files import export_folder, export_scores
+    from bench.store import load_records
+
+    for records in group_records(load_records(stores)).values():
+        seeds = sorted({record.seed for record in records})
+        for seed in seeds:
+            own = [record for record in records if record.seed == seed]
+            folder = export_folder(out, own[0], several_seeds=len(seeds) > 1)
+            exported = export_scores(own, folder)
+            for file in exported.files:
+                print_text(str(file))
+            for text in exported.notes:
+                note(f"{folder}: {text}")
+
+
+def merge(
+    stores: Annotated[list[Path], typer.Argument(metavar="STORE...", help="Stores of several machines.")],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="The joined store.")],
+) -> None:
+    """Join score stores, of shards for example.
+
+    Of two values for one score the later store's wins; a missing video never replaces a value. Example:
+    refbench merge machine-1/results machine-2/results -o results
+    """
+    from bench.console import print_text
+    from bench.store import merge_stores
+
+    for path, count in merge_stores(stores, out).items():
+        print_text(f"{path}: {count} records added or changed")

@@ -1,0 +1,440 @@
+"""The commands that work: generate, evaluate, run, demo."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from bench.cli import options as o
+from bench.errors import UserError
+
+if TYPE_CHECKING:
+    from bench.dataset import Track
+    from bench.runner.evaluate import Evaluated, PreparedEvaluation
+    from bench.runner.generate import Generated, Generation
+
+DEFAULT_TRACK = "open-domain"
+EXIT_SAMPLE_FAILED = 1
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Add this module's commands."""
+    app.command()(evaluate)
+    app.command()(generate)
+    app.command()(run)
+    app.command()(demo)
+
+
+def evaluate(
+    videos: Annotated[Path, typer.Argument(help="Run folder, or a flat folder of <sample id>.mp4.")],
+    name: o.NameOption = None,
+    track: o.TrackOption = None,
+    dataset: o.DatasetOption = None,
+    suite: o.SuiteOption = None,
+    metrics: o.MetricsOption = None,
+    set_: o.SetOption = None,
+    limit: o.LimitOption = None,
+    shard: o.ShardOption = None,
+    workers: o.WorkersOption = 1,
+    device: o.DeviceOption = "auto",
+    weights: o.WeightsOption = None,
+    plugin: o.PluginOption = None,
+    references: o.ReferencesOption = "own",
+    shuffle_seed: o.ShuffleSeedOption = 0,
+    out: o.ResultsOption = Path("results"),
+    protocol: o.ProtocolOption = "opens2v-1.1",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
+    strict: Annotated[
+        bool,
+        typer.Option(
+            "--strict", help="Headline the strict TotalScore; exit 1 if any expected score is missing."
+        ),
+    ] = False,
+    json: o.JsonOption = False,
+) -> None:
+    """Score a folder of videos and print the table.
+
+    Finished scores are kept in DIR/<method>/<track>.jsonl; the same command after an interruption goes on
+    where it stopped, and scores a video again only when it changed. Example:
+
+    refbench evaluate my_videos/ --name my-method --track open-domain --dataset OpenS2V-Eval
+    """
+    from bench.protocol import get_protocol
+    from bench.registry import load_plugins
+    from bench.runner.evaluate import Evaluation, PreparedEvaluation, Shard
+
+    get_protocol(protocol)
+    load_plugins(plugin or [])
+    prepared = PreparedEvaluation(
+        Evaluation(
+            videos=videos,
+            track=_track(track, suite, dataset),
+            name=name,
+            metrics=metrics,
+            options=_metric_options(set_, metrics),
+            limit=limit,
+            shard=Shard.parse(shard),
+            workers=workers,
+            device=device,
+            weights=weights,
+            plugins=tuple(plugin or ()),
+            out=out,
+            shuffled_references=_shuffle(references, shuffle_seed),
+        )
+    )
+    _report_unknown(prepared)
+    if dry_run:
+        _print_plan(prepared, json=json)
+        return
+    _finish([prepared.run()], protocol, strict=strict, json=json)
+
+
+def generate(
+    method: Annotated[str, typer.Argument(help="A registered method (refbench methods lists them).")],
+    track: o.TrackOption = None,
+    dataset: o.DatasetOption = None,
+    suite: o.SuiteOption = None,
+    seed: Annotated[
+        list[int] | None, typer.Option("--seed", help="Seed; may be given several times.")
+    ] = None,
+    set_: o.SetOption = None,
+    name: o.NameOption = None,
+    references: o.ReferencesOption = "own",
+    shuffle_seed: o.ShuffleSeedOption = 0,
+    limit: o.LimitOption = None,
+    shard: o.ShardOption = None,
+    device: o.DeviceOption = "auto",
+    weights: o.WeightsOption = None,
+    plugin: o.PluginOption = None,
+    out: Annotated[
+        Path, typer.Option("--out", metavar="DIR", help="Videos go to DIR/<method>/<track>/seed-<n>/.")
+    ] = Path("runs"),
+) -> None:
+    """Generate a method's videos for a track.
+
+    What is finished is not made again: the same command goes on after an interruption. Examples:
+
+    refbench generate static-reference --track open-domain --dataset OpenS2V-Eval
+
+    refbench generate command --name mine --set template='python gen.py --prompt {prompt} --out {output}'
+    """
+    from bench.options import parse_assignments
+    from bench.registry import load_plugins
+    from bench.runner.evaluate import Shard
+    from bench.runner.generate import Generation, check_seeds
+
+    load_plugins(plugin or [])
+    done = _generate(
+        Generation(
+            method=method,
+            track=_track(track, suite, dataset),
+            name=name,
+            options=parse_assignments(set_ or []),
+            seeds=check_seeds(seed or [0]),
+            shuffled_references=_shuffle(references, shuffle_seed),
+            limit=limit,
+            shard=Shard.parse(shard),
+            device=device,
+            weights=weights,
+            out=out,
+        )
+    )
+    if done.failures:
+        raise typer.Exit(EXIT_SAMPLE_FAILED)
+
+
+def run(
+    methods: Annotated[list[str], typer.Argument(help="Registered methods.")],
+    track: o.TrackOption = None,
+    dataset: o.DatasetOption = None,
+    suite: o.SuiteOption = None,
+    seed: Annotated[
+        list[int] | None, typer.Option("--seed", help="Seed; may be given several times.")
+    ] = None,
+    metrics: o.MetricsOption = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME.KEY=VALUE", help="An option of the method or metric NAME."),
+    ] = None,
+    limit: o.LimitOption = None,
+    workers: o.WorkersOption = 1,
+    device: o.DeviceOption = "auto",
+    weights: o.WeightsOption = None,
+    plugin: o.PluginOption = None,
+    runs: o.RunsOption = Path("runs"),
+    out: o.ResultsOption = Path("results"),
+    report: Annotated[Path, typer.Option("--report", metavar="DIR", help="Where the report goes.")] = Path(
+        "report"
+    ),
+    protocol: o.ProtocolOption = "opens2v-1.1",
+    json: o.JsonOption = False,
+) -> None:
+    """Generate, evaluate and report one or several methods.
+
+    Resumable like its parts. Example: refbench run static-reference noise --dataset OpenS2V-Eval --limit 10
+    """
+    from bench.protocol import get_protocol
+    from bench.registry import load_plugins
+
+    get_protocol(protocol)
+    load_plugins(plugin or [])
+    chosen_track = _track(track, suite, dataset)
+    done, failed = _run_all(
+        methods,
+        chosen_track,
+        seeds=seed or [0],
+        assignments=set_ or [],
+        shared={"limit": limit, "device": device, "weights": weights},
+        metrics=metrics,
+        workers=workers,
+        plugins=tuple(plugin or ()),
+        runs=runs,
+        out=out,
+    )
+    _write_report([evaluated.store for evaluated in done], report, protocol)
+    _finish(done, protocol, strict=False, json=json, failed=failed)
+
+
+def demo(
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where everything goes.")] = Path(
+        "demo-output"
+    ),
+) -> None:
+    """See the whole flow in a minute, without data or weights.
+
+    Draws a small benchmark in OpenS2V-Eval's format, generates it with the control methods, scores what needs
+    no weights, recomputes the published leaderboards and writes a report.
+    """
+    from bench.console import print_text
+    from bench.dataset import load_track
+    from bench.demo_dataset import write_demo_dataset
+    from bench.registry import metrics as metric_registry
+
+    dataset = out / "dataset"
+    write_demo_dataset(dataset)
+    demo_track = load_track(DEFAULT_TRACK, dataset)
+    print_text(f"Demo benchmark: {len(demo_track.samples)} drawn samples in {dataset}\n")
+    small = [
+        f"{method}.{key}={value}"
+        for method in DEMO_METHODS
+        for key, value in {"width": 416, "height": 240, "num_frames": 25}.items()
+    ]
+    done, failed = _run_all(
+        DEMO_METHODS,
+        demo_track,
+        seeds=[0],
+        assignments=small,
+        shared={},
+        metrics=None,
+        workers=1,
+        plugins=(),
+        runs=out / "runs",
+        out=out / "results",
+    )
+    _command("leaderboard")(track=DEFAULT_TRACK)
+    _write_report([evaluated.store for evaluated in done], out / "report", "opens2v-1.1")
+    scored = metric_registry.names()
+    print_text(f"\nScored: {', '.join(scored)}. Not scored, so no TotalScore: {_unscored_text(done)}.")
+    print_text(f"Report: {out / 'report' / 'report.html'}")
+    _finish(done, "opens2v-1.1", strict=False, json=False, failed=failed, quiet=True)
+
+
+DEMO_METHODS = ["static-reference", "pan-reference", "noise"]
+
+
+def _run_all(
+    names: list[str],
+    track: Track,
+    *,
+    seeds: list[int],
+    assignments: list[str],
+    shared: dict[str, Any],
+    metrics: str | None,
+    workers: int,
+    plugins: tuple[Path, ...],
+    runs: Path,
+    out: Path,
+) -> tuple[list[Evaluated], bool]:
+    """Generate and evaluate each method; the evaluations, and whether a generation failed."""
+    from bench.registry import methods as method_registry
+    from bench.runner.evaluate import Evaluation, PreparedEvaluation
+    from bench.runner.generate import Generation, check_seeds, make_method
+
+    by_owner = _by_owner(assignments)
+    method_names = [method_registry.get(name).name for name in names]
+    metric_options = {owner: values for owner, values in by_owner.items() if owner not in method_names}
+    for name in method_names:
+        make_method(name, by_owner.get(name, {}))
+    done = []
+    failed = False
+    for name in method_names:
+        generated = _generate(
+            Generation(
+                method=name,
+                track=track,
+                options=by_owner.get(name, {}),
+                seeds=check_seeds(seeds),
+                out=runs,
+                **shared,
+            )
+        )
+        failed = failed or bool(generated.failures)
+        prepared = PreparedEvaluation(
+            Evaluation(
+                videos=generated.folder,
+                track=track,
+                metrics=metrics,
+                options=metric_options,
+                workers=workers,
+                plugins=plugins,
+                out=out,
+                **shared,
+            )
+        )
+        done.append(prepared.run())
+    return done, failed
+
+
+def _generate(generation: Generation) -> Generated:
+    from bench.console import note
+    from bench.runner.generate import generate as generate_run
+
+    done = generate_run(generation)
+    note(
+        f"{done.folder}: {done.made} made, {done.kept} there already, {len(done.failures)} failed"
+        + (" (tried again by the same command)" if done.failures else "")
+    )
+    return done
+
+
+def _track(name: str | None, suite: Path | None, dataset: str | None) -> Track:
+    from bench.dataset import load_suite, load_track
+
+    if suite is not None:
+        if name is not None or dataset is not None:
+            raise UserError("--suite is a track of its own: leave --track and --dataset out")
+        return load_suite(suite)
+    return load_track(name or DEFAULT_TRACK, dataset)
+
+
+def _shuffle(references: str, seed: int) -> int | None:
+    if references not in ("own", "shuffled"):
+        raise UserError(f"--references is own or shuffled, not {references!r}")
+    return seed if references == "shuffled" else None
+
+
+def _by_owner(assignments: list[str]) -> dict[str, dict[str, str]]:
+    """`NAME.KEY=VALUE` assignments by NAME."""
+    from bench.options import parse_assignments
+
+    result: dict[str, dict[str, str]] = {}
+    for key, value in parse_assignments(assignments).items():
+        owner, dot, option = key.partition(".")
+        if not dot:
+            raise UserError(f"--set {key} needs the method's or metric's name before it: NAME.{key}=…")
+        result.setdefault(owner, {})[option] = value
+    return result
+
+
+def _metric_options(assignments: list[str] | None, metrics: str | None) -> dict[str, dict[str, str]]:
+    """As `_by_owner`; with one metric selected its name may be left out."""
+    alone = metrics if metrics and "," not in metrics and metrics not in ("all", "components") else None
+    prefixed = [
+        f"{alone}.{text}" if alone and "." not in text.partition("=")[0] else text
+        for text in assignments or []
+    ]
+    return _by_owner(prefixed)
+
+
+def _report_unknown(prepared: PreparedEvaluation) -> None:
+    from bench.console import note
+
+    unknown = prepared.folder.unknown
+    if unknown:
+        named = ", ".join(unknown[:5]) + (f" and {len(unknown) - 5} more" if len(unknown) > 5 else "")
+        note(f"not scored, no sample of {prepared.subject.track} has this name: {named}")
+
+
+def _print_plan(prepared: PreparedEvaluation, *, json: bool) -> None:
+    from dataclasses import asdict
+
+    from bench.console import console, print_json, print_text, table
+
+    plan = prepared.plan()
+    if json:
+        print_json(
+            {
+                "store": str(prepared.store),
+                **asdict(plan.subject),
+                "metrics": {name: asdict(counts) for name, counts in plan.per_metric.items()},
+                "not_installed": plan.unregistered,
+                "unknown_videos": list(prepared.folder.unknown),
+            }
+        )
+        return
+    columns = ["metric", "to score", "current", "reused", "not applicable", "no video", "cannot run"]
+    rows = [
+        [
+            name,
+            *map(str, (c.to_score, c.cached, c.reused, c.not_applicable, c.missing_video)),
+            c.cannot or "–",
+        ]
+        for name, c in plan.per_metric.items()
+    ]
+    title = f"Plan: {plan.subject.method} on {plan.subject.track} ({plan.subject.variant}) → {prepared.store}"
+    console().print(table(title, columns, rows))
+    for label in plan.unregistered:
+        print_text(f"{label}: cannot be scored, no metric of that name is installed")
+
+
+def _finish(
+    done: list[Evaluated],
+    protocol_name: str,
+    *,
+    strict: bool,
+    json: bool,
+    failed: bool = False,
+    quiet: bool = False,
+) -> None:
+    """Print the scoreboards, say what failed, and set the exit code."""
+    from bench.aggregate import scoreboards
+    from bench.console import note, print_json, print_scoreboards, scoreboard_json
+    from bench.protocol import get_protocol
+
+    protocol = get_protocol(protocol_name)
+    boards = [board for one in done for board in scoreboards(one.records, protocol)]
+    if json:
+        print_json([scoreboard_json(board) for board in boards])
+    elif not quiet:
+        print_scoreboards(boards, strict=strict)
+    for one in done:
+        for record in one.failures[:10]:
+            note(f"{record.metric} {record.sample} seed {record.seed}: {record.reason}")
+        if len(one.failures) > 10:
+            note(f"… and {len(one.failures) - 10} more failures; all reasons are in {one.store}")
+        if not json and not quiet:
+            note(f"records: {one.store}")
+    missing = any(one.unscored if strict else one.failures for one in done)
+    if failed or missing:
+        raise typer.Exit(EXIT_SAMPLE_FAILED)
+
+
+def _unscored_text(done: list[Evaluated]) -> str:
+    labels = dict.fromkeys(label for one in done for label in one.plan.unregistered)
+    return f"{', '.join(labels)} (their metrics are not installed)" if labels else "nothing"
+
+
+def _command(name: str) -> Any:
+    """A command of another package, found as the command line finds it."""
+    from importlib.metadata import entry_points
+
+    point = next((point for point in entry_points(group="refbench.commands") if point.name == name), None)
+    if point is None:
+        raise UserError(f"the command {name} is not installed")
+    return point.load()
+
+
+def _write_report(stores: list[Path], out: Path, protocol: str) -> None:
+    _command("report")(stores=stores, out=out, protocol=protocol)

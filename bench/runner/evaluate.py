@@ -1,0 +1,188 @@
+"""Evaluate: score a folder of videos into the store, resumably."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from bench.dataset import Track
+from bench.errors import SampleError, UserError
+from bench.metric import Environment
+from bench.record import FAILED, NOT_APPLICABLE, PLAIN, Record, RecordKey
+from bench.run_folder import VideoFolder, scan_videos, stored_run_file, write_run
+from bench.runner.executors import WorkerDied, make_executor, usable_cores
+from bench.runner.plan import Plan, Subject, make_plan, selected_metrics
+from bench.runner.progress import Progress
+from bench.runner.scoring import ScoringOutcome, ScoringWorkerFactory
+from bench.sample import Sample, shuffle_references
+from bench.store import StoreWriter, checked_name, read_records, store_path
+
+SHUFFLED_SCORING = "scored-shuffled"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shard:
+    """Part `index` (from 1) of `count`: every count-th sample."""
+
+    index: int = 1
+    count: int = 1
+
+    @classmethod
+    def parse(cls, text: str | None) -> Shard:
+        """`I/N` with 1 ≤ I ≤ N; None is everything. Raises UserError."""
+        if text is None:
+            return cls()
+        index, slash, count = text.partition("/")
+        if not (slash and index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count)):
+            raise UserError(f"--shard takes I/N with I from 1 to N (1/4, say), not {text!r}")
+        return cls(index=int(index), count=int(count))
+
+    def of(self, samples: Sequence[Sample]) -> list[Sample]:
+        """This shard's samples."""
+        return list(samples[self.index - 1 :: self.count])
+
+
+EVERYTHING = Shard()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """What to evaluate. `name` may be None where a `run.json` names the method."""
+
+    videos: Path
+    track: Track
+    name: str | None = None
+    metrics: str | None = None
+    options: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    limit: int | None = None
+    shard: Shard = EVERYTHING
+    workers: int = 1
+    device: str = "auto"
+    weights: Path | None = None
+    plugins: tuple[Path, ...] = ()
+    out: Path = Path("results")
+    shuffled_references: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluated:
+    """What came of it: the subject, its records in the store, the plan, and the run's video folder."""
+
+    subject: Subject
+    store: Path
+    records: list[Record]
+    plan: Plan
+    folder: VideoFolder
+
+    @property
+    def failures(self) -> list[Record]:
+        """Records that failed (not those whose video or weights are missing)."""
+        return [record for record in self.records if record.reason_kind == FAILED]
+
+    @property
+    def unscored(self) -> list[Record]:
+        """All records without a value though one was expected."""
+        return [record for record in self.records if record.reason_kind not in (None, NOT_APPLICABLE)]
+
+
+class PreparedEvaluation:
+    """An evaluation whose inputs are read and checked; it can be planned, and carried out."""
+
+    def __init__(self, evaluation: Evaluation) -> None:
+        self.evaluation = evaluation
+        self.folder = scan_videos(evaluation.videos, evaluation.track)
+        self.subject = _subject(evaluation, self.folder)
+        self.store = store_path(evaluation.out, self.subject.method, self.subject.track)
+        self.metrics = selected_metrics(evaluation.metrics, evaluation.options)
+        if not self.metrics:
+            raise UserError("no metric is selected; refbench metrics lists them")
+        self.environment = Environment(
+            device=evaluation.device,
+            threads=max(usable_cores() // evaluation.workers, 1),
+            weights=evaluation.weights,
+        )
+        self.samples = _samples(evaluation)
+
+    def plan(self, held: Mapping[RecordKey, Record] | None = None) -> Plan:
+        """The plan against the store's records (read without locking where they are not given)."""
+        if held is None:
+            found = read_records(self.store) if self.store.is_file() else []
+            held = {record.key: record for record in found}
+        return make_plan(
+            subject=self.subject,
+            samples=self.samples,
+            folder=self.folder,
+            chosen=self.metrics,
+            held=held,
+            environment=self.environment,
+        )
+
+    def run(self) -> Evaluated:
+        """Score what is not current and append it to the store, one record at a time as it comes.
+
+        Interrupted at any point, the store holds what was finished; the same call goes on from there.
+        """
+        factory = ScoringWorkerFactory(
+            options=self.evaluation.options,
+            environment=self.environment,
+            plugins=self.evaluation.plugins,
+        )
+        executor = make_executor(self.evaluation.workers)
+        with StoreWriter(self.store) as writer:
+            plan = self.plan(writer.records)
+            writer.append(plan.settled)
+            if self.folder.info is not None:
+                write_run(stored_run_file(self.store, self.subject.variant), self.folder.info)
+            if plan.jobs:
+                with Progress("scoring", len(plan.jobs)) as progress:
+                    for job, result in executor.run(factory, plan.jobs):
+                        outcome = (
+                            ScoringOutcome(reason=f"{FAILED}: {result.reason}")
+                            if isinstance(result, WorkerDied)
+                            else result
+                        )
+                        record = plan.record(job, outcome)
+                        if writer.records.get(record.key) != record:
+                            writer.append([record])
+                        progress.step(f"{job.metric} {job.sample.id}")
+            wanted = {sample.id for sample in self.samples}
+            records = [
+                record
+                for record in writer.records.values()
+                if record.variant == self.subject.variant and record.sample in wanted
+            ]
+        return Evaluated(
+            subject=self.subject, store=self.store, records=records, plan=plan, folder=self.folder
+        )
+
+
+def _subject(evaluation: Evaluation, folder: VideoFolder) -> Subject:
+    info = folder.info
+    name = evaluation.name or (info.method if info else None)
+    if name is None:
+        raise UserError(f"{evaluation.videos} has no run.json: give the method's name with --name")
+    variants = [info.variant] if info is not None and info.variant != PLAIN else []
+    if evaluation.shuffled_references is not None:
+        variants.append(SHUFFLED_SCORING)
+    return Subject(
+        method=checked_name(name, "--name"),
+        track=evaluation.track.name,
+        variant="+".join(variants) or PLAIN,
+    )
+
+
+def _samples(evaluation: Evaluation) -> list[Sample]:
+    """The samples at hand: shuffled over the whole track first, so that a shard or limit changes no
+    pairing.
+    """
+    samples = list(evaluation.track.samples)
+    if evaluation.shuffled_references is not None:
+        try:
+            samples = shuffle_references(samples, evaluation.shuffled_references)
+        except SampleError as error:
+            raise UserError(str(error)) from None
+    chosen = evaluation.shard.of(samples)[: evaluation.limit]
+    if not chosen:
+        raise UserError("--limit or --shard leaves no sample")
+    return chosen

@@ -1,0 +1,245 @@
+"""What an evaluation will do: which scores are current, which are to be made, and which cannot be and why."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from bench.component import COMPONENTS
+from bench.errors import SampleError, UserError
+from bench.metric import Environment, Metric
+from bench.provenance import digest_of, package_versions
+from bench.record import (
+    FAILED,
+    MISSING_VIDEO,
+    MISSING_WEIGHTS,
+    NOT_APPLICABLE,
+    PLAIN,
+    Provenance,
+    Record,
+    RecordKey,
+)
+from bench.registry import metrics
+from bench.run_folder import VideoFolder
+from bench.runner.scoring import ScoringJob, ScoringOutcome, make_metric
+from bench.sample import Sample
+from bench.video import Video
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """Whose scores these are: the part of a record's key that one evaluation shares."""
+
+    method: str
+    track: str
+    variant: str = PLAIN
+
+
+@dataclass
+class MetricPlan:
+    """One metric's share of a plan, in counts of videos."""
+
+    to_score: int = 0
+    cached: int = 0
+    reused: int = 0
+    not_applicable: int = 0
+    missing_video: int = 0
+    cannot: str = ""
+
+
+@dataclass
+class Plan:
+    """`jobs` are to be scored; `settled` are records known without scoring that the store does not hold
+    yet.
+    """
+
+    subject: Subject
+    jobs: list[ScoringJob] = field(default_factory=list)
+    settled: list[Record] = field(default_factory=list)
+    per_metric: dict[str, MetricPlan] = field(default_factory=dict)
+    unregistered: list[str] = field(default_factory=list)
+    blanks: dict[tuple[str, str, int], Record] = field(default_factory=dict)
+
+    def record(self, job: ScoringJob, outcome: ScoringOutcome) -> Record:
+        """The record of a finished job."""
+        blank = self.blanks[job.metric, job.sample.id, job.seed]
+        provenance = blank.provenance.model_copy(update=dict(outcome.provenance))
+        return Record.model_validate(
+            blank.model_dump()
+            | {
+                "value": outcome.value,
+                "reason": outcome.reason,
+                "details": dict(outcome.details),
+                "provenance": provenance.model_dump(),
+            }
+        )
+
+
+def selected_metrics(selection: str | None, options: Mapping[str, Mapping[str, str]]) -> list[Metric]:
+    """The metrics to run: `components` (the default: those that fill a protocol's column), `all`, or a comma
+    list.
+
+    Raises UserError for unknown names and for options of a metric that does not run.
+    """
+    chosen = (selection or "components").strip()
+    if chosen in ("components", "all"):
+        names = metrics.names()
+    else:
+        names = [metrics.get(name.strip()).declaration.name for name in chosen.split(",") if name.strip()]
+    made = [make_metric(name, options.get(name, {})) for name in dict.fromkeys(names)]
+    if chosen == "components":
+        made = [metric for metric in made if metric.declaration.component is not None]
+    idle = set(options) - {metric.declaration.name for metric in made}
+    if idle:
+        raise UserError(f"--set names {', '.join(sorted(idle))}, which is not among the metrics to run")
+    return made
+
+
+def make_plan(
+    *,
+    subject: Subject,
+    samples: Iterable[Sample],
+    folder: VideoFolder,
+    chosen: Iterable[Metric],
+    held: Mapping[RecordKey, Record],
+    environment: Environment,
+) -> Plan:
+    """Decide for each metric, sample and seed what is to be done; `held` are the store's latest records.
+
+    A held value is current while its metric version and digests match. A failure, missing weights and a
+    missing video are looked at again in every run: their causes lie outside the digests. A value of another
+    variant with the same inputs is taken over instead of being scored twice.
+    """
+    plan = Plan(subject=subject)
+    chosen = list(chosen)
+    by_inputs = {
+        (record.sample, record.seed, record.metric, record.provenance.inputs()): record
+        for record in held.values()
+        if record.value is not None
+    }
+    digests = _Digests(folder)
+    samples = list(samples)
+    for metric in chosen:
+        name = metric.declaration.name
+        counts = plan.per_metric[name] = MetricPlan()
+        counts.cannot = metric.unavailable(environment) or ""
+        settings = digest_of(metric.settings())
+        for sample in samples:
+            inapplicable = metric.not_applicable(sample)
+            for seed in folder.seeds:
+                blank = _blank(subject, metric, sample, seed, settings, digests)
+                reason, video = _settled_reason(inapplicable, counts.cannot, folder, sample, seed, digests)
+                if reason is not None:
+                    _settle(plan, counts, blank, reason, held)
+                    continue
+                current = held.get(blank.key)
+                if current is not None and current.value is not None and _same_inputs(current, blank):
+                    counts.cached += 1
+                    continue
+                twin = by_inputs.get((sample.id, seed, name, blank.provenance.inputs()))
+                if twin is not None:
+                    counts.reused += 1
+                    plan.settled.append(twin.model_copy(update={"variant": subject.variant}))
+                    continue
+                assert video is not None
+                counts.to_score += 1
+                plan.blanks[name, sample.id, seed] = blank
+                plan.jobs.append(
+                    ScoringJob(position=len(plan.jobs), metric=name, sample=sample, seed=seed, video=video)
+                )
+    filled = {metric.declaration.component for metric in chosen}
+    plan.unregistered = [
+        component.label
+        for component in COMPONENTS.values()
+        if component.name not in filled and component.metric not in metrics.names()
+    ]
+    return plan
+
+
+class _Digests:
+    """Digests of videos and references, each file read once per plan."""
+
+    def __init__(self, folder: VideoFolder) -> None:
+        self._folder = folder
+        self._videos: dict[Path, str | SampleError] = {}
+        self._references: dict[str, str] = {}
+
+    def video(self, sample: Sample, seed: int) -> str | SampleError | None:
+        path = self._folder.videos.get((sample.id, seed))
+        if path is None:
+            return None
+        if path not in self._videos:
+            try:
+                self._videos[path] = Video(path).digest
+            except SampleError as error:
+                self._videos[path] = error
+        return self._videos[path]
+
+    def references(self, sample: Sample) -> str:
+        if sample.id not in self._references:
+            self._references[sample.id] = sample.references_digest()
+        return self._references[sample.id]
+
+
+def _blank(
+    subject: Subject, metric: Metric, sample: Sample, seed: int, settings: str, digests: _Digests
+) -> Record:
+    """The record as far as it is known before scoring; its reason is a placeholder."""
+    uses = metric.declaration.uses
+    video = digests.video(sample, seed)
+    return Record(
+        method=subject.method,
+        track=subject.track,
+        variant=subject.variant,
+        sample=sample.id,
+        category=sample.category,
+        seed=seed,
+        metric=metric.declaration.name,
+        reason=FAILED,
+        provenance=Provenance(
+            metric_version=metric.declaration.version,
+            video=video if isinstance(video, str) else None,
+            sample=sample.digest(uses),
+            references=digests.references(sample) if "references" in uses else None,
+            settings=settings,
+            packages=package_versions(("av", *metric.declaration.packages)),
+        ),
+    )
+
+
+def _settled_reason(
+    inapplicable: str | None,
+    cannot: str,
+    folder: VideoFolder,
+    sample: Sample,
+    seed: int,
+    digests: _Digests,
+) -> tuple[str | None, Path | None]:
+    if inapplicable is not None:
+        return f"{NOT_APPLICABLE}: {inapplicable}", None
+    digest = digests.video(sample, seed)
+    if digest is None:
+        error = folder.errors.get((sample.id, seed))
+        return f"{MISSING_VIDEO}: generation failed: {error}" if error else MISSING_VIDEO, None
+    if isinstance(digest, SampleError):
+        return f"{FAILED}: {digest}", None
+    if cannot:
+        return f"{MISSING_WEIGHTS}: {cannot}", None
+    return None, folder.videos[sample.id, seed]
+
+
+def _settle(
+    plan: Plan, counts: MetricPlan, blank: Record, reason: str, held: Mapping[RecordKey, Record]
+) -> None:
+    record = blank.model_copy(update={"reason": reason})
+    if record.reason_kind == NOT_APPLICABLE:
+        counts.not_applicable += 1
+    elif record.reason_kind == MISSING_VIDEO:
+        counts.missing_video += 1
+    if held.get(record.key) != record:
+        plan.settled.append(record)
+
+
+def _same_inputs(a: Record, b: Record) -> bool:
+    return a.provenance.inputs() == b.provenance.inputs()

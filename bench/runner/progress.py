@@ -1,0 +1,85 @@
+"""Progress of long work: a bar with rate and remaining time on a terminal, plain lines elsewhere; on
+stderr.
+"""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from bench.console import console
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as RichProgress
+    from rich.progress import TaskID
+
+SECONDS_BETWEEN_LINES = 10.0
+
+
+class Progress:
+    """Counts `total` steps; `step()` after each, `say()` for a line that must not disturb the bar."""
+
+    def __init__(self, description: str, total: int) -> None:
+        self._description = description
+        self._total = total
+        self._done = 0
+        self._screen = console(stderr=True)
+        self._bar: RichProgress | None = None
+        self._task: TaskID | None = None
+        self._started = self._last_line = time.monotonic()
+
+    def __enter__(self) -> Self:
+        if self._screen.is_terminal:
+            from rich import progress
+
+            self._bar = progress.Progress(
+                progress.TextColumn("{task.description}"),
+                progress.BarColumn(),
+                progress.MofNCompleteColumn(),
+                progress.TextColumn("{task.fields[rate]}"),
+                progress.TimeRemainingColumn(),
+                console=self._screen,
+            )
+            self._task = self._bar.add_task(self._description, total=self._total, rate="")
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def step(self, description: str | None = None) -> None:
+        """One more step is done; `description` names what is at hand."""
+        self._done += 1
+        now = time.monotonic()
+        rate = self._done / max(now - self._started, 1e-9)
+        if self._bar is not None and self._task is not None:
+            self._bar.update(
+                self._task,
+                advance=1,
+                rate=_rate_text(rate),
+                description=description or self._description,
+            )
+        elif now - self._last_line >= SECONDS_BETWEEN_LINES or self._done == self._total:
+            self._last_line = now
+            remaining = _duration_text((self._total - self._done) / rate)
+            self.say(
+                f"{self._description}: {self._done}/{self._total}, {_rate_text(rate)}, {remaining} remaining"
+            )
+
+    def say(self, text: str) -> None:
+        """A line above the bar."""
+        self._screen.print(text, markup=False, soft_wrap=True)
+
+
+def _rate_text(per_second: float) -> str:
+    return f"{per_second:.1f}/s" if per_second >= 1 else f"{1 / per_second:.1f} s each"
+
+
+def _duration_text(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}"

@@ -1,0 +1,122 @@
+"""The scoring worker: holds one loaded metric at a time and turns jobs into outcomes."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bench.errors import MissingWeights, SampleError, UserError, one_line
+from bench.metric import Environment, Metric
+from bench.options import build_options
+from bench.record import FAILED, MISSING_WEIGHTS
+from bench.registry import load_plugins, metrics
+from bench.sample import Sample
+from bench.video import Video
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoringJob:
+    """One video to be scored by one metric. `position` says where the job stands in the plan."""
+
+    position: int
+    metric: str
+    sample: Sample
+    seed: int
+    video: Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoringOutcome:
+    """A value or a reason, with the metric's details and what it says of its own making."""
+
+    value: float | None = None
+    reason: str | None = None
+    details: Mapping[str, Any] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+
+def make_metric(name: str, assignments: Mapping[str, str]) -> Metric:
+    """A metric by name with its options filled from text values; faults are UserErrors."""
+    metric_class = metrics.get(name)
+    owner = f"the metric {metric_class.declaration.name}"
+    return metric_class(build_options(metric_class.Options, assignments, owner))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoringWorkerFactory:
+    """Makes a scoring worker, here or in another process: everything in it can be pickled."""
+
+    options: Mapping[str, Mapping[str, str]]
+    environment: Environment
+    plugins: tuple[Path, ...] = ()
+
+    def __call__(self) -> ScoringWorker:
+        load_plugins(self.plugins)
+        return ScoringWorker(self.options, self.environment)
+
+
+class ScoringWorker:
+    """Scores jobs; loads a metric when its first job comes and closes the one before."""
+
+    def __init__(self, options: Mapping[str, Mapping[str, str]], environment: Environment) -> None:
+        self._options = options
+        self._environment = environment
+        self._metric: Metric | None = None
+        self._name = ""
+        self._unloadable: str | None = None
+
+    def work(self, job: ScoringJob) -> ScoringOutcome:
+        """The outcome of a job. Whatever a metric raises becomes a reason, but for a UserError."""
+        if job.metric != self._name:
+            self._load(job.metric)
+        if self._metric is None:
+            return ScoringOutcome(reason=self._unloadable)
+        try:
+            score = self._metric.score(job.sample, Video(job.video))
+        except SampleError as error:
+            return ScoringOutcome(reason=f"{FAILED}: {one_line(error)}")
+        except UserError:
+            raise
+        except Exception as error:  # noqa: BLE001 - one sample must not end the run
+            return ScoringOutcome(reason=f"{FAILED}: {type(error).__name__}: {one_line(error)}")
+        fault = _fault(score.value, score.details)
+        if fault:
+            return ScoringOutcome(reason=f"{FAILED}: {fault}")
+        return ScoringOutcome(
+            value=float(score.value), details=score.details, provenance=self._metric.provenance()
+        )
+
+    def close(self) -> None:
+        """Close the loaded metric."""
+        if self._metric is not None:
+            self._metric.close()
+        self._metric = None
+
+    def _load(self, name: str) -> None:
+        self.close()
+        self._name, self._unloadable = name, None
+        metric = make_metric(name, self._options.get(name, {}))
+        try:
+            metric.load(self._environment)
+            self._metric = metric
+        except MissingWeights as error:
+            self._unloadable = f"{MISSING_WEIGHTS}: {one_line(error)}"
+        except UserError:
+            raise
+        except Exception as error:  # noqa: BLE001 - another metric may still load
+            self._unloadable = f"{FAILED}: {name} did not load: {type(error).__name__}: {one_line(error)}"
+
+
+def _fault(value: float, details: Mapping[str, Any]) -> str | None:
+    """What is wrong with a metric's answer, or None."""
+    if not math.isfinite(value):
+        return f"the metric returned {value}"
+    try:
+        json.dumps(dict(details), allow_nan=False)
+    except (TypeError, ValueError) as error:
+        return f"the metric's details are no JSON: {one_line(error)}"
+    return None
