@@ -177,8 +177,9 @@ def doctor(
     dataset: o.DatasetOption = None,
     json: o.JsonOption = False,
 ) -> None:
-    """Say what this machine has: versions, devices, codecs, data set, weights (and how to get them), free
-    disk.
+    """Say what this machine has and lacks.
+
+    Versions, devices, codecs, data set, weights (and how to get them), free disk.
     """
     from bench.console import print_json, print_text
 
