@@ -243,7 +243,8 @@ def _component_result(
     spread: Interval | None,
 ) -> ComponentResult:
     component = COMPONENTS[column.component]
-    videos = {(record.sample, record.seed) for record in records}
+    seeds = {record.seed for record in records}
+    videos = {(record.sample, seed) for record in records for seed in seeds}
     own = [record for record in records if record.metric == component.metric]
     inapplicable = {record.sample for record in own if record.reason_kind == NOT_APPLICABLE}
     expected = {video for video in videos if video[0] not in inapplicable}

@@ -1,0 +1,45 @@
+# `make demo` and `make test` are all the set-up there is: each creates .venv and installs what it needs.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: demo test lint format benchmark clean
+
+demo: $(VENV)/.core
+	$(BIN)/refbench demo --out demo-output
+
+test: lint
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/.dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# Prints ratios measured on this machine; nothing asserts them.
+benchmark: $(VENV)/.dev
+	for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+
+# What is installed is older than what is asked for: install again. The .dev set includes the core.
+$(VENV)/.core: $(VENV)/bin/python pyproject.toml constraints.txt
+	@if [ ! -e $(VENV)/.dev ]; then echo "Installing the core into $(VENV) …"; $(INSTALL) --editable .; fi
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/bin/python pyproject.toml constraints.txt
+	@echo "Installing the core and the development tools into $(VENV) …"
+	@$(INSTALL) --editable '.[dev]'
+	@touch $@
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "refalign-bench needs Python 3.11 or newer: make PYTHON=/path/to/python3.11"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+clean:
+	rm -rf $(VENV) demo-output build *.egg-info .pytest_cache .mypy_cache .ruff_cache
