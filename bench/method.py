@@ -31,7 +31,9 @@ class MethodCard(BaseModel):
     licence: str | None = None
     weights: dict[str, str] = Field(default_factory=dict, description="name → revision or digest")
     max_references: int | None = None
-    reference_overflow: str | None = Field(None, description="what happens to references beyond the maximum")
+    reference_overflow: str | None = Field(
+        default=None, description="what happens to references beyond the maximum"
+    )
     reference_preparation: str | None = None
     width: int | None = None
     height: int | None = None
@@ -44,8 +46,10 @@ class MethodCard(BaseModel):
     guidance: dict[str, float] = Field(default_factory=dict)
     negative_prompt: str | None = None
     prompt_set: str = "benchmark"
-    settings: str = Field("native", description="native (the authors' defaults) or matched")
-    deviations: tuple[str, ...] = Field((), description="where the run differs from the authors' code")
+    settings: str = Field(default="native", description="native (the authors' defaults) or matched")
+    deviations: tuple[str, ...] = Field(
+        default=(), description="where the run differs from the authors' code"
+    )
     options: dict[str, Any] = Field(default_factory=dict)
 
 

@@ -194,6 +194,8 @@ class Video:
                 if not container.streams.video:
                     raise VideoError("the file has no video stream")
                 stream = container.streams.video[0]
+                if stream.codec_context is None:
+                    raise VideoError("the video's codec is unknown")
                 stream.codec_context.thread_count = 1
                 yield container, stream
         except (av.FFmpegError, OSError, ValueError, OverflowError, MemoryError) as error:

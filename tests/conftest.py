@@ -1,4 +1,6 @@
-"""Shared fixtures: the folder of real data, drawn clips, records, and a plugin with a dummy metric and method."""
+"""Shared fixtures: the folder of real data, drawn clips, records, and a plugin with a dummy metric and
+method.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +45,10 @@ class BrightnessOptions:
 @metrics.register
 class Brightness(Metric):
     declaration = MetricDeclaration(
-        name="dummy-brightness", version="1", summary="mean pixel value", source="this test",
+        name="dummy-brightness",
+        version="1",
+        summary="mean pixel value",
+        source="this test",
         uses=frozenset({"video", "references"}),
     )
     Options = BrightnessOptions
@@ -61,7 +66,8 @@ class Brightness(Metric):
             raise SampleError("asked to fail")
         means = [float(frame.mean()) for frame in video.frames(ALL_FRAMES)]
         with_references = [reference.path for reference in sample.references]
-        return Score(value=float(np.mean(means)) + self.options.offset, details={"references": with_references})
+        value = float(np.mean(means)) + self.options.offset
+        return Score(value=value, details={"references": with_references})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,6 @@
-"""Scoreboards: the official arithmetic over records, coverage, strict scores, seeds, intervals, comparison."""
+"""Scoreboards: the official arithmetic over records, coverage, strict scores, seeds, intervals,
+comparison.
+"""
 
 from __future__ import annotations
 

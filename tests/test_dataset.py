@@ -199,7 +199,7 @@ def test_shuffling_is_a_derangement_within_categories(seed: int, size: int, cate
 def test_shuffling_avoids_shared_images_and_lone_categories() -> None:
     twins = [_sample("a_1", ["x"]), _sample("a_2", ["x"]), _sample("a_3", ["y"]), _sample("a_4", ["y"])]
     for sample in shuffle_references(twins, 0):
-        assert sample.references[0].path != dict(a_1="x", a_2="x", a_3="y", a_4="y")[sample.id]
+        assert sample.references[0].path != {"a_1": "x", "a_2": "x", "a_3": "y", "a_4": "y"}[sample.id]
     lone = shuffle_references([_sample("a_1", ["x"]), _sample("b_1", ["y"]), _sample("b_2", ["z"])], 0)
     assert all(sample.references_from != sample.id for sample in lone)
     with pytest.raises(SampleError, match="one sample"):

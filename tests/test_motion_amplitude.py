@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import cv2
@@ -29,7 +30,7 @@ def written_out(path: Path) -> float:
     """The official formula with every flow map held at once."""
     greys = [cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY) for frame in Video(path).frames(ALL_FRAMES)]
     flows = []
-    for earlier, later in zip(greys, greys[1:], strict=False):
+    for earlier, later in pairwise(greys):
         flow = cv2.calcOpticalFlowFarneback(earlier, later, None, 0.5, 3, 15, 3, 5, 1.2, 0)
         rows = int(16 * flow.shape[0] / flow.shape[1])
         flows.append(cv2.resize(flow, (16, rows), interpolation=cv2.INTER_AREA))
@@ -59,17 +60,16 @@ def test_does_not_depend_on_the_number_of_threads(make_clip: Callable[..., Path]
 
 
 def test_the_grey_weights_are_those_of_bgr_on_rgb(tmp_path: Path) -> None:
-    """Red moves over blue of equal official grey (0.114 R): with proper RGB weights the score would differ."""
+    """Red moves over blue of equal official grey (0.114 R): with proper RGB weights the score would
+    differ.
+    """
     clip = tmp_path / "red.mp4"
     generator = np.random.default_rng(1)
     red = generator.integers(0, 255, (48, 96), dtype=np.uint8)
     frames = [np.dstack([np.roll(red, 2 * i, 1), np.zeros_like(red), np.zeros_like(red)]) for i in range(5)]
     write_video(clip, frames, 8, crf=1)
     greys = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in Video(clip).frames(ALL_FRAMES)]
-    flows = [
-        cv2.calcOpticalFlowFarneback(a, b, None, 0.5, 3, 15, 3, 5, 1.2, 0)
-        for a, b in zip(greys, greys[1:], strict=False)
-    ]
+    flows = [cv2.calcOpticalFlowFarneback(a, b, None, 0.5, 3, 15, 3, 5, 1.2, 0) for a, b in pairwise(greys)]
     proper = abs(np.mean([cv2.resize(flow, (16, 8), interpolation=cv2.INTER_AREA) for flow in flows]))
     assert score(clip) == written_out(clip)
     assert score(clip) != pytest.approx(float(proper), rel=1e-3)

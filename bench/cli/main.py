@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Callable
 from importlib.metadata import entry_points
@@ -40,6 +41,17 @@ class CommandGroup(TyperGroup):
         except Exception as error:  # noqa: BLE001 - a broken package must not break the other commands
             return _unavailable(cmd_name, f"{point.value} does not load: {type(error).__name__}: {error}")
 
+    def invoke(self, ctx: Any) -> Any:
+        """As the parent, but an interruption keeps its own message and exit code instead of `Aborted`."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise _Interrupted from None
+
+
+class _Interrupted(Exception):
+    """Ctrl-C or SIGTERM, past the command-line library's own handling."""
+
 
 def _as_command(name: str, function: Callable[..., None], **settings: Any) -> Any:
     single = typer.Typer(add_completion=False, rich_markup_mode=None)
@@ -69,13 +81,19 @@ app = typer.Typer(
 )
 
 
-@app.callback()
-def _options(
-    version: bool = typer.Option(False, "--version", help="Print the version and stop.", is_eager=True),
-) -> None:
-    if version:
+def _print_version(asked: bool) -> None:
+    if asked:
         typer.echo(f"refbench {__version__}")
         raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: bool = typer.Option(
+        False, "--version", help="Print the version and stop.", is_eager=True, callback=_print_version
+    ),
+) -> None:
+    """The options that stand before a command; the help text above is the program's."""
 
 
 for _module in (work, scores, inspection):
@@ -84,12 +102,14 @@ for _module in (work, scores, inspection):
 
 def main() -> None:
     """Run the command line: 0 all well, 1 some sample failed, 2 the user can fix it, 130 interrupted."""
+    # A scheduler's SIGTERM ends work as Ctrl-C does: child programs are stopped, temporary files removed.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         app()
     except UserError as error:
         _complain(str(error))
         sys.exit(EXIT_USER_ERROR)
-    except KeyboardInterrupt:
+    except (_Interrupted, KeyboardInterrupt):
         _complain("stopped; what was finished is kept, and the same command goes on from there")
         sys.exit(EXIT_INTERRUPTED)
     except OSError as error:

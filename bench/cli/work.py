@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 DEFAULT_TRACK = "open-domain"
 EXIT_SAMPLE_FAILED = 1
+NAMED_FAILURES = 10
+DEMO_MARK = ".refbench-demo"
+DEMO_METHODS = ["static-reference", "pan-reference", "noise"]
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -88,7 +91,9 @@ def evaluate(
     if dry_run:
         _print_plan(prepared, json=json)
         return
-    _finish([prepared.run()], protocol, strict=strict, json=json)
+    done = prepared.run()
+    _print_boards(done, protocol, strict=strict, json=json)
+    _exit_on_failure([done], strict=strict)
 
 
 def generate(
@@ -193,8 +198,8 @@ def run(
         runs=runs,
         out=out,
     )
-    _write_report([evaluated.store for evaluated in done], report, protocol)
-    _finish(done, protocol, strict=False, json=json, failed=failed)
+    _command("report")(stores=[one.store for one in done], out=report, protocol=protocol, json=json)
+    _exit_on_failure(done, failed=failed)
 
 
 def demo(
@@ -209,10 +214,14 @@ def demo(
     """
     from bench.console import print_text
     from bench.dataset import load_track
-    from bench.demo_dataset import write_demo_dataset
+    from bench.demo.dataset import write_demo_dataset
     from bench.registry import metrics as metric_registry
 
-    dataset = out / "dataset"
+    dataset, mark = out / "dataset", out / DEMO_MARK
+    if dataset.exists() and not mark.exists():
+        raise UserError(f"{dataset} exists and is not the demo's: choose another --out")
+    out.mkdir(parents=True, exist_ok=True)
+    mark.touch()
     write_demo_dataset(dataset)
     demo_track = load_track(DEFAULT_TRACK, dataset)
     print_text(f"Demo benchmark: {len(demo_track.samples)} drawn samples in {dataset}\n")
@@ -233,15 +242,12 @@ def demo(
         runs=out / "runs",
         out=out / "results",
     )
-    _command("leaderboard")(track=DEFAULT_TRACK)
-    _write_report([evaluated.store for evaluated in done], out / "report", "opens2v-1.1")
+    _command("report")(stores=[one.store for one in done], out=out / "report")
+    _recompute_leaderboards(out / "leaderboards")
     scored = metric_registry.names()
     print_text(f"\nScored: {', '.join(scored)}. Not scored, so no TotalScore: {_unscored_text(done)}.")
     print_text(f"Report: {out / 'report' / 'report.html'}")
-    _finish(done, "opens2v-1.1", strict=False, json=False, failed=failed, quiet=True)
-
-
-DEMO_METHODS = ["static-reference", "pan-reference", "noise"]
+    _exit_on_failure(done, failed=failed)
 
 
 def _run_all(
@@ -389,36 +395,49 @@ def _print_plan(prepared: PreparedEvaluation, *, json: bool) -> None:
         print_text(f"{label}: cannot be scored, no metric of that name is installed")
 
 
-def _finish(
-    done: list[Evaluated],
-    protocol_name: str,
-    *,
-    strict: bool,
-    json: bool,
-    failed: bool = False,
-    quiet: bool = False,
-) -> None:
-    """Print the scoreboards, say what failed, and set the exit code."""
+def _print_boards(done: Evaluated, protocol_name: str, *, strict: bool, json: bool) -> None:
     from bench.aggregate import scoreboards
     from bench.console import note, print_json, print_scoreboards, scoreboard_json
     from bench.protocol import get_protocol
 
-    protocol = get_protocol(protocol_name)
-    boards = [board for one in done for board in scoreboards(one.records, protocol)]
+    boards = scoreboards(done.records, get_protocol(protocol_name))
     if json:
         print_json([scoreboard_json(board) for board in boards])
-    elif not quiet:
+    else:
         print_scoreboards(boards, strict=strict)
+        note(f"records: {done.store}")
+
+
+def _exit_on_failure(done: list[Evaluated], *, strict: bool = False, failed: bool = False) -> None:
+    """Name what failed; exit with 1 if anything did (for `strict`: if any expected score is missing)."""
+    from bench.console import note
+
     for one in done:
-        for record in one.failures[:10]:
+        for record in one.failures[:NAMED_FAILURES]:
             note(f"{record.metric} {record.sample} seed {record.seed}: {record.reason}")
-        if len(one.failures) > 10:
-            note(f"… and {len(one.failures) - 10} more failures; all reasons are in {one.store}")
-        if not json and not quiet:
-            note(f"records: {one.store}")
-    missing = any(one.unscored if strict else one.failures for one in done)
-    if failed or missing:
+        if len(one.failures) > NAMED_FAILURES:
+            note(f"… and {len(one.failures) - NAMED_FAILURES} more failures; all reasons are in {one.store}")
+    if failed or any(one.unscored if strict else one.failures for one in done):
         raise typer.Exit(EXIT_SAMPLE_FAILED)
+
+
+def _recompute_leaderboards(folder: Path) -> None:
+    """All published leaderboards as text files; the one that most papers show also on the screen."""
+    from contextlib import redirect_stdout
+
+    from bench.console import print_text
+    from bench.dataset import OFFICIAL_TRACKS
+    from bench.protocol import PROTOCOLS
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for track in OFFICIAL_TRACKS:
+        for protocol in PROTOCOLS:
+            file = folder / f"{track}_{protocol}.txt"
+            with file.open("w", encoding="utf-8") as text, redirect_stdout(text):
+                _command("leaderboard")(track=track, protocol=protocol)
+    print_text("")
+    _command("leaderboard")(track=DEFAULT_TRACK)
+    print_text(f"all published leaderboards, recomputed: {folder}")
 
 
 def _unscored_text(done: list[Evaluated]) -> str:
@@ -434,7 +453,3 @@ def _command(name: str) -> Any:
     if point is None:
         raise UserError(f"the command {name} is not installed")
     return point.load()
-
-
-def _write_report(stores: list[Path], out: Path, protocol: str) -> None:
-    _command("report")(stores=stores, out=out, protocol=protocol)

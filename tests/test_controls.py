@@ -1,0 +1,244 @@
+"""The control methods: how their frames look; sample, seed and options alone decide them."""
+
+from __future__ import annotations
+
+from itertools import islice, pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw, ImageFilter
+
+from baselines.canvas import CanvasOptions, letterboxed, reference_layout
+from baselines.noise import Noise, NoiseOptions
+from baselines.pan_reference import PanOptions, PanReference
+from baselines.static_reference import StaticReference
+from bench.errors import SampleError
+from bench.method import Frames, Method
+from bench.metric import Environment
+from bench.sample import Reference, Sample
+from bench.video import Video, write_video
+from metrics.motion_amplitude import MotionAmplitude
+
+# `printf singleobj_1/0/1 | openssl dgst -shake256 -xoflen 12`: four cells of three channels.
+EXPECTED_CELLS = list(bytes.fromhex("6c8628197c9b59f7e53050e5"))
+
+RED, BLUE = (200, 20, 20), (20, 20, 200)
+
+
+def saved(folder: Path, images: dict[str, Image.Image], sample_id: str = "multiobject_1") -> Sample:
+    """A sample whose references are these images."""
+    for name, image in images.items():
+        image.save(folder / name)
+    references = tuple(Reference(path=name, root=folder, label="Cup", kind="object") for name in images)
+    return Sample(id=sample_id, category="multiobject", prompt="two cups", references=references)
+
+
+def plain(size: tuple[int, int], colour: tuple[int, int, int]) -> Image.Image:
+    return Image.new("RGB", size, colour)
+
+
+def disc(side: int = 200) -> Image.Image:
+    """A soft dark disc in the middle of a white square."""
+    image = Image.new("RGB", (side, side), "white")
+    ImageDraw.Draw(image).ellipse((side * 0.3, side * 0.3, side * 0.7, side * 0.7), fill="black")
+    return image.filter(ImageFilter.GaussianBlur(4))
+
+
+def texture(side: int = 200) -> Image.Image:
+    """A smooth pattern with detail everywhere, which optical flow can follow."""
+    noise = np.random.default_rng(0).integers(0, 256, (side // 5, side // 5, 3), np.uint8)
+    return Image.fromarray(noise).resize((side, side), Image.Resampling.BICUBIC)
+
+
+def frames_of(method: Method, sample: Sample, seed: int = 0) -> list[np.ndarray]:
+    generated = method.generate(sample, seed)
+    assert isinstance(generated, Frames)
+    return list(generated.images)
+
+
+def controls(**size: int) -> list[Method]:
+    return [
+        StaticReference(CanvasOptions(**size)),
+        PanReference(PanOptions(**size)),
+        Noise(NoiseOptions(**size)),
+    ]
+
+
+def amplitude(method: Method, sample: Sample, path: Path) -> float:
+    generated = method.generate(sample, 0)
+    assert isinstance(generated, Frames)
+    write_video(path, generated.images, generated.fps)
+    metric = MotionAmplitude()
+    metric.load(Environment())
+    return metric.score(sample, Video(path)).value
+
+
+def dark_centre(frame_HWC: np.ndarray) -> tuple[float, float, float]:
+    """Centre (x, y) and amount of what is dark."""
+    darkness_HW = 255.0 - frame_HWC.mean(axis=2)
+    rows, columns = np.indices(darkness_HW.shape)
+    total = darkness_HW.sum()
+    return (columns * darkness_HW).sum() / total, (rows * darkness_HW).sum() / total, total
+
+
+@pytest.mark.parametrize(
+    "method", controls(width=70, height=50, num_frames=6), ids=lambda method: method.name
+)
+def test_frames_have_the_asked_for_size_count_and_type(method: Method, tmp_path: Path) -> None:
+    sample = saved(tmp_path, {"a.png": plain((30, 30), RED)})
+    frames = frames_of(method, sample)
+    assert len(frames) == 6
+    assert all(frame.shape == (50, 70, 3) and frame.dtype == np.uint8 for frame in frames)
+    generated = method.generate(sample, 0)
+    assert isinstance(generated, Frames)
+    written = write_video(tmp_path / "out.mp4", generated.images, generated.fps)
+    probe = Video(tmp_path / "out.mp4").probe
+    assert (written.frames, probe.frames, probe.width, probe.height, probe.fps) == (6, 6, 70, 50, 16.0)
+
+
+@pytest.mark.parametrize("name", ["static-reference", "pan-reference", "noise"])
+def test_the_same_sample_and_seed_give_the_same_frames(name: str, tmp_path: Path) -> None:
+    size = {"width": 64, "height": 48, "num_frames": 4}
+    fresh, used = (next(method for method in controls(**size) if method.name == name) for _ in range(2))
+    sample = saved(tmp_path, {"a.png": disc(60)})
+    other = saved(tmp_path, {"b.png": plain((9, 9), BLUE)}, "multiobject_2")
+    frames_of(used, other, seed=5)
+    np.testing.assert_array_equal(frames_of(fresh, sample, 3), frames_of(used, sample, 3))
+
+
+@pytest.mark.parametrize("method", controls(num_frames=100_000), ids=lambda method: method.name)
+def test_frames_are_made_when_they_are_asked_for(method: Method, tmp_path: Path) -> None:
+    generated = method.generate(saved(tmp_path, {"a.png": disc(60)}), 0)
+    assert isinstance(generated, Frames)
+    assert len(list(islice(generated.images, 2))) == 2
+
+
+@pytest.mark.parametrize("method", controls(width=64, height=48)[:2], ids=lambda method: method.name)
+def test_references_are_needed(method: Method, tmp_path: Path) -> None:
+    with pytest.raises(SampleError, match="the sample has no reference"):
+        method.generate(saved(tmp_path, {}), 0)
+    sample = saved(tmp_path, {"a.png": disc(60)})
+    (tmp_path / "a.png").unlink()
+    with pytest.raises(SampleError, match=r"reference image a\.png is missing"):
+        method.generate(sample, 0)
+
+
+def test_references_stand_side_by_side_in_order_with_their_aspect(tmp_path: Path) -> None:
+    sample = saved(tmp_path, {"a.png": plain((40, 20), RED), "b.png": plain((10, 40), BLUE)})
+    layout = np.asarray(reference_layout(sample, 201, 100)).astype(int)
+    for colour, box in ((RED, (0, 25, 100, 75)), (BLUE, (138, 0, 163, 100))):
+        rows, columns = np.nonzero((layout == colour).all(axis=2))
+        assert (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1) == box
+    assert (layout[:25, :100] == 255).all()
+    assert (layout[:, 101:138] == 255).all()
+
+
+@pytest.mark.parametrize("size", [(5000, 1), (1, 5000), (3, 3), (641, 479)])
+def test_any_aspect_fits(size: tuple[int, int]) -> None:
+    fitted = np.asarray(letterboxed(plain(size, RED), 60, 40))
+    assert fitted.shape == (40, 60, 3)
+    red = (fitted == RED).all(axis=2)
+    assert red.any()
+    assert red.any(axis=0).all() or red.any(axis=1).all()
+    assert ((fitted == 255).all(axis=2) | red).all()
+
+
+def test_more_references_than_columns_are_refused(tmp_path: Path) -> None:
+    sample = saved(tmp_path, {f"{index}.png": plain((2, 2), RED) for index in range(17)})
+    assert reference_layout(sample, 17, 16).size == (17, 16)
+    with pytest.raises(SampleError, match="17 references do not fit into 16 pixels"):
+        reference_layout(sample, 16, 16)
+
+
+def test_transparency_is_white(tmp_path: Path) -> None:
+    image = Image.new("RGBA", (40, 40), (0, 0, 0, 0))
+    image.paste((*RED, 255), (10, 10, 30, 30))
+    (frame,) = frames_of(
+        StaticReference(CanvasOptions(width=40, height=40, num_frames=1)), saved(tmp_path, {"a.png": image})
+    )
+    assert tuple(frame[0, 0]) == (255, 255, 255)
+    assert tuple(frame[20, 20]) == RED
+
+
+def test_static_frames_are_the_layout_over_and_over(tmp_path: Path) -> None:
+    sample = saved(tmp_path, {"a.png": disc(60)})
+    frames = frames_of(StaticReference(CanvasOptions(width=64, height=48, num_frames=5)), sample, seed=1)
+    layout = np.asarray(reference_layout(sample, 64, 48))
+    assert all(np.array_equal(frame, layout) for frame in frames)
+
+
+def test_the_pan_is_steady_and_finer_than_a_pixel(tmp_path: Path) -> None:
+    options = PanOptions(width=160, height=120, num_frames=41, travel=0.1, zoom=1.0)
+    frames = frames_of(PanReference(options), saved(tmp_path, {"a.png": disc()}))
+    centres = [dark_centre(frame) for frame in frames]
+    steps_x = [later[0] - earlier[0] for earlier, later in pairwise(centres)]
+    steps_y = [later[1] - earlier[1] for earlier, later in pairwise(centres)]
+    # The window moves right and down, so what it shows moves left and up.
+    np.testing.assert_allclose(steps_x, -0.1 * 160 / 40, atol=0.02)
+    np.testing.assert_allclose(steps_y, -0.1 * 120 / 40, atol=0.02)
+
+
+def test_the_zoom_grows_steadily_to_the_pictures_own_size(tmp_path: Path) -> None:
+    sample = saved(tmp_path, {"a.png": disc()})
+    options = PanOptions(width=160, height=120, num_frames=11, travel=0.0, zoom=1.44)
+    frames = frames_of(PanReference(options), sample)
+    amounts = [dark_centre(frame)[2] for frame in frames]
+    # Areas grow with the square of the magnification.
+    np.testing.assert_allclose([b / a for a, b in pairwise(amounts)], 1.44**0.2, atol=0.02)
+    np.testing.assert_array_equal(frames[-1], np.asarray(reference_layout(sample, 160, 120)))
+
+
+@pytest.mark.parametrize("num_frames", [1, 3])
+def test_a_pan_without_travel_and_zoom_is_the_still(num_frames: int, tmp_path: Path) -> None:
+    sample = saved(tmp_path, {"a.png": disc(60)})
+    size = {"width": 64, "height": 48, "num_frames": num_frames}
+    panned = frames_of(PanReference(PanOptions(travel=0.0, zoom=1.0, **size)), sample)
+    np.testing.assert_array_equal(panned, frames_of(StaticReference(CanvasOptions(**size)), sample))
+
+
+@pytest.mark.parametrize(("travel", "zoom"), [(1.0, 4.0), (1.0, 1.0), (0.0, 4.0), (0.333, 1.777)])
+def test_the_window_never_leaves_the_picture(travel: float, zoom: float, tmp_path: Path) -> None:
+    options = PanOptions(width=67, height=45, num_frames=7, travel=travel, zoom=zoom)
+    frames = frames_of(PanReference(options), saved(tmp_path, {"a.png": plain((67, 45), RED)}))
+    assert [frame.shape for frame in frames] == [(45, 67, 3)] * 7
+
+
+def test_motion_amplitude_tells_the_controls_apart(tmp_path: Path) -> None:
+    size = {"width": 208, "height": 120, "num_frames": 13}
+    sample = saved(tmp_path, {"a.png": texture()})
+    still, pan, noise = (
+        amplitude(method, sample, tmp_path / f"{method.name}.mp4")
+        for method in (
+            StaticReference(CanvasOptions(**size)),
+            PanReference(PanOptions(**size)),
+            Noise(NoiseOptions(**size)),
+        )
+    )
+    assert still == pytest.approx(0.0, abs=0.01)
+    assert pan > 0.2
+    assert noise < pan / 2
+
+
+def test_noise_depends_on_sample_seed_and_frame(tmp_path: Path) -> None:
+    method = Noise(NoiseOptions(width=64, height=48, num_frames=3))
+    one, two = saved(tmp_path, {}, "singleobj_1"), saved(tmp_path, {}, "singleobj_11")
+    videos = [frames_of(method, sample, seed) for sample, seed in ((one, 0), (one, 1), (one, 11), (two, 1))]
+    pictures = [frame.tobytes() for video in videos for frame in video]
+    assert len(set(pictures)) == len(pictures)
+
+
+def test_noise_is_uniform_and_blocky(tmp_path: Path) -> None:
+    method = Noise(NoiseOptions(width=250, height=130, num_frames=4, cell_px=8))
+    frames = np.array(frames_of(method, saved(tmp_path, {})))
+    cells = frames[:, ::8, ::8]
+    restored = cells.repeat(8, axis=1).repeat(8, axis=2)[:, :130, :250]
+    np.testing.assert_array_equal(frames, restored)
+    quarters, _ = np.histogram(cells, bins=4, range=(0, 256))
+    np.testing.assert_allclose(quarters / cells.size, 0.25, atol=0.02)
+
+
+def test_noise_has_the_same_bytes_everywhere(tmp_path: Path) -> None:
+    method = Noise(NoiseOptions(width=16, height=16, num_frames=2, cell_px=8))
+    frames = frames_of(method, saved(tmp_path, {}, "singleobj_1"), seed=0)
+    assert frames[1][::8, ::8].reshape(-1).tolist() == EXPECTED_CELLS
