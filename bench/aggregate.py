@@ -19,7 +19,7 @@ from bench.bootstrap import Interval, interval, resampled_means
 from bench.component import COMPONENTS
 from bench.dataset import OFFICIAL_TRACKS, domain_of
 from bench.protocol import Column, Protocol
-from bench.record import NOT_APPLICABLE, Record, latest
+from bench.record import NOT_APPLICABLE, Record, latest, run_label
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,7 +135,7 @@ class Scoreboard:
     @property
     def label(self) -> str:
         """The method's name, with the variant where it is not the plain run."""
-        return self.method if self.variant == "plain" else f"{self.method} ({self.variant})"
+        return run_label(self.method, self.variant)
 
 
 def scoreboards(records: Iterable[Record], protocol: Protocol) -> list[Scoreboard]:

@@ -83,7 +83,7 @@ def compare(
     if not common:
         raise UserError(f"{labels[0]} and {labels[1]} have no scored sample in common on {track}")
     left_out = {record.sample for record in (*records_a, *records_b)} - common
-    notes = [f"{len(left_out)} samples left out: one of the two has no video of them"] if left_out else []
+    notes = [f"{_samples(len(left_out))} left out: no video in one of the two"] if left_out else []
     unusable = _unusable(records_a) | _unusable(records_b)
     scores_a, scores_b = (
         sample_scores(_restricted(records, common, unusable), columns) for records in (records_a, records_b)
@@ -93,7 +93,7 @@ def compare(
         failed = sum(1 for sample, name in unusable if name == metric and sample in common)
         if failed:
             label = COMPONENTS[column.component].label
-            notes.append(f"{label}: {failed} samples left out, not scored in one of the two")
+            notes.append(f"{label}: {_samples(failed)} left out, not scored in one of the two")
     draws_a, draws_b = scores_a.resampled(), scores_b.resampled()
     values_a, values_b = scores_a.values(), scores_b.values()
     components = tuple(
@@ -126,6 +126,10 @@ def compare(
         components=components,
         notes=tuple(notes),
     )
+
+
+def _samples(count: int) -> str:
+    return f"{count} sample{'' if count == 1 else 's'}"
 
 
 def _samples_with_video(records: Iterable[Record]) -> set[str]:

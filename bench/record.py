@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -14,6 +14,10 @@ NOT_APPLICABLE = "not_applicable"
 MISSING_VIDEO = "missing_video"
 MISSING_WEIGHTS = "missing_weights"
 FAILED = "failed"
+
+
+# Names become folders and files: none may name a place outside the store's folder.
+Name = Annotated[str, Field(pattern=r"^[^./\\\x00-\x1f][^/\\\x00-\x1f]{0,199}$")]
 
 
 class RecordKey(NamedTuple):
@@ -62,9 +66,9 @@ class Record(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     schema_version: Literal[1] = 1
-    method: str
-    track: str
-    variant: str = PLAIN
+    method: Name
+    track: Name
+    variant: Name = PLAIN
     sample: str
     category: str
     seed: int = 0
@@ -98,6 +102,11 @@ class Record(BaseModel):
     def reason_kind(self) -> str | None:
         """The reason's first word (`failed` of `failed: no face`), or None for a value."""
         return None if self.reason is None else self.reason.partition(":")[0]
+
+
+def run_label(method: str, variant: str) -> str:
+    """`method`, with the variant in brackets where it is not the plain run."""
+    return method if variant == PLAIN else f"{method} ({variant})"
 
 
 def latest(records: Iterable[Record]) -> dict[RecordKey, Record]:

@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from bench.dataset import Track, read_json
 from bench.errors import UserError, one_line
 from bench.method import MethodCard
-from bench.record import PLAIN
+from bench.record import PLAIN, Name
 from bench.store import checked_name
 
 RUN_FILE = "run.json"
@@ -36,9 +36,9 @@ class RunInfo(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     schema_version: Literal[1] = 1
-    method: str
-    track: str
-    variant: str = PLAIN
+    method: Name
+    track: Name
+    variant: Name = PLAIN
     card: MethodCard | None = None
     references: Literal["own", "shuffled"] = "own"
     reference_seed: int | None = None

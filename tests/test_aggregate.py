@@ -282,7 +282,7 @@ def test_only_common_samples_are_compared_and_said() -> None:
     two += [record(c.metric, "singleobj_5", reason="missing_video", method="b") for c in COMPONENTS.values()]
     outcome = compare(*groups(one, two), V11, ("m", "b"))
     assert outcome.samples == 11
-    assert any("1 samples left out" in text for text in outcome.notes)
+    assert any("1 sample left out" in text for text in outcome.notes)
     lost = [
         r.model_copy(update={"value": None, "reason": "failed: judge"})
         if r.metric == "naturalscore" and r.sample == "singleobj_2"

@@ -1,0 +1,142 @@
+"""A comparison of two runs in words, as a table and as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from bench.comparison import Comparison, Difference, compare
+from bench.console import interval_text, percent
+from bench.errors import one_line
+from bench.protocol import Protocol
+from bench.record import Record
+from bench.run_folder import RunInfo
+from reports.cards import FieldDifference, card_differences, scoring_differences
+
+COMPARISON_HEADINGS = ("component", "A %", "B %", "A - B", "95 % interval", "n", "smallest detectable gap")
+LONGEST_FIELD = 80
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComparedRun:
+    """One side of a comparison: its name, the records of one (method, track, variant), and its run.json."""
+
+    label: str
+    records: Sequence[Record]
+    info: RunInfo | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComparisonReport:
+    """The differences of the scores, and of what the two runs and their scoring say about themselves.
+
+    `cards` is None where `cardless` names a run without a run.json.
+    """
+
+    scores: Comparison
+    cards: tuple[FieldDifference, ...] | None
+    cardless: tuple[str, ...]
+    scoring: tuple[FieldDifference, ...]
+
+
+def compare_runs(a: ComparedRun, b: ComparedRun, protocol: Protocol) -> ComparisonReport:
+    """Compare two runs of one track. Raises UserError when they have nothing in common."""
+    cards = card_differences(a.info, b.info) if a.info is not None and b.info is not None else None
+    return ComparisonReport(
+        scores=compare(list(a.records), list(b.records), protocol, (a.label, b.label)),
+        cards=tuple(cards) if cards is not None else None,
+        cardless=tuple(run.label for run in (a, b) if run.info is None),
+        scoring=tuple(scoring_differences(a.records, b.records)),
+    )
+
+
+def verdict(difference: Difference) -> str:
+    """One sentence on a component or TotalScore: who is higher, and whether this many samples can tell."""
+    gap, label = difference.difference, difference.label
+    if gap is None:
+        missing = [name for name, value in (("A", difference.a), ("B", difference.b)) if value is None]
+        have = "have" if len(missing) > 1 else "has"
+        return f"{label}: not compared, {' and '.join(missing)} {have} no score."
+    if gap == 0 and difference.detectable == 0:
+        return f"{label}: A and B are equal in every resample of {_samples(difference.n)}."
+    higher = "A is higher" if gap > 0 else "B is higher" if gap < 0 else "neither is higher"
+    start = f"{label}: {higher}{f' by {100 * abs(gap):.2f} points' if gap else ''}"
+    if difference.interval is None or difference.detectable is None:
+        return f"{start}; so few samples (n = {difference.n}) give no interval."
+    around = f"the 95 % interval of A - B {interval_text(difference.interval)}"
+    if difference.distinguishable:
+        return f"{start}; {around} excludes 0: {_samples(difference.n)} tell them apart."
+    return (
+        f"{start}; {around} includes 0: {_samples(difference.n)} cannot tell them apart; "
+        f"a gap of at least {100 * difference.detectable:.2f} points would have shown."
+    )
+
+
+def comparison_rows(comparison: Comparison) -> list[list[str]]:
+    """The cells under `COMPARISON_HEADINGS`: TotalScore first, then the components."""
+    return [
+        [
+            difference.label,
+            percent(difference.a),
+            percent(difference.b),
+            "–" if difference.difference is None else f"{100 * difference.difference:+.2f}",
+            interval_text(difference.interval),
+            str(difference.n),
+            percent(difference.detectable),
+        ]
+        for difference in (comparison.total, *comparison.components)
+    ]
+
+
+def comparison_lines(report: ComparisonReport) -> list[str]:
+    """What is said below the table: verdicts, what was left out, and where cards and scoring differ."""
+    scores = report.scores
+    lines = [verdict(difference) for difference in (scores.total, *scores.components)]
+    lines += [f"note: {text}" for text in scores.notes]
+    if report.cards is None:
+        lines.append(
+            f"method cards: not compared, no run.json beside the records of {' and '.join(report.cardless)}"
+        )
+    elif report.cards:
+        lines += ["method cards differ:", *map(_field_line, report.cards)]
+    else:
+        lines.append("method cards: no difference")
+    if report.scoring:
+        lines.append("A and B were not scored alike, so part of a difference may be the metrics':")
+        lines += map(_field_line, report.scoring)
+    return lines
+
+
+def comparison_json(report: ComparisonReport) -> dict[str, Any]:
+    """Everything in JSON-serialisable form, scores on the scale 0..1, unrounded."""
+    scores = report.scores
+    return {
+        "scale": "0..1",
+        "a": scores.a,
+        "b": scores.b,
+        "track": scores.track,
+        "protocol": scores.protocol,
+        "samples": scores.samples,
+        "differences": [
+            {
+                **asdict(difference),
+                "distinguishable": difference.distinguishable,
+                "verdict": verdict(difference),
+            }
+            for difference in (scores.total, *scores.components)
+        ],
+        "notes": list(scores.notes),
+        "cards_missing": list(report.cardless),
+        "card_differences": None if report.cards is None else [asdict(field) for field in report.cards],
+        "scoring_differences": [asdict(field) for field in report.scoring],
+    }
+
+
+def _field_line(difference: FieldDifference) -> str:
+    a, b = ("–" if text is None else one_line(text, LONGEST_FIELD) for text in (difference.a, difference.b))
+    return f"  {difference.field}: A {a} | B {b}"
+
+
+def _samples(n: int) -> str:
+    return "1 sample" if n == 1 else f"{n} samples"

@@ -1,0 +1,250 @@
+"""The report as one self-contained HTML page: no file beside it and no request is needed to read it.
+
+Every string is escaped by the template engine; names and reasons come from data files. A content policy in
+the page forbids the browser to load anything from elsewhere.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+from bench.aggregate import Scoreboard
+from bench.component import COMPONENTS
+from bench.console import reasons_text
+from bench.errors import one_line
+from bench.protocol import Protocol
+from bench.record import NOT_APPLICABLE, Record, run_label
+from bench.run_folder import RunInfo
+from reports.cards import card_fields
+from reports.plots import Plot
+from reports.stored_runs import RunKey
+from reports.table_formats import heading_lines
+from reports.tables import NONE, Cell, Table, category_tables, component_tables, ranked
+
+TEMPLATE = "report.html.j2"
+REASONS_SHOWN = 3
+LONGEST_REASON = 200
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrackSection:
+    """What the page shows of one track; `details` and `categories` are folded away at first."""
+
+    track: str
+    summary: str
+    scores: Table
+    details: Sequence[Table]
+    categories: Sequence[Table]
+    unscored: Table | None
+    not_applicable: Sequence[str]
+    plots: Sequence[Plot]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CardSection:
+    """The method card of one run as field → text."""
+
+    label: str
+    track: str
+    summary: str
+    fields: Mapping[str, str]
+
+
+def render_page(
+    records: Sequence[Record],
+    sections: Sequence[TrackSection],
+    protocol: Protocol,
+    run_infos: Mapping[RunKey, RunInfo],
+) -> str:
+    """The page's HTML."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("reports"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters["data_uri"] = png_data_uri
+    environment.filters["heading_lines"] = heading_lines
+    runs = dict.fromkeys((record.method, record.track, record.variant) for record in records)
+    return environment.get_template(TEMPLATE).render(
+        protocol=protocol,
+        sections=sections,
+        cards=card_sections(runs, run_infos),
+        cardless=[f"{run_label(key[0], key[2])} on {key[1]}" for key in runs if key not in run_infos],
+        metrics=metric_table(records),
+        packages=package_versions(records),
+        weights=weight_table(protocol, {section.track for section in sections}),
+    )
+
+
+def track_section(
+    records: Sequence[Record], boards: Sequence[Scoreboard], plots: Sequence[Plot]
+) -> TrackSection:
+    """The section of the track that these records and scoreboards are of."""
+    shown = ranked(boards)
+    scores, *details = component_tables(shown)
+    seeds = sorted({seed for board in shown for seed in board.seeds})
+    samples = sorted({board.samples for board in shown})
+    return TrackSection(
+        track=shown[0].track,
+        summary=f"{_count(len(shown), 'row')} · {' or '.join(map(str, samples))} samples each · "
+        f"{'seed' if len(seeds) == 1 else 'seeds'} {', '.join(map(str, seeds))}",
+        scores=scores,
+        details=details,
+        categories=category_tables(shown),
+        unscored=unscored_table(records, shown),
+        not_applicable=not_applicable_lines(records),
+        plots=plots,
+    )
+
+
+def unscored_table(records: Sequence[Record], boards: Sequence[Scoreboard]) -> Table | None:
+    """What was expected and did not enter a mean, with the most frequent reasons; None if nothing is."""
+    reasons: dict[tuple[str, str, str], Counter[str]] = {}
+    first_sample: dict[tuple[str, str, str, str], str] = {}
+    for record in records:
+        if record.reason is not None and record.reason_kind != NOT_APPLICABLE:
+            text = one_line(record.reason.partition(":")[2], LONGEST_REASON)
+            if text:
+                key = (record.method, record.variant, record.metric)
+                reasons.setdefault(key, Counter())[text] += 1
+                first_sample.setdefault((*key, text), record.sample)
+    rows = []
+    for board in boards:
+        for result in board.components:
+            if result.counted == result.expected:
+                continue
+            key = (board.method, board.variant, COMPONENTS[result.component].metric)
+            frequent = sorted(reasons.get(key, Counter()).items(), key=lambda item: (-item[1], item[0]))
+            said = "; ".join(
+                f"{text} ({count} ×, as in {first_sample[*key, text]})"
+                for text, count in frequent[:REASONS_SHOWN]
+            )
+            rows.append(
+                (
+                    Cell(text=board.label),
+                    Cell(text=result.label),
+                    Cell(text=str(result.expected - result.counted), number=result.expected - result.counted),
+                    Cell(text=str(result.expected), number=result.expected),
+                    Cell(text=reasons_text(result)),
+                    Cell(text=said or NONE),
+                )
+            )
+    if not rows:
+        return None
+    return Table(
+        title="Expected but not counted",
+        headings=("Method", "Component", "Not counted", "Expected", "Why", "In the metric's words"),
+        rows=tuple(rows),
+        notes=(
+            "not_scored: no record, the metric was not run.",
+            "dropped (zero): scored, but the protocol leaves it out.",
+        ),
+    )
+
+
+def not_applicable_lines(records: Iterable[Record]) -> list[str]:
+    """One line per reason why a component does not apply to a sample; those leave the expected count."""
+    samples: dict[tuple[str, str], set[str]] = {}
+    for record in records:
+        if record.reason_kind == NOT_APPLICABLE:
+            text = one_line(str(record.reason).partition(":")[2], LONGEST_REASON)
+            samples.setdefault((record.metric, text), set()).add(record.sample)
+    return [
+        f"{metric} does not apply to {_count(len(ids), 'sample')}{': ' + text if text else ''}"
+        for (metric, text), ids in sorted(samples.items())
+    ]
+
+
+def card_sections(runs: Iterable[RunKey], run_infos: Mapping[RunKey, RunInfo]) -> list[CardSection]:
+    """The method cards of the runs that have one."""
+    return [
+        CardSection(
+            label=run_label(key[0], key[2]),
+            track=key[1],
+            summary=info.card.summary if info.card is not None else "run.json has no method card",
+            fields=card_fields(info),
+        )
+        for key in runs
+        if (info := run_infos.get(key)) is not None
+    ]
+
+
+def metric_table(records: Iterable[Record]) -> Table:
+    """How each metric was computed: all versions, devices, dtypes and weights seen in its records."""
+    seen: dict[str, dict[str, set[str]]] = {}
+    for record in records:
+        if record.value is None:
+            continue
+        made_from = record.provenance
+        columns = seen.setdefault(
+            record.metric, {name: set() for name in ("version", "on", "weights", "source")}
+        )
+        columns["version"].add(made_from.metric_version)
+        computed = [made_from.device, made_from.dtype]
+        computed.append(f"batch {made_from.batch_size}" if made_from.batch_size is not None else None)
+        columns["on"].add(" ".join(part for part in computed if part))
+        columns["weights"].update(f"{name} {digest[:12]}" for name, digest in made_from.weights.items())
+        columns["source"].add(made_from.source or "")
+    rows = [
+        (Cell(text=metric), *(Cell(text=_listed(texts)) for texts in columns.values()))
+        for metric, columns in sorted(seen.items())
+    ]
+    mixed = [metric for metric, columns in sorted(seen.items()) if len(columns["version"]) > 1]
+    return Table(
+        title="Metrics",
+        headings=("Metric", "Version", "Computed on", "Weights (digest)", "Imported from"),
+        rows=tuple(rows),
+        notes=tuple(f"{metric}: the records mix several versions, compare with care." for metric in mixed),
+    )
+
+
+def package_versions(records: Iterable[Record]) -> dict[str, str]:
+    """Package → every version seen in the records."""
+    seen: dict[str, set[str]] = {}
+    for record in records:
+        for package, version in record.provenance.packages.items():
+            seen.setdefault(package, set()).add(version)
+    return {package: _listed(versions) for package, versions in sorted(seen.items())}
+
+
+def weight_table(protocol: Protocol, tracks: Iterable[str]) -> Table:
+    """The protocol's weights for the given tracks: human-domain has its own, all others share theirs."""
+    shown = sorted(tracks)
+    domains = {", ".join(track for track in shown if track != "human-domain"): "open-domain"}
+    if "human-domain" in shown:
+        domains["human-domain"] = "human-domain"
+    domains.pop("", None)
+    rows = []
+    for column in protocol.columns:
+        weights = [protocol.weights(domain).get(column.component) for domain in domains.values()]
+        component = COMPONENTS[column.component]
+        cells = [Cell(text=NONE if weight is None else f"{weight:.2f}", number=weight) for weight in weights]
+        rows.append((Cell(text=component.label), *cells, Cell(text=component.meaning)))
+    return Table(
+        title="Weights", headings=("Component", *(f"Weight, {name}" for name in domains), "What it measures"),
+        rows=tuple(rows),
+    )  # fmt: skip
+
+
+def png_data_uri(png: bytes) -> str:
+    """A picture as a URI that needs no request."""
+    return f"data:image/png;base64,{base64.b64encode(png).decode()}"
+
+
+def _listed(texts: Iterable[str], limit: int = 6) -> str:
+    given = sorted(text for text in texts if text)
+    more = f" and {len(given) - limit} more" if len(given) > limit else ""
+    return ", ".join(one_line(text, 120) for text in islice(given, limit)) + more or NONE
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -1,0 +1,111 @@
+"""Figures that others published: RefAlign's Table 1 and the OpenS2V-Eval leaderboards, with their sources.
+
+The CSV files in `published/` are facts typed in as they were printed (percent, two decimals); nothing in them
+was measured here. `published/sources.csv` says where each file comes from.
+"""
+
+from __future__ import annotations
+
+import csv
+import pkgutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from bench.component import COMPONENTS
+from bench.protocol import PROTOCOLS
+
+PUBLISHED_FOLDER = "published"
+SOURCES_FILE = "sources.csv"
+TABLE1_FILE = "refalign_table1.csv"
+# Components printed with two decimals move the recomputed total by at most 0.01 points; twice that is no
+# rounding any more.
+LARGEST_ROUNDING_POINTS = 0.02
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """Where a file of published figures comes from. `read_on` is empty where the day is not known."""
+
+    file: str
+    title: str
+    track: str
+    protocol: str
+    citation: str
+    url: str
+    read_on: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class PublishedRow:
+    """One method's published figures in percent, as printed.
+
+    `components` maps the names of the protocol's components to percent; `openness` is `open` or `closed` as
+    the source has it; `evaluated_by` is empty where the source does not say who ran the evaluation.
+    """
+
+    method: str
+    openness: str
+    evaluated_by: str
+    total: float
+    components: Mapping[str, float]
+    source: Source
+
+
+def published_sources() -> tuple[Source, ...]:
+    """All sources, in the order of `sources.csv`."""
+    return tuple(Source(**row) for row in _read_csv(SOURCES_FILE))
+
+
+def published_rows(source: Source) -> tuple[PublishedRow, ...]:
+    """The rows of one source, in its own order."""
+    return tuple(
+        PublishedRow(
+            method=row["method"],
+            openness=row["openness"],
+            evaluated_by=row["evaluated_by"],
+            total=float(row["total"]),
+            components={name: float(row[name]) for name in COMPONENTS if row[name]},
+            source=source,
+        )
+        for row in _read_csv(source.file)
+    )
+
+
+def recomputed_total(row: PublishedRow) -> float:
+    """TotalScore in percent from the published components, by the weights of the source's protocol."""
+    return PROTOCOLS[row.source.protocol].total(row.components, row.source.track)
+
+
+def total_difference(row: PublishedRow) -> float:
+    """Published minus recomputed TotalScore, in points."""
+    return row.total - recomputed_total(row)
+
+
+def disagrees(row: PublishedRow) -> bool:
+    """Whether the published TotalScore does not follow from the published components, beyond rounding."""
+    return abs(total_difference(row)) > LARGEST_ROUNDING_POINTS
+
+
+def published_json(row: PublishedRow) -> dict[str, Any]:
+    """A row in JSON-serialisable form, in percent and points, the recomputed total unrounded."""
+    return {
+        "method": row.method,
+        "openness": row.openness,
+        "evaluated_by": row.evaluated_by or None,
+        "total": row.total,
+        "recomputed_total": recomputed_total(row),
+        "difference_points": total_difference(row),
+        "disagrees": disagrees(row),
+        "components": dict(row.components),
+        "source": row.source.title,
+        "citation": row.source.citation,
+        "url": row.source.url,
+    }
+
+
+def _read_csv(file: str) -> list[dict[str, str]]:
+    # Through this module's own loader: an installed package need not lie in a folder.
+    content = pkgutil.get_data(__name__, f"{PUBLISHED_FOLDER}/{file}")
+    assert content is not None, "every loader of Python source can read data"
+    return list(csv.DictReader(content.decode().splitlines()))

@@ -1,0 +1,54 @@
+"""What score stores hold: the latest records, and the `run.json` kept beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.aggregate import group_records
+from bench.errors import UserError
+from bench.record import Record, latest
+from bench.run_folder import RunInfo, read_run, stored_run_file
+from bench.store import read_records, store_files
+
+# (method, track, variant)
+RunKey = tuple[str, str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredRuns:
+    """The latest records in the order of their keys, and the run descriptions found beside the stores."""
+
+    records: tuple[Record, ...]
+    run_infos: Mapping[RunKey, RunInfo]
+
+    def groups(self) -> dict[RunKey, list[Record]]:
+        """The records of each (method, track, variant)."""
+        return group_records(self.records)
+
+
+def read_stored_runs(places: Iterable[Path]) -> StoredRuns:
+    """Read store files, or folders of them; of several records (or run descriptions) the last read counts.
+
+    Raises UserError when a place does not exist, holds no record, or holds something that is no record.
+    """
+    wanted = list(places)
+    records: list[Record] = []
+    run_infos: dict[RunKey, RunInfo] = {}
+    for file in store_files(wanted):
+        in_file = read_records(file)
+        records += in_file
+        for key in group_records(in_file):
+            run_file = stored_run_file(file, key[2])
+            if run_file.is_file():
+                run_infos[key] = read_run(run_file)
+    if not records:
+        raise UserError(f"no score records in {', '.join(str(place) for place in wanted)}")
+    return StoredRuns(records=in_key_order(records), run_infos=run_infos)
+
+
+def in_key_order(records: Iterable[Record]) -> tuple[Record, ...]:
+    """The latest records sorted by key, so that nothing made from them depends on the order of reading."""
+    by_key = latest(records)
+    return tuple(by_key[key] for key in sorted(by_key))

@@ -1,0 +1,180 @@
+"""RefAlign's Table 1 beside measured runs of the same methods."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from bench.aggregate import ComponentResult, Scoreboard
+from bench.component import COMPONENTS
+from bench.console import percent, scoreboard_json
+from reports.published import (
+    TABLE1_FILE,
+    PublishedRow,
+    Source,
+    published_json,
+    published_rows,
+    published_sources,
+)
+from reports.tables import NONE, Cell, Table
+
+REPORTED_ONLY = "reported only"
+CSV_COLUMNS = (
+    "method",
+    "run",
+    "component",
+    "published_percent",
+    "measured_percent",
+    "difference_points",
+    "expected",
+    "counted",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReproducedRow:
+    """A row of Table 1 with the measured runs of that method; without one it is reported only."""
+
+    published: PublishedRow
+    measured: tuple[Scoreboard, ...]
+
+
+def table1_source() -> Source:
+    """The source that Table 1 was typed in from."""
+    return next(source for source in published_sources() if source.file == TABLE1_FILE)
+
+
+def reproduced_rows(boards: Sequence[Scoreboard]) -> list[ReproducedRow]:
+    """All rows of Table 1 in its order; a run matches by its method's name, without case and punctuation.
+
+    `boards` must be of the table's track and protocol.
+    """
+    return [
+        ReproducedRow(
+            published=row,
+            measured=tuple(board for board in boards if plain_name(board.method) == plain_name(row.method)),
+        )
+        for row in published_rows(table1_source())
+    ]
+
+
+def plain_name(method: str) -> str:
+    """`VACE-1.3B` as `vace13b`."""
+    return re.sub(r"[^a-z0-9]", "", method.lower())
+
+
+def differences_points(row: PublishedRow, board: Scoreboard) -> dict[str, float | None]:
+    """`total` and each component → measured minus published, in points; None where nothing was measured."""
+    measured = _measured(board)
+    return {
+        name: None if measured[name] is None else 100 * (measured[name] or 0.0) - published
+        for name, published in _published(row).items()
+    }
+
+
+def coverage_gaps(board: Scoreboard) -> list[str]:
+    """What makes a measured row less than a full run: samples left out, and videos that were not scored.
+
+    What the protocol drops is no gap: it was dropped from the published figures too.
+    """
+    thin = [
+        f"{result.label} {result.scored}/{result.expected} scored"
+        for result in board.components
+        if result.scored < result.expected
+    ]
+    return [*board.notes, *thin]
+
+
+def reproduction_table(rows: Sequence[ReproducedRow]) -> Table:
+    """Published, measured and difference lines for every method, in percent and points."""
+    source = table1_source()
+    lines: list[tuple[Cell, ...]] = []
+    notes = []
+    for row in rows:
+        published = [Cell(text=f"{value:.2f}", number=value) for value in _published(row.published).values()]
+        remark = "" if row.measured else REPORTED_ONLY
+        lines.append((Cell(text=row.published.method), Cell(text="published"), *published, Cell(text=remark)))
+        for board in row.measured:
+            gaps = coverage_gaps(board)
+            if gaps:
+                notes.append(f"incomplete, {board.label}: {', '.join(gaps)}.")
+            measured = [Cell(text=percent(_measured(board)[name])) for name in _published(row.published)]
+            lines.append(
+                (
+                    Cell(text=board.label),
+                    Cell(text="measured"),
+                    *measured,
+                    Cell(text="incomplete" if gaps else ""),
+                )
+            )
+            differences = [
+                Cell(text=NONE if gap is None else f"{gap:+.2f}")
+                for gap in differences_points(row.published, board).values()
+            ]
+            lines.append((Cell(text=board.label), Cell(text="difference"), *differences, Cell(text="")))
+    labels = [component.label for component in COMPONENTS.values()]
+    return Table(
+        title=f"{source.title}: published and measured, {source.track}, {source.protocol}, %",
+        headings=("Method", "Row", "TotalScore", *labels, "Remark"),
+        rows=tuple(lines),
+        notes=(*notes, f"Published: {source.citation}. Difference: measured - published, in points."),
+    )
+
+
+def reproduction_csv(rows: Sequence[ReproducedRow]) -> str:
+    """One line per row, run and component (`total` first), unrounded; rows reported only have no run."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(CSV_COLUMNS)
+    for row in rows:
+        published = _published(row.published)
+        if not row.measured:
+            writer.writerows(
+                [row.published.method, "", name, value, "", "", "", ""] for name, value in published.items()
+            )
+        for board in row.measured:
+            differences = differences_points(row.published, board)
+            results = {result.component: result for result in board.components}
+            for name, value in published.items():
+                measured = _measured(board)[name]
+                in_percent = None if measured is None else 100 * measured
+                counts = _counts(results.get(name))
+                writer.writerow(
+                    [row.published.method, board.label, name, value, in_percent, differences[name], *counts]
+                )
+    return text.getvalue()
+
+
+def reproduction_json(rows: Sequence[ReproducedRow]) -> list[dict[str, Any]]:
+    """JSON-serialisable rows: published in percent, scoreboards on the scale 0..1, differences in points."""
+    return [
+        {
+            "published_percent": published_json(row.published),
+            "reported_only": not row.measured,
+            "measured": [
+                {
+                    "scoreboard": scoreboard_json(board),
+                    "difference_points": differences_points(row.published, board),
+                    "incomplete": coverage_gaps(board),
+                }
+                for board in row.measured
+            ],
+        }
+        for row in rows
+    ]
+
+
+def _published(row: PublishedRow) -> dict[str, float]:
+    return {"total": row.total, **row.components}
+
+
+def _measured(board: Scoreboard) -> dict[str, float | None]:
+    return {"total": board.total, **{result.component: result.value for result in board.components}}
+
+
+def _counts(result: ComponentResult | None) -> tuple[int | None, int | None]:
+    return (None, None) if result is None else (result.expected, result.counted)
