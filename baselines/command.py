@@ -42,7 +42,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from bench.errors import SampleError, UserError, one_line
+from bench.errors import SampleError, UserError, exit_text, one_line
 from bench.method import Method, MethodCard
 from bench.metric import Environment
 from bench.registry import methods
@@ -91,7 +91,7 @@ class CommandOptions:
 
 @methods.register
 class Command(Method):
-    """Runs the program; owns a temporary folder with its outputs from `load` to `close`."""
+    """Runs the program; owns a temporary folder for its latest output from `load` to `close`."""
 
     name = "command"
     summary = "an external program, run once per sample from a command-line template"
@@ -122,14 +122,17 @@ class Command(Method):
         self._outputs = tempfile.TemporaryDirectory(prefix="refbench-command-")
 
     def generate(self, sample: Sample, seed: int) -> Path:
-        """The mp4 that the program left, valid until `close`.
+        """The mp4 that the program left, valid until the next call or `close`.
 
         Raises SampleError when a reference is missing, when the program fails or takes too long (with the end
         of what it wrote to stderr), and when it leaves no file or an empty one.
         """
         if self._outputs is None:
             raise RuntimeError("load() comes before generate()")
-        # A folder per call: what an earlier run of this sample left can never pass for the new output.
+        # A folder per call: what an earlier run of this sample left can never pass for the new output, and
+        # a whole track's outputs are never held twice.
+        for earlier in Path(self._outputs.name).iterdir():
+            shutil.rmtree(earlier)
         folder = Path(tempfile.mkdtemp(prefix=f"{sample.id[:64]}-", dir=self._outputs.name))
         output = folder / f"{sample.id}.mp4"
         try:
@@ -266,16 +269,6 @@ def _signal_group(process: subprocess.Popen[bytes], signal_number: int) -> bool:
         os.killpg(process.pid, signal_number)
         return True
     return False
-
-
-def exit_text(exit_code: int) -> str:
-    """`exit code 3`, or the name of the signal that ended the program."""
-    if exit_code >= 0:
-        return f"exit code {exit_code}"
-    try:
-        return f"signal {signal.Signals(-exit_code).name}"
-    except ValueError:
-        return f"signal {-exit_code}"
 
 
 def last_message(standard_error: IO[bytes], standard_output: IO[bytes]) -> str:

@@ -13,6 +13,7 @@ from bench.sample import Sample
 
 # FaceSim scores only videos whose file name holds one of these words.
 FACESIM_CATEGORIES = ("singlehuman", "singleface", "faceobj", "humanobj")
+CATEGORIES_WITHOUT_FACESIM = ("singleobj", "multiobject", "multiface", "multihuman")
 # NexusScore leaves out references with these exact labels in samples whose id holds "face".
 NEXUS_FACE_LABELS = ("Man", "Woman")
 
@@ -24,12 +25,12 @@ def facesim_not_applicable(sample: Sample) -> str | None:
     sample of another category counts when exactly one of its references is of kind `person` (with several the
     protocol's "largest face" would compare strangers).
     """
+    if sample.category in CATEGORIES_WITHOUT_FACESIM:
+        return f"FaceSim leaves out {sample.category}"
     people = [reference for reference in sample.references if reference.kind == "person"]
     if not people:
         return "no reference shows a person"
-    if any(word in sample.category for word in FACESIM_CATEGORIES) or (
-        len(people) == 1 and not sample.category.startswith("multi")
-    ):
+    if any(word in sample.category for word in FACESIM_CATEGORIES) or len(people) == 1:
         return None
     return "FaceSim compares one person; this sample has several"
 
@@ -46,7 +47,7 @@ def nexus_not_applicable(sample: Sample) -> str | None:
 
 def category_not_applicable(component: Component, category: str) -> str | None:
     """Why a component can never apply to an official category, where only the id is known; or None."""
-    if component.name == "facesim" and category not in FACESIM_CATEGORIES:
+    if component.name == "facesim" and category in CATEGORIES_WITHOUT_FACESIM:
         return f"FaceSim leaves out {category}"
     if component.name == "nexusscore" and category == "singleface":
         return "every reference is a face, which NexusScore leaves out"

@@ -1,4 +1,6 @@
-"""What can go wrong, by who can mend it."""
+"""What can go wrong, by who can mend it, and how it is said."""
+
+import signal
 
 
 class UserError(Exception):
@@ -18,3 +20,13 @@ def one_line(text: object, limit: int = 300) -> str:
     line = " ".join(str(text).split())
     line = "".join(character if character.isprintable() else "�" for character in line)
     return line if len(line) <= limit else line[: limit - 1] + "…"
+
+
+def exit_text(exit_code: int) -> str:
+    """`exit code 3`, or for a negative code the signal that ended the process: `signal SIGKILL`."""
+    if exit_code >= 0:
+        return f"exit code {exit_code}"
+    try:
+        return f"signal {signal.Signals(-exit_code).name}"
+    except ValueError:
+        return f"signal {-exit_code}"

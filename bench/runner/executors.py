@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Any, Generic, Protocol, TypeVar
 
-from bench.errors import UserError, one_line
+from bench.errors import UserError, exit_text
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -133,7 +133,8 @@ class _Process(Generic[Job, Result]):
             kind, content = self.pipe.recv()
         except (EOFError, OSError):
             self._process.join()
-            return job, WorkerDied(reason=f"the worker process died ({_exit_text(self._process.exitcode)})")
+            how = exit_text(self._process.exitcode or 0)
+            return job, WorkerDied(reason=f"the worker process died ({how})")
         if kind == "user_error":
             raise UserError(content)
         return job, content
@@ -166,15 +167,6 @@ def _serve(pipe: Connection, factory: Callable[[], Worker[Any, Any]]) -> None:
     except (EOFError, OSError):
         if worker is not None:
             worker.close()
-
-
-def _exit_text(code: int | None) -> str:
-    if code is not None and code < 0:
-        try:
-            return f"signal {signal.Signals(-code).name}"
-        except ValueError:
-            return f"signal {-code}"
-    return f"exit code {one_line(code)}"
 
 
 def make_executor(workers: int) -> Executor[Any, Any]:
