@@ -28,7 +28,8 @@ class SampleScores:
 
     `official_SC` is (samples, columns): the clipped raw score averaged over seeds, NaN where nothing enters
     the mean. `strict_SC` has the worst of the range for what is missing, NaN where the component does not
-    apply. Columns follow `columns`; samples follow `samples`, in natural order of their ids.
+    apply; `dropped_SC` is true where a score was left out by the protocol. Columns follow `columns`; samples
+    follow `samples`, in natural order of their ids.
     """
 
     columns: tuple[Column, ...]
@@ -36,11 +37,14 @@ class SampleScores:
     categories: tuple[str, ...]
     official_SC: np.ndarray
     strict_SC: np.ndarray
+    dropped_SC: np.ndarray
 
     def values(self, rows: np.ndarray | slice = slice(None)) -> dict[str, float | None]:
         """Component → normalised official mean over the chosen rows; None where no sample has a value."""
         return {
-            column.component: _mean(column, self.official_SC[rows, index])
+            column.component: _mean(
+                column, self.official_SC[rows, index], all_dropped=bool(self.dropped_SC[rows, index].any())
+            )
             for index, column in enumerate(self.columns)
         }
 
@@ -55,7 +59,12 @@ class SampleScores:
         """Bootstrap draws of the normalised component means, (resamples, columns)."""
         low = np.array([column.low for column in self.columns])
         high = np.array([column.high for column in self.columns])
-        draws: np.ndarray = (resampled_means(self.official_SC) - low) / (high - low)
+        means = resampled_means(self.official_SC)
+        if self.dropped_SC.any():
+            # Officially the mean of dropped scores alone is 0, not missing.
+            holds_dropped = np.isfinite(resampled_means(np.where(self.dropped_SC, 1.0, np.nan)))
+            means = np.where(np.isnan(means) & holds_dropped, 0.0, means)
+        draws: np.ndarray = (means - low) / (high - low)
         return draws
 
     def resampled_total(self, draws: np.ndarray, protocol: Protocol, domain: str) -> np.ndarray:
@@ -65,9 +74,10 @@ class SampleScores:
         return totals
 
 
-def _mean(column: Column, clipped: np.ndarray) -> float | None:
+def _mean(column: Column, clipped: np.ndarray, *, all_dropped: bool = False) -> float | None:
+    """The normalised mean; None for no score at all, but the official 0 where all scores were dropped."""
     present = clipped[np.isfinite(clipped)].tolist()
-    return column.mean(present) if present else None
+    return column.mean(present) if present or all_dropped else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,6 +205,7 @@ def sample_scores(records: Iterable[Record], columns: tuple[Column, ...]) -> Sam
     categories: dict[str, str] = {}
     seeds: set[int] = set()
     values: dict[tuple[str, int], list[float]] = {}
+    dropped: set[tuple[str, int]] = set()
     not_applicable: set[tuple[str, int]] = set()
     for record in records:
         categories[record.sample] = record.category
@@ -206,15 +217,19 @@ def sample_scores(records: Iterable[Record], columns: tuple[Column, ...]) -> Sam
             not_applicable.add((record.sample, index))
         elif record.value is not None:
             clipped = columns[index].clip(record.value)
-            if clipped is not None:
+            if clipped is None:
+                dropped.add((record.sample, index))
+            else:
                 values.setdefault((record.sample, index), []).append(clipped)
 
     samples = sorted(categories, key=natural_order)
     official_SC = np.full((len(samples), len(columns)), np.nan)
     strict_SC = np.full((len(samples), len(columns)), np.nan)
+    dropped_SC = np.zeros((len(samples), len(columns)), dtype=bool)
     for row, sample in enumerate(samples):
         for index, column in enumerate(columns):
             counted = values.get((sample, index), [])
+            dropped_SC[row, index] = (sample, index) in dropped
             if counted:
                 official_SC[row, index] = sum(counted) / len(counted)
             if (sample, index) not in not_applicable:
@@ -226,6 +241,7 @@ def sample_scores(records: Iterable[Record], columns: tuple[Column, ...]) -> Sam
         categories=tuple(categories[sample] for sample in samples),
         official_SC=official_SC,
         strict_SC=strict_SC,
+        dropped_SC=dropped_SC,
     )
 
 

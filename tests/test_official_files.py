@@ -101,6 +101,25 @@ def test_ordinary_golden_folders_import_to_the_golden_totals(
     assert board.total == pytest.approx(expected["total_score"], abs=1e-12)
 
 
+def test_a_component_of_zeros_alone_is_zero_as_officially(
+    tmp_path: Path, golden: Callable[[str], Any]
+) -> None:
+    """All NexusScores dropped: officially their mean is 0, not missing, and there is a TotalScore."""
+    case = next(c for c in golden("opens2v_eval/merge_cases.json")["cases"] if c["name"] == "all_nexus_zero")
+    known = {
+        name: {video: entry for video, entry in content.items() if _is_open_domain(video)}
+        for name, content in case["files"].items()
+        if name != "motionscore.json"
+    }
+    assert known["nexusscore.json"]
+    board = scoreboard(import_scores(write_files(tmp_path, known), "m", "open-domain").records, V11)
+    nexus = next(result for result in board.components if result.component == "nexusscore")
+    assert (nexus.value, nexus.counted) == (0, 0)
+    assert nexus.dropped == nexus.scored > 0
+    assert nexus.interval == (0, 0)
+    assert board.total == pytest.approx(official_result(known, V11, "Open-Domain")["total_score"], abs=1e-12)
+
+
 def _is_open_domain(video: str) -> bool:
     from bench.dataset import OFFICIAL_TRACKS
 
