@@ -18,6 +18,7 @@ import numpy as np
 from bench.bootstrap import Interval, interval, resampled_means
 from bench.component import COMPONENTS
 from bench.dataset import OFFICIAL_TRACKS, domain_of
+from bench.errors import one_line
 from bench.protocol import Column, Protocol
 from bench.record import NOT_APPLICABLE, Record, latest, run_label
 
@@ -131,6 +132,20 @@ class Scoreboard:
     categories: Mapping[str, Mapping[str, float | None]]
     supplementary: Mapping[str, tuple[float, int]]
     notes: tuple[str, ...]
+    unofficial: tuple[str, ...] = ()
+    unofficial_total: float | None = None
+
+    @property
+    def no_total_because(self) -> str:
+        """Why there is no TotalScore, or an empty text."""
+        if self.missing:
+            return f"nothing was scored for {', '.join(self.missing)}"
+        if self.total is None and self.unofficial:
+            value = (
+                "" if self.unofficial_total is None else f" (the sum would be {self.unofficial_total:.4f})"
+            )
+            return f"unofficial: {'; '.join(self.unofficial)}{value}"
+        return ""
 
     @property
     def missing(self) -> tuple[str, ...]:
@@ -179,6 +194,9 @@ def scoreboard(records: list[Record], protocol: Protocol) -> Scoreboard:
     )
     complete = {name: value for name, value in values.items() if value is not None}
     whole = len(complete) == len(columns)
+    unofficial = unofficial_reasons(records, columns)
+    total = protocol.total(complete, domain) if whole else None
+    official = whole and not unofficial
     # Where every component has a value, every strict mean has one too.
     strict_complete = {name: value for name, value in strict.items() if value is not None}
     return Scoreboard(
@@ -190,12 +208,14 @@ def scoreboard(records: list[Record], protocol: Protocol) -> Scoreboard:
         samples=len(scores.samples),
         seeds=tuple(sorted({record.seed for record in records})),
         components=components,
-        total=protocol.total(complete, domain) if whole else None,
-        total_interval=interval(scores.resampled_total(draws, protocol, domain)) if whole else None,
-        strict_total=protocol.total(strict_complete, domain) if whole else None,
+        total=total if official else None,
+        total_interval=interval(scores.resampled_total(draws, protocol, domain)) if official else None,
+        strict_total=protocol.total(strict_complete, domain) if official else None,
         categories=_by_category(scores),
         supplementary=_supplementary(records),
         notes=_notes(first.track, len(scores.samples)),
+        unofficial=unofficial,
+        unofficial_total=total if unofficial else None,
     )
 
 
@@ -300,6 +320,21 @@ def _supplementary(records: list[Record]) -> dict[str, tuple[float, int]]:
         means = [sum(values) / len(values) for values in samples.values()]
         result[metric] = (sum(means) / len(means), sum(map(len, samples.values())))
     return result
+
+
+def unofficial_reasons(records: Iterable[Record], columns: tuple[Column, ...]) -> tuple[str, ...]:
+    """Why the records' total is not the protocol's: what a metric's details call `unofficial`, tiny
+    weights.
+    """
+    weighed = {COMPONENTS[column.component].metric for column in columns}
+    reasons: set[str] = set()
+    for record in records:
+        if record.metric in weighed and record.value is not None:
+            if record.provenance.is_tiny:
+                reasons.add(f"{record.metric} ran on tiny random weights")
+            if text := record.details.get("unofficial"):
+                reasons.add(one_line(text))
+    return tuple(sorted(reasons))
 
 
 def _notes(track: str, samples: int) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from statistics import NormalDist
 
 import numpy as np
 
-from bench.aggregate import SampleScores, sample_scores
+from bench.aggregate import SampleScores, sample_scores, unofficial_reasons
 from bench.bootstrap import CONFIDENCE, Interval, interval
 from bench.component import COMPONENTS
 from bench.dataset import domain_of
@@ -94,6 +94,8 @@ def compare(
         if failed:
             label = COMPONENTS[column.component].label
             notes.append(f"{label}: {_samples(failed)} left out, not scored in one of the two")
+    unofficial = {*unofficial_reasons(records_a, columns), *unofficial_reasons(records_b, columns)}
+    notes += [f"not a TotalScore: {text}" for text in sorted(unofficial)]
     draws_a, draws_b = scores_a.resampled(), scores_b.resampled()
     values_a, values_b = scores_a.values(), scores_b.values()
     components = tuple(
@@ -109,7 +111,7 @@ def compare(
     )
     total = _difference(
         "total",
-        "TotalScore",
+        "unofficial total" if unofficial else "TotalScore",
         _total(values_a, protocol, domain),
         _total(values_b, protocol, domain),
         scores_a.resampled_total(draws_a, protocol, domain)

@@ -64,7 +64,8 @@ class Component:
     """One column: `name` in code and records' tables, `label` in print, and its place in the official files.
 
     `worst` and `best` are the raw score's range before it is mapped to 0..1; `not_applicable` is a rule that
-    depends on the sample alone.
+    depends on the sample alone. `licence_note` is said where a TotalScore that holds the component is
+    printed.
     """
 
     name: str
@@ -76,6 +77,7 @@ class Component:
     best: float
     meaning: str
     not_applicable: Callable[[Sample], str | None] = always_applies
+    licence_note: str = ""
 
 
 COMPONENTS = {
@@ -121,6 +123,9 @@ COMPONENTS = {
             best=1.0,
             meaning="likeness of the largest face to the reference (CurricularFace)",
             not_applicable=facesim_not_applicable,
+            licence_note=(
+                "FaceSim rests on InsightFace's model packs, licensed for non-commercial research only"
+            ),
         ),
         Component(
             name="gmescore",

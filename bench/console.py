@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench.aggregate import ComponentResult, Scoreboard
 from bench.bootstrap import Interval
+from bench.component import COMPONENTS
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -96,6 +97,14 @@ def print_scoreboards(boards: Sequence[Scoreboard], *, strict: bool = False) -> 
         for line in total_lines(board, strict=strict):
             print_text(line)
         print_text("")
+    for text in licence_notes(boards):
+        note(text)
+
+
+def licence_notes(boards: Sequence[Scoreboard]) -> list[str]:
+    """What must be said where a TotalScore is printed that holds a component under a licence of its own."""
+    held = {result.component for board in boards if board.total is not None for result in board.components}
+    return [text for name in COMPONENTS if name in held and (text := COMPONENTS[name].licence_note)]
 
 
 def reasons_text(result: ComponentResult) -> str:
@@ -109,7 +118,7 @@ def reasons_text(result: ComponentResult) -> str:
 def total_lines(board: Scoreboard, *, strict: bool) -> list[str]:
     """The lines under a scoreboard: TotalScore and its strict twin (the headline first), and notes."""
     if board.total is None:
-        lines = [f"TotalScore: not available, nothing was scored for {', '.join(board.missing)}"]
+        lines = [f"TotalScore: not available, {board.no_total_because}"]
     else:
         official = f"TotalScore {percent(board.total)} {interval_text(board.total_interval)}"
         worst = f"strict TotalScore {percent(board.strict_total)} (missing and dropped count as worst)"
@@ -130,6 +139,8 @@ def scoreboard_json(board: Scoreboard) -> dict[str, Any]:
         "total_interval": board.total_interval,
         "strict_total_score": board.strict_total,
         "missing_components": list(board.missing),
+        "unofficial": list(board.unofficial),
+        "unofficial_total": board.unofficial_total,
         "components": {
             result.component: {
                 "score": result.value,

@@ -73,6 +73,7 @@ class Method(ABC):
 
     name: ClassVar[str]
     summary: ClassVar[str]
+    needs_torch: ClassVar[bool] = False
     Options: ClassVar[type] = NoOptions
 
     def __init__(self, options: Any = None) -> None:

@@ -78,6 +78,10 @@ class Metric(ABC):
         """Why the metric cannot run here (weights not on disk, say), without loading anything; or None."""
         return None
 
+    def forecast(self, videos: int) -> str | None:
+        """What scoring so many videos will cost outside of this machine, said before work starts; or None."""
+        return None
+
     def load(self, environment: Environment) -> None:
         """Load models onto `environment.device`; called once per worker before the first score.
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bench.aggregate import unofficial_reasons
 from bench.component import COMPONENTS, Component, category_not_applicable
 from bench.dataset import OFFICIAL_TRACKS, Track, domain_of, read_json
 from bench.errors import UserError, one_line
@@ -188,6 +189,7 @@ def export_scores(records: Iterable[Record], folder: Path) -> Exported:
     """
     contents: dict[str, dict[str, Any]] = {}
     track = ""
+    records = list(records)
     for record in records:
         track = record.track
         component = next((one for one in COMPONENTS.values() if one.metric == record.metric), None)
@@ -206,6 +208,9 @@ def export_scores(records: Iterable[Record], folder: Path) -> Exported:
         write_text(folder / name, json.dumps(content, indent=4) + "\n")
         files.append(folder / name)
     protocol = PROTOCOLS["opens2v-1.1"]
+    unofficial = unofficial_reasons(records, protocol.weighted_columns(domain_of(track)))
+    if unofficial:
+        return Exported(files=files, notes=[f"no merged file: {'; '.join(unofficial)}"])
     missing = _missing_components(contents, protocol, domain_of(track))
     if missing:
         return Exported(files=files, notes=[f"no merged file: nothing scored for {', '.join(missing)}"])

@@ -9,6 +9,8 @@ from typing import Annotated, Any, Literal, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 PLAIN = "plain"
+# Before the digest of a checkpoint that `refbench weights make-tiny` wrote.
+TINY_PREFIX = "tiny:"
 
 NOT_APPLICABLE = "not_applicable"
 MISSING_VIDEO = "missing_video"
@@ -50,6 +52,11 @@ class Provenance(BaseModel):
     batch_size: int | None = None
     packages: dict[str, str] = Field(default_factory=dict)
     source: str | None = None
+
+    @property
+    def is_tiny(self) -> bool:
+        """Whether any weights were made-up tiny ones: such a score means nothing."""
+        return any(digest.startswith(TINY_PREFIX) for digest in self.weights.values())
 
     def inputs(self) -> tuple[str | None, ...]:
         """What must be unchanged for a record to stay current."""

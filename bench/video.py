@@ -13,12 +13,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from queue import Full, Queue
+from threading import Event, Thread
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -95,10 +97,13 @@ class Probe:
 
 
 class Video:
-    """One video file, decoded on demand."""
+    """One video file, decoded on demand; with `ahead`, a thread decodes so many frames before they are asked
+    for.
+    """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, ahead: int = 0) -> None:
         self.path = path
+        self._ahead = ahead
 
     def __repr__(self) -> str:
         return f"Video({self.path.name})"
@@ -145,6 +150,10 @@ class Video:
 
         Raises VideoError, possibly after some frames, for a file that is damaged or changes its frame size.
         """
+        chosen = self._chosen(policy)
+        return read_ahead(chosen, self._ahead) if self._ahead else chosen
+
+    def _chosen(self, policy: FramePolicy) -> Iterator[np.ndarray]:
         if policy.indices is None:
             yield from self._pixels(None)
             return
@@ -211,6 +220,48 @@ class Video:
             if frame.is_corrupt:
                 raise VideoError(f"the video is damaged at frame {index}")
             yield frame
+
+
+Item = TypeVar("Item")
+
+
+def read_ahead(items: Iterator[Item], depth: int) -> Iterator[Item]:
+    """The same items in the same order, up to `depth` of them made by a thread before they are asked for.
+
+    What `items` raises is raised here in its place; closing this iterator ends the thread.
+    """
+    made: Queue[tuple[bool, Any]] = Queue(maxsize=depth)
+    stopped = Event()
+
+    def put(entry: tuple[bool, Any]) -> None:
+        while not stopped.is_set():
+            with suppress(Full):
+                made.put(entry, timeout=0.05)
+                return
+
+    def produce() -> None:
+        try:
+            for item in items:
+                put((True, item))
+                if stopped.is_set():
+                    return
+            put((False, None))
+        except BaseException as error:  # noqa: BLE001 - it belongs to whoever asks for the next item
+            put((False, error))
+
+    thread = Thread(target=produce, daemon=True)
+    thread.start()
+    try:
+        while True:
+            more, content = made.get()
+            if not more:
+                break
+            yield content
+        if content is not None:
+            raise content
+    finally:
+        stopped.set()
+        thread.join()
 
 
 def _rgb(frame: Any) -> np.ndarray:

@@ -1,28 +1,52 @@
-"""The weight catalogue: what the metrics load, where it is published, and whether it is on disk.
+"""The weight catalogue: what metrics and methods load, where it is published, whether it is on disk and
+whole.
 
-Search order: `--weights DIR` (or REFBENCH_WEIGHTS), a folder per repository named `<owner>/<name>` or
-`<name>`; then the hub cache. Nothing is downloaded here.
+Search order: `--weights DIR`, `REFBENCH_WEIGHTS` (a folder per repository, `<owner>/<name>` or `<name>`),
+then the hub cache. Nothing is downloaded unless `refbench weights pull` asks for it; a pull records every
+file's size and SHA-256 in `refbench-manifest.json`, against which the files are checked later. What is not
+known for certain (a revision, a licence) is empty here, shown as unverified, and recorded at the first pull.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from importlib.util import find_spec
+from pathlib import Path, PurePosixPath
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from bench.errors import MissingWeights, UserError, one_line
+from bench.record import TINY_PREFIX
 
 WEIGHTS_VARIABLE = "REFBENCH_WEIGHTS"
+MANIFEST_FILE = "refbench-manifest.json"
+# Lies in a repository's folder that `refbench weights make-tiny` wrote.
+TINY_MARKER = "REFBENCH_TINY"
+# Weights of other frameworks that some repositories carry beside ours.
+FOREIGN_FILES = ("*.h5", "*.msgpack", "*.ot", "tf_model*", "flax_model*", "openvino/*", "coreml/*")
 
 
 @dataclass(frozen=True, kw_only=True)
 class WeightEntry:
-    """A repository of weights on the hub: `used_by` are metrics; what is not known for certain is not
-    said.
+    """A repository of weights on the hub.
+
+    `used_by` are metrics, `required` the files (or alternatives, separated by `|`) without which nothing
+    loads, `memory_gib` the parameters in the dtype they run in, for planning. `revision` and `licence` are
+    empty where they were not verified.
     """
 
     name: str
     repository: str
     used_by: tuple[str, ...]
     holds: str
+    memory_gib: float = 0.0
+    required: tuple[str, ...] = ()
+    revision: str = ""
+    licence: str = ""
 
 
 CATALOGUE = {
@@ -33,33 +57,94 @@ CATALOGUE = {
             repository="BestWishYsh/OpenS2V-Weight",
             used_by=("aesthetics", "facesim", "nexusscore"),
             holds="aesthetic head, CurricularFace, InsightFace pack, YOLO-World image-prompt detector",
+            memory_gib=1.0,
+            required=("aesthetic-model.pth", "glint360k_curricular_face_r101_backbone.bin"),
         ),
         WeightEntry(
             name="clip-vit-large-patch14",
             repository="openai/clip-vit-large-patch14",
-            used_by=("aesthetics",),
+            used_by=("aesthetics", "clip-t", "clip-i"),
             holds="CLIP ViT-L/14",
+            memory_gib=1.6,
+            required=("config.json", "model.safetensors|pytorch_model.bin"),
         ),
         WeightEntry(
             name="clip-vit-base-patch32",
             repository="openai/clip-vit-base-patch32",
             used_by=("nexusscore",),
             holds="CLIP ViT-B/32 of the detector's image prompts",
+            memory_gib=0.6,
+            required=("config.json", "model.safetensors|pytorch_model.bin"),
         ),
         WeightEntry(
             name="gme-qwen2-vl-7b",
             repository="Alibaba-NLP/gme-Qwen2-VL-7B-Instruct",
             used_by=("gmescore", "nexusscore"),
             holds="GME-Qwen2-VL-7B",
+            memory_gib=15.5,
+            required=("config.json",),
         ),
         WeightEntry(
             name="one-align",
             repository="q-future/one-align",
             used_by=("motion-smoothness",),
             holds="OneAlign (mPLUG-Owl2)",
+            memory_gib=15.3,
+            required=("config.json", "tokenizer.model"),
+        ),
+        WeightEntry(
+            name="dinov2-base",
+            repository="facebook/dinov2-base",
+            used_by=("dino-i",),
+            holds="DINOv2 ViT-B/14",
+            memory_gib=0.4,
+            required=("config.json", "model.safetensors|pytorch_model.bin"),
+        ),
+        WeightEntry(
+            name="dinov3-vitb16",
+            repository="facebook/dinov3-vitb16-pretrain-lvd1689m",
+            used_by=("dino-i",),
+            holds="DINOv3 ViT-B/16 (by --set dino-i.model=…)",
+            memory_gib=0.4,
+            required=("config.json", "model.safetensors|pytorch_model.bin"),
+        ),
+        WeightEntry(
+            name="qwen2.5-vl-7b",
+            repository="Qwen/Qwen2.5-VL-7B-Instruct",
+            used_by=("naturalscore",),
+            holds="local judge (by --set naturalscore.backend=local; its total is unofficial)",
+            memory_gib=15.5,
+            required=("config.json",),
         ),
     )
 }
+
+
+class _File(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    bytes: int
+    sha256: str
+
+
+class Manifest(BaseModel):
+    """What a pull recorded: the exact revision, the licence as the hub's card states it, every file."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    schema_version: int = 1
+    repository: str
+    revision: str
+    licence: str = ""
+    files: dict[str, _File]
+
+
+def get_entry(name: str) -> WeightEntry:
+    """The catalogue's entry by name or repository; an unknown one is a UserError."""
+    for entry in CATALOGUE.values():
+        if name in (entry.name, entry.repository):
+            return entry
+    raise UserError(f"no weights are called {one_line(name, 60)!r}; known: {', '.join(CATALOGUE)}")
 
 
 def weights_folder(given: Path | None) -> Path | None:
@@ -81,6 +166,164 @@ def locate(entry: WeightEntry, folder: Path | None) -> Path | None:
     return max(found, key=lambda place: place.stat().st_mtime) if found else None
 
 
+def require(name: str, folder: Path | None) -> Path:
+    """The folder of a catalogue entry's files; MissingWeights says how to get them.
+
+    Where a pull left its manifest, a file that is gone or has another size is a UserError at once.
+    """
+    return _require_entry(CATALOGUE[name], folder)
+
+
+def _require_entry(entry: WeightEntry, folder: Path | None) -> Path:
+    place = locate(entry, weights_folder(folder))
+    if place is None:
+        raise MissingWeights(
+            f"{entry.repository} is not on disk; {how_to_get(entry)}, then --weights WEIGHTS"
+        )
+    faults = size_faults(place)
+    if faults:
+        raise UserError(f"{faults[0]}; {how_to_get(entry)}")
+    return place
+
+
+def require_file(name: str, candidates: Sequence[str], folder: Path | None) -> Path:
+    """The first of the files (relative to the entry's folder) that exists; else MissingWeights names them."""
+    place = require(name, folder)
+    for candidate in candidates:
+        if (place / candidate).exists():
+            return place / candidate
+    raise MissingWeights(f"{place} lacks {' or '.join(candidates)}; {how_to_get(CATALOGUE[name])}")
+
+
+def require_model_folder(repository: str, folder: Path | None) -> Path:
+    """The folder of a Hugging Face model, looked for where all weights are; it need not be catalogued.
+
+    Raises MissingWeights for one that is not there or lacks its config or its weights.
+    """
+    known = next((entry for entry in CATALOGUE.values() if entry.repository == repository), None)
+    entry = known or WeightEntry(name=repository, repository=repository, used_by=(), holds="")
+    place = _require_entry(entry, folder)
+    if not (place / "config.json").is_file():
+        raise MissingWeights(f"{place} lacks config.json; {how_to_get(entry)}")
+    if not any(True for pattern in ("*.safetensors", "pytorch_model*.bin") for _ in place.glob(pattern)):
+        raise MissingWeights(f"{place} lacks model.safetensors or pytorch_model.bin; {how_to_get(entry)}")
+    return place
+
+
+def missing_packages(modules: Iterable[str]) -> str | None:
+    """Which of the modules are not installed and how to get them, or None; nothing is imported."""
+    absent = [module for module in modules if find_spec(module) is None]
+    return f"needs {' and '.join(absent)}; pip install 'refalign-bench[metrics]'" if absent else None
+
+
 def how_to_get(entry: WeightEntry) -> str:
     """The command that downloads an entry."""
+    if entry.name in CATALOGUE:
+        return f"refbench weights pull {entry.name} --weights WEIGHTS"
     return f"hf download {entry.repository} --local-dir WEIGHTS/{entry.repository}"
+
+
+def is_tiny(folder: Path) -> bool:
+    """Whether a weights folder is marked as holding made-up tiny checkpoints."""
+    return (folder / TINY_MARKER).exists()
+
+
+def file_digests(folder: Path, files: Mapping[str, Path]) -> dict[str, str]:
+    """Name → SHA-256 of each file, prefixed with `tiny:` where the weights folder is marked as tiny."""
+    prefix = TINY_PREFIX if is_tiny(folder) else ""
+    return {name: prefix + sha256_of(path) for name, path in files.items()}
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file, read in pieces."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_manifest(place: Path) -> Manifest | None:
+    """What a pull recorded in a folder, or None where there is no manifest. A damaged one is a UserError."""
+    path = place / MANIFEST_FILE
+    if not path.is_file():
+        return None
+    try:
+        manifest = Manifest.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError) as error:
+        raise UserError(f"{path} is damaged: {one_line(error, 120)}; pull again") from None
+    for name in manifest.files:
+        if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+            raise UserError(f"{path} names a file outside of its folder: {one_line(name, 80)!r}")
+    return manifest
+
+
+def size_faults(place: Path) -> list[str]:
+    """Files that are missing or have another size than the pull recorded, one line each; cheap."""
+    manifest = read_manifest(place)
+    if manifest is None:
+        return []
+    faults = []
+    for name, recorded in manifest.files.items():
+        path = place / name
+        if not path.is_file():
+            faults.append(f"{path} is missing")
+        elif path.stat().st_size != recorded.bytes:
+            faults.append(f"{path} has {path.stat().st_size:,} bytes instead of {recorded.bytes:,}")
+    return faults
+
+
+def missing_files(entry: WeightEntry, place: Path) -> list[str]:
+    """What of an entry's required files its folder lacks."""
+    return [
+        alternatives
+        for alternatives in entry.required
+        if not any((place / name).exists() for name in alternatives.split("|"))
+    ]
+
+
+def verify(entry: WeightEntry, place: Path) -> list[str]:
+    """What is wrong with an entry's folder, one line each: required files, sizes, then every file's
+    SHA-256.
+    """
+    faults = [f"{place} lacks {name.replace('|', ' or ')}" for name in missing_files(entry, place)]
+    faults += size_faults(place)
+    manifest = read_manifest(place)
+    if manifest is None or faults:
+        return faults
+    return [
+        f"{place / name} is not the file that was pulled: its SHA-256 differs"
+        for name, recorded in manifest.files.items()
+        if sha256_of(place / name) != recorded.sha256
+    ]
+
+
+def pull(entry: WeightEntry, folder: Path) -> Manifest:
+    """Download an entry into `folder/<owner>/<name>` and record what came. Raises UserError.
+
+    An interrupted download goes on when it is called again; a file that is whole is not fetched twice.
+    """
+    from huggingface_hub import HfApi, snapshot_download
+
+    place = folder / entry.repository
+    try:
+        information = HfApi().model_info(entry.repository, revision=entry.revision or None)
+        snapshot_download(
+            entry.repository,
+            revision=information.sha,
+            local_dir=place,
+            ignore_patterns=list(FOREIGN_FILES),
+        )
+    except Exception as error:  # noqa: BLE001 - the hub client raises many kinds; all mean one thing here
+        raise UserError(f"{entry.repository} could not be downloaded: {one_line(error, 200)}") from None
+    card = information.card_data
+    manifest = Manifest(
+        repository=entry.repository,
+        revision=information.sha or "",
+        licence=str(card.get("license") or "") if card is not None else "",
+        files={
+            path.relative_to(place).as_posix(): _File(bytes=path.stat().st_size, sha256=sha256_of(path))
+            for path in sorted(place.rglob("*"))
+            if path.is_file() and path.name != MANIFEST_FILE and ".cache" not in path.relative_to(place).parts
+        },
+    )
+    text = json.dumps(manifest.model_dump(mode="json"), indent=1) + "\n"
+    (place / MANIFEST_FILE).write_text(text, encoding="utf-8")
+    return manifest

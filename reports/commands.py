@@ -216,7 +216,8 @@ def reproduce(
     matched = {board.label for row in rows for board in row.measured}
     for board in boards:
         if board.label not in matched:
-            note(f"{board.label} is not in Table 1 and is left out")
+            why = "; ".join(board.unofficial) or "it is not in Table 1"
+            note(f"{board.label} is left out: {why}")
     printed = reproduction_table(rows)
     contents = {
         "table1.md": to_markdown("Table 1, reproduced", [printed]),

@@ -369,7 +369,11 @@ def _patch(index: int) -> Any:
 
 
 def _without_total(boards: Sequence[Scoreboard]) -> str:
-    listed = "; ".join(f"{_short(board.label)} ({and_list(board.missing)} not scored)" for board in boards)
+    listed = "; ".join(
+        f"{_short(board.label)} "
+        f"({and_list(board.missing) + ' not scored' if board.missing else board.no_total_because})"
+        for board in boards
+    )
     return f"no TotalScore: {listed}" if listed else ""
 
 

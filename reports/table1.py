@@ -51,12 +51,16 @@ def table1_source() -> Source:
 def reproduced_rows(boards: Sequence[Scoreboard]) -> list[ReproducedRow]:
     """All rows of Table 1 in its order; a run matches by its method's name, without case and punctuation.
 
-    `boards` must be of the table's track and protocol.
+    `boards` must be of the table's track and protocol; unofficial ones never stand beside published figures.
     """
     return [
         ReproducedRow(
             published=row,
-            measured=tuple(board for board in boards if plain_name(board.method) == plain_name(row.method)),
+            measured=tuple(
+                board
+                for board in boards
+                if plain_name(board.method) == plain_name(row.method) and not board.unofficial
+            ),
         )
         for row in published_rows(table1_source())
     ]

@@ -160,9 +160,9 @@ def scored_components(boards: Sequence[Scoreboard]) -> list[str]:
 def score_notes(boards: Sequence[Scoreboard]) -> tuple[str, ...]:
     """What must be said under a table of scores: missing totals, thin coverage, unusual sample counts."""
     notes = [
-        f"No TotalScore for {and_list(names)}: nothing was scored for {missing}."
-        for missing, names in _labels_by(
-            (and_list(board.missing), board) for board in boards if board.missing
+        f"No TotalScore for {and_list(names)}: {reason}."
+        for reason, names in _labels_by(
+            (_no_total_because(board), board) for board in boards if board.total is None
         )
     ]
     notes += [
@@ -180,6 +180,10 @@ def score_notes(boards: Sequence[Scoreboard]) -> tuple[str, ...]:
         *notes,
         "Interval: 95 % bootstrap over samples. Strict: a missing or dropped video counts as the worst.",
     )
+
+
+def _no_total_because(board: Scoreboard) -> str:
+    return f"nothing was scored for {and_list(board.missing)}" if board.missing else board.no_total_because
 
 
 def coverage_notes(boards: Sequence[Scoreboard]) -> tuple[str, ...]:

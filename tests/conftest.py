@@ -96,6 +96,14 @@ class Grey(Method):
 '''
 
 
+@pytest.fixture(autouse=True)
+def alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test may ask a paid judge, use weights that happen to be here, or reach the hub."""
+    for variable in ("OPENAI_API_KEY", "REFBENCH_WEIGHTS", "REFBENCH_DATASET"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of real third-party data; tests that need it skip without it."""

@@ -65,6 +65,7 @@ def test_version() -> None:
 def test_lists() -> None:
     assert "motion-amplitude" in invoke("metrics")
     assert "facesim" in invoke("metrics")
+    assert "clip-t" in invoke("metrics")
     assert (
         json.loads(invoke("metrics", "--json"))["installed"]["motion-amplitude"]["component"]
         == "motion_amplitude"
@@ -107,7 +108,7 @@ def test_doctor_says_what_is_there_and_how_to_get_the_rest(
     assert found["weights"]["openai/clip-vit-large-patch14"] == f"found at {snapshot}"
     gme = found["weights"]["Alibaba-NLP/gme-Qwen2-VL-7B-Instruct"]
     assert "missing; for gmescore, nexusscore" in gme
-    assert "hf download Alibaba-NLP/gme-Qwen2-VL-7B-Instruct" in gme
+    assert "refbench weights pull gme-qwen2-vl-7b" in gme
     assert found["free_disk_gib"] > 0
     assert "weights" in invoke("doctor")
 
@@ -178,10 +179,13 @@ def test_a_folder_that_may_not_be_written_is_one_line(
     assert "cannot be written" in text
 
 
-def test_the_demo_shows_the_whole_flow(tmp_path: Path) -> None:
+def test_the_demo_shows_the_whole_flow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("REFBENCH_WEIGHTS", raising=False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
     out = tmp_path / "demo"
     text = invoke("demo", "--out", str(out))
-    assert "Not scored, so no TotalScore: Aesthetics, MotionSmoothness" in text
+    assert "Not scored, so there is no TotalScore" in text
+    assert "GmeScore: Alibaba-NLP/gme-Qwen2-VL-7B-Instruct is not on disk" in text
     assert (out / "report/report.html").is_file()
     assert len(list((out / "leaderboards").glob("*.txt"))) == 6
     assert "EchoVideo !" in (out / "leaderboards/human-domain_opens2v-1.0.txt").read_text()

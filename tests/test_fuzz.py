@@ -56,7 +56,7 @@ def test_mutated_videos_give_records(make_clip: Callable[..., Path], tmp_path: P
         path = tmp_path / f"{number}.mp4"
         path.write_bytes(mutated(original, generator))
         outcome = worker.work(
-            ScoringJob(position=number, metric="motion-amplitude", sample=SAMPLE, seed=0, video=path)
+            ScoringJob(turn=0, metric="motion-amplitude", sample=SAMPLE, seed=0, video=path)
         )
         if outcome.value is None:
             failed += 1

@@ -251,7 +251,7 @@ def test_measured_runs_stand_beside_table_1(tmp_path: Path) -> None:
     result = run("reproduce", "table1", tmp_path / "s", "-o", tmp_path / "out")
     assert result.exit_code == 0
     assert result.stdout.count("reported only") == 15
-    assert "my-own is not in Table 1" in result.stderr
+    assert "my-own is left out: it is not in Table 1" in result.stderr
     assert "incomplete, vace_14b: covers 6 of the 180 samples of open-domain." in result.stdout
     assert {file.name for file in (tmp_path / "out").iterdir()} == {"table1.md", "table1.csv", "table1.tex"}
     rows = list(csv.DictReader((tmp_path / "out" / "table1.csv").open()))

@@ -43,7 +43,7 @@ def test_frames_equal_what_the_official_scripts_decode(
 def test_uniform_indices_equal_the_official_ones(golden: Callable[[str], Any]) -> None:
     rule = uniform_frames(32).indices
     assert rule is not None
-    for count, expected in golden("opens2v_eval/frame_indices.json")["frame_indices_32"].items():
+    for count, expected in golden("opens2v_eval/aesthetic.json")["frame_indices_32"].items():
         assert list(rule(int(count), 0)) == expected
 
 

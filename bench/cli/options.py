@@ -74,4 +74,26 @@ MetricsOption = Annotated[
 WorkersOption = Annotated[
     int, typer.Option("--workers", min=1, help="Worker processes; 1 works in this one.")
 ]
+MemoryOption = Annotated[
+    float | None,
+    typer.Option(
+        "--memory-gib",
+        min=1,
+        help="Device memory to plan with; metrics that do not fit together run in turns. Default: measured.",
+    ),
+]
+JudgeModelOption = Annotated[
+    str | None, typer.Option("--judge-model", help="NaturalScore's judge, as the endpoint names it.")
+]
+JudgeUrlOption = Annotated[
+    str | None, typer.Option("--judge-url", help="OpenAI-compatible endpoint; its key is $OPENAI_API_KEY.")
+]
+JudgeBudgetOption = Annotated[
+    float | None,
+    typer.Option(
+        "--judge-budget",
+        min=0,
+        help="Dollars after which no more is asked; needs --set naturalscore.price_in=… and price_out.",
+    ),
+]
 NameOption = Annotated[str | None, typer.Option("--name", help="The method's name in records and tables.")]

@@ -16,9 +16,13 @@ if TYPE_CHECKING:
     from bench.runner.generate import Generated, Generation
 
 DEFAULT_TRACK = "open-domain"
+# The metric that --judge-model and its siblings are options of.
+JUDGED_METRIC = "naturalscore"
 EXIT_SAMPLE_FAILED = 1
 NAMED_FAILURES = 10
 DEMO_MARK = ".refbench-demo"
+# Needs no weights and asks nobody: a demonstration must not spend anyone's money.
+DEMO_METRIC = "motion-amplitude"
 DEMO_METHODS = ["static-reference", "pan-reference", "noise"]
 
 
@@ -43,6 +47,10 @@ def evaluate(
     workers: o.WorkersOption = 1,
     device: o.DeviceOption = "auto",
     weights: o.WeightsOption = None,
+    memory_gib: o.MemoryOption = None,
+    judge_model: o.JudgeModelOption = None,
+    judge_url: o.JudgeUrlOption = None,
+    judge_budget: o.JudgeBudgetOption = None,
     plugin: o.PluginOption = None,
     references: o.ReferencesOption = "own",
     shuffle_seed: o.ShuffleSeedOption = 0,
@@ -70,13 +78,16 @@ def evaluate(
 
     get_protocol(protocol)
     load_plugins(plugin or [])
+    given = {"model": judge_model, "url": judge_url, "budget": judge_budget}
+    judge = [f"{JUDGED_METRIC}.{key}={value}" for key, value in given.items() if value is not None]
     prepared = PreparedEvaluation(
         Evaluation(
             videos=videos,
             track=_track(track, suite, dataset),
             name=name,
             metrics=metrics,
-            options=_metric_options(set_, metrics),
+            options=_metric_options([*(set_ or []), *judge], metrics),
+            memory_gib=memory_gib,
             limit=limit,
             shard=Shard.parse(shard),
             workers=workers,
@@ -215,7 +226,6 @@ def demo(
     from bench.console import print_text
     from bench.dataset import load_track
     from bench.demo.dataset import write_demo_dataset
-    from bench.registry import metrics as metric_registry
 
     dataset, mark = out / "dataset", out / DEMO_MARK
     if dataset.exists() and not mark.exists():
@@ -236,7 +246,7 @@ def demo(
         seeds=[0],
         assignments=small,
         shared={},
-        metrics=None,
+        metrics=DEMO_METRIC,
         workers=1,
         plugins=(),
         runs=out / "runs",
@@ -244,8 +254,7 @@ def demo(
     )
     _command("report")(stores=[one.store for one in done], out=out / "report")
     _recompute_leaderboards(out / "leaderboards")
-    scored = metric_registry.names()
-    print_text(f"\nScored: {', '.join(scored)}. Not scored, so no TotalScore: {_unscored_text(done)}.")
+    _print_unscored()
     print_text(f"Report: {out / 'report' / 'report.html'}")
     _exit_on_failure(done, failed=failed)
 
@@ -376,6 +385,8 @@ def _print_plan(prepared: PreparedEvaluation, *, json: bool) -> None:
                 **asdict(plan.subject),
                 "metrics": {name: asdict(counts) for name, counts in plan.per_metric.items()},
                 "not_installed": plan.unregistered,
+                "turns": plan.turns,
+                "forecasts": plan.forecasts,
                 "unknown_videos": list(prepared.folder.unknown),
             }
         )
@@ -391,6 +402,10 @@ def _print_plan(prepared: PreparedEvaluation, *, json: bool) -> None:
     ]
     title = f"Plan: {plan.subject.method} on {plan.subject.track} ({plan.subject.variant}) → {prepared.store}"
     console().print(table(title, columns, rows))
+    for number, turn in enumerate(plan.turns, start=1):
+        print_text(f"turn {number}: {', '.join(turn)}")
+    for text in plan.forecasts:
+        print_text(text)
     for label in plan.unregistered:
         print_text(f"{label}: cannot be scored, no metric of that name is installed")
 
@@ -440,9 +455,25 @@ def _recompute_leaderboards(folder: Path) -> None:
     print_text(f"all published leaderboards, recomputed: {folder}")
 
 
-def _unscored_text(done: list[Evaluated]) -> str:
-    labels = dict.fromkeys(label for one in done for label in one.plan.unregistered)
-    return f"{', '.join(labels)} (their metrics are not installed)" if labels else "nothing"
+def _print_unscored() -> None:
+    """Which components of TotalScore the demonstration leaves out, and what each would need."""
+    from bench.component import COMPONENTS
+    from bench.console import print_text
+    from bench.metric import Environment
+    from bench.registry import metrics
+    from bench.runner.scoring import make_metric
+    from bench.weights import weights_folder
+
+    print_text(f"\nScored: {DEMO_METRIC}. Not scored, so there is no TotalScore:")
+    environment = Environment(weights=weights_folder(None))
+    for component in COMPONENTS.values():
+        if component.metric == DEMO_METRIC:
+            continue
+        reason = "no metric of that name is installed"
+        if component.metric in metrics.names():
+            metric = make_metric(component.metric, {})
+            reason = metric.unavailable(environment) or "could be scored here; the demo leaves it out"
+        print_text(f"  {component.label}: {reason}")
 
 
 def _command(name: str) -> Any:

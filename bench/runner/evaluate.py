@@ -11,6 +11,7 @@ from bench.errors import SampleError, UserError
 from bench.metric import Environment
 from bench.record import FAILED, NOT_APPLICABLE, PLAIN, Record, RecordKey
 from bench.run_folder import VideoFolder, scan_videos, stored_run_file, write_run
+from bench.runner.devices import available_gib, resolve_device
 from bench.runner.executors import WorkerDied, make_executor, usable_cores
 from bench.runner.plan import Plan, Subject, make_plan, selected_metrics
 from bench.runner.progress import Progress
@@ -63,6 +64,7 @@ class Evaluation:
     plugins: tuple[Path, ...] = ()
     out: Path = Path("results")
     shuffled_references: int | None = None
+    memory_gib: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,8 +99,14 @@ class PreparedEvaluation:
         self.metrics = selected_metrics(evaluation.metrics, evaluation.options)
         if not self.metrics:
             raise UserError("no metric is selected; refbench metrics lists them")
+        # Without its weights a metric does not run, and torch need not be imported to learn of a GPU.
+        anywhere = Environment(weights=evaluation.weights)
+        needs_torch = any(
+            "torch" in metric.declaration.packages and metric.unavailable(anywhere) is None
+            for metric in self.metrics
+        )
         self.environment = Environment(
-            device=evaluation.device,
+            device=resolve_device(evaluation.device, needs_torch=needs_torch),
             threads=max(usable_cores() // evaluation.workers, 1),
             weights=evaluation.weights,
         )
@@ -116,6 +124,8 @@ class PreparedEvaluation:
             chosen=self.metrics,
             held=held,
             environment=self.environment,
+            memory_gib=self.evaluation.memory_gib
+            or available_gib(self.environment.device) / self.evaluation.workers,
         )
 
     def run(self) -> Evaluated:
@@ -136,6 +146,8 @@ class PreparedEvaluation:
                 write_run(stored_run_file(self.store, self.subject.variant), self.folder.info)
             if plan.jobs:
                 with Progress("scoring", len(plan.jobs)) as progress:
+                    for text in plan.forecasts:
+                        progress.say(text)
                     for job, result in executor.run(factory, plan.jobs):
                         outcome = (
                             ScoringOutcome(reason=f"{FAILED}: {result.reason}")

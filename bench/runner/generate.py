@@ -22,6 +22,7 @@ from bench.provenance import digest_of, package_versions, python_version, source
 from bench.record import PLAIN
 from bench.registry import methods
 from bench.run_folder import ERROR_SUFFIX, RUN_FILE, RunInfo, read_run, run_folder, write_run, write_text
+from bench.runner.devices import resolve_device
 from bench.runner.evaluate import EVERYTHING, Shard
 from bench.runner.executors import usable_cores
 from bench.runner.progress import Progress
@@ -83,7 +84,9 @@ def generate(generation: Generation) -> Generated:
     failures: dict[tuple[str, int], str] = {}
     if wanted:
         environment = Environment(
-            device=generation.device, threads=usable_cores(), weights=generation.weights
+            device=resolve_device(generation.device, needs_torch=method.needs_torch),
+            threads=usable_cores(),
+            weights=generation.weights,
         )
         try:
             method.load(environment)

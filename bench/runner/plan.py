@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from bench.component import COMPONENTS
@@ -22,6 +22,7 @@ from bench.record import (
 )
 from bench.registry import metrics
 from bench.run_folder import VideoFolder
+from bench.runner.devices import turns
 from bench.runner.scoring import ScoringJob, ScoringOutcome, make_metric
 from bench.sample import Sample
 from bench.video import Video
@@ -59,6 +60,8 @@ class Plan:
     settled: list[Record] = field(default_factory=list)
     per_metric: dict[str, MetricPlan] = field(default_factory=dict)
     unregistered: list[str] = field(default_factory=list)
+    turns: list[list[str]] = field(default_factory=list)
+    forecasts: list[str] = field(default_factory=list)
     blanks: dict[tuple[str, str, int], Record] = field(default_factory=dict)
 
     def record(self, job: ScoringJob, outcome: ScoringOutcome) -> Record:
@@ -104,6 +107,7 @@ def make_plan(
     chosen: Iterable[Metric],
     held: Mapping[RecordKey, Record],
     environment: Environment,
+    memory_gib: float,
 ) -> Plan:
     """Decide for each metric, sample and seed what is to be done; `held` are the store's latest records.
 
@@ -145,9 +149,15 @@ def make_plan(
                 assert video is not None
                 counts.to_score += 1
                 plan.blanks[name, sample.id, seed] = blank
-                plan.jobs.append(
-                    ScoringJob(position=len(plan.jobs), metric=name, sample=sample, seed=seed, video=video)
-                )
+                plan.jobs.append(ScoringJob(turn=0, metric=name, sample=sample, seed=seed, video=video))
+    busy = [metric for metric in chosen if plan.per_metric[metric.declaration.name].to_score]
+    plan.turns = [[metric.declaration.name for metric in turn] for turn in turns(busy, memory_gib)]
+    plan.jobs = _in_turns(plan.jobs, plan.turns)
+    plan.forecasts = [
+        text
+        for metric in busy
+        if (text := metric.forecast(plan.per_metric[metric.declaration.name].to_score))
+    ]
     filled = {metric.declaration.component for metric in chosen}
     plan.unregistered = [
         component.label
@@ -155,6 +165,20 @@ def make_plan(
         if component.name not in filled and component.metric not in metrics.names()
     ]
     return plan
+
+
+def _in_turns(jobs: Iterable[ScoringJob], turns_of_names: list[list[str]]) -> list[ScoringJob]:
+    """Jobs by turn, then video by video, so that a decoded video's facts serve all metrics of the turn."""
+    place = {
+        name: (turn, position)
+        for turn, names in enumerate(turns_of_names)
+        for position, name in enumerate(names)
+    }
+    videos: dict[Path, int] = {}
+    placed = [replace(job, turn=place[job.metric][0]) for job in jobs]
+    for job in placed:
+        videos.setdefault(job.video, len(videos))
+    return sorted(placed, key=lambda job: (job.turn, videos[job.video], place[job.metric][1]))
 
 
 class _Digests:

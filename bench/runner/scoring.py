@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,12 +18,15 @@ from bench.registry import load_plugins, metrics
 from bench.sample import Sample
 from bench.video import Video
 
+# Decoded frames that wait for a metric.
+FRAMES_AHEAD = 4
+
 
 @dataclass(frozen=True, kw_only=True)
 class ScoringJob:
-    """One video to be scored by one metric. `position` says where the job stands in the plan."""
+    """One video to be scored by one metric. Metrics of one `turn` are loaded together."""
 
-    position: int
+    turn: int
     metric: str
     sample: Sample
     seed: int
@@ -60,23 +64,33 @@ class ScoringWorkerFactory:
 
 
 class ScoringWorker:
-    """Scores jobs; loads a metric when its first job comes and closes the one before."""
+    """Scores jobs; loads a metric when its first job comes and closes all of a turn when the next one
+    begins.
+    """
 
     def __init__(self, options: Mapping[str, Mapping[str, str]], environment: Environment) -> None:
         self._options = options
         self._environment = environment
-        self._metric: Metric | None = None
-        self._name = ""
-        self._unloadable: str | None = None
+        self._turn = 0
+        # A metric, or the reason why it could not be loaded.
+        self._loaded: dict[str, Metric | str] = {}
+        self._video: Video | None = None
 
     def work(self, job: ScoringJob) -> ScoringOutcome:
         """The outcome of a job. Whatever a metric raises becomes a reason, but for a UserError."""
-        if job.metric != self._name:
-            self._load(job.metric)
-        if self._metric is None:
-            return ScoringOutcome(reason=self._unloadable)
+        if job.turn != self._turn:
+            self.close()
+            self._turn = job.turn
+        if job.metric not in self._loaded:
+            self._loaded[job.metric] = self._load(job.metric)
+        metric = self._loaded[job.metric]
+        if isinstance(metric, str):
+            return ScoringOutcome(reason=metric)
+        if self._video is None or self._video.path != job.video:
+            # Kept for the next metric of the turn: what was probed is not probed again.
+            self._video = Video(job.video, ahead=FRAMES_AHEAD)
         try:
-            score = self._metric.score(job.sample, Video(job.video))
+            score = metric.score(job.sample, self._video)
         except SampleError as error:
             return ScoringOutcome(reason=f"{FAILED}: {one_line(error)}")
         except UserError:
@@ -86,29 +100,34 @@ class ScoringWorker:
         fault = _fault(score.value, score.details)
         if fault:
             return ScoringOutcome(reason=f"{FAILED}: {fault}")
+        device = self._environment.device if metric.declaration.weights else "cpu"
         return ScoringOutcome(
-            value=float(score.value), details=score.details, provenance=self._metric.provenance()
+            value=float(score.value),
+            details=score.details,
+            provenance={"device": device, **metric.provenance()},
         )
 
     def close(self) -> None:
-        """Close the loaded metric."""
-        if self._metric is not None:
-            self._metric.close()
-        self._metric = None
+        """Close all loaded metrics."""
+        for metric in self._loaded.values():
+            if isinstance(metric, Metric):
+                metric.close()
+        self._loaded = {}
+        self._video = None
 
-    def _load(self, name: str) -> None:
-        self.close()
-        self._name, self._unloadable = name, None
+    def _load(self, name: str) -> Metric | str:
         metric = make_metric(name, self._options.get(name, {}))
         try:
             metric.load(self._environment)
-            self._metric = metric
         except MissingWeights as error:
-            self._unloadable = f"{MISSING_WEIGHTS}: {one_line(error)}"
+            return f"{MISSING_WEIGHTS}: {one_line(error)}"
         except UserError:
             raise
         except Exception as error:  # noqa: BLE001 - another metric may still load
-            self._unloadable = f"{FAILED}: {name} did not load: {type(error).__name__}: {one_line(error)}"
+            return f"{FAILED}: {name} did not load: {type(error).__name__}: {one_line(error)}"
+        if (torch := sys.modules.get("torch")) is not None:
+            torch.set_num_threads(self._environment.threads)
+        return metric
 
 
 def _fault(value: float, details: Mapping[str, Any]) -> str | None:

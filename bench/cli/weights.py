@@ -1,0 +1,209 @@
+"""The commands on weights: refbench weights list, pull, verify, licences, make-tiny."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from bench.cli import options as o
+from bench.errors import UserError
+
+if TYPE_CHECKING:
+    from bench.weights import WeightEntry
+
+TINY_GROUP = "refbench.tiny_weights"
+UNVERIFIED = "unverified"
+NamesArgument = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[NAME]...", help="Catalogue names or repositories; default: all."),
+]
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Add the group `weights`."""
+    group = typer.Typer(
+        no_args_is_help=True,
+        add_completion=False,
+        rich_markup_mode=None,
+        help="List, download, check and try the weights of metrics.",
+    )
+    group.command("list")(list_weights)
+    group.command()(pull)
+    group.command()(verify)
+    group.command()(licences)
+    group.command("make-tiny")(make_tiny)
+    app.add_typer(group, name="weights")
+
+
+def list_weights(weights: o.WeightsOption = None, json: o.JsonOption = False) -> None:
+    """List the catalogue and what of it is on disk.
+
+    Looked for in --weights, then $REFBENCH_WEIGHTS, then the hub cache.
+    """
+    from bench.console import console, print_json, table
+    from bench.weights import CATALOGUE, is_tiny, locate, missing_files, read_manifest, weights_folder
+
+    listed: dict[str, dict[str, Any]] = {}
+    for entry in CATALOGUE.values():
+        place = locate(entry, weights_folder(weights))
+        manifest = read_manifest(place) if place else None
+        listed[entry.name] = {
+            "repository": entry.repository,
+            "used_by": list(entry.used_by),
+            "holds": entry.holds,
+            "memory_gib": entry.memory_gib,
+            "revision": manifest.revision if manifest else entry.revision or UNVERIFIED,
+            "place": str(place) if place else None,
+            "tiny": bool(place and is_tiny(place)),
+            "lacks": missing_files(entry, place) if place else [],
+        }
+    if json:
+        print_json(listed)
+        return
+    rows = [
+        [
+            name,
+            str(row["repository"]),
+            ", ".join(row["used_by"]),
+            f"{row['memory_gib']:g}",
+            str(row["revision"])[:12],
+            _state(row),
+        ]
+        for name, row in listed.items()
+    ]
+    columns = ["name", "repository", "used by", "GiB in use", "revision", "on disk"]
+    console().print(table("Weights", columns, rows))
+
+
+def _state(row: dict[str, Any]) -> str:
+    """`missing`, or the place with what is to be said of it."""
+    if row["place"] is None:
+        return "missing"
+    remarks = ["tiny"] * row["tiny"] + [f"lacks {name}" for name in row["lacks"]]
+    return ", ".join([*remarks, row["place"]])
+
+
+def pull(
+    names: NamesArgument = None,
+    metric: Annotated[
+        str | None, typer.Option("--metric", help="What this metric needs instead of names.")
+    ] = None,
+    weights: o.WeightsOption = None,
+) -> None:
+    """Download weights and record what came.
+
+    Into --weights DIR (or $REFBENCH_WEIGHTS), a folder per repository; sizes, SHA-256, revision and licence
+    go into a manifest there. An interrupted download goes on. Example: refbench weights pull --metric
+    gmescore --weights weights
+    """
+    from bench.console import print_text
+    from bench.weights import pull as download
+    from bench.weights import weights_folder
+
+    folder = weights_folder(weights)
+    if folder is None:
+        raise UserError("say where weights are kept: --weights DIR or REFBENCH_WEIGHTS")
+    if not names and metric is None:
+        raise UserError("name what to pull, or say --metric NAME; refbench weights list shows the catalogue")
+    for entry in _entries(names, metric):
+        manifest = download(entry, folder)
+        gib = sum(file.bytes for file in manifest.files.values()) / 2**30
+        print_text(
+            f"{entry.repository}@{manifest.revision[:12]}: {len(manifest.files)} files, {gib:.2f} GiB, "
+            f"licence {manifest.licence or UNVERIFIED}"
+        )
+
+
+def verify(names: NamesArgument = None, weights: o.WeightsOption = None) -> None:
+    """Check weights on disk against their pull.
+
+    Required files, then sizes and SHA-256 as the pull recorded them; every file is read. Exit code 2 when one
+    is missing, truncated or another one.
+    """
+    from bench.console import note, print_text
+    from bench.weights import locate, read_manifest, weights_folder
+    from bench.weights import verify as check
+
+    wrong = 0
+    for entry in _entries(names, None):
+        place = locate(entry, weights_folder(weights))
+        if place is None:
+            print_text(f"{entry.repository}: not on disk")
+            continue
+        faults = check(entry, place)
+        wrong += len(faults)
+        for fault in faults:
+            note(fault)
+        if not faults:
+            manifest = read_manifest(place)
+            state = (
+                f"{len(manifest.files)} files as pulled" if manifest else f"{UNVERIFIED}: no pull recorded"
+            )
+            print_text(f"{entry.repository}: {state} ({place})")
+    if wrong:
+        raise UserError(f"{wrong} file{'s' if wrong > 1 else ''} missing or not as pulled; pull again")
+
+
+def licences(weights: o.WeightsOption = None) -> None:
+    """List the licences of weights and model packs.
+
+    As the hub's card stated them at the pull; what was not pulled is unverified here.
+    """
+    from bench.component import COMPONENTS
+    from bench.console import print_text
+    from bench.weights import CATALOGUE, locate, read_manifest, weights_folder
+
+    for entry in CATALOGUE.values():
+        place = locate(entry, weights_folder(weights))
+        manifest = read_manifest(place) if place else None
+        licence = (manifest.licence if manifest else "") or entry.licence or UNVERIFIED
+        print_text(f"{entry.repository}: {licence}; used by {', '.join(entry.used_by)}")
+    for component in COMPONENTS.values():
+        if component.licence_note:
+            print_text(f"{component.label}: {component.licence_note}")
+
+
+def make_tiny(
+    folder: Annotated[Path, typer.Argument(help="Where the tiny checkpoints go; use it as --weights.")],
+) -> None:
+    """Write tiny random checkpoints in the real formats.
+
+    For trying the whole pipeline without a download: every score made with them is marked and means nothing.
+    Example: refbench weights make-tiny tiny, then refbench evaluate … --weights tiny
+    """
+    import importlib
+    import pkgutil
+    from importlib.metadata import entry_points
+
+    from bench.console import print_text
+    from bench.weights import TINY_MARKER, is_tiny
+
+    for place in folder.glob("*/*"):
+        if place.is_dir() and not is_tiny(place):
+            raise UserError(f"{place} holds other weights ({TINY_MARKER} is missing): choose another folder")
+    written = 0
+    for point in entry_points(group=TINY_GROUP):
+        package = point.load()
+        for module in pkgutil.iter_modules(package.__path__, package.__name__ + "."):
+            write = getattr(importlib.import_module(module.name), "write_tiny", None)
+            if write is not None:
+                write(folder)
+                written += 1
+    if not written:
+        raise UserError("no installed package makes tiny weights")
+    print_text(f"tiny random weights of {written} metrics: refbench evaluate … --weights {folder}")
+
+
+def _entries(names: list[str] | None, metric: str | None) -> list[WeightEntry]:
+    """The catalogue's entries by name, or what a metric needs; all of them for neither."""
+    from bench.registry import metrics
+    from bench.weights import CATALOGUE, get_entry
+
+    if metric is not None:
+        needed = metrics.get(metric).declaration.weights
+        if not needed:
+            raise UserError(f"the metric {metric} needs no weights")
+        return [get_entry(name) for name in needed]
+    return [get_entry(name) for name in names] if names else list(CATALOGUE.values())
