@@ -1,0 +1,47 @@
+"""clip-i: likeness of whole frames to the reference pictures, by CLIP.
+
+    score = mean over references and 32 frames of cos(CLIP(frame), CLIP(reference))
+
+Range: -1 to 1. Supplementary: no protocol's total contains it.
+
+Source: the CLIP-I column of subject-driven generation since DreamBooth (arXiv:2208.12242), taken over by R2V
+papers. They differ in backbone (ViT-L/14 here, ViT-B/32 as an option), frames (32 evenly spread here), crop
+(whole frames and whole references here; some cut the subject out first) and in how several references are
+joined (a plain mean here, scenes included), so numbers compare only within one table.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from bench.metric import MetricDeclaration
+from bench.registry import metrics
+from metrics.nets.similarity import ClipOptions, ReferenceSimilarity
+
+
+@metrics.register
+class ClipImage(ReferenceSimilarity):
+    """Encodes the frames in one batch and the references in another."""
+
+    declaration = MetricDeclaration(
+        name="clip-i",
+        version="1",
+        summary="supplementary: likeness of frames to references (CLIP cosine)",
+        source="CLIP-I of DreamBooth, arXiv:2208.12242; openai/clip-vit-large-patch14",
+        uses=frozenset({"video", "references"}),
+        weights=("clip-vit-large-patch14",),
+        packages=("torch", "transformers", "pillow", "numpy"),
+    )
+    Options = ClipOptions
+
+    @property
+    def repository(self) -> str:
+        """OpenAI's repository of the chosen backbone."""
+        return f"openai/{self.options.backbone}"
+
+    def make_encoder(self, folder: Path, device: Any) -> Any:
+        """CLIP."""
+        from metrics.nets.embedders import ClipEncoder
+
+        return ClipEncoder(folder, device)

@@ -1,0 +1,235 @@
+"""FaceSim: likeness of the largest face in the frames to the reference's.
+
+    score = mean of cos(f, r) over those of 32 frames with a face whose cosine is positive
+
+r and f are CurricularFace IR-101 embeddings of the reference's and the frame's largest face, found and
+aligned by InsightFace. Range: 0 (also when no frame is left) to 1, which rounding can pass by 1e-7.
+
+Source: `eval/get_facesim.py` of PKU-YuanGroup/OpenS2V-Nexus v1.1 (commit 210eb08), key `cur_score`. Kept on
+purpose: frames without a face and frames with a negative cosine are left out of the mean, so that a video
+with one good frame scores as that frame; a video without any face scores 0 and is no failure; a picture
+without a face is looked at again with a grey frame; of several references the first that shows a person
+counts; a reference without a face leaves the sample without a score. Different: the aligned faces of a video
+go through the network in one batch, a repeated frame is embedded once, and a reference once for all its
+videos.
+
+The details hold each frame's cosine and `arc_score`, the same with ArcFace (key `arc_score`), where the
+official script means to drop negative frames too but, by a wrong test, averages them in as zeros.
+
+InsightFace's model packs may be used for non-commercial research only, see the component's `licence_note`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bench.component import COMPONENTS
+from bench.errors import MissingWeights, SampleError
+from bench.metric import Environment, Metric, MetricDeclaration, Score
+from bench.registry import metrics
+from bench.sample import Reference, Sample
+from bench.video import Video, uniform_frames
+from bench.weights import missing_packages, require, require_file
+from metrics.nets.faces import OFFICIAL_PACK, pack_folder
+
+FRAMES = 32
+WEIGHTS = "opens2v-weight"
+NETWORK_FILE = "glint360k_curricular_face_r101_backbone.bin"
+PACKAGES = ("torch", "cv2", "onnxruntime", "insightface")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FaceSimOptions:
+    """`pack`: InsightFace's model pack, a name below the weights or a folder; the official one is
+    buffalo_l.
+    """
+
+    pack: str = OFFICIAL_PACK
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReferenceFace:
+    """Embeddings of a reference's largest face: CurricularFace (512,), and ArcFace where the pack has it."""
+
+    curricular_D: np.ndarray
+    arcface_D: np.ndarray | None
+
+
+@metrics.register
+class FaceSim(Metric):
+    """Searches frames as they are decoded and holds the 112×112 faces of one video."""
+
+    declaration = MetricDeclaration(
+        name="facesim",
+        version="1",
+        component="facesim",
+        summary="likeness of the largest face to the reference (CurricularFace)",
+        source="OpenS2V-Nexus@210eb08 eval/get_facesim.py",
+        uses=frozenset({"video", "references"}),
+        weights=(WEIGHTS,),
+        packages=("torch", "insightface", "onnxruntime", "opencv-python", "scikit-image", "pillow", "numpy"),
+    )
+    Options = FaceSimOptions
+
+    def __init__(self, options: Any = None) -> None:
+        super().__init__(options)
+        self._network: Any = None
+        self._faces: Any = None
+        self._weights: dict[str, str] = {}
+        self._device = ""
+        self._references: dict[str, ReferenceFace] = {}
+
+    def not_applicable(self, sample: Sample) -> str | None:
+        """The official rule: one person, and a reference that shows it."""
+        return COMPONENTS["facesim"].not_applicable(sample)
+
+    def unavailable(self, environment: Environment) -> str | None:
+        """Which weights or packages are missing, or None."""
+        try:
+            self._files(environment)
+        except MissingWeights as error:
+            return str(error)
+        return missing_packages(PACKAGES)
+
+    def load(self, environment: Environment) -> None:
+        """Load the model pack and the network. Raises MissingWeights, and UserError for damaged files."""
+        super().load(environment)
+        network_file, pack = self._files(environment)
+        from bench.weights import file_digests, is_tiny
+        from metrics.nets.curricularface import load_curricularface
+        from metrics.nets.faces import load_faces
+        from metrics.nets.pretrained import torch_device
+
+        device = torch_device(environment.device)
+        self._faces = load_faces(pack, device.type, environment.threads)
+        network = load_curricularface(network_file, any_layout=is_tiny(network_file.parent))
+        self._network = network.requires_grad_(False).to(device)
+        self._device = f"{device}, {self._faces.provider}"
+        used = {f"{WEIGHTS}/{network_file.name}": network_file}
+        used |= {f"{pack.name}/{file.name}": file for file in self._faces.files}
+        self._weights = file_digests(network_file.parent, used)
+
+    def score(self, sample: Sample, video: Video) -> Score:
+        """The raw value of one video, 0 to 1.
+
+        Raises SampleError for a reference that is missing, cannot be read or shows no face, and for a video
+        that cannot be decoded.
+        """
+        from metrics.nets.curricularface import face_embeddings
+        from metrics.nets.pixels import distinct_frames
+
+        reference = self._reference_face(person_reference(sample))
+        found, times = [], []
+        for frame_HWC, repeats in distinct_frames(video, uniform_frames(FRAMES)):
+            found.append(self._faces.find(frame_HWC))
+            times.append(repeats)
+        faces = [face for face in found if face is not None]
+        curricular: list[float] = []
+        arcface: list[float] = []
+        if faces:
+            embeddings_FD = face_embeddings(self._network, np.stack([face.crop_HWC for face in faces]))
+            curricular = cosines(reference.curricular_D, embeddings_FD)
+        if faces and reference.arcface_D is not None:
+            arcface = cosines(reference.arcface_D, np.stack([face.arcface_D for face in faces]))
+        has_face = [face is not None for face in found]
+        frame_cosines = _per_frame(curricular, has_face, times)
+        details: dict[str, Any] = {
+            "frame_cosines": [None if value is None or np.isnan(value) else value for value in frame_cosines],
+            "frames": len(frame_cosines),
+            "frames_with_face": sum(value is not None for value in frame_cosines),
+            "frames_kept": len(kept_cosines(frame_cosines)),
+            "frames_with_face_in_grey_frame": sum(
+                repeats for face, repeats in zip(found, times, strict=True) if face and face.framed
+            ),
+        }
+        if reference.arcface_D is not None:
+            details["arc_score"] = arc_average(_per_frame(arcface, has_face, times))
+        return Score(value=cur_average(frame_cosines), details=details)
+
+    def provenance(self) -> dict[str, Any]:
+        """Device of network and detector, precision, faces per forward pass, digests of all their files."""
+        return {
+            "device": self._device,
+            "dtype": "float32",
+            "batch_size": FRAMES,
+            "weights": self._weights,
+        }
+
+    def close(self) -> None:
+        """Drop the networks and what was embedded."""
+        self._network = self._faces = None
+        self._references = {}
+
+    def _reference_face(self, reference: Reference) -> ReferenceFace:
+        from metrics.nets.curricularface import face_embeddings
+
+        digest = reference.content_digest()
+        if digest not in self._references:
+            face = self._faces.find(np.asarray(reference.open_plain_rgb()))
+            if face is None:
+                raise SampleError(f"no face is found in the reference image {reference.path}")
+            self._references[digest] = ReferenceFace(
+                curricular_D=face_embeddings(self._network, face.crop_HWC[None])[0], arcface_D=face.arcface_D
+            )
+        return self._references[digest]
+
+    def _files(self, environment: Environment) -> tuple[Path, Path]:
+        """The network's file and the pack's folder. Raises MissingWeights."""
+        network_file = require_file(WEIGHTS, (NETWORK_FILE,), environment.weights)
+        return network_file, pack_folder(require(WEIGHTS, environment.weights), self.options.pack)
+
+
+def person_reference(sample: Sample) -> Reference:
+    """The first reference that shows a person: for official samples the first from a person's folder.
+
+    Raises SampleError when there is none.
+    """
+    for reference in sample.references:
+        if reference.kind == "person":
+            return reference
+    raise SampleError("no reference shows a person")
+
+
+def cosines(reference_D: np.ndarray, embeddings_FD: np.ndarray) -> list[float]:
+    """The cosine of each row with the reference, by torch in float32 as officially; a zero vector gives 0."""
+    import torch
+
+    similarities_F = torch.nn.functional.cosine_similarity(
+        torch.from_numpy(reference_D), torch.from_numpy(embeddings_FD), dim=-1
+    )
+    values: list[float] = similarities_F.tolist()
+    return values
+
+
+def kept_cosines(frame_cosines: Iterable[float | None]) -> list[float]:
+    """What cur_score averages: positive cosines of frames with a face (None has none, NaN is dropped)."""
+    return [value for value in map(_clipped, frame_cosines) if value]
+
+
+def cur_average(frame_cosines: Iterable[float | None]) -> float:
+    """cur_score of a video: the mean of the kept cosines, 0 if there are none."""
+    kept = kept_cosines(frame_cosines)
+    return float(np.mean(kept)) if kept else 0.0
+
+
+def arc_average(frame_cosines: Iterable[float | None]) -> float:
+    """arc_score of a video: negative cosines count as zeros, frames without a face are left out."""
+    clipped = [value for value in map(_clipped, frame_cosines) if value is not None]
+    return float(np.mean(clipped)) if clipped else 0.0
+
+
+def _clipped(cosine: float | None) -> float | None:
+    # The order matters: max(0.0, nan) is 0.0, max(nan, 0.0) would be nan.
+    return None if cosine is None else max(0.0, cosine)
+
+
+def _per_frame(values: Sequence[float], has_face: Sequence[bool], times: Sequence[int]) -> list[float | None]:
+    """The values of the frames with a face at their places, None elsewhere, repeated as frames are."""
+    remaining = iter(values)
+    per_distinct = [next(remaining) if face else None for face in has_face]
+    return [value for value, repeats in zip(per_distinct, times, strict=True) for _ in range(repeats)]

@@ -1,0 +1,217 @@
+"""Finding a picture's largest face and cutting it out, through insightface's detector and alignment.
+
+A picture in which no face is found is framed in grey and looked at once more, which helps with faces that
+fill it. The crop is always taken from the picture itself: landmarks that were found in the framed one are
+shifted back. Everything insightface needs is read from a local folder and checked before it is called,
+because it downloads what it does not find.
+
+Source: `process_image` of OpenS2V-Nexus@210eb08 `eval/get_facesim.py`; goldens `opens2v_eval` (face_align,
+scrfd_decode, facesim). Kept: the area is that of the raw box, of equal ones the later in detector order wins,
+crops of 224 pixels are halved to 112, and the ArcFace embedding of a face found in the framed picture comes
+from there, grey included. Different: ArcFace embeds the largest face alone, not every face found.
+
+Axes: H W rows and columns, C channels, F faces, D embedding.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bench.errors import MissingWeights, SampleError, UserError, one_line
+from bench.weights import CATALOGUE, how_to_get
+
+# The official script's call: FaceAnalysis(root=<weights>/face_extractor).prepare(det_size=(320, 320)).
+OFFICIAL_PACK = "buffalo_l"
+DETECTOR_SIDE_PX = 320
+DETECTION_THRESHOLD = 0.5
+CROP_SIDE_PX = 224
+FACE_SIDE_PX = 112
+# The frame that is put around a picture without a face: a quarter of its size on each side.
+FRAME_SHARE = 0.25
+FRAME_GREY = (128, 128, 128)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Face:
+    """A picture's largest face: the aligned crop, RGB uint8 (112, 112, 3), and its ArcFace embedding (D,).
+
+    `arcface_D` is None where the model pack has no recogniser; `framed` says that the face was only found
+    after framing.
+    """
+
+    crop_HWC: np.ndarray
+    arcface_D: np.ndarray | None
+    framed: bool
+
+
+def pack_folder(weights: Path, pack: str) -> Path:
+    """The folder with the `.onnx` files of a pack, below the OpenS2V weights or wherever `pack` points.
+
+    `pack` is a name, or the path of a pack or of an insightface root (which holds `models/<name>`). Both
+    layouts are looked for: `<root>/models/<name>/*.onnx` and the pack's folder itself. Raises MissingWeights.
+    """
+    given = Path(pack).expanduser()
+    if given.is_absolute():
+        places = [given, given / "models" / OFFICIAL_PACK]
+    else:
+        roots = [weights / "face_extractor", weights]
+        places = [place for root in roots for place in (root / "models" / pack, root / pack)]
+    for place in places:
+        if any(place.glob("*.onnx")):
+            return place
+    others = sorted({path.parent.name for path in weights.glob("**/models/*/*.onnx")})
+    hint = f" (found: {', '.join(others)}; --set facesim.pack=NAME takes it instead)" if others else ""
+    raise MissingWeights(
+        f"no InsightFace pack {pack!r} in {places[0]}{hint}; {how_to_get(CATALOGUE['opens2v-weight'])}"
+    )
+
+
+def largest(boxes_F4: np.ndarray) -> int:
+    """Index of the largest box (x1, y1, x2, y2); the last of equal ones.
+
+    Boxes are not clipped to the picture, and two negative sides give a positive area, as officially.
+    """
+    areas_F = (boxes_F4[:, 2] - boxes_F4[:, 0]) * (boxes_F4[:, 3] - boxes_F4[:, 1])
+    return int(np.argsort(areas_F, kind="stable")[-1])
+
+
+def framed(image_HWC: np.ndarray) -> tuple[np.ndarray, tuple[int, int]]:
+    """The picture with grey on all sides, and how many columns (left) and rows (top) were put before it."""
+    import cv2
+
+    height, width = image_HWC.shape[:2]
+    top, left = int(height * FRAME_SHARE), int(width * FRAME_SHARE)
+    bordered: np.ndarray = cv2.copyMakeBorder(
+        image_HWC, top, top, left, left, cv2.BORDER_CONSTANT, value=FRAME_GREY
+    )
+    return bordered, (left, top)
+
+
+def aligned_crop(image_HWC: np.ndarray, landmarks_52: np.ndarray, side_px: int) -> np.ndarray:
+    """The face of five landmarks (x, y), turned and scaled onto the template: (side, side, 3) uint8.
+
+    Bilinear; black outside of the picture. OpenCV 4 and 5 differ by a level in few pixels, by up to four
+    where the border enters.
+    """
+    from insightface.utils import face_align
+
+    with warnings.catch_warnings():
+        # insightface 2.1 calls an estimator of scikit-image by its older name.
+        warnings.simplefilter("ignore", FutureWarning)
+        crop_HWC: np.ndarray = face_align.norm_crop(image_HWC, landmark=landmarks_52, image_size=side_px)
+    return crop_HWC
+
+
+def halved(crop_HWC: np.ndarray) -> np.ndarray:
+    """The crop at the network's size, (112, 112, 3), by OpenCV's bilinear resize: means of 2×2 pixels."""
+    import cv2
+
+    small_HWC: np.ndarray = cv2.resize(crop_HWC, (FACE_SIDE_PX, FACE_SIDE_PX))
+    return small_HWC
+
+
+class FaceFinder:
+    """A loaded pack: `detector.detect(bgr)` gives boxes with scores (F, 5) and landmarks (F, 5, 2).
+
+    `recogniser.get_feat(bgr_crop)` gives the ArcFace embedding of an aligned face; None for a pack without
+    one.
+    """
+
+    def __init__(self, detector: Any, recogniser: Any) -> None:
+        self.detector = detector
+        self.recogniser = recogniser
+
+    def find(self, image_HWC: np.ndarray) -> Face | None:
+        """The largest face of an RGB uint8 picture, or None. SampleError for a strip too narrow to search."""
+        height, width = image_HWC.shape[:2]
+        if min(height, width) * DETECTOR_SIDE_PX < max(height, width):
+            raise SampleError(f"a picture of {width}×{height} pixels is too narrow to look for faces")
+        image_bgr = np.ascontiguousarray(image_HWC[..., ::-1])
+        searched, shift = image_bgr, (0, 0)
+        landmarks_52 = self._largest_landmarks(searched)
+        if landmarks_52 is None:
+            searched, shift = framed(image_bgr)
+            landmarks_52 = self._largest_landmarks(searched)
+            if landmarks_52 is None:
+                return None
+        shifted_52 = landmarks_52 - np.array(shift, np.float32)
+        return Face(
+            crop_HWC=halved(aligned_crop(image_bgr, shifted_52, CROP_SIDE_PX))[..., ::-1],
+            arcface_D=self._arcface(searched, landmarks_52),
+            framed=searched is not image_bgr,
+        )
+
+    def _largest_landmarks(self, image_bgr: np.ndarray) -> np.ndarray | None:
+        boxes_F5, landmarks_F52 = self.detector.detect(image_bgr)
+        if len(boxes_F5) == 0:
+            return None
+        landmarks_52: np.ndarray = landmarks_F52[largest(boxes_F5)]
+        return landmarks_52
+
+    def _arcface(self, image_bgr: np.ndarray, landmarks_52: np.ndarray) -> np.ndarray | None:
+        if self.recogniser is None:
+            return None
+        crop_bgr = aligned_crop(image_bgr, landmarks_52, self.recogniser.input_size[0])
+        embedding_D: np.ndarray = self.recogniser.get_feat(crop_bgr).flatten()
+        return embedding_D
+
+    @property
+    def provider(self) -> str:
+        """The ONNX Runtime provider that really runs the detector; scores may differ between them."""
+        name: str = self.detector.session.get_providers()[0]
+        return name
+
+    @property
+    def files(self) -> Iterator[Path]:
+        """The pack's files that are used."""
+        for model in (self.detector, self.recogniser):
+            if model is not None:
+                yield Path(model.model_file)
+
+
+def execution_providers(device: str) -> list[str]:
+    """ONNX Runtime's providers for a device: CUDA where it is asked for and available, else the CPU."""
+    import onnxruntime
+
+    if device.startswith("cuda") and "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        return ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    return ["CPUExecutionProvider"]
+
+
+def load_faces(folder: Path, device: str, threads: int) -> FaceFinder:
+    """The detector and the recogniser of a pack folder (see `pack_folder`); nothing is downloaded.
+
+    Raises UserError for a damaged pack and for one without a detector of five landmarks.
+    """
+    import onnxruntime
+    from insightface.app import FaceAnalysis
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = max(threads, 1)
+    providers = execution_providers(device)
+    try:
+        # An existing folder as the name is what keeps both generations of insightface off the network.
+        analysis = FaceAnalysis(
+            name=str(folder.resolve(strict=True)),
+            allowed_modules=["detection", "recognition"],
+            providers=providers,
+            sess_options=options,
+        )
+        analysis.prepare(
+            ctx_id=0 if len(providers) > 1 else -1,
+            det_thresh=DETECTION_THRESHOLD,
+            det_size=(DETECTOR_SIDE_PX, DETECTOR_SIDE_PX),
+        )
+    except AssertionError:
+        raise UserError(f"the InsightFace pack {folder} holds no face detector") from None
+    except Exception as error:  # noqa: BLE001 - readers of damaged files raise many kinds
+        raise UserError(f"the InsightFace pack {folder} is damaged: {one_line(error, 160)}") from None
+    if not analysis.det_model.use_kps:
+        raise UserError(f"the detector of the InsightFace pack {folder} finds no landmarks")
+    return FaceFinder(analysis.det_model, analysis.models.get("recognition"))

@@ -1,0 +1,346 @@
+"""clip-t, clip-i and dino-i on tiny folders: arithmetic, what they look at, bad input, missing weights."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from bench.dataset import load_track
+from bench.errors import MissingWeights, SampleError, UserError
+from bench.metric import Environment, Metric
+from bench.options import build_options
+from bench.sample import Reference, Sample
+from bench.video import Video, VideoError, uniform_frames, write_video
+from metrics.clip_i import ClipImage
+from metrics.clip_t import ClipText
+from metrics.dino_i import DinoImage
+from metrics.tiny import similarity as tiny
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+
+GOLDENS = Path(__file__).parents[1] / "goldens"
+SHARED = os.environ.get("REFBENCH_SHARED")
+METRICS: tuple[type[Metric], ...] = (ClipText, ClipImage, DinoImage)
+
+specification = importlib.util.spec_from_file_location("golden_fill", GOLDENS / "fill.py")
+assert specification is not None and specification.loader is not None
+fill = importlib.util.module_from_spec(specification)
+specification.loader.exec_module(fill)
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.set_num_threads(2)
+    folder = tmp_path_factory.mktemp("weights")
+    tiny.write_tiny(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def loaded(weights: Path) -> dict[type[Metric], Any]:
+    made = {metric: metric() for metric in METRICS}
+    for metric in made.values():
+        metric.load(Environment(weights=weights, threads=2))
+    return made
+
+
+def picture(name: str = "a") -> np.ndarray:
+    return fill.uint8_image(f"similarity/{name}", 90, 160)
+
+
+def clip(path: Path, images: list[np.ndarray]) -> Video:
+    write_video(path, images, 8, crf=1)
+    return Video(path)
+
+
+@pytest.fixture
+def sample(tmp_path: Path) -> Sample:
+    for name in ("a", "b"):
+        Image.fromarray(picture(name)).save(tmp_path / f"{name}.png")
+    references = tuple(
+        Reference(path=f"{name}.png", root=tmp_path, label="", kind="object") for name in ("a", "b")
+    )
+    return Sample(id="mine_1", category="mine", prompt="A cup on a table.", references=references)
+
+
+@pytest.fixture
+def video(tmp_path: Path) -> Video:
+    return clip(tmp_path / "a.mp4", [np.roll(picture("c"), 13 * shift, axis=1) for shift in range(3)])
+
+
+def unit(features: Any) -> np.ndarray:
+    return (features / features.norm(dim=-1, keepdim=True)).detach().numpy()
+
+
+def processed(folder: Path, images: list[Image.Image]) -> Any:
+    """Pixels by transformers' own PIL processor, with the settings of the published preprocessor files."""
+    dino = folder.name.startswith("dino")
+    settings: dict[str, Any] = {
+        "resample": Image.Resampling.BICUBIC,
+        "crop_size": {"height": 224, "width": 224},
+    }
+    if dino:
+        settings |= {"size": {"shortest_edge": 256}, "image_mean": [0.485, 0.456, 0.406]}
+        settings |= {"image_std": [0.229, 0.224, 0.225]}
+    else:
+        settings |= {"size": {"shortest_edge": 224}, "image_mean": [0.48145466, 0.4578275, 0.40821073]}
+        settings |= {"image_std": [0.26862954, 0.26130258, 0.27577711]}
+    (folder / "preprocessor_config.json").write_text(
+        json.dumps(
+            {"image_processor_type": "BitImageProcessor" if dino else "CLIPImageProcessor", **settings}
+        )
+    )
+    processor = transformers.AutoImageProcessor.from_pretrained(folder, backend="pil")
+    return processor(images=images, return_tensors="pt")["pixel_values"]
+
+
+def test_the_arithmetic_of_clip(
+    loaded: dict[type[Metric], Any], weights: Path, sample: Sample, video: Video, tmp_path: Path
+) -> None:
+    """Against transformers' own path: its processor, its tokenizer, its get_*_features."""
+    folder = Path(shutil.copytree(weights / tiny.CLIP_REPOSITORY, tmp_path / "clip"))
+    model = transformers.CLIPModel.from_pretrained(folder).eval()
+    tokens = transformers.AutoTokenizer.from_pretrained(folder)([sample.prompt], return_tensors="pt")
+    frames = [Image.fromarray(frame) for frame in video.frames(uniform_frames(32))]
+    references = [Image.fromarray(picture(name)) for name in ("a", "b")]
+    with torch.inference_mode():
+        outputs = [
+            unit(model(pixel_values=processed(folder, images), **tokens).image_embeds)
+            for images in (frames, references)
+        ]
+        text = unit(model(pixel_values=processed(folder, references), **tokens).text_embeds)[0]
+    assert loaded[ClipText].score(sample, video).value == pytest.approx((outputs[0] @ text).mean(), abs=1e-5)
+    score = loaded[ClipImage].score(sample, video)
+    expected = outputs[0] @ outputs[1].T
+    assert score.value == pytest.approx(expected.mean(), abs=1e-5)
+    assert score.details["per_reference"] == pytest.approx(expected.mean(axis=0).tolist(), abs=1e-5)
+
+
+def test_the_arithmetic_of_dino(
+    loaded: dict[type[Metric], Any], weights: Path, sample: Sample, video: Video, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(weights / tiny.DINO_REPOSITORY, tmp_path / "dinov2"))
+    model = transformers.AutoModel.from_pretrained(folder).eval()
+    frames = [Image.fromarray(frame) for frame in video.frames(uniform_frames(32))]
+    references = [Image.fromarray(picture(name)) for name in ("a", "b")]
+    with torch.inference_mode():
+        outputs = [unit(model(processed(folder, images)).pooler_output) for images in (frames, references)]
+    score = loaded[DinoImage].score(sample, video)
+    assert score.value == pytest.approx((outputs[0] @ outputs[1].T).mean(), abs=1e-5)
+
+
+@pytest.mark.parametrize("metric", [ClipImage, DinoImage])
+def test_a_still_of_its_reference_is_alike(
+    metric: type[Metric], loaded: dict[type[Metric], Any], sample: Sample, tmp_path: Path
+) -> None:
+    still = clip(tmp_path / "still.mp4", [picture("a")] * 3)
+    score = loaded[metric].score(sample, still)
+    same, other = score.details["per_reference"]
+    assert same == pytest.approx(1, abs=0.01) and other < same
+    assert -1 <= score.value <= 1
+
+
+def test_clip_t_looks_at_the_prompt(loaded: dict[type[Metric], Any], sample: Sample, video: Video) -> None:
+    first = loaded[ClipText].score(sample, video)
+    other = loaded[ClipText].score(replace(sample, prompt="A dog in the snow."), video)
+    assert first.value != pytest.approx(other.value, abs=1e-4)
+    assert first.details["prompt_cut_off"] is False
+    assert len(first.details["frame_scores"]) == 32
+
+
+def test_only_77_tokens_of_a_prompt_count(
+    loaded: dict[type[Metric], Any], sample: Sample, video: Video
+) -> None:
+    # The tiny tokenizer has one token per byte: 75 between start and end.
+    longer, longest = (replace(sample, prompt="abcdefghijklmno" * 5 + end) for end in ("x", "yz" * 50))
+    scores = [loaded[ClipText].score(each, video) for each in (longer, longest)]
+    assert scores[0] == scores[1]
+    assert scores[0].details["prompt_cut_off"] is True
+    fitting = loaded[ClipText].score(replace(sample, prompt="abcdefghijklmno" * 5), video)
+    assert fitting.details["prompt_cut_off"] is False
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_a_repeated_frame_is_encoded_once(
+    metric: type[Metric],
+    loaded: dict[type[Metric], Any],
+    sample: Sample,
+    video: Video,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    encoder = loaded[metric]._encoder
+    batches: list[int] = []
+    embed = encoder.embed
+    monkeypatch.setattr(encoder, "embed", lambda pixels: (batches.append(len(pixels)), embed(pixels))[1])
+    loaded[metric].score(sample, video)
+    assert batches == ([3] if metric is ClipText else [2, 3])
+
+
+@pytest.mark.parametrize("metric", [ClipImage, DinoImage])
+def test_without_references_there_is_nothing_to_compare(
+    metric: type[Metric], loaded: dict[type[Metric], Any], sample: Sample, video: Video
+) -> None:
+    bare = replace(sample, references=())
+    assert loaded[metric].not_applicable(sample) is None
+    assert loaded[metric].not_applicable(bare) == "no references"
+    with pytest.raises(SampleError, match="no references"):
+        loaded[metric].score(bare, video)
+
+
+@pytest.mark.parametrize("metric", [ClipImage, DinoImage])
+def test_bad_references(
+    metric: type[Metric], loaded: dict[type[Metric], Any], sample: Sample, video: Video, tmp_path: Path
+) -> None:
+    plain = loaded[metric].score(sample, video)
+    image = Image.fromarray(picture("a"))
+    Image.merge("RGBA", (*image.split(), Image.new("L", image.size, 30))).save(tmp_path / "a.png")
+    assert loaded[metric].score(sample, video) == plain
+    image.convert("CMYK").save(tmp_path / "a.jpg")
+    cmyk = replace(sample, references=(replace(sample.references[0], path="a.jpg"),))
+    assert -1 <= loaded[metric].score(cmyk, video).value <= 1
+    (tmp_path / "a.png").unlink()
+    with pytest.raises(SampleError, match="is missing"):
+        loaded[metric].score(sample, video)
+    (tmp_path / "a.png").write_text("no picture")
+    with pytest.raises(SampleError, match="cannot be read"):
+        loaded[metric].score(sample, video)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_a_video_that_cannot_be_read(
+    metric: type[Metric], loaded: dict[type[Metric], Any], sample: Sample, tmp_path: Path
+) -> None:
+    (tmp_path / "a.mp4").write_bytes(b"no video")
+    with pytest.raises(VideoError):
+        loaded[metric].score(sample, Video(tmp_path / "a.mp4"))
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_they_are_supplementary_and_named(metric: type[Metric]) -> None:
+    from bench.registry import metrics
+
+    assert metric.declaration.component is None
+    assert metrics.get(metric.declaration.name) is metric
+
+
+# --- backbones and weights -------------------------------------------------------------------------------
+
+
+def test_another_backbone_is_an_option(weights: Path, sample: Sample, video: Video, tmp_path: Path) -> None:
+    for owner, name, metric in (
+        ("openai", "clip-vit-base-patch32", ClipText),
+        ("openai", "clip-vit-base-patch32", ClipImage),
+        ("facebook", "dinov2-small", DinoImage),
+    ):
+        source = tiny.DINO_REPOSITORY if metric is DinoImage else tiny.CLIP_REPOSITORY
+        shutil.copytree(weights / source, tmp_path / "w" / owner / name, dirs_exist_ok=True)
+        value = f"{owner}/{name}" if metric is DinoImage else name
+        made = metric(build_options(metric.Options, {"backbone": value}, "test"))
+        made.load(Environment(weights=tmp_path / "w"))
+        assert -1 <= made.score(sample, video).value <= 1
+        assert f"{owner}/{name}/model.safetensors" in made.provenance()["weights"]
+        assert made.settings() != metric().settings()
+
+
+def test_dinov3_loads_by_the_same_code(sample: Sample, video: Video, tmp_path: Path) -> None:
+    folder = tmp_path / "w" / "facebook" / "dinov3-vits16-pretrain-lvd1689m"
+    config = transformers.DINOv3ViTConfig(
+        hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64, patch_size=16
+    )
+    torch.manual_seed(0)
+    model = transformers.AutoModel.from_config(config).eval()
+    model.save_pretrained(folder)
+    made = DinoImage(build_options(DinoImage.Options, {"backbone": f"facebook/{folder.name}"}, "test"))
+    made.load(Environment(weights=tmp_path / "w"))
+    pixels = np.stack([made._encoder.crop.pixels(Image.fromarray(picture("a")))])
+    with torch.inference_mode():
+        pooled = unit(model(torch.from_numpy(pixels)).pooler_output)
+    np.testing.assert_allclose(made._encoder.embed(pixels), pooled, atol=1e-6)
+    assert -1 <= made.score(sample, video).value <= 1
+
+
+@pytest.mark.parametrize(
+    ("metric", "value"), [(ClipText, "clip-vit-huge"), (DinoImage, "dinov2-base"), (DinoImage, "a/b/c")]
+)
+def test_an_unknown_backbone_is_refused(metric: type[Metric], value: str) -> None:
+    with pytest.raises(UserError, match="backbone"):
+        build_options(metric.Options, {"backbone": value}, "the metric")
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_missing_weights_are_named(
+    metric: type[Metric], weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    assert metric().unavailable(Environment(weights=weights)) is None
+    reason = metric().unavailable(Environment(weights=tmp_path))
+    repository = tiny.DINO_REPOSITORY if metric is DinoImage else tiny.CLIP_REPOSITORY
+    assert reason is not None and repository in reason and "refbench weights pull" in reason
+    with pytest.raises(MissingWeights, match=repository):
+        metric().load(Environment(weights=tmp_path))
+    (tmp_path / repository).mkdir(parents=True)
+    for name in ("config.json", "model.safetensors"):
+        reason = metric().unavailable(Environment(weights=tmp_path))
+        assert reason is not None and name in reason
+        (tmp_path / repository / name).write_text("{}")
+    assert metric().unavailable(Environment(weights=tmp_path)) is None
+
+
+@pytest.mark.parametrize("fault", ["truncated", "missing key", "another model", "no json"])
+@pytest.mark.parametrize("metric", METRICS)
+def test_wrong_files_are_one_line(metric: type[Metric], fault: str, weights: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    repository = tiny.DINO_REPOSITORY if metric is DinoImage else tiny.CLIP_REPOSITORY
+    folder = Path(shutil.copytree(weights / repository, tmp_path / repository))
+    file = folder / "model.safetensors"
+    if fault == "truncated":
+        file.write_bytes(file.read_bytes()[:3000])
+    elif fault == "missing key":
+        tensors = load_file(file)
+        tensors.popitem()
+        save_file(tensors, file, metadata={"format": "pt"})
+    else:
+        (folder / "config.json").write_text("{" if fault == "no json" else '{"model_type": "bert"}')
+    with pytest.raises(UserError) as caught:
+        metric().load(Environment(weights=tmp_path))
+    assert "\n" not in str(caught.value)
+
+
+def test_provenance_marks_tiny_weights(loaded: dict[type[Metric], Any]) -> None:
+    for metric in loaded.values():
+        provenance = metric.provenance()
+        assert (provenance["dtype"], provenance["batch_size"]) == ("float32", 32)
+        assert provenance["weights"]
+        assert all(digest.startswith("tiny:") for digest in provenance["weights"].values())
+
+
+def test_tiny_weights_are_the_same_each_time(weights: Path, tmp_path: Path) -> None:
+    tiny.write_tiny(tmp_path)
+    for repository in (tiny.CLIP_REPOSITORY, tiny.DINO_REPOSITORY):
+        for file in (weights / repository).iterdir():
+            assert (tmp_path / repository / file.name).read_bytes() == file.read_bytes(), file.name
+
+
+@pytest.mark.skipif(not SHARED, reason="needs the two sample videos (REFBENCH_SHARED)")
+@pytest.mark.parametrize("metric", METRICS)
+def test_tiny_weights_give_a_value_on_the_sample_videos(
+    metric: type[Metric], loaded: dict[type[Metric], Any]
+) -> None:
+    dataset = Path(str(SHARED)) / "data" / "opens2v_eval"
+    sample = load_track("open-domain", dataset).sample("faceobj_14")
+    assert sample is not None
+    score = loaded[metric].score(sample, Video(dataset / "videos" / "faceobj_14.mp4"))
+    assert -1 <= score.value <= 1
+    if metric is not ClipText:
+        assert len(score.details["per_reference"]) == len(sample.references) == 3
