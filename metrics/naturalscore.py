@@ -1,0 +1,355 @@
+"""NaturalScore: how natural a vision-language judge finds a video, 1 to 5.
+
+    score = mean over the runs of the number that the judge answers
+
+The judge sees up to 16 frames (every s-th, s = max(n // 16, 1)), the longer side 512 pixels, as JPEG of
+quality 95, and an instruction; three independent runs.
+
+Source: `eval/get_naturalscore.py` of PKU-YuanGroup/OpenS2V-Nexus v1.1 (commit 210eb08). Kept on purpose:
+frames after 15·s are never seen, a short video sends fewer pictures, small pictures are enlarged (with the
+area filter that also shrinks), and the request has no system message and no temperature. As in the official
+merge, runs without an answer are left out of the mean; the details name them. Different:
+
+* the instruction is ours (`metrics/judges/instruction.py`) unless a file with the official one is given;
+* an answer must be a number from 1 to 5: another one is asked again, then that run has failed, where the
+  official code would store the text and its merge would stop or clip;
+* a video that cannot be decoded has failed; the official code judges it from the text alone;
+* a judge that runs locally marks its details as `unofficial`.
+
+The details hold every raw reply, and `differs_from_official` says what keeps the number from comparing with
+published ones.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import urlsplit
+
+import numpy as np
+
+from bench.errors import MissingWeights, SampleError, UserError
+from bench.metric import Environment, Metric, MetricDeclaration, Score
+from bench.registry import metrics
+from bench.sample import Sample
+from bench.video import Video, stride_frames
+from bench.weights import missing_packages, require_model_folder
+from metrics.judges.cache import AnswerCache, default_cache_folder
+from metrics.judges.cost import TOKENS_PER_IMAGE, Account, CostEstimate, Prices, estimate_cost
+from metrics.judges.instruction import read_instruction
+from metrics.judges.judge import Answer, Judge, Question, parse_score
+
+if TYPE_CHECKING:
+    from metrics.judges.endpoint import EndpointJudge
+    from metrics.judges.local import LocalJudge
+
+FRAMES = 16
+LONG_SIDE_PX = 512
+JPEG_QUALITY = 95
+OFFICIAL_MODEL = "gpt-4o-2024-11-20"
+OFFICIAL_RUNS = 3
+OPENAI_URL = "https://api.openai.com/v1"
+LOCAL_MODEL = "Qwen/Qwen2.5-VL-7B-Instruct"
+# Sent where a user's own endpoint wants no key; the openai package insists on one.
+NO_KEY = "none"
+
+
+@dataclass(frozen=True, kw_only=True)
+class NaturalScoreOptions:
+    """Which judge is asked, and within which bounds.
+
+    `backend`: `endpoint`, or `local` for a model folder. `model`: the name at the endpoint, or the
+    `owner/name` or path of a local model. `url`: base address of an OpenAI-compatible endpoint.
+    `key_variable`: the environment variable that holds its key. `instruction`: a file with another text.
+    `cache`: folder of answers (`use_cache` switches it off). `budget` in dollars stops a run of the program,
+    and needs `price_in` and `price_out`, dollars per million tokens. `concurrency`: requests at a time. The
+    seconds are for one request and for the first and longest wait between `attempts`.
+    """
+
+    backend: Literal["endpoint", "local"] = "endpoint"
+    model: str = OFFICIAL_MODEL
+    url: str = OPENAI_URL
+    key_variable: str = "OPENAI_API_KEY"
+    runs: int = OFFICIAL_RUNS
+    instruction: Path | None = None
+    cache: Path | None = None
+    use_cache: bool = True
+    budget: float | None = None
+    price_in: float | None = None
+    price_out: float | None = None
+    tokens_per_image: int = TOKENS_PER_IMAGE
+    concurrency: int = 4
+    timeout_s: float = 120.0
+    attempts: int = 5
+    first_wait_s: float = 2.0
+    longest_wait_s: float = 120.0
+
+    def __post_init__(self) -> None:
+        for name in ("runs", "concurrency", "attempts", "tokens_per_image", "timeout_s"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be above 0")
+        for name in ("budget", "price_in", "price_out", "first_wait_s", "longest_wait_s"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < float("inf"):
+                raise ValueError(f"{name} must be 0 or more")
+        if (self.price_in is None) != (self.price_out is None):
+            raise ValueError("price_in and price_out go together")
+        if self.budget is not None and self.price_in is None:
+            raise ValueError("a budget needs price_in and price_out, in dollars per million tokens")
+        address = urlsplit(self.url)
+        if address.scheme not in ("http", "https") or not address.hostname:
+            raise ValueError("url must be an http or https address")
+        if address.username or address.password or address.query or address.fragment:
+            raise ValueError("url must hold no key: the key is read from the environment")
+
+
+@metrics.register
+class NaturalScore(Metric):
+    """Asks a judge; `score` may be called from several threads, the request limit holds for all together."""
+
+    declaration = MetricDeclaration(
+        name="naturalscore",
+        version="1",
+        component="naturalscore",
+        summary="how natural a vision-language judge finds the video (1 to 5); needs an endpoint and its key",
+        source="OpenS2V-Nexus@210eb08 eval/get_naturalscore.py",
+        uses=frozenset({"video"}),
+        packages=("opencv-python", "numpy", "openai"),
+    )
+    Options = NaturalScoreOptions
+    options: NaturalScoreOptions
+
+    def __init__(self, options: NaturalScoreOptions | None = None) -> None:
+        super().__init__(options)
+        self._instruction = read_instruction(self.options.instruction)
+        self._judge: Judge | None = None
+        self._cache: AnswerCache | None = None
+        self._prices: Prices | None = None
+        if self.options.price_in is not None and self.options.price_out is not None:
+            self._prices = Prices(tokens_in=self.options.price_in, tokens_out=self.options.price_out)
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the judge is a model that runs here."""
+        return self.options.backend == "local"
+
+    @property
+    def model(self) -> str:
+        """The judge's name; the official one, which no one can run, stands for the local default."""
+        if self.is_local and self.options.model == OFFICIAL_MODEL:
+            return LOCAL_MODEL
+        return self.options.model
+
+    def settings(self) -> dict[str, Any]:
+        """What the score depends on: judge, runs, instruction. Limits, prices and the cache do not matter."""
+        return {
+            "backend": self.options.backend,
+            "model": self.model,
+            "url": None if self.is_local else self.options.url,
+            "runs": self.options.runs,
+            "instruction": self._instruction.digest,
+        }
+
+    def unavailable(self, environment: Environment) -> str | None:
+        """Which package, key or model folder is missing, or None."""
+        packages = ("torch", "transformers") if self.is_local else ("openai",)
+        absent = missing_packages(packages)
+        if absent:
+            return absent
+        try:
+            if self.is_local:
+                self._local_folder(environment)
+            else:
+                self._key()
+        except MissingWeights as error:
+            return str(error)
+        return None
+
+    def load(self, environment: Environment) -> None:
+        """Connect to the endpoint (nothing is sent) or load the local model.
+
+        Raises MissingWeights without a key or model folder, and UserError for a key that cannot be one.
+        """
+        super().load(environment)
+        if self.is_local:
+            self._judge = self._load_local(environment)
+            return
+        self._judge = self._connect()
+        if self.options.use_cache:
+            folder = self.options.cache or default_cache_folder()
+            self._cache = AnswerCache(folder=folder, model=self.model, endpoint=self.options.url)
+
+    def forecast(self, videos: int) -> str | None:
+        """What judging so many videos is going to take, before the first request."""
+        if self.is_local:
+            return None
+        cost = self.estimate_cost(videos)
+        price = "price unknown" if cost.dollars is None else f"about ${cost.dollars:.2f}"
+        return (
+            f"judge {self.model}: up to {cost.requests:,} requests, {cost.images:,} images, "
+            f"{cost.tokens_in:,} tokens in and {cost.tokens_out:,} out, {price}"
+        )
+
+    def estimate_cost(self, videos: int) -> CostEstimate:
+        """What judging so many videos should take, without asking anybody; cached answers and retries are
+        not foreseen.
+        """
+        return estimate_cost(
+            requests=videos * self.options.runs,
+            images_per_request=FRAMES,
+            instruction=self._instruction.text,
+            prices=self._prices,
+            tokens_per_image=self.options.tokens_per_image,
+        )
+
+    def score(self, sample: Sample, video: Video) -> Score:
+        """The mean of the runs, 1 to 5. Raises SampleError when no run has an answer, for a video that cannot
+        be decoded, and when the budget does not cover it.
+        """
+        question = Question(jpegs=tuple(judge_jpegs(video)), instruction=self._instruction.text)
+        answers = self._answers(question)
+        stopped = next((answer for answer in answers if answer.over_budget), None)
+        if stopped is not None:
+            raise SampleError(stopped.failure)
+        scores = [parse_score(answer.verdict) for answer in answers if answer.verdict is not None]
+        valid = [score for score in scores if score is not None]
+        if not valid:
+            raise SampleError(f"no run has an answer; the first: {answers[0].failure}")
+        return Score(value=sum(valid) / len(valid), details=self._details(question, answers))
+
+    def provenance(self) -> dict[str, Any]:
+        """Of a local model its precision and digests; an endpoint tells neither."""
+        return {} if self._judge is None else self._judge.provenance()
+
+    def close(self) -> None:
+        """Close the connections, or give the model's memory back."""
+        if self._judge is not None:
+            self._judge.close()
+        self._judge = self._cache = None
+
+    def _answers(self, question: Question) -> list[Answer]:
+        """One answer per run in order: those on disk, and the judge's to the others."""
+        assert self._judge is not None, "load() comes before score()"
+        runs = range(1, self.options.runs + 1)
+        held = {run: self._cache.get(question, run) for run in runs} if self._cache is not None else {}
+        answers = {run: answer for run, answer in held.items() if answer is not None}
+        for answer in self._judge.judge(question, [run for run in runs if run not in answers]):
+            answers[answer.run] = answer
+            if self._cache is not None:
+                self._cache.put(question, answer)
+        return [answers[run] for run in runs]
+
+    def _details(self, question: Question, answers: list[Answer]) -> dict[str, Any]:
+        """`runs` holds the stripped replies that are scores, as the official files do; `replies` all."""
+        tokens_in = sum(answer.tokens_in for answer in answers)
+        tokens_out = sum(answer.tokens_out for answer in answers)
+        details: dict[str, Any] = {
+            "runs": {str(answer.run): answer.verdict for answer in answers if answer.verdict is not None},
+            "replies": {str(answer.run): list(answer.replies) for answer in answers},
+            "failed_runs": {str(answer.run): answer.failure for answer in answers if answer.verdict is None},
+            "judge": self.model,
+            "instruction": self._instruction.label,
+            "instruction_sha256": self._instruction.digest,
+            "images": len(question.jpegs),
+            "tokens_in": tokens_in,
+            "tokens_out": tokens_out,
+            "differs_from_official": self._differences(),
+        }
+        if self._prices is not None:
+            details["dollars"] = self._prices.dollars(tokens_in, tokens_out)
+        if self.is_local:
+            details["unofficial"] = f"local judge {self.model}"
+        return details
+
+    def _differences(self) -> list[str]:
+        """What keeps these scores from comparing with published ones."""
+        differences = []
+        if self.is_local or self.model != OFFICIAL_MODEL:
+            differences.append(f"judge {self.model} instead of {OFFICIAL_MODEL}")
+        if not self._instruction.is_official:
+            differences.append(self._instruction.label)
+        if self.options.runs != OFFICIAL_RUNS:
+            differences.append(f"{self.options.runs} runs instead of {OFFICIAL_RUNS}")
+        return differences
+
+    def _key(self) -> str:
+        """The endpoint's key. Raises MissingWeights without one, and UserError for one that cannot be one."""
+        variable = self.options.key_variable
+        key = os.environ.get(variable, "").strip()
+        if not key and self.options.url != OPENAI_URL:
+            return NO_KEY
+        if not key:
+            raise MissingWeights(f"the judge needs a key in the environment variable {variable}")
+        if not key.isascii() or not key.isprintable() or " " in key:
+            raise UserError(f"the environment variable {variable} holds no key: characters that no key has")
+        return key
+
+    def _connect(self) -> EndpointJudge:
+        from metrics.judges.endpoint import EndpointJudge, Limits
+
+        return EndpointJudge(
+            model=self.model,
+            url=self.options.url,
+            key=self._key(),
+            limits=Limits(
+                concurrency=self.options.concurrency,
+                timeout_s=self.options.timeout_s,
+                attempts=self.options.attempts,
+                first_wait_s=self.options.first_wait_s,
+                longest_wait_s=self.options.longest_wait_s,
+            ),
+            account=Account(self._prices, self.options.budget),
+            tokens_per_image=self.options.tokens_per_image,
+        )
+
+    def _load_local(self, environment: Environment) -> LocalJudge:
+        from metrics.judges.local import LocalJudge
+
+        return LocalJudge(self._local_folder(environment), environment.device, self.model)
+
+    def _local_folder(self, environment: Environment) -> Path:
+        """The local model's folder: a path, or a repository found where the other weights are."""
+        given = Path(self.model).expanduser()
+        if (given / "config.json").is_file():
+            return given
+        return require_model_folder(self.model, environment.weights)
+
+
+def judge_jpegs(video: Video) -> Iterator[bytes]:
+    """The JPEG files that a judge gets of a video, at most 16. Raises SampleError for a video that cannot be
+    decoded.
+    """
+    for frame_HWC in video.frames(stride_frames(FRAMES)):
+        yield jpeg_of(judge_frame(frame_HWC))
+
+
+def judge_frame(rgb_HWC: np.ndarray) -> np.ndarray:
+    """A frame as BGR with a longer side of 512 pixels, the other one rounded down."""
+    import cv2
+
+    height, width = judge_size(*rgb_HWC.shape[:2])
+    if min(height, width) < 1:
+        raise SampleError("the video is too narrow for a judge")
+    bgr_HWC = cv2.cvtColor(rgb_HWC, cv2.COLOR_RGB2BGR)
+    resized: np.ndarray = cv2.resize(bgr_HWC, (width, height), interpolation=cv2.INTER_AREA)
+    return resized
+
+
+def judge_size(height: int, width: int) -> tuple[int, int]:
+    """(height, width) in pixels of a frame as the judge sees it."""
+    if height >= width:
+        return LONG_SIDE_PX, int(width * LONG_SIDE_PX / height)
+    return int(height * LONG_SIDE_PX / width), LONG_SIDE_PX
+
+
+def jpeg_of(bgr_HWC: np.ndarray) -> bytes:
+    """The JPEG file of a BGR picture, by OpenCV, quality 95, 4:2:0."""
+    import cv2
+
+    encoded, jpeg = cv2.imencode(".jpg", bgr_HWC, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
+    if not encoded:
+        raise SampleError("a frame cannot be written as JPEG")
+    return bytes(jpeg.tobytes())
