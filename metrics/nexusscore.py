@@ -1,0 +1,379 @@
+"""NexusScore: are the subjects of the references in the video, and do they look like them?
+
+    score = mean over kept boxes of < picture(reference), picture(crop) >  /  frames with a box
+
+In 32 frames an image-prompt detector (YOLO-World v2-L) looks for each reference; what it finds is cut out and
+compared with the whole reference picture and with the class label by GME-Qwen2-VL-7B. A box is kept when its
+confidence is over 0.6, its product with the label over 0.30 and its product with the reference not 0. Range
+of the raw value: -1 to 1; the protocol drops exact zeros and caps it at 0.05.
+
+Source: `eval/get_nexusscore.py` of PKU-YuanGroup/OpenS2V-Nexus v1.1 (commit 210eb08), key `nexus_score`.
+Kept on purpose: in categories with "face" the labels `Man` and `Woman` are left out, in those with "human"
+they become `human`; the detector sees BGR; products and their mean are rounded to float16, and a threshold is
+rounded to the precision of what it is compared with (0.30 to 0.30005); a box of confidence 0.5 to 0.6 counts
+its frame but never enters the mean, so seeing the subject in fewer frames can raise the score; a box that
+rounds to no pixel loses the video; boxes of which none is kept give 0, no box at all gives no score.
+Different, with the same result: the backbone runs once per frame and not twice per frame and reference,
+prompts once per reference; reference pictures and labels are embedded once per video and crops once, in
+batches, those under 0.6 not at all; a frame that the sampling of a short video repeats is looked at once.
+A reference without a label is left out, as the original does when its list of labels is shorter.
+
+The details hold the counts, and `score_per_frame_and_reference`: a pre-release of the script divided by the
+number of (frame, reference) pairs with a box.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from bench.component import NEXUS_FACE_LABELS, nexus_not_applicable
+from bench.errors import MissingWeights, SampleError
+from bench.metric import Environment, Metric, MetricDeclaration, Score
+from bench.registry import metrics
+from bench.sample import Reference, Sample
+from bench.video import Video, uniform_frames
+from bench.weights import CATALOGUE, require_file
+
+if TYPE_CHECKING:
+    import torch
+    from PIL import Image
+
+    from metrics.nets.gme import GmeEmbedder
+    from metrics.nets.image_prompt_detector import ImagePromptDetector
+    from metrics.nets.yolo_world_boxes import Boxes
+
+DETECTOR_WEIGHTS = "opens2v-weight"
+CLIP_WEIGHTS = "clip-vit-base-patch32"
+GME_WEIGHTS = "gme-qwen2-vl-7b"
+# The second is the default of the official script's --yolo_model_path; the first a conversion by the user.
+DETECTOR_FILES = (
+    "yolo_world_v2_l_image_prompt_adapter-719a7afb.safetensors",
+    "yolo_world_v2_l_image_prompt_adapter-719a7afb.pth",
+)
+PACKAGES = ("torch", "torchvision", "transformers")
+
+FRAMES = 32
+TEXT_INSTRUCTION = "Find an image that matches the given text."
+HUMAN_LABEL = "human"
+
+# In the precision of what they are compared with.
+MIN_CONFIDENCE = np.float32(0.6)
+MIN_TEXT_SIMILARITY = np.float16(0.30)
+
+# Crops held at a time; the embedder cuts them into batches by their tokens.
+CROPS_HELD = 16
+
+
+class Embedder(Protocol):
+    """What NexusScore asks of a model that embeds texts and pictures in one space."""
+
+    def embed_texts(self, texts: Sequence[str], instruction: str | None = None) -> torch.Tensor:
+        """Unit vectors (n, D) of texts."""
+        ...
+
+    def embed_images(self, images: Sequence[Image.Image], instruction: str | None = None) -> torch.Tensor:
+        """Unit vectors (n, D) of RGB pictures."""
+        ...
+
+
+class Detector(Protocol):
+    """What NexusScore asks of a detector; `pairs_per_pass` bounds frames times references of one call."""
+
+    pairs_per_pass: int
+
+    def prompts(self, pictures: Sequence[Image.Image]) -> Any:
+        """Prompts of reference pictures, in the form that `detect` takes."""
+        ...
+
+    def detect(self, frames: Sequence[np.ndarray], prompts: Any) -> list[list[Boxes]]:
+        """Boxes over 0.5 of each frame and, within it, of each reference."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """A reference that is looked for and the label its boxes are compared with."""
+
+    reference: Reference
+    label: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """A box: where it was seen, the detector's confidence, and the crop's products with label and reference.
+
+    The products are None for a box that cannot be kept because of its confidence.
+    """
+
+    frame: int
+    subject: int
+    confidence: np.float32
+    text_similarity: np.float16 | None
+    image_similarity: np.float16 | None
+
+    @property
+    def kept(self) -> bool:
+        """Whether the box enters the mean."""
+        if self.text_similarity is None or self.image_similarity is None:
+            return False
+        return bool(
+            self.confidence > MIN_CONFIDENCE
+            and self.text_similarity > MIN_TEXT_SIMILARITY
+            and self.image_similarity != 0
+        )
+
+
+@metrics.register
+class NexusScore(Metric):
+    """Streams over the frames; one pass of the detector and one batch of crops are in memory."""
+
+    declaration = MetricDeclaration(
+        name="nexusscore",
+        version="1",
+        component="nexusscore",
+        summary="likeness of detected subjects to their references (YOLO-World and GME-Qwen2-VL-7B)",
+        source="OpenS2V-Nexus@210eb08 eval/get_nexusscore.py",
+        uses=frozenset({"video", "references"}),
+        weights=(DETECTOR_WEIGHTS, CLIP_WEIGHTS, GME_WEIGHTS),
+        packages=("torch", "torchvision", "transformers", "opencv-python", "pillow", "numpy"),
+    )
+
+    def __init__(self, options: Any = None) -> None:
+        super().__init__(options)
+        self._detector: ImagePromptDetector | None = None
+        self._embedder: GmeEmbedder | None = None
+        self._weights: Mapping[str, str] = {}
+
+    def not_applicable(self, sample: Sample) -> str | None:
+        """Samples that show nothing but faces, which NexusScore leaves to FaceSim."""
+        return nexus_not_applicable(sample)
+
+    def unavailable(self, environment: Environment) -> str | None:
+        """Which packages or weights are missing, or None."""
+        from bench.weights import missing_packages
+
+        try:
+            _files(environment)
+        except MissingWeights as error:
+            return str(error)
+        return missing_packages(PACKAGES)
+
+    def load(self, environment: Environment) -> None:
+        """Load the detector, and GME or take it over from GmeScore where that holds it.
+
+        Raises MissingWeights, and UserError for files that are damaged or do not fit.
+        """
+        super().load(environment)
+        checkpoint, clip_folder = _files(environment)
+        from bench.weights import file_digests
+        from metrics.nets.gme import shared_embedder
+        from metrics.nets.image_prompt_detector import ImagePromptDetector
+        from metrics.nets.pretrained import torch_device, weight_digests
+
+        self._detector = ImagePromptDetector.load(checkpoint, clip_folder, torch_device(environment.device))
+        self._embedder = shared_embedder(environment)
+        self._weights = (
+            file_digests(checkpoint.parent, {f"{DETECTOR_WEIGHTS}/{checkpoint.name}": checkpoint})
+            | weight_digests(clip_folder, CLIP_WEIGHTS)
+            | dict(self._embedder.weight_digests)
+        )
+
+    def score(self, sample: Sample, video: Video) -> Score:
+        """The raw value of one video; SampleError without a box, a usable reference or a readable file."""
+        assert self._detector is not None and self._embedder is not None, "load() comes before score()"
+        return score_video(sample, video, self._detector, self._embedder)
+
+    def provenance(self) -> dict[str, Any]:
+        """Precisions (detector, then GME), pairs per pass, digests of all three models."""
+        if self._detector is None or self._embedder is None:
+            return {}
+        return {
+            "dtype": f"float32, {str(self._embedder.dtype).removeprefix('torch.')}",
+            "batch_size": self._detector.pairs_per_pass,
+            "weights": dict(self._weights),
+        }
+
+    def close(self) -> None:
+        """Let go of both models; GME's memory is given back unless GmeScore holds it."""
+        self._detector = None
+        if self._embedder is not None:
+            from metrics.nets.gme import release_shared_embedder
+
+            self._embedder = None
+            release_shared_embedder()
+
+
+def score_video(sample: Sample, video: Video, detector: Detector, embedder: Embedder) -> Score:
+    """The score of one video with any detector and embedder.
+
+    Raises SampleError when no reference can be looked for, one is missing, the video cannot be read, nothing
+    is found in any frame, or a box rounds to no pixel.
+    """
+    subjects = subjects_of(sample)
+    if not subjects:
+        raise SampleError("no reference to look for: each is a face or has no label")
+    found = find_subjects(subjects, video, detector, embedder)
+    if not found:
+        raise SampleError("the detector found no reference in any frame")
+    return summary_of(found, subjects)
+
+
+def subjects_of(sample: Sample) -> list[Subject]:
+    """The references that are looked for, with the labels that their boxes are compared with."""
+    subjects = []
+    for reference in sample.references:
+        is_person = reference.label in NEXUS_FACE_LABELS
+        if not reference.label or (is_person and "face" in sample.category):
+            continue
+        renamed = is_person and "human" in sample.category
+        subjects.append(Subject(reference=reference, label=HUMAN_LABEL if renamed else reference.label))
+    return subjects
+
+
+def find_subjects(
+    subjects: Sequence[Subject], video: Video, detector: Detector, embedder: Embedder
+) -> list[Found]:
+    """All boxes in the order of frames, references and the detector; repeated frames repeat theirs."""
+    from metrics.nets.pixels import distinct_frames
+
+    pictures = [subject.reference.open_plain_rgb() for subject in subjects]
+    prompts = detector.prompts(pictures)
+    comparer = _CropComparer(subjects, pictures, embedder)
+    boxes_seen: list[tuple[int, int, np.float32, int | None]] = []
+    position = 0
+    distinct = distinct_frames(video, uniform_frames(FRAMES))
+    frames_per_pass = max(detector.pairs_per_pass // len(subjects), 1)
+    while group := list(islice(distinct, frames_per_pass)):
+        detected = detector.detect([frame_HWC for frame_HWC, _ in group], prompts)
+        for (frame_HWC, repeats), per_subject in zip(group, detected, strict=True):
+            boxes = list(comparer.add_boxes(frame_HWC, per_subject))
+            for repeat in range(repeats):
+                boxes_seen += [(position + repeat, *box) for box in boxes]
+            position += repeats
+    comparer.flush()
+    return [
+        Found(
+            frame=frame,
+            subject=subject,
+            confidence=confidence,
+            text_similarity=None if crop is None else comparer.text_similarities[crop],
+            image_similarity=None if crop is None else comparer.image_similarities[crop],
+        )
+        for frame, subject, confidence, crop in boxes_seen
+    ]
+
+
+def summary_of(found: Sequence[Found], subjects: Sequence[Subject]) -> Score:
+    """The score and its details; `found` is not empty."""
+    import torch
+
+    frames = len({box.frame for box in found})
+    pairs = len({(box.frame, box.subject) for box in found})
+    similarities = [
+        float(box.image_similarity) for box in found if box.kept and box.image_similarity is not None
+    ]
+    # Summed in float32 and rounded to float16 once; only the division by the count is in float64.
+    mean = float(torch.tensor(similarities, dtype=torch.float16).mean()) if similarities else 0.0
+    references = [
+        {
+            "path": subject.reference.path,
+            "label": subject.label,
+            "boxes": sum(box.subject == number for box in found),
+            "kept": sum(box.subject == number and box.kept for box in found),
+        }
+        for number, subject in enumerate(subjects)
+    ]
+    return Score(
+        value=mean / frames,
+        details={
+            "boxes": len(found),
+            "kept": len(similarities),
+            "frames_with_a_box": frames,
+            "frame_reference_pairs_with_a_box": pairs,
+            "mean_similarity": mean,
+            "score_per_frame_and_reference": mean / pairs,
+            "references": references,
+        },
+    )
+
+
+class _CropComparer:
+    """Embeds labels and reference pictures once, then crops in batches, and compares them in float16."""
+
+    def __init__(
+        self, subjects: Sequence[Subject], pictures: Sequence[Image.Image], embedder: Embedder
+    ) -> None:
+        labels = list(dict.fromkeys(subject.label for subject in subjects))
+        # One at a time: what is computed once shall not depend on what else the sample holds.
+        of_label = {label: embedder.embed_texts([label], TEXT_INSTRUCTION)[0].half() for label in labels}
+        self._texts = [of_label[subject.label] for subject in subjects]
+        self._references = [embedder.embed_images([picture])[0].half() for picture in pictures]
+        self._embedder = embedder
+        self._waiting: list[tuple[Image.Image, int]] = []
+        self._added = 0
+        self.text_similarities: list[np.float16] = []
+        self.image_similarities: list[np.float16] = []
+
+    def add_boxes(
+        self, frame_HWC: np.ndarray, per_subject: Sequence[Boxes]
+    ) -> Iterator[tuple[int, np.float32, int | None]]:
+        """(subject, confidence, crop number or None) of each box of a frame; crops join the queue."""
+        from PIL import Image
+
+        picture = Image.fromarray(frame_HWC)
+        for subject, boxes in enumerate(per_subject):
+            for corners_4, confidence in zip(boxes.corners.tolist(), boxes.scores.numpy(), strict=True):
+                crop = crop_of(picture, corners_4)
+                if confidence > MIN_CONFIDENCE:
+                    yield subject, confidence, self._add(crop, subject)
+                else:
+                    yield subject, confidence, None
+
+    def _add(self, crop: Image.Image, subject: int) -> int:
+        self._waiting.append((crop, subject))
+        self._added += 1
+        if len(self._waiting) == CROPS_HELD:
+            self.flush()
+        return self._added - 1
+
+    def flush(self) -> None:
+        """Compare what waits."""
+        if not self._waiting:
+            return
+        crops_BD = self._embedder.embed_images([crop for crop, _ in self._waiting]).half()
+        for crop_D, (_, subject) in zip(crops_BD, self._waiting, strict=True):
+            self.text_similarities.append(_product(self._texts[subject], crop_D))
+            self.image_similarities.append(_product(self._references[subject], crop_D))
+        self._waiting = []
+
+
+def crop_of(picture: Image.Image, corners_4: Sequence[float]) -> Image.Image:
+    """The part of a picture within (x1, y1, x2, y2), each rounded half to even, x2 and y2 excluded.
+
+    Raises SampleError when no pixel is left: there the official script loses the video.
+    """
+    left, top, right, bottom = (round(corner) for corner in corners_4)
+    if right <= left or bottom <= top:
+        raise SampleError("a detected box rounds to no pixel, which the official script cannot score either")
+    return picture.crop((left, top, right, bottom))
+
+
+def _product(one_D: torch.Tensor, other_D: torch.Tensor) -> np.float16:
+    """The product of two float16 vectors: rounded per element, summed in float32, rounded again."""
+    similarity: np.float16 = (one_D * other_D).sum().numpy()[()]
+    return similarity
+
+
+def _files(environment: Environment) -> tuple[Path, Path]:
+    """The detector's checkpoint and CLIP's folder; GME's is looked for as well. Raises MissingWeights."""
+    from bench.weights import require_model_folder
+
+    require_model_folder(CATALOGUE[GME_WEIGHTS].repository, environment.weights)
+    clip_folder = require_model_folder(CATALOGUE[CLIP_WEIGHTS].repository, environment.weights)
+    return require_file(DETECTOR_WEIGHTS, DETECTOR_FILES, environment.weights), clip_folder
