@@ -213,7 +213,8 @@ def scoreboard(records: list[Record], protocol: Protocol) -> Scoreboard:
         strict_total=protocol.total(strict_complete, domain) if official else None,
         categories=_by_category(scores),
         supplementary=_supplementary(records),
-        notes=_notes(first.track, len(scores.samples)),
+        # Where a total is missing for another reason, this must still be said.
+        notes=_notes(first.track, len(scores.samples)) + (() if whole else unofficial),
         unofficial=unofficial,
         unofficial_total=total if unofficial else None,
     )

@@ -163,6 +163,8 @@ def test_unofficial_scores_have_no_total_score(
     assert board.unofficial == (reason,)
     assert board.unofficial_total == official.total
     assert total_lines(board, strict=False)[0].startswith(f"TotalScore: not available, unofficial: {reason}")
+    incomplete = [one for one in marked(records, metric, **changes) if one.metric != "aesthetics"]
+    assert reason in scoreboard(incomplete, V11).notes
     exported = export_scores(marked(records, metric, **changes), tmp_path)
     assert exported.notes == [f"no merged file: {reason}"]
     assert not (tmp_path / "Open-Domain.json").exists()
