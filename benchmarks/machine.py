@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import resource
 import statistics
 import time
 from collections.abc import Callable
@@ -30,6 +31,18 @@ def _memory_gib() -> float:
     if not info.exists():
         return float("nan")
     return int(info.read_text().split()[1]) / 2**20
+
+
+def peak_mib() -> float:
+    """Peak resident memory of this process so far, in MiB.
+
+    From /proc where there is one: `ru_maxrss` of a started process includes its parent's memory.
+    """
+    status = Path("/proc/self/status")
+    if status.exists():
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return int(line.split()[1]) / 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def seconds(work: Callable[[], object]) -> float:

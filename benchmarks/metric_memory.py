@@ -7,14 +7,15 @@ With released weights on disk (`--weights DIR`) the same figures are those of th
 from __future__ import annotations
 
 import argparse
-import os
+import subprocess
 import sys
 import tempfile
+import time
 from contextlib import redirect_stderr, redirect_stdout
 from io import StringIO
 from pathlib import Path
 
-from machine import describe, seconds
+from machine import describe, peak_mib
 
 from bench.cli.main import app
 from bench.dataset import load_track
@@ -33,6 +34,7 @@ METRICS = (
     "naturalscore",
 )
 SAMPLE = "faceobj_1"
+CHILD = "--evaluate-in-this-process"
 LOCAL_JUDGE = ["--set", "naturalscore.backend=local"]
 
 
@@ -61,21 +63,13 @@ def evaluation(folder: Path, weights: Path, metrics: str) -> list[object]:
 
 def peak_and_seconds(folder: Path, weights: Path, metric: str) -> tuple[float, float]:
     """Peak resident memory in MiB and wall seconds of a whole process that scores one video."""
-    code = "from bench.cli.main import main; main()"
-    command = [sys.executable, "-c", code, *map(str, evaluation(folder, weights, metric))]
-    usage = []
-
-    def run() -> None:
-        silent = os.open(os.devnull, os.O_WRONLY)
-        actions = [(os.POSIX_SPAWN_DUP2, silent, 1), (os.POSIX_SPAWN_DUP2, silent, 2)]
-        child = os.posix_spawn(command[0], command, dict(os.environ), file_actions=actions)
-        _, status, used = os.wait4(child, 0)
-        os.close(silent)
-        if status != 0:
-            raise SystemExit(f"{metric}: the evaluation ended with status {status}")
-        usage.append(used.ru_maxrss / 1024)
-
-    return seconds(run), usage[0]
+    started = time.perf_counter()
+    arguments = map(str, evaluation(folder, weights, metric))
+    command = [sys.executable, __file__, CHILD, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode != 0:
+        raise SystemExit(f"{metric}: {done.stderr}")
+    return float(done.stdout.splitlines()[-1]), time.perf_counter() - started
 
 
 def gme_loads(folder: Path, weights: Path) -> int:
@@ -96,6 +90,10 @@ def gme_loads(folder: Path, weights: Path) -> int:
 
 
 def main() -> None:
+    if sys.argv[1:2] == [CHILD]:
+        refbench(*sys.argv[2:])
+        print(peak_mib())
+        return
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--weights", type=Path, help="released weights instead of tiny ones")
     given = parser.parse_args().weights
@@ -107,7 +105,7 @@ def main() -> None:
         if given is None:
             refbench("weights", "make-tiny", weights)
         for metric in METRICS:
-            taken, peak = peak_and_seconds(folder, weights, metric)
+            peak, taken = peak_and_seconds(folder, weights, metric)
             print(f"{metric:18} peak {peak:6.0f} MiB, {taken:5.1f} s for one video, loading included")
         print(f"gmescore and nexusscore together load GME {gme_loads(folder, weights)} time(s)")
 

@@ -7,7 +7,6 @@ most 400 MB. Uses the two real videos below $REFBENCH_SHARED, else drawn ones of
 from __future__ import annotations
 
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -19,7 +18,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from machine import alternating, describe
+from machine import alternating, describe, peak_mib
 
 from bench.metric import Environment
 from bench.runner.executors import usable_cores
@@ -67,7 +66,7 @@ def bare_flows(greys: list[np.ndarray], threads: int) -> None:
 def main() -> None:
     if len(sys.argv) == 3:
         score(Path(sys.argv[1]), int(sys.argv[2]))
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+        print(peak_mib())
         return
     threads = usable_cores()
     print(describe("opencv-python", "av", "numpy"))
