@@ -328,13 +328,11 @@ def unofficial_reasons(records: Iterable[Record], columns: tuple[Column, ...]) -
     weights.
     """
     weighed = {COMPONENTS[column.component].metric for column in columns}
-    reasons: set[str] = set()
-    for record in records:
-        if record.metric in weighed and record.value is not None:
-            if record.provenance.is_tiny:
-                reasons.add(f"{record.metric} ran on tiny random weights")
-            if text := record.details.get("unofficial"):
-                reasons.add(one_line(text))
+    scored = [record for record in records if record.metric in weighed and record.value is not None]
+    reasons = {one_line(text) for record in scored if (text := record.details.get("unofficial"))}
+    tiny = sorted({record.metric for record in scored if record.provenance.is_tiny})
+    if tiny:
+        reasons.add(f"tiny random weights in {', '.join(tiny)}")
     return tuple(sorted(reasons))
 
 

@@ -148,7 +148,7 @@ def marked(records: list[Record], metric: str, **changes: object) -> list[Record
         (
             "gmescore",
             {"provenance": Provenance(metric_version="1", weights={"gme": "tiny:00"})},
-            "gmescore ran on tiny random weights",
+            "tiny random weights in gmescore",
         ),
     ],
 )
