@@ -13,18 +13,17 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
-from queue import Full, Queue
-from threading import Event, Thread
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
 from bench.errors import SampleError, one_line
+from bench.streams import read_ahead
 
 CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi"
 LARGEST_FRAME_PIXELS = 8192 * 8192
@@ -220,48 +219,6 @@ class Video:
             if frame.is_corrupt:
                 raise VideoError(f"the video is damaged at frame {index}")
             yield frame
-
-
-Item = TypeVar("Item")
-
-
-def read_ahead(items: Iterator[Item], depth: int) -> Iterator[Item]:
-    """The same items in the same order, up to `depth` of them made by a thread before they are asked for.
-
-    What `items` raises is raised here in its place; closing this iterator ends the thread.
-    """
-    made: Queue[tuple[bool, Any]] = Queue(maxsize=depth)
-    stopped = Event()
-
-    def put(entry: tuple[bool, Any]) -> None:
-        while not stopped.is_set():
-            with suppress(Full):
-                made.put(entry, timeout=0.05)
-                return
-
-    def produce() -> None:
-        try:
-            for item in items:
-                put((True, item))
-                if stopped.is_set():
-                    return
-            put((False, None))
-        except BaseException as error:  # noqa: BLE001 - it belongs to whoever asks for the next item
-            put((False, error))
-
-    thread = Thread(target=produce, daemon=True)
-    thread.start()
-    try:
-        while True:
-            more, content = made.get()
-            if not more:
-                break
-            yield content
-        if content is not None:
-            raise content
-    finally:
-        stopped.set()
-        thread.join()
 
 
 def _rgb(frame: Any) -> np.ndarray:

@@ -12,16 +12,13 @@ joined (a plain mean here, scenes included), so numbers compare only within one 
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
-
 from bench.metric import MetricDeclaration
 from bench.registry import metrics
-from metrics.nets.similarity import ClipOptions, ReferenceSimilarity
+from metrics.nets.similarity import ClipBacked, ReferenceSimilarity
 
 
 @metrics.register
-class ClipImage(ReferenceSimilarity):
+class ClipImage(ClipBacked, ReferenceSimilarity):
     """Encodes the frames in one batch and the references in another."""
 
     declaration = MetricDeclaration(
@@ -33,15 +30,3 @@ class ClipImage(ReferenceSimilarity):
         weights=("clip-vit-large-patch14",),
         packages=("torch", "transformers", "pillow", "numpy"),
     )
-    Options = ClipOptions
-
-    @property
-    def repository(self) -> str:
-        """OpenAI's repository of the chosen backbone."""
-        return f"openai/{self.options.backbone}"
-
-    def make_encoder(self, folder: Path, device: Any) -> Any:
-        """CLIP."""
-        from metrics.nets.embedders import ClipEncoder
-
-        return ClipEncoder(folder, device)

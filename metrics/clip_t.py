@@ -12,18 +12,15 @@ rest of a longer prompt is not seen, which the details say.
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
-
 from bench.metric import MetricDeclaration, Score
 from bench.registry import metrics
 from bench.sample import Sample
 from bench.video import Video
-from metrics.nets.similarity import ClipOptions, SimilarityMetric
+from metrics.nets.similarity import FRAMES, ClipBacked
 
 
 @metrics.register
-class ClipText(SimilarityMetric):
+class ClipText(ClipBacked):
     """Encodes the prompt once and the frames in one batch."""
 
     declaration = MetricDeclaration(
@@ -35,25 +32,13 @@ class ClipText(SimilarityMetric):
         weights=("clip-vit-large-patch14",),
         packages=("torch", "transformers", "pillow", "numpy"),
     )
-    Options = ClipOptions
-
-    @property
-    def repository(self) -> str:
-        """OpenAI's repository of the chosen backbone."""
-        return f"openai/{self.options.backbone}"
-
-    def make_encoder(self, folder: Path, device: Any) -> Any:
-        """CLIP with its tokenizer."""
-        from metrics.nets.embedders import ClipEncoder
-
-        return ClipEncoder(folder, device)
 
     def score(self, sample: Sample, video: Video) -> Score:
         """The mean cosine of one video, -1 to 1; SampleError for a video that cannot be decoded."""
         from metrics.nets.embedders import frame_embeddings
 
         prompt_D, cut_off = self._encoder.embed_text(sample.prompt)
-        cosines_F = frame_embeddings(self._encoder, video) @ prompt_D
+        cosines_F = frame_embeddings(self._encoder, video, FRAMES) @ prompt_D
         return Score(
             value=float(cosines_F.mean(dtype="float64")),
             details={"frame_scores": cosines_F.tolist(), "prompt_cut_off": cut_off},

@@ -15,9 +15,7 @@ which does not cancel. `motion_lk` is not computed: no protocol uses it.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import pairwise
 
 import numpy as np
@@ -26,6 +24,7 @@ from bench.errors import SampleError
 from bench.metric import Metric, MetricDeclaration, Score
 from bench.registry import metrics
 from bench.sample import Sample
+from bench.streams import mapped
 from bench.video import ALL_FRAMES, Video
 
 # Parameters of the official script.
@@ -78,19 +77,7 @@ class MotionAmplitude(Metric):
 
         # OpenCV's own threads would fight ours over the cores; they do not change the numbers.
         cv2.setNumThreads(1)
-        threads = max(self.environment.threads, 1)
-        waiting: deque[Future[np.ndarray]] = deque()
-        with ThreadPoolExecutor(threads) as pool:
-            try:
-                for earlier, later in pairwise(greys):
-                    waiting.append(pool.submit(reduced_flow, earlier, later))
-                    if len(waiting) > 2 * threads:
-                        yield waiting.popleft().result()
-                while waiting:
-                    yield waiting.popleft().result()
-            finally:
-                for future in waiting:
-                    future.cancel()
+        return mapped(lambda pair: reduced_flow(*pair), pairwise(greys), max(self.environment.threads, 1))
 
 
 def grey_frames(frames_HWC: Iterable[np.ndarray]) -> Iterator[np.ndarray]:

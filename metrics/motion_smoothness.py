@@ -25,10 +25,9 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,6 +38,7 @@ from bench.errors import MissingWeights, SampleError, UserError, one_line
 from bench.metric import Environment, Metric, MetricDeclaration, Score
 from bench.registry import metrics
 from bench.sample import Sample
+from bench.streams import mapped
 from bench.video import ALL_FRAMES, LARGEST_FRAME_PIXELS, Video
 from bench.weights import file_digests, missing_packages, require_file
 
@@ -319,18 +319,7 @@ def normalised_pixels(frame_HWC: np.ndarray, side: int) -> np.ndarray:
 
 def prepared(frames: Iterable[np.ndarray], side: int, threads: int) -> Iterator[np.ndarray]:
     """`normalised_pixels` of each frame, in order; a few frames ahead in `threads` threads."""
-    waiting: deque[Future[np.ndarray]] = deque()
-    with ThreadPoolExecutor(threads) as pool:
-        try:
-            for frame_HWC in frames:
-                waiting.append(pool.submit(normalised_pixels, frame_HWC, side))
-                if len(waiting) > 2 * threads:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()
+    return mapped(partial(normalised_pixels, side=side), frames, threads)
 
 
 def chunks(items: Iterable[np.ndarray], size: int) -> Iterator[tuple[list[np.ndarray], bool]]:

@@ -24,7 +24,8 @@ from bench.registry import metrics
 from bench.runner.devices import WORKING_GIB, needed_gib, resolve_device, turns
 from bench.runner.scoring import ScoringJob, ScoringWorker
 from bench.sample import Sample
-from bench.video import ALL_FRAMES, Video, VideoError, read_ahead, uniform_frames
+from bench.streams import mapped, read_ahead
+from bench.video import ALL_FRAMES, Video, VideoError, uniform_frames
 from tests.conftest import record
 from tests.test_aggregate import full_records
 
@@ -135,6 +136,22 @@ def test_an_error_comes_where_it_happened() -> None:
     assert next(ahead) == 1
     with pytest.raises(VideoError, match="broken"):
         next(ahead)
+
+
+def test_mapped_keeps_the_order_and_its_bounds() -> None:
+    taken: list[int] = []
+
+    def items() -> Iterator[int]:
+        for number in range(100):
+            taken.append(number)
+            yield number
+
+    results = mapped(lambda number: number * number, items(), 3)
+    assert next(results) == 0
+    assert len(taken) <= 8
+    assert list(results) == [number * number for number in range(1, 100)]
+    with pytest.raises(ZeroDivisionError):
+        list(mapped(lambda number: 1 // (number - 5), range(10), 2))
 
 
 def marked(records: list[Record], metric: str, **changes: object) -> list[Record]:

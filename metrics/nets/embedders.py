@@ -27,7 +27,6 @@ from bench.video import Video, uniform_frames
 from metrics.nets.clip_tower import CLIP_MEAN, CLIP_STD
 from metrics.nets.pixels import CropRule, distinct_frames
 from metrics.nets.pretrained import load_model, load_part, read_config
-from metrics.nets.similarity import FRAMES
 
 CLIP_CROP = CropRule(resized_px=224, crop_px=224, mean=CLIP_MEAN, std=CLIP_STD)
 DINO_CROP = CropRule(resized_px=256, crop_px=224, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
@@ -98,12 +97,12 @@ class DinoEncoder:
         return _unit_vectors(model, pixels_NCHW, lambda pixels: model(pixels).last_hidden_state[:, 0])
 
 
-def frame_embeddings(encoder: PictureEncoder, video: Video) -> np.ndarray:
-    """Unit vectors (32, D) of 32 frames spread evenly over a video; a repeated frame is encoded once."""
+def frame_embeddings(encoder: PictureEncoder, video: Video, frames: int) -> np.ndarray:
+    """Unit vectors (frames, D) of frames spread evenly over a video; a repeated frame is encoded once."""
     from PIL import Image
 
     pixels, times = [], []
-    for frame_HWC, repeats in distinct_frames(video, uniform_frames(FRAMES)):
+    for frame_HWC, repeats in distinct_frames(video, uniform_frames(frames)):
         pixels.append(encoder.crop.pixels(Image.fromarray(frame_HWC)))
         times.append(repeats)
     return np.repeat(encoder.embed(np.stack(pixels)), times, axis=0)

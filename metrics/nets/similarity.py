@@ -81,6 +81,23 @@ class SimilarityMetric(Metric):
         self._encoder = None
 
 
+class ClipBacked(SimilarityMetric):
+    """A similarity by one of OpenAI's CLIP models."""
+
+    Options = ClipOptions
+
+    @property
+    def repository(self) -> str:
+        """OpenAI's repository of the chosen backbone."""
+        return f"openai/{self.options.backbone}"
+
+    def make_encoder(self, folder: Path, device: Any) -> Any:
+        """CLIP with its tokenizer."""
+        from metrics.nets.embedders import ClipEncoder
+
+        return ClipEncoder(folder, device)
+
+
 class ReferenceSimilarity(SimilarityMetric):
     """Mean cosine of whole frames and whole reference pictures."""
 
@@ -99,7 +116,7 @@ class ReferenceSimilarity(SimilarityMetric):
         if not sample.references:
             raise SampleError("no references")
         references_RD = reference_embeddings(self._encoder, sample)
-        cosines_FR = frame_embeddings(self._encoder, video) @ references_RD.T
+        cosines_FR = frame_embeddings(self._encoder, video, FRAMES) @ references_RD.T
         return Score(
             value=float(cosines_FR.mean(dtype="float64")),
             details={"per_reference": cosines_FR.mean(axis=0, dtype="float64").tolist()},
