@@ -131,7 +131,7 @@ def test_kill_minus_nine_at_random_points_loses_nothing(
     """Killed again and again, the command goes on; its tables are those of a run that was left alone."""
     arguments = (
         "evaluate", videos, "--name", "mine", "--dataset", dataset, "--plugin", plugin,
-        "--metrics", "all", "--set", "dummy-brightness.sleep_s=0.25",
+        "--metrics", "all", "--set", "dummy-brightness.sleep_s=0.5",
     )  # fmt: skip
     peaceful = refbench(*arguments, "--out", "peaceful", "--json").stdout
     generator = random.Random(20)
