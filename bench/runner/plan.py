@@ -95,7 +95,9 @@ def selected_metrics(selection: str | None, options: Mapping[str, Mapping[str, s
         made = [metric for metric in made if metric.declaration.component is not None]
     idle = set(options) - {metric.declaration.name for metric in made}
     if idle:
-        raise UserError(f"--set names {', '.join(sorted(idle))}, which is not among the metrics to run")
+        raise UserError(
+            f"options are given for {', '.join(sorted(idle))}, which is not among the metrics to run"
+        )
     return made
 
 
