@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, TypeVar
@@ -324,9 +324,3 @@ def _inside(path: str, where: str) -> str:
     if not path or "\0" in path or posix.is_absolute() or windows.anchor or ".." in windows.parts:
         raise UserError(f"{where}: the reference path {one_line(path, 80)!r} leaves the data set's folder")
     return path
-
-
-def first_samples(samples: Iterable[Sample], limit: int | None) -> list[Sample]:
-    """The first `limit` samples in the track's order (all of them for None)."""
-    chosen = list(samples)
-    return chosen if limit is None else chosen[:limit]
