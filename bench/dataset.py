@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from bench.errors import UserError, one_line
+from bench.errors import UserError, first_fault, one_line
 from bench.sample import Kind, Reference, Sample, category_of, kind_of
 
 HUB_DATASET = "BestWishYsh/OpenS2V-Eval"
@@ -302,9 +302,7 @@ def _validated(model: type[Row], entry: object, where: str) -> Row:
     try:
         return model.model_validate(entry)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise UserError(f"{where}: {place + ': ' if place else ''}{one_line(first['msg'])}") from None
+        raise UserError(f"{where}: {first_fault(error)}") from None
 
 
 def checked_id(sample_id: str, where: str) -> str:

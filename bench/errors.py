@@ -1,6 +1,12 @@
 """What can go wrong, by who can mend it, and how it is said."""
 
+from __future__ import annotations
+
 import signal
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 
 class UserError(Exception):
@@ -20,6 +26,13 @@ def one_line(text: object, limit: int = 300) -> str:
     line = " ".join(str(text).split())
     line = "".join(character if character.isprintable() else "�" for character in line)
     return line if len(line) <= limit else line[: limit - 1] + "…"
+
+
+def first_fault(error: ValidationError) -> str:
+    """The first thing that pydantic found wrong, in one line: `place: what`; the input is not repeated."""
+    first = error.errors(include_url=False, include_input=False)[0]
+    place = ".".join(str(part) for part in first["loc"])
+    return f"{place + ': ' if place else ''}{one_line(first['msg'], 160)}"
 
 
 def exit_text(exit_code: int) -> str:

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
+from bench.errors import MissingWeights
 from bench.options import NoOptions
 from bench.sample import Input, Sample
 from bench.video import Video
@@ -64,6 +65,8 @@ class Metric(ABC):
     """
 
     declaration: ClassVar[MetricDeclaration]
+    # Importable names of the optional packages that `load` needs.
+    modules: ClassVar[tuple[str, ...]] = ()
     Options: ClassVar[type] = NoOptions
 
     def __init__(self, options: Any = None) -> None:
@@ -74,9 +77,19 @@ class Metric(ABC):
         """Why the metric does not apply to this sample (from the sample alone), or None."""
         return None
 
-    def unavailable(self, environment: Environment) -> str | None:
-        """Why the metric cannot run here (weights not on disk, say), without loading anything; or None."""
+    def find_weights(self, environment: Environment) -> object:
+        """Find on disk what `load` reads, without reading it. Raises MissingWeights for what is not there."""
         return None
+
+    def unavailable(self, environment: Environment) -> str | None:
+        """Why the metric cannot run here, without loading anything: weights or `modules` missing; or None."""
+        from bench.weights import missing_packages
+
+        try:
+            self.find_weights(environment)
+        except MissingWeights as error:
+            return str(error)
+        return missing_packages(self.modules)
 
     def forecast(self, videos: int) -> str | None:
         """What scoring so many videos will cost outside of this machine, said before work starts; or None."""

@@ -17,7 +17,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from bench.dataset import Track, read_json
-from bench.errors import UserError, one_line
+from bench.errors import UserError, first_fault, one_line
 from bench.method import MethodCard
 from bench.record import PLAIN, Name
 from bench.store import checked_name
@@ -75,9 +75,7 @@ def read_run(path: Path) -> RunInfo:
     try:
         return RunInfo.model_validate(read_json(path))
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise UserError(f"{path} is no run description: {place}: {one_line(first['msg'])}") from None
+        raise UserError(f"{path} is no run description: {first_fault(error)}") from None
 
 
 def write_run(path: Path, info: RunInfo) -> None:

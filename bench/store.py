@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, BinaryIO, Self
 
 from pydantic import ValidationError
 
-from bench.errors import UserError, one_line
+from bench.errors import UserError, first_fault, one_line
 from bench.record import Record, RecordKey, latest
 
 if TYPE_CHECKING:
@@ -114,9 +114,7 @@ def read_records(path: Path) -> list[Record]:
         try:
             records.append(Record.model_validate_json(line))
         except ValidationError as error:
-            first = error.errors(include_url=False, include_input=False)[0]
-            place = ".".join(str(part) for part in first["loc"])
-            fault = f"{place + ': ' if place else ''}{one_line(first['msg'], 160)}"
+            fault = first_fault(error)
             raise UserError(f"{path}, line {number} is no score record: {fault}") from None
     return records
 

@@ -228,6 +228,12 @@ def is_tiny(folder: Path) -> bool:
     return (folder / TINY_MARKER).exists()
 
 
+def any_tiny(names: Iterable[str], folder: Path | None) -> bool:
+    """Whether one of these catalogue entries would be read from a folder of tiny checkpoints."""
+    places = (locate(CATALOGUE[name], weights_folder(folder)) for name in names if name in CATALOGUE)
+    return any(place is not None and is_tiny(place) for place in places)
+
+
 def file_digests(folder: Path, files: Mapping[str, Path]) -> dict[str, str]:
     """Name → SHA-256 of each file, prefixed with `tiny:` where the weights folder is marked as tiny."""
     prefix = TINY_PREFIX if is_tiny(folder) else ""
@@ -325,5 +331,7 @@ def pull(entry: WeightEntry, folder: Path) -> Manifest:
         },
     )
     text = json.dumps(manifest.model_dump(mode="json"), indent=1) + "\n"
-    (place / MANIFEST_FILE).write_text(text, encoding="utf-8")
+    partial = place / f".{MANIFEST_FILE}.partial"
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(place / MANIFEST_FILE)
     return manifest

@@ -20,12 +20,11 @@ from typing import Any
 
 import numpy as np
 
-from bench.errors import MissingWeights
 from bench.metric import Environment, Metric, MetricDeclaration, Score
 from bench.registry import metrics
 from bench.sample import Sample
 from bench.video import Video, uniform_frames
-from bench.weights import CATALOGUE, missing_packages, require_file, require_model_folder
+from bench.weights import CATALOGUE, require_file, require_model_folder
 
 FRAMES = 32
 
@@ -33,7 +32,6 @@ CLIP_WEIGHTS = "clip-vit-large-patch14"
 HEAD_WEIGHTS = "opens2v-weight"
 # The first is the official script's file; the second is LAION's own name for the same head, unverified here.
 HEAD_FILES = ("aesthetic-model.pth", "sac+logos+ava1-l14-linearMSE.pth")
-PACKAGES = ("torch", "open_clip")
 
 
 @metrics.register
@@ -51,6 +49,8 @@ class Aesthetics(Metric):
         packages=("torch", "open_clip_torch", "pillow", "numpy"),
     )
 
+    modules = ("torch", "open_clip")
+
     def __init__(self, options: Any = None) -> None:
         super().__init__(options)
         self._tower: Any = None
@@ -58,20 +58,17 @@ class Aesthetics(Metric):
         self._crop: Any = None
         self._weights: dict[str, str] = {}
 
-    def unavailable(self, environment: Environment) -> str | None:
-        """Which weights or packages are missing, or None."""
-        try:
-            _files(environment)
-        except MissingWeights as error:
-            return str(error)
-        return missing_packages(PACKAGES)
+    def find_weights(self, environment: Environment) -> tuple[Path, Path]:
+        """CLIP's folder and the head's file. Raises MissingWeights."""
+        clip_folder = require_model_folder(CATALOGUE[CLIP_WEIGHTS].repository, environment.weights)
+        return clip_folder, require_file(HEAD_WEIGHTS, HEAD_FILES, environment.weights)
 
     def load(self, environment: Environment) -> None:
         """Load tower and head onto the device. Raises MissingWeights, and UserError for files that do not
         fit.
         """
         super().load(environment)
-        clip_folder, head_file = _files(environment)
+        clip_folder, head_file = self.find_weights(environment)
         from bench.weights import file_digests
         from metrics.nets.aesthetic_head import load_head
         from metrics.nets.clip_tower import crop_rule, load_tower
@@ -121,9 +118,3 @@ class Aesthetics(Metric):
     def close(self) -> None:
         """Drop both networks."""
         self._tower = self._head = None
-
-
-def _files(environment: Environment) -> tuple[Path, Path]:
-    """CLIP's folder and the head's file. Raises MissingWeights."""
-    clip_folder = require_model_folder(CATALOGUE[CLIP_WEIGHTS].repository, environment.weights)
-    return clip_folder, require_file(HEAD_WEIGHTS, HEAD_FILES, environment.weights)

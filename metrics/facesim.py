@@ -29,18 +29,17 @@ from typing import Any
 import numpy as np
 
 from bench.component import COMPONENTS
-from bench.errors import MissingWeights, SampleError
+from bench.errors import SampleError
 from bench.metric import Environment, Metric, MetricDeclaration, Score
 from bench.registry import metrics
 from bench.sample import Reference, Sample
 from bench.video import Video, uniform_frames
-from bench.weights import missing_packages, require, require_file
+from bench.weights import require, require_file
 from metrics.nets.faces import OFFICIAL_PACK, pack_folder
 
 FRAMES = 32
 WEIGHTS = "opens2v-weight"
 NETWORK_FILE = "glint360k_curricular_face_r101_backbone.bin"
-PACKAGES = ("torch", "cv2", "onnxruntime", "insightface")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +73,7 @@ class FaceSim(Metric):
         weights=(WEIGHTS,),
         packages=("torch", "insightface", "onnxruntime", "opencv-python", "scikit-image", "pillow", "numpy"),
     )
+    modules = ("torch", "cv2", "onnxruntime", "insightface")
     Options = FaceSimOptions
 
     def __init__(self, options: Any = None) -> None:
@@ -88,18 +88,10 @@ class FaceSim(Metric):
         """The official rule: one person, and a reference that shows it."""
         return COMPONENTS["facesim"].not_applicable(sample)
 
-    def unavailable(self, environment: Environment) -> str | None:
-        """Which weights or packages are missing, or None."""
-        try:
-            self._files(environment)
-        except MissingWeights as error:
-            return str(error)
-        return missing_packages(PACKAGES)
-
     def load(self, environment: Environment) -> None:
         """Load the model pack and the network. Raises MissingWeights, and UserError for damaged files."""
         super().load(environment)
-        network_file, pack = self._files(environment)
+        network_file, pack = self.find_weights(environment)
         from bench.weights import file_digests, is_tiny
         from metrics.nets.curricularface import load_curricularface
         from metrics.nets.faces import load_faces
@@ -178,7 +170,7 @@ class FaceSim(Metric):
             )
         return self._references[digest]
 
-    def _files(self, environment: Environment) -> tuple[Path, Path]:
+    def find_weights(self, environment: Environment) -> tuple[Path, Path]:
         """The network's file and the pack's folder. Raises MissingWeights."""
         network_file = require_file(WEIGHTS, (NETWORK_FILE,), environment.weights)
         return network_file, pack_folder(require(WEIGHTS, environment.weights), self.options.pack)

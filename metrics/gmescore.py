@@ -16,14 +16,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.errors import MissingWeights, SampleError
+from bench.errors import SampleError
 from bench.metric import Environment, Metric, MetricDeclaration, Score
 from bench.registry import metrics
 from bench.sample import Sample
 from bench.video import Video, uniform_frames
-from bench.weights import missing_packages, require_file
+from bench.weights import require_file
 
 if TYPE_CHECKING:
     import torch
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from metrics.nets.gme import GmeEmbedder
 
 WEIGHTS = "gme-qwen2-vl-7b"
-PACKAGES = ("torch", "transformers")
 FRAMES = 32
 TEXT_INSTRUCTION = "Find an image that matches the given text."
 # Frames held at a time; the embedder cuts them into batches by their tokens.
@@ -53,22 +53,20 @@ class GmeScore(Metric):
         packages=("torch", "transformers", "pillow", "numpy"),
     )
 
+    modules = ("torch", "transformers")
+
     _embedder: GmeEmbedder | None = None
 
-    def unavailable(self, environment: Environment) -> str | None:
-        """Which package or weights are missing, or None."""
-        try:
-            require_file(WEIGHTS, ("config.json",), environment.weights)
-        except MissingWeights as error:
-            return str(error)
-        return missing_packages(PACKAGES)
+    def find_weights(self, environment: Environment) -> Path:
+        """GME's configuration. Raises MissingWeights."""
+        return require_file(WEIGHTS, ("config.json",), environment.weights)
 
     def load(self, environment: Environment) -> None:
         """Load GME, or take it over from NexusScore where that holds it."""
         from metrics.nets.gme import shared_embedder
 
         super().load(environment)
-        require_file(WEIGHTS, ("config.json",), environment.weights)
+        self.find_weights(environment)
         self._embedder = shared_embedder(environment)
 
     def score(self, sample: Sample, video: Video) -> Score:

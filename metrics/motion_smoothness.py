@@ -40,7 +40,7 @@ from bench.registry import metrics
 from bench.sample import Sample
 from bench.streams import mapped
 from bench.video import ALL_FRAMES, LARGEST_FRAME_PIXELS, Video
-from bench.weights import file_digests, missing_packages, require_file
+from bench.weights import file_digests, require_file
 
 if TYPE_CHECKING:
     import torch
@@ -104,19 +104,18 @@ class MotionSmoothness(Metric):
         packages=("torch", "sentencepiece", "pillow", "numpy"),
     )
 
+    modules = ("torch", "sentencepiece")
+
     def __init__(self, options: Any = None) -> None:
         super().__init__(options)
         self._scorer: WindowScorer | None = None
         self._digests: dict[str, str] = {}
 
-    def unavailable(self, environment: Environment) -> str | None:
-        """The first missing package or file, or None. A damaged index of weight files is a UserError."""
-        try:
-            weight_files(environment.weights)
-            require_file(WEIGHTS, [TOKENIZER_FILE], environment.weights)
-        except MissingWeights as error:
-            return str(error)
-        return missing_packages(("torch", "sentencepiece"))
+    def find_weights(self, environment: Environment) -> tuple[Path, Path, list[Path]]:
+        """config.json, tokenizer and tensor files. Raises MissingWeights; UserError for a damaged index."""
+        files = weight_files(environment.weights)
+        config_file = require_file(WEIGHTS, ["config.json"], environment.weights)
+        return config_file, require_file(WEIGHTS, [TOKENIZER_FILE], environment.weights), files
 
     def load(self, environment: Environment) -> None:
         """Load OneAlign: float16, or float32 on a CPU. UserError for files that do not fit."""
@@ -127,9 +126,7 @@ class MotionSmoothness(Metric):
         super().load(environment)
         if reason := self.unavailable(environment):
             raise MissingWeights(reason)
-        config_file = require_file(WEIGHTS, ["config.json"], environment.weights)
-        tokenizer_file = require_file(WEIGHTS, [TOKENIZER_FILE], environment.weights)
-        files = weight_files(environment.weights)
+        config_file, tokenizer_file, files = self.find_weights(environment)
         config = MplugOwl2Config.from_json(read_json(config_file), config_file)
         prompt = read_prompt(tokenizer_file, config.language.vocab_size)
         on_cpu = torch.device(environment.device).type == "cpu"

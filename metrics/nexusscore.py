@@ -33,12 +33,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from bench.component import NEXUS_FACE_LABELS, nexus_not_applicable
-from bench.errors import MissingWeights, SampleError
+from bench.errors import SampleError
 from bench.metric import Environment, Metric, MetricDeclaration, Score
 from bench.registry import metrics
 from bench.sample import Reference, Sample
 from bench.video import Video, uniform_frames
-from bench.weights import CATALOGUE, require_file
+from bench.weights import CATALOGUE, require_file, require_model_folder
 
 if TYPE_CHECKING:
     import torch
@@ -56,7 +56,6 @@ DETECTOR_FILES = (
     "yolo_world_v2_l_image_prompt_adapter-719a7afb.safetensors",
     "yolo_world_v2_l_image_prompt_adapter-719a7afb.pth",
 )
-PACKAGES = ("torch", "torchvision", "transformers")
 
 FRAMES = 32
 TEXT_INSTRUCTION = "Find an image that matches the given text."
@@ -144,6 +143,8 @@ class NexusScore(Metric):
         packages=("torch", "torchvision", "transformers", "opencv-python", "pillow", "numpy"),
     )
 
+    modules = ("torch", "torchvision", "transformers")
+
     def __init__(self, options: Any = None) -> None:
         super().__init__(options)
         self._detector: ImagePromptDetector | None = None
@@ -154,15 +155,11 @@ class NexusScore(Metric):
         """Samples that show nothing but faces, which NexusScore leaves to FaceSim."""
         return nexus_not_applicable(sample)
 
-    def unavailable(self, environment: Environment) -> str | None:
-        """Which packages or weights are missing, or None."""
-        from bench.weights import missing_packages
-
-        try:
-            _files(environment)
-        except MissingWeights as error:
-            return str(error)
-        return missing_packages(PACKAGES)
+    def find_weights(self, environment: Environment) -> tuple[Path, Path]:
+        """The detector's checkpoint and CLIP's folder; GME's is looked for as well. Raises MissingWeights."""
+        require_model_folder(CATALOGUE[GME_WEIGHTS].repository, environment.weights)
+        clip_folder = require_model_folder(CATALOGUE[CLIP_WEIGHTS].repository, environment.weights)
+        return require_file(DETECTOR_WEIGHTS, DETECTOR_FILES, environment.weights), clip_folder
 
     def load(self, environment: Environment) -> None:
         """Load the detector, and GME or take it over from GmeScore where that holds it.
@@ -170,7 +167,7 @@ class NexusScore(Metric):
         Raises MissingWeights, and UserError for files that are damaged or do not fit.
         """
         super().load(environment)
-        checkpoint, clip_folder = _files(environment)
+        checkpoint, clip_folder = self.find_weights(environment)
         from bench.weights import file_digests
         from metrics.nets.gme import shared_embedder
         from metrics.nets.image_prompt_detector import ImagePromptDetector
@@ -368,12 +365,3 @@ def _product(one_D: torch.Tensor, other_D: torch.Tensor) -> np.float16:
     """The product of two float16 vectors: rounded per element, summed in float32, rounded again."""
     similarity: np.float16 = (one_D * other_D).sum().numpy()[()]
     return similarity
-
-
-def _files(environment: Environment) -> tuple[Path, Path]:
-    """The detector's checkpoint and CLIP's folder; GME's is looked for as well. Raises MissingWeights."""
-    from bench.weights import require_model_folder
-
-    require_model_folder(CATALOGUE[GME_WEIGHTS].repository, environment.weights)
-    clip_folder = require_model_folder(CATALOGUE[CLIP_WEIGHTS].repository, environment.weights)
-    return require_file(DETECTOR_WEIGHTS, DETECTOR_FILES, environment.weights), clip_folder

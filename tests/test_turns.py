@@ -19,13 +19,16 @@ from bench.errors import UserError
 from bench.metric import Environment, Metric
 from bench.official_files import export_scores
 from bench.protocol import PROTOCOLS
-from bench.record import Provenance, Record
+from bench.record import Provenance, Record, RecordKey
 from bench.registry import metrics
+from bench.run_folder import VideoFolder
 from bench.runner.devices import WORKING_GIB, needed_gib, resolve_device, turns
-from bench.runner.scoring import ScoringJob, ScoringWorker
+from bench.runner.plan import Plan, Subject, make_plan
+from bench.runner.scoring import ScoringJob, ScoringOutcome, ScoringWorker
 from bench.sample import Sample
 from bench.streams import mapped, read_ahead
 from bench.video import ALL_FRAMES, Video, VideoError, uniform_frames
+from bench.weights import CATALOGUE, TINY_MARKER
 from tests.conftest import record
 from tests.test_aggregate import full_records
 
@@ -152,6 +155,55 @@ def test_mapped_keeps_the_order_and_its_bounds() -> None:
     assert list(results) == [number * number for number in range(1, 100)]
     with pytest.raises(ZeroDivisionError):
         list(mapped(lambda number: 1 // (number - 5), range(10), 2))
+
+
+def gme_plan(clip: Path, weights: Path, held: dict[RecordKey, Record]) -> Plan:
+    """The plan of GmeScore for one video."""
+    return make_plan(
+        subject=Subject(method="m", track="open-domain"),
+        samples=[Sample(id="a_1", category="a", prompt="p", references=())],
+        folder=VideoFolder(info=None, videos={("a_1", 0): clip}, errors={}, unknown=(), seeds=(0,)),
+        chosen=[metrics.get("gmescore")()],
+        held=held,
+        environment=Environment(weights=weights),
+        memory_gib=100,
+    )
+
+
+@pytest.mark.parametrize(
+    ("was_tiny", "is_tiny", "to_score"), [(True, False, 1), (False, True, 1), (True, True, 0)]
+)
+def test_scores_of_tiny_weights_do_not_stand_for_real_ones(
+    tmp_path: Path, make_clip: Callable[..., Path], was_tiny: bool, is_tiny: bool, to_score: int
+) -> None:
+    entry = CATALOGUE["gme-qwen2-vl-7b"]
+    place = tmp_path / "weights" / entry.repository
+    place.mkdir(parents=True)
+    (place / "config.json").touch()
+    if is_tiny:
+        (place / TINY_MARKER).touch()
+    clip = make_clip("a_1.mp4")
+    first = gme_plan(clip, tmp_path / "weights", {})
+    digest = "tiny:00" if was_tiny else "00"
+    scored = first.record(first.jobs[0], ScoringOutcome(value=0.5, provenance={"weights": {"gme": digest}}))
+    assert len(gme_plan(clip, tmp_path / "weights", {scored.key: scored}).jobs) == to_score
+
+
+def test_a_score_is_not_given_up_where_the_weights_are_not(
+    tmp_path: Path, make_clip: Callable[..., Path]
+) -> None:
+    """Scored on a machine with weights, looked at again on one without: the value stands."""
+    entry = CATALOGUE["gme-qwen2-vl-7b"]
+    (tmp_path / "weights" / entry.repository).mkdir(parents=True)
+    (tmp_path / "weights" / entry.repository / "config.json").touch()
+    clip = make_clip("a_1.mp4")
+    first = gme_plan(clip, tmp_path / "weights", {})
+    scored = first.record(first.jobs[0], ScoringOutcome(value=0.5))
+    without = gme_plan(clip, tmp_path / "nowhere", {scored.key: scored})
+    assert without.settled == [] and without.jobs == []
+    assert without.per_metric["gmescore"].cached == 1
+    (missing,) = gme_plan(clip, tmp_path / "nowhere", {}).settled
+    assert missing.reason_kind == "missing_weights"
 
 
 def marked(records: list[Record], metric: str, **changes: object) -> list[Record]:

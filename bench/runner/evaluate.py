@@ -9,7 +9,7 @@ from pathlib import Path
 from bench.dataset import Track
 from bench.errors import SampleError, UserError
 from bench.metric import Environment
-from bench.record import FAILED, NOT_APPLICABLE, PLAIN, Record, RecordKey
+from bench.record import FAILED, NOT_APPLICABLE, PLAIN, Record, RecordKey, latest
 from bench.run_folder import VideoFolder, scan_videos, stored_run_file, write_run
 from bench.runner.devices import available_gib, resolve_device
 from bench.runner.executors import WorkerDied, make_executor, usable_cores
@@ -110,13 +110,14 @@ class PreparedEvaluation:
             threads=max(usable_cores() // evaluation.workers, 1),
             weights=evaluation.weights,
         )
-        self.samples = _samples(evaluation)
+        self.samples = chosen_samples(
+            evaluation.track, evaluation.shuffled_references, evaluation.shard, evaluation.limit
+        )
 
     def plan(self, held: Mapping[RecordKey, Record] | None = None) -> Plan:
         """The plan against the store's records (read without locking where they are not given)."""
         if held is None:
-            found = read_records(self.store) if self.store.is_file() else []
-            held = {record.key: record for record in found}
+            held = latest(read_records(self.store)) if self.store.is_file() else {}
         return make_plan(
             subject=self.subject,
             samples=self.samples,
@@ -184,17 +185,17 @@ def _subject(evaluation: Evaluation, folder: VideoFolder) -> Subject:
     )
 
 
-def _samples(evaluation: Evaluation) -> list[Sample]:
-    """The samples at hand: shuffled over the whole track first, so that a shard or limit changes no
-    pairing.
+def chosen_samples(track: Track, shuffle_seed: int | None, shard: Shard, limit: int | None) -> list[Sample]:
+    """The samples to work on. References are shuffled over the whole track first (None: they stay), so that a
+    shard or limit changes no pairing. Raises UserError when none is left.
     """
-    samples = list(evaluation.track.samples)
-    if evaluation.shuffled_references is not None:
+    samples = list(track.samples)
+    if shuffle_seed is not None:
         try:
-            samples = shuffle_references(samples, evaluation.shuffled_references)
+            samples = shuffle_references(samples, shuffle_seed)
         except SampleError as error:
             raise UserError(str(error)) from None
-    chosen = evaluation.shard.of(samples)[: evaluation.limit]
+    chosen = shard.of(samples)[:limit]
     if not chosen:
         raise UserError("--limit or --shard leaves no sample")
     return chosen

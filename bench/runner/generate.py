@@ -23,10 +23,10 @@ from bench.record import PLAIN
 from bench.registry import methods
 from bench.run_folder import ERROR_SUFFIX, RUN_FILE, RunInfo, read_run, run_folder, write_run, write_text
 from bench.runner.devices import resolve_device
-from bench.runner.evaluate import EVERYTHING, Shard
+from bench.runner.evaluate import EVERYTHING, Shard, chosen_samples
 from bench.runner.executors import usable_cores
 from bench.runner.progress import Progress
-from bench.sample import Sample, shuffle_references
+from bench.sample import Sample
 from bench.store import checked_name
 from bench.video import write_video
 
@@ -77,7 +77,9 @@ def generate(generation: Generation) -> Generated:
     name = checked_name(generation.name or method.name, "--name")
     variant = PLAIN if generation.shuffled_references is None else SHUFFLED_GENERATION
     folder = run_folder(generation.out, name, generation.track.name, variant)
-    samples = _samples(generation)
+    samples = chosen_samples(
+        generation.track, generation.shuffled_references, generation.shard, generation.limit
+    )
     _write_run_info(folder, _run_info(generation, method, name, variant))
     todo = [(sample, seed) for seed in generation.seeds for sample in samples]
     wanted = [(sample, seed) for sample, seed in todo if not _video_path(folder, sample, seed).is_file()]
@@ -108,16 +110,6 @@ def generate(generation: Generation) -> Generated:
         kept=len(todo) - len(wanted),
         failures=failures,
     )
-
-
-def _samples(generation: Generation) -> list[Sample]:
-    samples = list(generation.track.samples)
-    if generation.shuffled_references is not None:
-        try:
-            samples = shuffle_references(samples, generation.shuffled_references)
-        except SampleError as error:
-            raise UserError(str(error)) from None
-    return generation.shard.of(samples)[: generation.limit]
 
 
 def _run_info(generation: Generation, method: Method, name: str, variant: str) -> RunInfo:

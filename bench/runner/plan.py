@@ -26,6 +26,7 @@ from bench.runner.devices import turns
 from bench.runner.scoring import ScoringJob, ScoringOutcome, make_metric
 from bench.sample import Sample
 from bench.video import Video
+from bench.weights import any_tiny
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,22 +132,27 @@ def make_plan(
         counts = plan.per_metric[name] = MetricPlan()
         counts.cannot = metric.unavailable(environment) or ""
         settings = digest_of(metric.settings())
+        tiny = any_tiny(metric.declaration.weights, environment.weights)
         for sample in samples:
             inapplicable = metric.not_applicable(sample)
             for seed in folder.seeds:
                 blank = _blank(subject, metric, sample, seed, settings, digests)
-                reason, video = _settled_reason(inapplicable, counts.cannot, folder, sample, seed, digests)
+                reason, video = _settled_reason(inapplicable, folder, sample, seed, digests)
                 if reason is not None:
                     _settle(plan, counts, blank, reason, held)
                     continue
                 current = held.get(blank.key)
-                if current is not None and current.value is not None and _same_inputs(current, blank):
+                if current is not None and _is_current(current, blank, metric, tiny=tiny):
                     counts.cached += 1
                     continue
                 twin = by_inputs.get((sample.id, seed, name, blank.provenance.inputs()))
-                if twin is not None:
+                if twin is not None and _is_current(twin, blank, metric, tiny=tiny):
                     counts.reused += 1
                     plan.settled.append(twin.model_copy(update={"variant": subject.variant}))
+                    continue
+                if counts.cannot:
+                    # Only now: a value that was scored where the weights were is not given up for this.
+                    _settle(plan, counts, blank, f"{MISSING_WEIGHTS}: {counts.cannot}", held)
                     continue
                 assert video is not None
                 counts.to_score += 1
@@ -236,7 +242,6 @@ def _blank(
 
 def _settled_reason(
     inapplicable: str | None,
-    cannot: str,
     folder: VideoFolder,
     sample: Sample,
     seed: int,
@@ -250,8 +255,6 @@ def _settled_reason(
         return f"{MISSING_VIDEO}: generation failed: {error}" if error else MISSING_VIDEO, None
     if isinstance(digest, SampleError):
         return f"{FAILED}: {digest}", None
-    if cannot:
-        return f"{MISSING_WEIGHTS}: {cannot}", None
     return None, folder.videos[sample.id, seed]
 
 
@@ -267,5 +270,10 @@ def _settle(
         plan.settled.append(record)
 
 
-def _same_inputs(a: Record, b: Record) -> bool:
-    return a.provenance.inputs() == b.provenance.inputs()
+def _is_current(held: Record, blank: Record, metric: Metric, *, tiny: bool) -> bool:
+    """Whether a held value still stands; one of tiny weights does not where real ones have come, nor back.
+
+    Other changes of weights are not looked for: a digest takes the reading of many gigabytes.
+    """
+    same_weights = not metric.declaration.weights or held.provenance.is_tiny == tiny
+    return held.value is not None and same_weights and held.provenance.inputs() == blank.provenance.inputs()

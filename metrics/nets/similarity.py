@@ -10,14 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from bench.errors import MissingWeights, SampleError
+from bench.errors import SampleError
 from bench.metric import Environment, Metric, Score
 from bench.sample import Sample
 from bench.video import Video
-from bench.weights import missing_packages, require_model_folder
+from bench.weights import require_model_folder
 
 FRAMES = 32
-PACKAGES = ("torch", "transformers")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +40,8 @@ class DinoOptions:
 class SimilarityMetric(Metric):
     """Loads one encoder from one model folder; a subclass says which and scores with it."""
 
+    modules = ("torch", "transformers")
+
     def __init__(self, options: Any = None) -> None:
         super().__init__(options)
         self._encoder: Any = None
@@ -55,18 +56,14 @@ class SimilarityMetric(Metric):
     def make_encoder(self, folder: Path, device: Any) -> Any:
         """The encoder of that folder."""
 
-    def unavailable(self, environment: Environment) -> str | None:
-        """Which weights or packages are missing, or None."""
-        try:
-            require_model_folder(self.repository, environment.weights)
-        except MissingWeights as error:
-            return str(error)
-        return missing_packages(PACKAGES)
+    def find_weights(self, environment: Environment) -> Path:
+        """The model's folder. Raises MissingWeights."""
+        return require_model_folder(self.repository, environment.weights)
 
     def load(self, environment: Environment) -> None:
         """Load the encoder. Raises MissingWeights, and UserError for files that do not fit."""
         super().load(environment)
-        folder = require_model_folder(self.repository, environment.weights)
+        folder = self.find_weights(environment)
         from metrics.nets.pretrained import torch_device, weight_digests
 
         self._encoder = self.make_encoder(folder, torch_device(environment.device))
