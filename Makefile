@@ -32,8 +32,8 @@ $(VENV)/.core: $(VENV)/bin/python pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/bin/python pyproject.toml constraints.txt
-	@echo "Installing the core, the learned metrics (torch: several GB) and the development tools into $(VENV) …"
-	@$(INSTALL) --editable '.[metrics,dev]'
+	@echo "Installing the core, the learned metrics and generators (torch: several GB) and the development tools into $(VENV) …"
+	@$(INSTALL) --editable '.[metrics,refalign,dev]'
 	@touch $@
 
 $(VENV)/bin/python:
