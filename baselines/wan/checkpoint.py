@@ -1,0 +1,367 @@
+"""Wan transformers on disk: original and diffusers names, one file or shards, `.safetensors` or `.pth`.
+
+One reader for all of them: it names every key that does not fit, strips the prefixes that trainers leave,
+casts while it reads (so a float32 file of 57 GB is never held in float32), and keeps in float32 what
+diffusers keeps there (time embedder, modulation tables, norms), which `from_single_file` of diffusers
+0.42.1 does not.
+
+The key map is Wan's (`wan/modules/model.py`, Wan-Video/Wan2.1@9737cba) against diffusers'
+`WanTransformer3DModel`; a test holds it against diffusers' own converter.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from bench.checkpoint import load_exactly, read_state_dict
+from bench.errors import UserError, one_line
+
+Naming = Literal["original", "diffusers"]
+
+TOP_NAMES = {
+    "text_embedding.0": "condition_embedder.text_embedder.linear_1",
+    "text_embedding.2": "condition_embedder.text_embedder.linear_2",
+    "time_embedding.0": "condition_embedder.time_embedder.linear_1",
+    "time_embedding.2": "condition_embedder.time_embedder.linear_2",
+    "time_projection.1": "condition_embedder.time_proj",
+    "img_emb.proj.0": "condition_embedder.image_embedder.norm1",
+    "img_emb.proj.1": "condition_embedder.image_embedder.ff.net.0.proj",
+    "img_emb.proj.3": "condition_embedder.image_embedder.ff.net.2",
+    "img_emb.proj.4": "condition_embedder.image_embedder.norm2",
+    "head.head": "proj_out",
+    "head.modulation": "scale_shift_table",
+}
+ATTENTION_NAMES = {
+    "q": "to_q",
+    "k": "to_k",
+    "v": "to_v",
+    "o": "to_out.0",
+    "k_img": "add_k_proj",
+    "v_img": "add_v_proj",
+    "norm_k_img": "norm_added_k",
+    "norm_q": "norm_q",
+    "norm_k": "norm_k",
+}
+BLOCK_NAMES = {
+    **{
+        f"{old}.{leaf}": f"{new}.{ATTENTION_NAMES[leaf]}"
+        for (old, new), leaf in product(
+            {"self_attn": "attn1", "cross_attn": "attn2"}.items(), ATTENTION_NAMES
+        )
+    },
+    # The one norm with weights: Wan counts it third, diffusers second.
+    "norm3": "norm2",
+    "ffn.0": "ffn.net.0.proj",
+    "ffn.2": "ffn.net.2",
+    "modulation": "scale_shift_table",
+    "before_proj": "proj_in",
+    "after_proj": "proj_out",
+}
+BLOCK_KEY = re.compile(r"((?:vace_)?blocks\.\d+)\.(.+)")
+# Prefixes that trainers and repackers leave before Wan's names.
+PREFIX = re.compile(r"(?:(?:module|model|pipe|dit|diffusion_model|transformer)\.)*")
+ANCHOR = "patch_embedding.weight"
+VACE_ANCHOR = "vace_patch_embedding.weight"
+PROJECTOR = ".input_mlp."
+FLOAT32_PARTS = frozenset({"time_embedder", "scale_shift_table", "norm1", "norm2", "norm3"})
+UNUSED_PART = "norm_added_q"
+RELEASED_HEAD_DIM = 128
+MAX_SHARD = "5GB"
+
+
+@dataclass(frozen=True, kw_only=True)
+class WanCheckpoint:
+    """A transformer's tensors under diffusers' names, its diffusers configuration, and, under their original
+    names, the projectors of RefAlign's alignment loss where the file has them.
+    """
+
+    tensors: dict[str, torch.Tensor]
+    config: dict[str, Any]
+    projectors: dict[str, torch.Tensor]
+    source: Path
+
+
+def diffusers_key(key: str) -> str:
+    """An original Wan key under diffusers' name; an unknown one is returned as it is."""
+    return _renamed(key, TOP_NAMES, BLOCK_NAMES)
+
+
+def original_key(key: str) -> str:
+    """The inverse of `diffusers_key`."""
+    return _renamed(
+        key, {new: old for old, new in TOP_NAMES.items()}, {new: old for old, new in BLOCK_NAMES.items()}
+    )
+
+
+def _renamed(key: str, top: Mapping[str, str], block: Mapping[str, str]) -> str:
+    match = BLOCK_KEY.fullmatch(key)
+    head, rest, names = (f"{match[1]}.", match[2], block) if match else ("", key, top)
+    parts = rest.split(".")
+    for length in range(len(parts), 0, -1):
+        renamed = names.get(".".join(parts[:length]))
+        if renamed is not None:
+            return head + ".".join([renamed, *parts[length:]])
+    return key
+
+
+def stays_float32(key: str) -> bool:
+    """Whether the tensor of this diffusers key is kept in float32 in a half-precision model."""
+    return not FLOAT32_PARTS.isdisjoint(key.split("."))
+
+
+def checkpoint_files(place: Path) -> list[Path]:
+    """The weight files of a checkpoint: the file itself, or those of a folder.
+
+    Of a folder the shards that an index names, else all `.safetensors`, else all `.pth`, `.pt` and `.bin`.
+    Raises UserError when there is none, or one that the index names is not there.
+    """
+    if place.is_file():
+        return [place]
+    if not place.is_dir():
+        raise UserError(f"the checkpoint {place} does not exist")
+    for index in sorted(place.glob("*.safetensors.index.json")):
+        try:
+            names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+            raise UserError(f"{index} is no shard index: {one_line(error, 120)}") from None
+        if any(Path(str(name)).name != name for name in names):
+            raise UserError(f"{index} names files outside of its folder")
+        absent = sorted(name for name in names if not (place / name).is_file())
+        if absent:
+            raise UserError(f"{place} lacks {', '.join(absent[:3])}, which {index.name} names")
+        return [place / name for name in sorted(names)]
+    for patterns in (("*.safetensors",), ("*.pth", "*.pt", "*.bin")):
+        found = sorted(path for pattern in patterns for path in place.glob(pattern))
+        if found:
+            return found
+    raise UserError(f"{place} holds no .safetensors, .pth, .pt or .bin file")
+
+
+def read_checkpoint(
+    place: Path, *, dtype: torch.dtype | None = None, files: list[Path] | None = None
+) -> WanCheckpoint:
+    """Read a Wan transformer of either naming.
+
+    Args:
+        place: a file, or a folder with or without `config.json`.
+        dtype: floating-point tensors are cast to it, except those that stay in float32; None keeps theirs.
+        files: of `place`, only these.
+
+    Raises UserError for a damaged file, an unknown prefix, and a file without a Wan transformer.
+    """
+    tensors: dict[str, torch.Tensor] = {}
+    for path in files or checkpoint_files(place):
+        tensors.update(_tensors_of(path, dtype))
+    if not tensors:
+        raise UserError(f"{place} holds no tensors")
+    anchor = next((key for key in tensors if key.endswith(ANCHOR) and not key.endswith(VACE_ANCHOR)), None)
+    if anchor is None:
+        raise UserError(f"{place} is no Wan transformer: it has no {ANCHOR}")
+    prefix = anchor.removesuffix(ANCHOR)
+    if not PREFIX.fullmatch(prefix):
+        raise UserError(f"{place}: the keys' prefix {prefix!r} is unknown")
+    tensors = {key.removeprefix(prefix): value for key, value in tensors.items()}
+    projectors = {key: tensors.pop(key) for key in list(tensors) if PROJECTOR in key}
+    renamed = {diffusers_key(key): value for key, value in tensors.items() if UNUSED_PART not in key}
+    folder = place if place.is_dir() else place.parent
+    return WanCheckpoint(
+        tensors=renamed,
+        config=_config(renamed, _stored_config(folder), place),
+        projectors=projectors,
+        source=place,
+    )
+
+
+def _tensors_of(path: Path, dtype: torch.dtype | None) -> Iterator[tuple[str, torch.Tensor]]:
+    for key, value in _raw_tensors(path):
+        if dtype is not None and value.is_floating_point():
+            island = stays_float32(diffusers_key(PREFIX.sub("", key, count=1)))
+            value = value.to(torch.float32 if island else dtype)
+        yield key, value
+
+
+def _raw_tensors(path: Path) -> Iterator[tuple[str, torch.Tensor]]:
+    if path.suffix != ".safetensors":
+        yield from read_state_dict(path).items()
+        return
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            for key in file.keys():  # noqa: SIM118 - not a mapping
+                yield key, file.get_tensor(key)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path} is damaged or no checkpoint: {one_line(error, 160)}") from None
+
+
+def _stored_config(folder: Path) -> dict[str, Any]:
+    path = folder / "config.json"
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read: {one_line(error, 120)}") from None
+    return content if isinstance(content, dict) else {}
+
+
+def _config(tensors: Mapping[str, torch.Tensor], stored: Mapping[str, Any], place: Path) -> dict[str, Any]:
+    """diffusers' configuration, from the shapes, and from `config.json` what shapes cannot say."""
+
+    def shape(key: str) -> tuple[int, ...]:
+        if key not in tensors:
+            raise UserError(f"{place} is no whole Wan transformer: it has no {original_key(key)}")
+        return tuple(tensors[key].shape)
+
+    width, in_channels, *patch = shape(ANCHOR)
+    heads = stored.get("num_heads") or stored.get("num_attention_heads") or width // RELEASED_HEAD_DIM
+    if not isinstance(heads, int) or heads < 1 or width % heads:
+        raise UserError(
+            f"{place}: {width} channels do not divide into {heads} heads; put its config.json beside it"
+        )
+    image = "condition_embedder.image_embedder.norm1.weight"
+    config = {
+        "patch_size": tuple(patch),
+        "num_attention_heads": heads,
+        "attention_head_dim": width // heads,
+        "in_channels": in_channels,
+        "out_channels": shape("proj_out.weight")[0] // (patch[0] * patch[1] * patch[2]),
+        "text_dim": shape("condition_embedder.text_embedder.linear_1.weight")[1],
+        "freq_dim": shape("condition_embedder.time_embedder.linear_1.weight")[1],
+        "ffn_dim": shape("blocks.0.ffn.net.0.proj.weight")[0],
+        "num_layers": _count(tensors, "blocks"),
+        "eps": stored.get("eps", 1e-6),
+        "image_dim": shape(image)[0] if image in tensors else None,
+        "added_kv_proj_dim": width if image in tensors else None,
+    }
+    if VACE_ANCHOR in tensors:
+        layers = stored.get("vace_layers")
+        count = _count(tensors, "vace_blocks")
+        # Every second layer of 30, every fifth of 40.
+        step = config["num_layers"] // count
+        config["vace_layers"] = list(layers) if layers else list(range(0, config["num_layers"], step))
+        config["vace_in_channels"] = shape(VACE_ANCHOR)[1]
+    return config
+
+
+def _count(tensors: Mapping[str, torch.Tensor], blocks: str) -> int:
+    pattern = re.compile(rf"{blocks}\.(\d+)\.")
+    return 1 + max((int(match[1]) for key in tensors if (match := pattern.match(key))), default=-1)
+
+
+def load_transformer(
+    model_class: Any,
+    checkpoint: WanCheckpoint,
+    *,
+    expected: Mapping[str, object] | None = None,
+) -> Any:
+    """A model of `model_class` with the checkpoint's tensors, in evaluation mode, on the CPU.
+
+    `expected` are entries of the configuration that the method relies on; a checkpoint of another method is a
+    UserError that names them, and so is every key that is missing, unexpected or of another shape.
+    """
+    for name, value in (expected or {}).items():
+        found = checkpoint.config.get(name)
+        if found != value:
+            raise UserError(
+                f"{checkpoint.source} is a checkpoint of another method: its {name} is {found}, not {value}"
+            )
+    with torch.device("meta"):
+        model = model_class(**checkpoint.config)
+    load_exactly(model, checkpoint.tensors, checkpoint.source)
+    _restore_buffers(model)
+    return model.eval()
+
+
+def _restore_buffers(model: torch.nn.Module) -> None:
+    """Compute what no checkpoint holds: the rotary tables that diffusers keeps as buffers."""
+    from diffusers.models.transformers.transformer_wan import WanRotaryPosEmbed
+
+    for module in model.modules():
+        if isinstance(module, WanRotaryPosEmbed):
+            fresh = WanRotaryPosEmbed(module.attention_head_dim, module.patch_size, module.max_seq_len)
+            for name, buffer in fresh.named_buffers():
+                module.register_buffer(name, buffer, persistent=False)
+
+
+def save_checkpoint(
+    state: Mapping[str, torch.Tensor],
+    folder: Path,
+    *,
+    naming: Naming,
+    config: Mapping[str, Any],
+    projectors: Mapping[str, torch.Tensor] | None = None,
+    class_name: str = "WanTransformer3DModel",
+) -> list[Path]:
+    """Write a transformer (tensors under diffusers' names) as sharded safetensors with its `config.json`.
+
+    Projectors can only be kept under original naming. Everything is written under temporary names first: a
+    full disk leaves nothing half done. Returns the weight files; raises UserError for projectors in a
+    diffusers folder.
+    """
+    from huggingface_hub import split_torch_state_dict_into_shards
+    from safetensors.torch import save_file
+
+    if projectors and naming == "diffusers":
+        raise UserError("a diffusers folder has no place for projectors; convert to original naming instead")
+    tensors = {original_key(key) if naming == "original" else key: value for key, value in state.items()}
+    tensors |= dict(projectors or {})
+    contiguous = {key: value.contiguous() for key, value in tensors.items()}
+    pattern = "diffusion_pytorch_model{suffix}.safetensors"
+    split = split_torch_state_dict_into_shards(contiguous, filename_pattern=pattern, max_shard_size=MAX_SHARD)
+    folder.mkdir(parents=True, exist_ok=True)
+    texts = {"config.json": {"_class_name": class_name, **_plain(config)}}
+    if naming == "original":
+        texts["config.json"] = _original_config(config)
+    if split.is_sharded:
+        index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
+        texts["diffusion_pytorch_model.safetensors.index.json"] = index
+    partial: dict[Path, Path] = {}
+    try:
+        for name, keys in split.filename_to_tensors.items():
+            partial[folder / name] = folder / f".{name}.partial"
+            save_file(
+                {key: contiguous[key] for key in keys}, folder / f".{name}.partial", metadata={"format": "pt"}
+            )
+        for name, content in texts.items():
+            partial[folder / name] = folder / f".{name}.partial"
+            (folder / f".{name}.partial").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        for final, temporary in partial.items():
+            temporary.replace(final)
+    finally:
+        for temporary in partial.values():
+            temporary.unlink(missing_ok=True)
+    return [folder / name for name in split.filename_to_tensors]
+
+
+def _plain(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in config.items()}
+
+
+def _original_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The `config.json` of Wan's own repositories."""
+    result = {
+        "_class_name": "WanModel",
+        "dim": config["num_attention_heads"] * config["attention_head_dim"],
+        "ffn_dim": config["ffn_dim"],
+        "freq_dim": config["freq_dim"],
+        "in_dim": config["in_channels"],
+        "out_dim": config["out_channels"],
+        "num_heads": config["num_attention_heads"],
+        "num_layers": config["num_layers"],
+        "text_dim": config["text_dim"],
+        "text_len": 512,
+        "eps": config["eps"],
+        "model_type": "i2v" if config.get("image_dim") else "vace" if "vace_layers" in config else "t2v",
+    }
+    if "vace_layers" in config:
+        result |= {"vace_layers": list(config["vace_layers"]), "vace_in_dim": config["vace_in_channels"]}
+    return result

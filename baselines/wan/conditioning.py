@@ -1,0 +1,163 @@
+"""What a method does with its references before and during sampling.
+
+A `Conditioner` says how much noise is drawn and turns prepared images into a `Condition`; a `Condition` gives
+the network's inputs at each pass. The sampling loop (`baselines.wan.pipeline`) knows nothing else of a
+method.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import torch
+
+from baselines.wan.references import fit_and_pad, to_tensor
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from baselines.wan.pipeline import WanSampler
+
+LATENT_CHANNELS = 16
+TEMPORAL_COMPRESSION = 4
+SPATIAL_COMPRESSION = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Geometry:
+    """Size of a video in pixels and frames (4k + 1), and of its latents."""
+
+    width: int
+    height: int
+    num_frames: int
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """Latent frames, rows and columns."""
+        return (
+            1 + (self.num_frames - 1) // TEMPORAL_COMPRESSION,
+            self.height // SPATIAL_COMPRESSION,
+            self.width // SPATIAL_COMPRESSION,
+        )
+
+
+class Condition(ABC):
+    """The encoded references of one sample."""
+
+    # Frames of the solver's state that stand before the video's and are dropped before decoding.
+    leading_frames: int = 0
+
+    @abstractmethod
+    def inputs(self, latents: torch.Tensor, references: Literal["own", "zero"]) -> dict[str, torch.Tensor]:
+        """The network's keyword arguments beside timestep and text, for a state (1,16,F,h,w); batch axis
+        first in all of them, so that passes can be joined.
+        """
+
+
+class Conditioner(ABC):
+    """A method's way with references."""
+
+    def draw_noise(
+        self, geometry: Geometry, references: int, generator: torch.Generator, device: torch.device
+    ) -> torch.Tensor:
+        """The solver's start (1,16,F,h,w), float32, drawn on the generator's device."""
+        frames, rows, columns = geometry.latent_shape
+        shape = (1, LATENT_CHANNELS, frames + self.leading_noise(references), rows, columns)
+        return torch.randn(shape, generator=generator, device=generator.device).to(device)
+
+    def leading_noise(self, references: int) -> int:
+        """Frames of noise drawn before the video's, for so many references."""
+        return 0
+
+    @abstractmethod
+    def encode(
+        self,
+        sampler: WanSampler,
+        references: Sequence[Image.Image],
+        geometry: Geometry,
+        generator: torch.Generator,
+    ) -> Condition:
+        """Prepare and encode RGB references; `generator` continues after the noise."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConcatenatedReferences(Condition):
+    """Clean reference latents (1,16,N,h,w) beside the state; the network has its own way with them."""
+
+    latents_BCNHW: torch.Tensor
+
+    def inputs(self, latents: torch.Tensor, references: Literal["own", "zero"]) -> dict[str, torch.Tensor]:
+        """State and references; `zero` keeps their number, so that positions stay the same."""
+        own = self.latents_BCNHW.to(latents.dtype)
+        zero = torch.zeros_like(own)
+        return {"hidden_states": latents, "reference_hidden_states": own if references == "own" else zero}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConcatReferences(Conditioner):
+    """Each reference fitted on white, encoded alone by the VAE's mode, and put into the sequence.
+
+    The way of Phantom, Kaleido and RefAlign; they differ in the network's `ReferenceRule`, in the guidance
+    rule and in how noise is drawn. `trailing_noise`: noise is drawn for the references too, behind the
+    video's, and thrown away (Phantom). `frames_first`: noise is drawn in the order frame, channel, row,
+    column (Kaleido).
+    """
+
+    trailing_noise: bool = False
+    frames_first: bool = False
+
+    def draw_noise(
+        self, geometry: Geometry, references: int, generator: torch.Generator, device: torch.device
+    ) -> torch.Tensor:
+        """The start for the video's frames alone, with the generator used as the original code uses it."""
+        frames, rows, columns = geometry.latent_shape
+        drawn = frames + (references if self.trailing_noise else 0)
+        if self.frames_first:
+            shape: tuple[int, ...] = (1, drawn, LATENT_CHANNELS, rows, columns)
+            noise = torch.randn(shape, generator=generator, device=generator.device).transpose(1, 2)
+        else:
+            shape = (1, LATENT_CHANNELS, drawn, rows, columns)
+            noise = torch.randn(shape, generator=generator, device=generator.device)
+        return noise[:, :, :frames].contiguous().to(device)
+
+    def encode(
+        self,
+        sampler: WanSampler,
+        references: Sequence[Image.Image],
+        geometry: Geometry,
+        generator: torch.Generator,
+    ) -> ConcatenatedReferences:
+        """Latents of all references, in the given order."""
+        images = [fit_and_pad(image, geometry.width, geometry.height) for image in references]
+        return ConcatenatedReferences(latents_BCNHW=encode_each(sampler, images))
+
+
+def encode_each(sampler: WanSampler, images: Sequence[Image.Image]) -> torch.Tensor:
+    """Images, each encoded alone as a clip of one frame: (1,16,N,h,w) normalised latents."""
+    clips = [sampler.encode(to_tensor(image)[None, :, None]) for image in images]
+    return torch.cat(clips, dim=2)
+
+
+class NoReferences(Conditioner):
+    """Text alone: references are not looked at."""
+
+    def encode(
+        self,
+        sampler: WanSampler,
+        references: Sequence[Image.Image],
+        geometry: Geometry,
+        generator: torch.Generator,
+    ) -> Condition:
+        """Nothing is encoded."""
+        return TextOnly()
+
+
+class TextOnly(Condition):
+    """The state alone."""
+
+    def inputs(self, latents: torch.Tensor, references: Literal["own", "zero"]) -> dict[str, torch.Tensor]:
+        """The state."""
+        return {"hidden_states": latents}

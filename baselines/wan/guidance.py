@@ -1,0 +1,85 @@
+"""Guidance rules: which passes a step makes, and how their predictions become one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pass:
+    """One call of the network in a step: the positive or the negative prompt; the references, or zero
+    latents in their place (which are embedded and attended to, unlike no references).
+    """
+
+    name: str
+    text: Literal["prompt", "negative"]
+    references: Literal["own", "zero"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class GuidanceRule:
+    """`scales` names the rule's scales; `combine(predictions by pass, scales)` is the guided prediction.
+
+    With all scales in `alone_at_one` equal to 1, only the first pass is made.
+    """
+
+    name: str
+    passes: tuple[Pass, ...]
+    scales: tuple[str, ...]
+    combine: Callable[[Mapping[str, torch.Tensor], Mapping[str, float]], torch.Tensor]
+    alone_at_one: str
+
+    def active_passes(self, scales: Mapping[str, float]) -> tuple[Pass, ...]:
+        """The passes that these scales need."""
+        return self.passes[:1] if scales[self.alone_at_one] == 1 else self.passes
+
+    def guided(self, predictions: Mapping[str, torch.Tensor], scales: Mapping[str, float]) -> torch.Tensor:
+        """The prediction that the solver steps with."""
+        if len(predictions) == 1:
+            return predictions[self.passes[0].name]
+        return self.combine(predictions, scales)
+
+
+def _image_and_text(v: Mapping[str, torch.Tensor], scales: Mapping[str, float]) -> torch.Tensor:
+    return (
+        v["null"]
+        + scales["image"] * (v["image"] - v["null"])
+        + scales["text"] * (v["image_text"] - v["image"])
+    )
+
+
+def _text(v: Mapping[str, torch.Tensor], scales: Mapping[str, float]) -> torch.Tensor:
+    return v["negative"] + scales["text"] * (v["prompt"] - v["negative"])
+
+
+# Phantom (`phantom_wan/subject2video.py`) and RefAlign (`pipelines/wan_video_new6.py`): v = null +
+# 5.0·(image - null) + 7.5·(image_text - image). RefAlign's user sets the image scale only; at 1 the text's
+# vanishes as well.
+IMAGE_AND_TEXT = GuidanceRule(
+    name="image-and-text",
+    passes=(
+        Pass(name="image_text", text="prompt", references="own"),
+        Pass(name="image", text="negative", references="own"),
+        Pass(name="null", text="negative", references="zero"),
+    ),
+    scales=("image", "text"),
+    combine=_image_and_text,
+    alone_at_one="image",
+)
+# VACE, MAGREF, SkyReels-A2, Kaleido and Wan itself: references in both passes.
+TEXT = GuidanceRule(
+    name="text",
+    passes=(
+        Pass(name="prompt", text="prompt", references="own"),
+        Pass(name="negative", text="negative", references="own"),
+    ),
+    scales=("text",),
+    combine=_text,
+    alone_at_one="text",
+)
+RULES = {rule.name: rule for rule in (IMAGE_AND_TEXT, TEXT)}
