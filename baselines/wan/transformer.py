@@ -36,13 +36,15 @@ class ReferenceRule:
     """How a method's references enter the sequence.
 
     `position`: before or behind the video's tokens. `rope`: `continue` counts references on as further
-    frames; `shifted` gives reference j time index j and rows and columns from `rope_shift` on. `text`:
+    frames; `shifted` gives reference j time index j and rows and columns from `rope_shift` on; `rope_dtype`
+    is what the original computes its angles in. `text`:
     whether reference tokens attend to the prompt.
     """
 
     position: Literal["head", "tail"] = "tail"
     rope: Literal["continue", "shifted"] = "continue"
     rope_shift: int = 0
+    rope_dtype: torch.dtype = torch.float64
     text: bool = True
 
 
@@ -82,7 +84,9 @@ def grid_positions(
     return torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).reshape(-1, 3)
 
 
-def rotary_embedding(positions: torch.Tensor, head_dim: int) -> tuple[torch.Tensor, torch.Tensor]:
+def rotary_embedding(
+    positions: torch.Tensor, head_dim: int, dtype: torch.dtype = torch.float64
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Cosines and sines as diffusers' Wan attention takes them: float32 (1, T, 1, head_dim), each value
     twice.
 
@@ -92,8 +96,8 @@ def rotary_embedding(positions: torch.Tensor, head_dim: int) -> tuple[torch.Tens
     side = 2 * (head_dim // 6)
     angles = []
     for axis, width in enumerate((head_dim - 2 * side, side, side)):
-        exponents = torch.arange(0, width, 2, dtype=torch.float64, device=positions.device) / width
-        angles.append(positions[:, axis, None].double() * ROPE_BASE ** (-exponents))
+        exponents = torch.arange(0, width, 2, dtype=dtype, device=positions.device) / width
+        angles.append(positions[:, axis, None].to(dtype) / ROPE_BASE**exponents)
     angles_TD = torch.cat(angles, dim=1).repeat_interleave(2, dim=1)[None, :, None]
     return angles_TD.cos().float(), angles_TD.sin().float()
 
@@ -156,7 +160,7 @@ class ReferenceWanTransformer3DModel(WanTransformer3DModel):
     _cp_plan = None
 
     # With the parent's signature, which saving and loading read the configuration's names from.
-    @wraps(WanTransformer3DModel.__init__)
+    @wraps(WanTransformer3DModel.__init__)  # type: ignore[misc]
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.condition_embedder.timesteps_proj = ExactTimesteps(self.config.freq_dim)
@@ -223,7 +227,7 @@ class ReferenceWanTransformer3DModel(WanTransformer3DModel):
             (
                 text,
                 modulation.unflatten(1, (6, -1)),
-                rotary_embedding(positions_T3, self.config.attention_head_dim),
+                rotary_embedding(positions_T3, self.config.attention_head_dim, self.rule.rope_dtype),
                 None if self.rule.text else video_span,
                 mask,
             ),

@@ -176,7 +176,9 @@ def test_bfloat16(tmp_path: Path) -> None:
 def test_saved_and_loaded_is_the_same(tmp_path: Path, model: Any) -> None:
     model.save_pretrained(tmp_path)
     again = RefAlignTransformer3DModel.from_pretrained(tmp_path)
-    assert torch.equal(predict(again, references("refs2")), predict(model, references("refs2")))
+    assert all(torch.equal(again.state_dict()[key], value) for key, value in model.state_dict().items())
+    # Where a weight lies in memory moves the last bits of a product.
+    assert worst(predict(again, references("refs2")), predict(model, references("refs2")).numpy()) < 5e-6
 
 
 def test_checkpointing_changes_no_bit(model: Any) -> None:

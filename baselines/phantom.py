@@ -1,0 +1,92 @@
+"""phantom-1.3b, phantom-14b: Phantom-Wan, references behind the video's latents in the sequence.
+
+Each reference (RGB on white, Lanczos fit, white padding) is encoded alone and stands as a further latent
+frame behind the video; three passes per step with two guidance scales, v = null + 5.0·(image - null) +
+7.5·(image_text - image), the null pass with zero latents in the references' place.
+
+Source: Phantom-video/Phantom (April 2025 code as kept in svjack/Phantom@51ef427), goldens
+`baselines/phantom.npz`. Differences: transparency is composited on white (the script drops it); checkpoints
+load strictly.
+
+The 14B README asks for 121 frames at 24 fps. Which setting the leaderboard's row used is not known; its
+MotionAmplitude (33.4 % against 14.3 % for 1.3B) hints at these. `--set num_frames=81 --set fps=16` is the
+other.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from baselines.wan.method import WanMethod
+from baselines.wan.prompts import WAN_NEGATIVE
+from baselines.wan.spec import WAN_1_3B, WAN_14B, WanSettings, WanSpec, WanWeights
+from bench.registry import methods
+from bench.sample import Sample
+
+if TYPE_CHECKING:
+    from baselines.wan.conditioning import Conditioner
+
+PREPARATION = "EXIF applied, transparency on white, Lanczos fit on white at the video's size"
+MAX_REFERENCES = 4
+GUIDANCE = {"image": 5.0, "text": 7.5}
+ADVICE = "prompts that describe the references accurately"
+
+
+class PhantomMethod(WanMethod):
+    """What both sizes share."""
+
+    def conditioner(self, sample: Sample, seed: int) -> Conditioner:
+        """References concatenated; noise is drawn for their frames too, as the original does."""
+        from baselines.wan.conditioning import ConcatReferences
+
+        return ConcatReferences(trailing_noise=True)
+
+    def network_class(self) -> Any:
+        """Phantom's network."""
+        from baselines.wan.ref_concat import PhantomTransformer3DModel
+
+        return PhantomTransformer3DModel
+
+
+@methods.register
+class Phantom13B(PhantomMethod):
+    """Phantom-Wan-1.3B."""
+
+    spec = WanSpec(
+        name="phantom-1.3b",
+        summary="Phantom-Wan 1.3B: references as frames behind the video, two guidance scales",
+        base_model="Wan2.1-T2V-1.3B",
+        licence="Apache-2.0",
+        weights=WanWeights(
+            transformer="phantom", transformer_files=("Phantom-Wan-1.3B.pth",), base="wan2.1-t2v-1.3b"
+        ),
+        network=WAN_1_3B,
+        native=WanSettings(guidance=GUIDANCE, negative_prompt=WAN_NEGATIVE),
+        guidance_rule="image-and-text",
+        max_references=MAX_REFERENCES,
+        reference_preparation=PREPARATION,
+        prompt_advice=ADVICE,
+    )
+
+
+@methods.register
+class Phantom14B(PhantomMethod):
+    """Phantom-Wan-14B."""
+
+    spec = WanSpec(
+        name="phantom-14b",
+        summary="Phantom-Wan 14B: as phantom-1.3b, 121 frames at 24 fps",
+        base_model="Wan2.1-T2V-14B",
+        licence="Apache-2.0",
+        weights=WanWeights(
+            transformer="phantom",
+            transformer_files=("Phantom_Wan_14B*.safetensors",),
+            base="wan2.1-t2v-14b",
+        ),
+        network=WAN_14B,
+        native=WanSettings(num_frames=121, fps=24.0, guidance=GUIDANCE, negative_prompt=WAN_NEGATIVE),
+        guidance_rule="image-and-text",
+        max_references=MAX_REFERENCES,
+        reference_preparation=PREPARATION,
+        prompt_advice=ADVICE,
+    )

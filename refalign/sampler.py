@@ -1,0 +1,58 @@
+"""RefAlign's sampling: the parts of the family's loop that it is made of, and one call for a video.
+
+Noise from a CPU generator with the seed alone, the plain grid shifted by 5, three passes per step with an
+image scale (5.0, the user's `cfg_scale`) and a text scale (7.5, a constant in the authors' code); with an
+image scale of 1 only the image-and-text pass is made, and the text scale vanishes as well. References are
+letterboxed on white and encoded alone by the VAE's mode. The authors run everything in bfloat16: the network
+sees rounded timesteps (731 becomes 732) while the solver's steps are exact, and the state between steps has
+the network's dtype; in float32 nothing is rounded, which is what the golden holds.
+
+Source: `diffsynth/pipelines/wan_video_new6.py` of gudaochangsheng/RefAlign@6f91526; golden
+`refalign/guidance.npz`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+
+from baselines.wan.conditioning import ConcatReferences, Geometry
+from baselines.wan.guidance import IMAGE_AND_TEXT
+from baselines.wan.pipeline import WanSampler
+from baselines.wan.spec import WanSettings
+
+if TYPE_CHECKING:
+    import numpy as np
+    from PIL import Image
+
+CONDITIONER = ConcatReferences()
+
+
+def sample_video(
+    sampler: WanSampler,
+    settings: WanSettings,
+    *,
+    prompt: str,
+    references: Sequence[Image.Image],
+    seed: int,
+) -> Iterator[np.ndarray]:
+    """RGB uint8 frames (height, width, 3) of one video, as the registered method makes them.
+
+    For a network that is at hand already: the trainer's validation. `references` are RGB images on white.
+    """
+    made = sampler(
+        prompt=prompt,
+        negative_prompt=settings.negative_prompt,
+        references=references,
+        conditioner=CONDITIONER,
+        rule=IMAGE_AND_TEXT,
+        scales=settings.guidance,
+        geometry=Geometry(width=settings.width, height=settings.height, num_frames=settings.num_frames),
+        steps=settings.steps,
+        generator=torch.Generator("cpu").manual_seed(seed),
+        state_dtype=sampler.transformer.dtype,
+        round_timestep=True,
+    )
+    yield from sampler.decode(made.latents)

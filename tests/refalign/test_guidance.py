@@ -1,0 +1,95 @@
+"""RefAlign's guided sampling against the authors' loop (golden `refalign/guidance.npz`)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="RefAlign needs the extra 'refalign'")
+pytest.importorskip("diffusers", reason="RefAlign needs the extra 'refalign'")
+
+from golden_networks import named, network, read, worst  # noqa: E402
+
+from baselines.wan.conditioning import ConcatenatedReferences  # noqa: E402
+from baselines.wan.guidance import IMAGE_AND_TEXT  # noqa: E402
+from baselines.wan.pipeline import WanSampler  # noqa: E402
+from baselines.wan.schedules import make_scheduler  # noqa: E402
+from refalign.method import RefAlign13B, RefAlign14B  # noqa: E402
+from refalign.transformer import RefAlignTransformer3DModel  # noqa: E402
+
+SPECIFICATION = read("refalign/dit_tiny.json")
+ARRAYS = read("refalign/guidance.npz")
+STEPS = 5
+
+
+def given(name: str) -> torch.Tensor:
+    return named("refalign", name, tuple(SPECIFICATION["inputs"][f"refalign.{name}"]))
+
+
+@pytest.fixture(scope="module")
+def transformer() -> Any:
+    return network(RefAlignTransformer3DModel, SPECIFICATION["weights"], SPECIFICATION["config"])
+
+
+def sampled(transformer: Any, scales: dict[str, float], batch_passes: str) -> dict[str, list[torch.Tensor]]:
+    """Latents after each step and each pass's predictions, of the sampler that the method uses."""
+    spec = RefAlign13B.spec.native
+    sampler = WanSampler(
+        tokenizer=None,
+        text_encoder=None,
+        transformer=transformer,
+        vae=None,
+        scheduler=make_scheduler(spec.solver, spec.shift),
+    )
+    sampler.scheduler.set_timesteps(STEPS)
+    seen: dict[str, list[torch.Tensor]] = {"latents": [given("guidance.noise")]}
+    predict, step = sampler.predict, sampler.scheduler.step
+
+    def watched_predict(*arguments: Any) -> dict[str, torch.Tensor]:
+        predictions = predict(*arguments)
+        for name, value in predictions.items():
+            seen.setdefault(f"pred_{name}", []).append(value)
+        return predictions
+
+    def watched_step(*arguments: Any, **settings: Any) -> Any:
+        made = step(*arguments, **settings)
+        seen["latents"].append(made[0])
+        return made
+
+    sampler.predict, sampler.scheduler.step = watched_predict, watched_step
+    with torch.no_grad():
+        sampler.denoise(
+            given("guidance.noise"),
+            {"prompt": given("context"), "negative": given("context.negative")},
+            ConcatenatedReferences(latents_BCNHW=given("subject_latents")),
+            IMAGE_AND_TEXT,
+            scales,
+            batch_passes=batch_passes,
+            round_timestep=True,
+        )
+    return seen
+
+
+@pytest.mark.parametrize("batch_passes", ["no", "yes"])
+def test_five_guided_steps(transformer: Any, batch_passes: str) -> None:
+    scales = dict(RefAlign13B.spec.native.guidance)
+    assert scales == {"image": 5.0, "text": 7.5}
+    seen = sampled(transformer, scales, batch_passes)
+    for name in ("pred_image_text", "pred_image", "pred_null"):
+        assert worst(torch.cat(seen[name]), ARRAYS[name]) < 1e-4, name
+    assert worst(torch.cat(seen["latents"]), ARRAYS["latents"]) < 2e-4
+
+
+def test_image_scale_of_one_is_a_single_pass(transformer: Any) -> None:
+    seen = sampled(transformer, {"image": 1.0, "text": 7.5}, "no")
+    assert set(seen) == {"latents", "pred_image_text"}
+    assert worst(torch.cat(seen["latents"]), ARRAYS["latents_cfg1"]) < 1e-4
+
+
+def test_schedule() -> None:
+    for spec in (RefAlign13B.spec, RefAlign14B.spec):
+        scheduler = make_scheduler(spec.native.solver, spec.native.shift)
+        scheduler.set_timesteps(STEPS)
+        assert worst(scheduler.sigmas[:-1], ARRAYS["sigmas"]) < 2e-6
+        assert worst(scheduler.timesteps, ARRAYS["timesteps"]) < 1e-3
