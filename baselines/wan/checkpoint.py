@@ -1,9 +1,9 @@
 """Wan transformers on disk: original and diffusers names, one file or shards, `.safetensors` or `.pth`.
 
 One reader for all of them: it names every key that does not fit, strips the prefixes that trainers leave,
-casts while it reads (so a float32 file of 57 GB is never held in float32), and keeps in float32 what
-diffusers keeps there (time embedder, modulation tables, norms), which `from_single_file` of diffusers
-0.42.1 does not.
+opens SwissArmyTransformer files (Kaleido's), casts while it reads (so a float32 file of 57 GB is never held
+in float32), and keeps in float32 what diffusers keeps there (time embedder, modulation tables, norms), which
+`from_single_file` of diffusers 0.42.1 does not.
 
 The key map is Wan's (`wan/modules/model.py`, Wan-Video/Wan2.1@9737cba) against diffusers'
 `WanTransformer3DModel`; a test holds it against diffusers' own converter.
@@ -21,6 +21,7 @@ from typing import Any, Literal
 
 import torch
 
+from baselines.wan.sat import is_sat, wan_tensors
 from bench.checkpoint import load_exactly, read_state_dict
 from bench.errors import UserError, one_line
 
@@ -190,7 +191,8 @@ def _tensors_of(path: Path, dtype: torch.dtype | None) -> Iterator[tuple[str, to
 
 def _raw_tensors(path: Path) -> Iterator[tuple[str, torch.Tensor]]:
     if path.suffix != ".safetensors":
-        yield from read_state_dict(path).items()
+        state = read_state_dict(path)
+        yield from (wan_tensors(state) if is_sat(state) else state).items()
         return
     from safetensors import SafetensorError, safe_open
 

@@ -12,13 +12,15 @@ torch = pytest.importorskip("torch", reason="the generators need the extra 'base
 pytest.importorskip("diffusers", reason="the generators need the extra 'baselines'")
 
 from fill import uint8_image  # noqa: E402
-from golden_networks import named, network, read, worst  # noqa: E402
+from golden_networks import named, network, original_state, read, worst  # noqa: E402
 from PIL import Image  # noqa: E402
 
 from baselines.kaleido import Kaleido14B  # noqa: E402
+from baselines.wan.checkpoint import load_transformer, read_checkpoint  # noqa: E402
 from baselines.wan.conditioning import Geometry  # noqa: E402
 from baselines.wan.ref_concat import KaleidoTransformer3DModel, PhantomTransformer3DModel  # noqa: E402
 from baselines.wan.references import fit_and_pad, fitted_size, to_tensor  # noqa: E402
+from baselines.wan.sat import sat_tensors  # noqa: E402
 from baselines.wan.transformer import rotary_embedding  # noqa: E402
 from bench.sample import Sample  # noqa: E402
 
@@ -107,3 +109,15 @@ def test_card() -> None:
     assert (card.width, card.height, card.shift, card.solver, card.steps) == (896, 512, 7.0, "euler", 50)
     assert card.negative_prompt == read("baselines/negative_prompts.json")["kaleido"]
     assert dict(card.guidance) == {"text": 6.0}
+
+
+def test_checkpoint_in_its_own_format(kaleido: Any, tmp_path: Any) -> None:
+    """SwissArmyTransformer's file, fused attention and all, gives the same network as Wan's names."""
+    state = original_state(PHANTOM["weights"])
+    torch.save({"module": sat_tensors(state)}, tmp_path / "mp_rank_00_model_states.pt")
+    (tmp_path / "config.json").write_text('{"num_heads": 4}')
+    found = read_checkpoint(tmp_path / "mp_rank_00_model_states.pt", dtype=torch.bfloat16)
+    assert found.tensors["scale_shift_table"].dtype == torch.float32
+    found = read_checkpoint(tmp_path / "mp_rank_00_model_states.pt")
+    model = load_transformer(KaleidoTransformer3DModel, found)
+    assert all(torch.equal(value, kaleido.state_dict()[key]) for key, value in model.state_dict().items())

@@ -1,0 +1,268 @@
+"""The frozen teachers of the alignment loss: patch features of DINOv3, DINOv2, SigLIP 2 and CLIP.
+
+A reference picture is fed whole at its own size, each side brought to the nearest multiple of the patch; its
+patch tokens are resampled to the generator's token grid where the two grids differ. At 832×480 a teacher with
+patches of 16 has the grid of Wan's tokens, 30×52, and nothing is resampled.
+
+Features are `last_hidden_state` without class and register tokens: after the final norm, except for CLIP,
+whose norm belongs to the class token alone. RefAlign takes `hidden_states[-1]` of DINOv3, which was the same
+in transformers 4.56 and is the state before the norm in 5. Its trainer also leaves the teacher in training
+mode, where DINOv3 stretches its positions by a random factor; here evaluation mode is enforced.
+
+Source: RefAlign, arXiv 2603.25743, code at gudaochangsheng/RefAlign@6f91526.
+
+Shapes: N pictures, H and W their sides in pixels, D channels of the teacher.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from torch.nn.functional import interpolate
+
+from bench.errors import MissingWeights, UserError, one_line
+from bench.weights import is_tiny, require_model_folder
+
+Kind = Literal["dinov3_vit", "dinov2", "siglip", "clip"]
+Triple = tuple[float, float, float]
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+SIGLIP_MEAN, SIGLIP_STD = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
+CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+# The vision model of each family; DINO's take any size without being asked to interpolate positions.
+CLASSES = {
+    "dinov3_vit": "DINOv3ViTModel",
+    "dinov2": "Dinov2Model",
+    "siglip": "SiglipVisionModel",
+    "clip": "CLIPVisionModel",
+}
+CLASS_TOKENS = {"dinov3_vit": 1, "dinov2": 1, "siglip": 0, "clip": 1}
+TWO_TOWERS = ("siglip", "clip")
+# What a checkpoint of two towers holds beside its vision model.
+OTHER_TOWER = ("text_model.", "text_projection.", "visual_projection.", "logit_")
+POSITION_NUMBERS = "position_ids"
+NAMED_KEYS = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeacherSpec:
+    """A teacher: its repository, patch in pixels, channels of a token, and normalisation of 0..1 pixels.
+
+    `kind` is the `model_type` of its `config.json`.
+    """
+
+    repository: str
+    kind: Kind
+    patch_px: int
+    width: int
+    mean: Triple = IMAGENET_MEAN
+    std: Triple = IMAGENET_STD
+
+
+TEACHERS = {
+    "dinov3-vitb16": TeacherSpec(
+        repository="facebook/dinov3-vitb16-pretrain-lvd1689m", kind="dinov3_vit", patch_px=16, width=768
+    ),
+    "dinov3-vitl16": TeacherSpec(
+        repository="facebook/dinov3-vitl16-pretrain-lvd1689m", kind="dinov3_vit", patch_px=16, width=1024
+    ),
+    "dinov2-base": TeacherSpec(repository="facebook/dinov2-base", kind="dinov2", patch_px=14, width=768),
+    "dinov2-large": TeacherSpec(repository="facebook/dinov2-large", kind="dinov2", patch_px=14, width=1024),
+    # Checkpoints of fixed resolution are of the first SigLIP's architecture.
+    "siglip2-base": TeacherSpec(
+        repository="google/siglip2-base-patch16-512",
+        kind="siglip",
+        patch_px=16,
+        width=768,
+        mean=SIGLIP_MEAN,
+        std=SIGLIP_STD,
+    ),
+    "clip-vit-large": TeacherSpec(
+        repository="openai/clip-vit-large-patch14",
+        kind="clip",
+        patch_px=14,
+        width=1024,
+        mean=CLIP_MEAN,
+        std=CLIP_STD,
+    ),
+}
+# Of RefAlign 1.3B; 14B was trained with dinov3-vitl16.
+DEFAULT_TEACHER = "dinov3-vitb16"
+
+
+def get_teacher_spec(name: str) -> TeacherSpec:
+    """A teacher by its name. Raises UserError that lists the known ones."""
+    if name not in TEACHERS:
+        raise UserError(f"no teacher is called {one_line(name, 60)!r}; known: {', '.join(TEACHERS)}")
+    return TEACHERS[name]
+
+
+class Teacher(nn.Module):
+    """A frozen vision model in evaluation mode, which `train()`, also of a parent module, does not end.
+
+    `width` is the number of channels of its tokens.
+    """
+
+    def __init__(self, network: nn.Module, spec: TeacherSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        self.network: Any = network.requires_grad_(False)
+        self.width: int = self.network.config.hidden_size
+        self.patch_px: int = self.network.config.patch_size
+        self._leading_tokens = CLASS_TOKENS[spec.kind] + getattr(
+            self.network.config, "num_register_tokens", 0
+        )
+        self.train(False)
+
+    @classmethod
+    def load(
+        cls,
+        name: str,
+        folder: Path | None = None,
+        *,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> Teacher:
+        """The teacher `name` from the weights folder, else from where all weights are looked for.
+
+        Raises UserError for an unknown name and a folder that holds another or a damaged model,
+        MissingWeights for one that is not there.
+        """
+        spec = get_teacher_spec(name)
+        try:
+            place = require_model_folder(spec.repository, folder)
+        except MissingWeights as missing:
+            raise MissingWeights(f"teacher {name}: {missing}") from None
+        network = _load_network(spec, place, dtype)
+        _check_sizes(name, spec, place, network.config)
+        teacher = cls(network, spec)
+        teacher.to(device)
+        return teacher
+
+    def train(self, mode: bool = True) -> Teacher:
+        """Evaluation mode, whatever is asked for."""
+        super().train(False)
+        return self
+
+    def features(self, references: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
+        """Patch features of reference pictures on the generator's token grid.
+
+        Args:
+            references: (N,H,W,3) uint8, or (N,3,H,W) floating-point in -1..1.
+            grid: rows and columns of the tokens of one reference, 30 and 52 at 832×480.
+
+        Returns (N, rows·columns, D) in float32, in the order row, column, without a gradient. Raises
+        ValueError for another shape or type.
+        """
+        self.network.eval()
+        device = self.network.device
+        with torch.no_grad(), torch.autocast(device.type, enabled=False):
+            pixels_NCHW = _unit_pixels(references.to(device))
+            height, width = (_nearest_multiple(side, self.patch_px) for side in pixels_NCHW.shape[-2:])
+            if pixels_NCHW.shape[-2:] != (height, width):
+                pixels_NCHW = interpolate(pixels_NCHW, (height, width), mode="bicubic", antialias=True)
+            mean_C11, std_C11 = (
+                torch.tensor(values, device=device)[:, None, None]
+                for values in (self.spec.mean, self.spec.std)
+            )
+            pixels_NCHW = (pixels_NCHW - mean_C11) / std_C11
+            settings = {"interpolate_pos_encoding": True} if self.spec.kind in TWO_TOWERS else {}
+            states = self.network(pixels_NCHW.to(self.network.dtype), **settings).last_hidden_state
+            tokens_NTD = states[:, self._leading_tokens :].float()
+            return resample_tokens(tokens_NTD, (height // self.patch_px, width // self.patch_px), grid)
+
+
+def _unit_pixels(references: torch.Tensor) -> torch.Tensor:
+    """(N,3,H,W) float32 in 0..1."""
+    if references.dtype == torch.uint8 and references.ndim == 4 and references.shape[3] == 3:
+        return references.permute(0, 3, 1, 2).float() / 255
+    if references.is_floating_point() and references.ndim == 4 and references.shape[1] == 3:
+        return (references.float() + 1) / 2
+    raise ValueError(
+        "references must be (N,H,W,3) uint8 or (N,3,H,W) floating-point, "
+        f"not {tuple(references.shape)} {references.dtype}"
+    )
+
+
+def resample_tokens(
+    tokens_NTD: torch.Tensor, source: tuple[int, int], target: tuple[int, int]
+) -> torch.Tensor:
+    """Tokens of the grid `source` (rows, columns), bilinearly on `target`; unchanged where they agree."""
+    if source == target:
+        return tokens_NTD
+    tokens_NDYX = tokens_NTD.transpose(1, 2).unflatten(2, source)
+    return interpolate(tokens_NDYX, target, mode="bilinear", align_corners=False).flatten(2).transpose(1, 2)
+
+
+def _nearest_multiple(side_px: int, patch_px: int) -> int:
+    return max(1, round(side_px / patch_px)) * patch_px
+
+
+def _load_network(spec: TeacherSpec, place: Path, dtype: torch.dtype) -> Any:
+    import transformers
+
+    model_class = getattr(transformers, CLASSES[spec.kind])
+    logging = transformers.logging
+    verbosity, had_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        stored, _ = transformers.PretrainedConfig.get_config_dict(place, local_files_only=True)
+        kind = stored.get("model_type")
+        if kind not in (spec.kind, f"{spec.kind}_vision_model"):
+            raise UserError(f"{place} holds a model of type {one_line(kind, 40)!r}, not {spec.kind!r}")
+        network, report = model_class.from_pretrained(
+            place,
+            dtype=dtype,
+            local_files_only=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # reported instead, and raised below with their names
+        )
+    except UserError:
+        raise
+    except Exception as error:  # noqa: BLE001 - readers of damaged files raise many kinds
+        raise UserError(f"the teacher in {place} cannot be loaded: {one_line(error, 200)}") from None
+    finally:
+        logging.set_verbosity(verbosity)
+        if had_bars:
+            logging.enable_progress_bar()
+    _check_keys(spec, place, report)
+    return network
+
+
+def _check_keys(spec: TeacherSpec, place: Path, report: dict[str, Any]) -> None:
+    unexpected = [key for key in report["unexpected_keys"] if not key.endswith(POSITION_NUMBERS)]
+    if spec.kind in TWO_TOWERS:
+        unexpected = [key for key in unexpected if not key.startswith(OTHER_TOWER)]
+    faults = [
+        f"{len(keys)} {kind} ({_some(keys)})"
+        for kind, keys in (
+            ("missing", report["missing_keys"]),
+            ("unexpected", unexpected),
+            ("mismatched", report["mismatched_keys"]),
+        )
+        if keys
+    ]
+    if faults:
+        raise UserError(f"{place} does not fit {CLASSES[spec.kind]}: keys {'; '.join(faults)}")
+
+
+def _some(keys: Iterable[Any]) -> str:
+    ordered = sorted(str(key) for key in keys)
+    return ", ".join(ordered[:NAMED_KEYS]) + (", …" if len(ordered) > NAMED_KEYS else "")
+
+
+def _check_sizes(name: str, spec: TeacherSpec, place: Path, config: Any) -> None:
+    """A larger or smaller sister of the teacher loads as well; only tiny checkpoints may differ."""
+    found = (config.hidden_size, config.patch_size)
+    if found != (spec.width, spec.patch_px) and not is_tiny(place):
+        raise UserError(
+            f"{place} is not {name}: width {found[0]} and patch {found[1]} "
+            f"instead of {spec.width} and {spec.patch_px}"
+        )
