@@ -1,0 +1,203 @@
+"""The training order: which clip stands at which position of which epoch, and its draws.
+
+An epoch goes through the shards in a drawn order, and through each shard's entries in a drawn order before
+the next, so that reads stay within one file. Everything follows from (seed, epoch, position): any process may
+make any sample, two processes see together what one sees, and a run resumes at the position where it stopped.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from bench.errors import SampleError, UserError, one_line
+from refalign.data.draws import Draws, permutation
+from refalign.data.lines import LinesSource
+from refalign.data.opens2v import OpenS2VSource
+from refalign.data.sample import ClipRule, DropoutRates, EpochPosition, SkipLog, Skipped, TrainingSample
+from refalign.data.source import CROSS_PAIR_PROBABILITY, ReferenceRates, Source
+
+# Of a data set with one usable clip in ten, a position fails once in 850 with so many.
+MOST_ATTEMPTS = 64
+SHOWN_REASONS = 3
+HELD_ORDERS = 8
+
+
+class TrainingData(torch.utils.data.Dataset):
+    """Samples by position of an epoch's order; map-style, for a `DataLoader` with `batch_size=None` and a
+    `PositionSampler`.
+
+    `sample(epoch, position)` is a function of its arguments, the seed and the data. An entry that cannot be
+    used is replaced by others drawn for that position, and the sample names it in `skipped`; `skipped` here
+    knows what this process met, and a driver of worker processes adds the samples that it receives. Raises
+    UserError for a data set without entries.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        rule: ClipRule,
+        *,
+        seed: int,
+        cross_pair_probability: float = CROSS_PAIR_PROBABILITY,
+        gpt_probability: float = 0.0,
+        dropout: DropoutRates = DropoutRates(),  # noqa: B008 - frozen
+    ) -> None:
+        self.source = source
+        self.rule = rule
+        self.seed = seed
+        self.rates = ReferenceRates(cross_pair=cross_pair_probability, gpt=gpt_probability)
+        self.dropout = dropout
+        self.skipped = SkipLog()
+        self._sizes = np.array([len(shard) for shard in source.shards], np.int64)
+        if self._sizes.sum() == 0:
+            raise UserError(f"{source.place} holds no training sample")
+        self._ends = np.cumsum(self._sizes)
+        self._orders: dict[str, np.ndarray] = {}
+
+    def __len__(self) -> int:
+        return int(self._sizes.sum())
+
+    def __getitem__(self, index: EpochPosition) -> TrainingSample:
+        return self.sample(index.epoch, index.position)
+
+    def sample(self, epoch: int, position: int) -> TrainingSample:
+        """The sample at that position (0 … len-1) of that epoch.
+
+        Raises UserError when neither its entry nor one of up to 63 substitutes can be used: of a data set of
+        up to 64 entries, when none can.
+        """
+        if not 0 <= position < len(self):
+            raise IndexError(f"position {position} of {len(self)}")
+        draws = Draws(seed=self.seed, epoch=epoch, position=position)
+        skipped: list[Skipped] = []
+        for shard, number in self._candidates(draws):
+            try:
+                clip = self.source.clip(shard, number, self.rule, self.rates, draws)
+            except SampleError as error:
+                name = self.source.name(shard, number)
+                skipped.append(Skipped(key=name, reason=one_line(error)))
+                continue
+            sample = TrainingSample(
+                key=clip.key,
+                epoch=epoch,
+                position=position,
+                prompt=clip.prompt,
+                condition=draws.condition(self.dropout),
+                video_FHWC=clip.video_FHWC,
+                references_NHWC=clip.references_NHWC,
+                labels=clip.labels,
+                clip_start=clip.clip_start,
+                skipped=(*skipped, *clip.replaced),
+            )
+            self.skipped.add(sample)
+            return sample
+        reasons = "; ".join(f"{fault.key}: {fault.reason}" for fault in skipped[:SHOWN_REASONS])
+        tried = f"none of {len(skipped)} samples tried can be used"
+        raise UserError(f"{self.source.place}: {tried} ({one_line(reasons, 600)})")
+
+    def _candidates(self, draws: Draws) -> Iterator[tuple[int, int]]:
+        """The entry at the position, then its substitutes; of a small data set each other entry once."""
+        own = self._entry_at(draws.epoch, draws.position)
+        yield own
+        total = len(self)
+        if total <= MOST_ATTEMPTS:
+            others = map(self._split, draws.permutation(total, "substitutes").tolist())
+            yield from (other for other in others if other != own)
+            return
+        for attempt in range(1, MOST_ATTEMPTS):
+            yield self._split(draws.below(total, f"substitute {attempt}"))
+
+    def _split(self, entry: int) -> tuple[int, int]:
+        """Shard and number of the entry that is `entry`-th in the files' order."""
+        shard = int(np.searchsorted(self._ends, entry, side="right"))
+        return shard, entry - int(self._ends[shard] - self._sizes[shard])
+
+    def _entry_at(self, epoch: int, position: int) -> tuple[int, int]:
+        order = self._order(len(self._sizes), f"{self.seed}/{epoch}/shards")
+        ends = np.cumsum(self._sizes[order])
+        place = int(np.searchsorted(ends, position, side="right"))
+        shard = int(order[place])
+        within = position - int(ends[place] - self._sizes[shard])
+        name = self.source.shards[shard].name
+        numbers = self._order(int(self._sizes[shard]), f"{self.seed}/{epoch}/shard {name}")
+        return shard, int(numbers[within])
+
+    def _order(self, count: int, key: str) -> np.ndarray:
+        if key not in self._orders:
+            while len(self._orders) >= HELD_ORDERS:
+                self._orders.pop(next(iter(self._orders)))
+            self._orders[key] = permutation(count, key)
+        return self._orders[key]
+
+
+class PositionSampler(torch.utils.data.Sampler):
+    """Endless positions of one process: of the global positions start, start + 1, …, those p with
+    p % world_size == rank; position p is place p % length of epoch p // length.
+
+    `start` is the number of positions that all processes have consumed together. Raises ValueError for an
+    empty length, a negative start and a rank outside the world.
+    """
+
+    def __init__(self, length: int, *, start: int, rank: int, world_size: int) -> None:
+        if length < 1 or start < 0 or not 0 <= rank < world_size:
+            raise ValueError(f"no position for length {length}, start {start}, rank {rank} of {world_size}")
+        self.length = length
+        self.start = start
+        self.rank = rank
+        self.world_size = world_size
+
+    def __iter__(self) -> Iterator[EpochPosition]:
+        first = self.start + (self.rank - self.start) % self.world_size
+        for place in itertools.count(first, self.world_size):
+            yield EpochPosition(epoch=place // self.length, position=place % self.length)
+
+
+def open_source(place: Path, cache: Path | None) -> Source:
+    """A folder in OpenS2V-5M's layout, a `.jsonl` file, or a folder of them.
+
+    `cache` keeps the index of the shards; None makes it in memory, in every process. Raises UserError.
+    """
+    if place.is_file():
+        if place.suffix != ".jsonl":
+            raise UserError(f"{place} is no .jsonl file and no folder in OpenS2V-5M's layout")
+        return LinesSource(place, [place], cache)
+    if not place.is_dir():
+        raise UserError(f"the training data {place} does not exist")
+    if (place / "annotations").is_dir():
+        return OpenS2VSource(place, cache)
+    files = sorted(place.glob("*.jsonl"))
+    if not files:
+        raise UserError(f"{place} holds neither annotations/*.json (OpenS2V-5M's layout) nor *.jsonl files")
+    return LinesSource(place, files, cache)
+
+
+def open_training_data(
+    place: Path,
+    rule: ClipRule,
+    *,
+    seed: int,
+    cache: Path | None,
+    cross_pair_probability: float = CROSS_PAIR_PROBABILITY,
+    gpt_probability: float = 0.0,
+    dropout: DropoutRates = DropoutRates(),  # noqa: B008 - frozen
+) -> TrainingData:
+    """The training data at `place` (see `open_source`), after its first sample has been made.
+
+    Nothing is written but the index, into `cache`. Raises UserError for a place that holds no data, or none
+    that can be used.
+    """
+    data = TrainingData(
+        open_source(place, cache),
+        rule,
+        seed=seed,
+        cross_pair_probability=cross_pair_probability,
+        gpt_probability=gpt_probability,
+        dropout=dropout,
+    )
+    data.sample(0, 0)
+    return data

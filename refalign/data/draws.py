@@ -1,0 +1,75 @@
+"""Everything random in the training data: numbers that follow from a text key alone.
+
+A key names the seed, the epoch, the place and what is drawn; its SHA-256 is the number. So a draw depends on
+no process, worker or order, and two processes see together what one process sees. Permutations sort the words
+of a counter-based generator (Philox), whose stream numpy keeps over its versions, unlike that of its
+`Generator` methods.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+
+from refalign.data.sample import Condition, DropoutRates
+
+
+def _number(key: str) -> int:
+    return int.from_bytes(hashlib.sha256(key.encode()).digest(), "big")
+
+
+def uniform(key: str) -> float:
+    """A number in [0, 1), a multiple of 2^-53."""
+    return (_number(key) >> 203) * 2.0**-53
+
+
+def below(count: int, key: str) -> int:
+    """One of 0 … count-1."""
+    return _number(key) % count
+
+
+def permutation(count: int, key: str) -> np.ndarray:
+    """The numbers 0 … count-1 in a drawn order, int64 (count,)."""
+    words = np.random.Philox(key=_number(key) % 2**128).random_raw(count)
+    return np.argsort(words, kind="stable")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Draws:
+    """The draws of one position of one epoch."""
+
+    seed: int
+    epoch: int
+    position: int
+
+    def _key(self, what: str) -> str:
+        return f"{self.seed}/{self.epoch}/{self.position}/{what}"
+
+    def uniform(self, what: str) -> float:
+        """The number in [0, 1) that is called `what` here."""
+        return uniform(self._key(what))
+
+    def below(self, count: int, what: str) -> int:
+        """One of 0 … count-1, called `what` here."""
+        return below(count, self._key(what))
+
+    def permutation(self, count: int, what: str) -> np.ndarray:
+        """0 … count-1 in the order that is called `what` here."""
+        return permutation(count, self._key(what))
+
+    def condition(self, rates: DropoutRates) -> Condition:
+        """Which conditions this sample keeps, by one uniform draw r.
+
+        r < no_text drops the text, the next `no_references` of the unit interval the references, the next
+        `neither` both (0.1 each in RefAlign's compiled trainers).
+        """
+        r = self.uniform("condition")
+        if r < rates.no_text:
+            return "no_text"
+        if r < rates.no_text + rates.no_references:
+            return "no_references"
+        if r < rates.no_text + rates.no_references + rates.neither:
+            return "neither"
+        return "both"

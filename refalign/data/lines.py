@@ -1,0 +1,105 @@
+"""Plain JSONL: one clip a line, for every data set that is not in OpenS2V-5M's layout.
+
+    {"video": "clips/a.mp4", "prompt": "a cat", "references": ["cat.png"], "labels": ["cat"], "id": "a"}
+
+`labels` (one per reference) and `id` are optional, other fields are refused. Paths are relative to the file
+and may not leave its folder. References are opened as generators open them (EXIF applied, transparency on
+white) and letterboxed; of more than `max_references` the first are taken. A line without references is a clip
+to learn from text alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from bench.errors import SampleError, first_fault, one_line
+from bench.sample import Reference
+from bench.video import Video
+from refalign.data.draws import Draws
+from refalign.data.frames import Region, frame_indices, read_clip, stacked_references
+from refalign.data.places import contained_file
+from refalign.data.sample import ClipRule
+from refalign.data.shards import Shard, line_entries, parse_json
+from refalign.data.source import Clip, ReferenceRates, Source
+
+
+class _Line(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    video: str
+    prompt: str
+    references: list[str]
+    labels: list[str] | None = None
+    id: str | None = Field(default=None, min_length=1)
+
+    @model_validator(mode="after")
+    def _lists_agree(self) -> _Line:
+        if self.labels is not None and len(self.labels) != len(self.references):
+            raise ValueError(f"labels: {len(self.labels)} for {len(self.references)} references")
+        return self
+
+
+class LinesSource(Source):
+    """One or several JSONL files of one folder; each file is a shard.
+
+    A sample's key is `<file stem>/<id>`; without an id it is file, line and a digest of the line, so that
+    features cached under it are not taken for another line's after an edit.
+    """
+
+    def __init__(self, place: Path, files: Sequence[Path], cache: Path | None) -> None:
+        self.place = place
+        self.shards = [Shard(file, line_entries, cache) for file in files]
+
+    def name(self, shard: int, number: int) -> str:
+        """`<file>:<line>`."""
+        return f"{self.shards[shard].path.name}:{self.shards[shard].line(number)}"
+
+    def clip(self, shard: int, number: int, rule: ClipRule, rates: ReferenceRates, draws: Draws) -> Clip:
+        """The line's clip; `rates` have nothing to choose from here. Raises SampleError."""
+        folder = self.shards[shard].path.parent
+        text = self.shards[shard].read(number)
+        try:
+            line = _Line.model_validate(parse_json(text))
+        except ValidationError as error:
+            raise SampleError(first_fault(error)) from None
+        file = contained_file(folder, line.video)
+        if file is None:
+            raise SampleError(f"the video {one_line(line.video, 120)} is missing")
+        references = line.references[: rule.max_references]
+        images = [opened_on_white(folder, reference) for reference in references]
+        video = Video(file)
+        probe = video.probe
+        indices = frame_indices(0, probe.frames, rule, lambda count: draws.below(count, "start"))
+        whole = Region(left=0, top=0, right=probe.width, bottom=probe.height)
+        video_FHWC, _ = read_clip(video, indices, whole, rule)
+        key = f"{self.name(shard, number)}#{hashlib.sha256(text).hexdigest()[:12]}"
+        return Clip(
+            key=key if line.id is None else f"{self.shards[shard].name}/{line.id}",
+            prompt=line.prompt,
+            video_FHWC=video_FHWC,
+            references_NHWC=stacked_references(images, rule),
+            labels=tuple((line.labels or [""] * len(images))[: len(images)]),
+            clip_start=indices[0],
+        )
+
+
+def opened_on_white(folder: Path, path: str) -> np.ndarray:
+    """A reference image below `folder`: EXIF applied, transparency on white, RGB uint8 (height, width, 3).
+
+    Raises SampleError for a file that is missing, damaged or outside.
+    """
+    if contained_file(folder, path) is None:
+        raise SampleError(f"reference image {one_line(path, 120)} is missing")
+    try:
+        return np.asarray(Reference(path=path, root=folder, label="", kind="object").open_on_white())
+    except SampleError:
+        raise
+    except Exception as error:  # noqa: BLE001 - Pillow's parsers of metadata raise kinds of their own
+        raise SampleError(
+            f"reference image {one_line(path, 120)} cannot be read: {one_line(error)}"
+        ) from None

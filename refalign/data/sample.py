@@ -1,0 +1,141 @@
+"""The nouns of the training data: the rule for a clip, a sample, a skipped one, a place in the order.
+
+Shape suffixes: F frames, N references, H height, W width, C RGB channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+Condition = Literal["both", "no_text", "no_references", "neither"]
+
+# The VAE packs four frames after the first into one and 8 pixels into one; the network's patches are 2×2.
+FRAMES_PER_LATENT = 4
+SIZE_MULTIPLE_PX = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipRule:
+    """Geometry and frames of a training clip: size in pixels, frame count, source frames per step.
+
+    Defaults are RefAlign's: 81 frames of 832×480, every third source frame, at most three references. Raises
+    ValueError for sizes and frame counts that the VAE cannot hold.
+    """
+
+    width: int = 832
+    height: int = 480
+    num_frames: int = 81
+    stride: int = 3
+    max_references: int = 3
+
+    def __post_init__(self) -> None:
+        for name in ("width", "height"):
+            value = getattr(self, name)
+            if value < SIZE_MULTIPLE_PX or value % SIZE_MULTIPLE_PX:
+                raise ValueError(f"{name} must be a multiple of {SIZE_MULTIPLE_PX}, {value} is not")
+        if self.num_frames < 1 or self.num_frames % FRAMES_PER_LATENT != 1:
+            raise ValueError(f"num_frames must be 4k+1, {self.num_frames} is not")
+        if self.stride < 1:
+            raise ValueError(f"stride must be at least 1, {self.stride} is not")
+        if self.max_references < 0:
+            raise ValueError(f"max_references must be at least 0, {self.max_references} is not")
+
+    @property
+    def window_frames(self) -> int:
+        """Source frames that a clip of full length spans: (num_frames - 1)·stride + 1."""
+        return (self.num_frames - 1) * self.stride + 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class DropoutRates:
+    """Shares of samples, 0 to 1, whose condition loses the text, the references, or both.
+
+    Raises ValueError for a negative share or a sum above 1.
+    """
+
+    no_text: float = 0.1
+    no_references: float = 0.1
+    neither: float = 0.1
+
+    def __post_init__(self) -> None:
+        rates = (self.no_text, self.no_references, self.neither)
+        if not all(0 <= rate <= 1 for rate in rates) or sum(rates) > 1 + 1e-9:
+            raise ValueError(f"dropout rates must be shares of one whole, {rates} are not")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpochPosition:
+    """A place in the training order: which epoch, and which position of that epoch's order."""
+
+    epoch: int
+    position: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Skipped:
+    """Something that could not be used: what it was and why, both in one line."""
+
+    key: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingSample:
+    """One decoded clip with its conditions.
+
+    `key` is unique within the data set and stable over runs (of a JSONL line without an id it names the
+    content too). `prompt` is the caption and `references_NHWC` the references even where `condition` drops
+    them: the trainer applies it. `video_FHWC` is RGB uint8 (num_frames, height, width, 3), `references_NHWC`
+    uint8 (0 to max_references, height, width, 3), letterboxed on white, one of `labels` each. `clip_start` is
+    the first source frame of the window: with `key` the identity of cached latents. `skipped` are the samples
+    that this one stands in for, and references that were replaced.
+    """
+
+    key: str
+    epoch: int
+    position: int
+    prompt: str
+    condition: Condition
+    video_FHWC: np.ndarray
+    references_NHWC: np.ndarray
+    labels: tuple[str, ...]
+    clip_start: int
+    skipped: tuple[Skipped, ...] = ()
+
+
+class SkipLog:
+    """What was skipped so far: each thing once, and how often it was met.
+
+    A driver whose samples are made by worker processes adds every sample that it receives; adding one twice
+    changes nothing.
+    """
+
+    def __init__(self) -> None:
+        self._times: dict[Skipped, set[tuple[int, int]]] = {}
+
+    def add(self, sample: TrainingSample) -> tuple[Skipped, ...]:
+        """Take over what `sample` skipped; returns those that were not known before, for the log."""
+        unknown = tuple(skipped for skipped in sample.skipped if skipped not in self._times)
+        for skipped in sample.skipped:
+            self._times.setdefault(skipped, set()).add((sample.epoch, sample.position))
+        return unknown
+
+    def __iter__(self) -> Iterator[Skipped]:
+        return iter(self._times)
+
+    def __len__(self) -> int:
+        return len(self._times)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Keys of what was skipped, in the order in which it was first met."""
+        return tuple(dict.fromkeys(skipped.key for skipped in self._times))
+
+    @property
+    def encounters(self) -> int:
+        """How often a skipped thing was met, over all epochs and positions."""
+        return sum(map(len, self._times.values()))

@@ -1,0 +1,66 @@
+"""What a data set has to offer the training order: shards of entries, each of which can be made a clip."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from refalign.data.draws import Draws
+from refalign.data.sample import ClipRule, Skipped
+from refalign.data.shards import Shard
+
+# RefAlign's trainer draws against 0.23; a comment beside it speaks of 30 %.
+CROSS_PAIR_PROBABILITY = 0.23
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReferenceRates:
+    """How often, 0 to 1, a clip's references come from elsewhere, where the data set has something.
+
+    `cross_pair`: from a linked clip. `gpt`: pictures drawn by GPT, which come first where both are drawn; the
+    published rules name no probability for them, so they are off unless asked for. Raises ValueError outside
+    0 … 1.
+    """
+
+    cross_pair: float = CROSS_PAIR_PROBABILITY
+    gpt: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("cross_pair", "gpt"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be a probability, {getattr(self, name)} is not")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clip:
+    """A decoded entry: what a `TrainingSample` holds, without its place in the order and its condition.
+
+    `replaced` names references that could not be read and for which the clip's own were taken.
+    """
+
+    key: str
+    prompt: str
+    video_FHWC: np.ndarray
+    references_NHWC: np.ndarray
+    labels: tuple[str, ...]
+    clip_start: int
+    replaced: tuple[Skipped, ...] = ()
+
+
+class Source(ABC):
+    """A data set as shards of numbered entries; stateless, so that worker processes may hold copies."""
+
+    place: Path
+    shards: Sequence[Shard]
+
+    @abstractmethod
+    def name(self, shard: int, number: int) -> str:
+        """What messages call that entry, also where it cannot be read."""
+
+    @abstractmethod
+    def clip(self, shard: int, number: int, rule: ClipRule, rates: ReferenceRates, draws: Draws) -> Clip:
+        """That entry, decoded. Raises SampleError when it cannot be used."""

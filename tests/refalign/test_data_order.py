@@ -1,0 +1,346 @@
+"""Training data, the order: plain JSONL, workers, ranks, resuming, substitutes, and what is skipped."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from bench.errors import SampleError, UserError
+from bench.video import write_video
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("pycocotools")
+
+from refalign.data.dataset import (  # noqa: E402
+    MOST_ATTEMPTS,
+    PositionSampler,
+    TrainingData,
+    open_source,
+    open_training_data,
+)
+from refalign.data.draws import Draws  # noqa: E402
+from refalign.data.frames import letterbox  # noqa: E402
+from refalign.data.sample import ClipRule, DropoutRates, EpochPosition, TrainingSample  # noqa: E402
+from refalign.data.source import Clip, ReferenceRates, Source  # noqa: E402
+
+RULE = ClipRule(width=32, height=16, num_frames=5, stride=2, max_references=2)
+
+
+@pytest.fixture(scope="module")
+def media(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with six videos, one of them damaged, and references of several kinds."""
+    folder = tmp_path_factory.mktemp("lines")
+    for number in range(6):
+        frames = (np.full((32, 48, 3), 20 + 30 * number + index, np.uint8) for index in range(16))
+        write_video(folder / f"{number}.mp4", frames, 8)
+    (folder / "damaged.mp4").write_bytes((folder / "0.mp4").read_bytes()[:900])
+    (folder / "empty.mp4").write_bytes(b"")
+    Image.new("RGB", (20, 20), (10, 20, 30)).save(folder / "plain.png")
+    clear = Image.new("RGBA", (20, 20), (10, 20, 30, 255))
+    clear.paste((90, 90, 90, 0), (0, 0, 10, 20))
+    clear.save(folder / "clear.png")
+    turned = Image.new("RGB", (20, 10), (10, 20, 30))
+    exif = turned.getexif()
+    exif[0x0112] = 6
+    turned.save(folder / "turned.png", exif=exif)
+    (folder / "damaged.png").write_bytes((folder / "plain.png").read_bytes()[:60])
+    return folder
+
+
+def good(number: int, **fields: Any) -> dict[str, Any]:
+    return {"video": f"{number}.mp4", "prompt": f"prompt {number}", "references": ["plain.png"]} | fields
+
+
+@pytest.fixture
+def written(media: Path, request: pytest.FixtureRequest) -> Callable[..., Path]:
+    """Writes lines (objects, or text as it is) to a file of the test's own beside the media."""
+
+    def write(*lines: dict[str, Any] | str, name: str = "") -> Path:
+        path = media / f"{name or request.node.name.split('[')[0]}.jsonl"
+        path.write_text(
+            "".join((line if isinstance(line, str) else json.dumps(line)) + "\n" for line in lines)
+        )
+        return path
+
+    return write
+
+
+def six(written: Callable[..., Path], **options: Any) -> TrainingData:
+    path = written(*(good(number, id=str(number)) for number in range(6)))
+    return open_training_data(path, RULE, seed=11, cache=None, **options)
+
+
+def fingerprint(sample: TrainingSample) -> tuple[Any, ...]:
+    """All of a sample, to compare."""
+    pixels = (sample.video_FHWC.tobytes(), sample.references_NHWC.tobytes())
+    place = (sample.epoch, sample.position, sample.key, sample.clip_start)
+    return (*place, sample.prompt, sample.condition, sample.labels, sample.skipped, *pixels)
+
+
+def line_clip(path: Path, number: int = 0, rule: ClipRule = RULE) -> Clip:
+    draws = Draws(seed=0, epoch=0, position=0)
+    return open_source(path, None).clip(0, number, rule, ReferenceRates(), draws)
+
+
+def test_a_line_is_a_clip_with_letterboxed_references(written: Callable[..., Path]) -> None:
+    names = ["clear.png", "turned.png", "plain.png"]
+    path = written(good(2, references=names, labels=["a", "b", "c"]), good(3, references=[]))
+    made = line_clip(path)
+    assert made.video_FHWC.shape == (5, 16, 32, 3) and made.prompt == "prompt 2"
+    levels = made.video_FHWC[:, 8, 16, 0].astype(int) - (20 + 60 + made.clip_start)
+    assert np.abs(levels - [0, 2, 4, 6, 8]).max() <= 2
+    assert made.labels == ("a", "b") and made.references_NHWC.shape == (2, 16, 32, 3)
+    clear = np.full((20, 20, 3), (10, 20, 30), np.uint8)
+    clear[:, :10] = 255
+    turned = np.full((20, 10, 3), (10, 20, 30), np.uint8)
+    np.testing.assert_array_equal(made.references_NHWC, [letterbox(clear, RULE), letterbox(turned, RULE)])
+    alone = line_clip(path, 1)
+    assert alone.references_NHWC.shape == (0, 16, 32, 3) and alone.labels == ()
+
+
+def test_keys_name_the_id_or_the_line_and_its_content(written: Callable[..., Path]) -> None:
+    path = written(good(0, id="x"), good(1), name="keys")
+    assert line_clip(path, 0).key == "keys/x"
+    before = line_clip(path, 1).key
+    assert before.startswith("keys.jsonl:2#")
+    path = written(good(0, id="x"), good(1, prompt="another"), name="keys")
+    assert line_clip(path, 1).key != before
+
+
+BAD_LINES = {
+    "broken": ("{nonsense", "broken JSON"),
+    "no object": ("[1, 2]", "Input should be a valid dictionary"),
+    "unknown field": (good(0, caption="x"), "caption: Extra inputs are not permitted"),
+    "missing field": ({"video": "0.mp4", "prompt": ""}, "references: Field required"),
+    "wrong type": (good(0, prompt=5), "prompt: Input should be a valid string"),
+    "labels": (good(0, labels=[]), "labels: 0 for 1 references"),
+    "no id": (good(0, id=""), "id: String should have at least 1 character"),
+    "missing video": (good(0, video="none.mp4"), "the video none.mp4 is missing"),
+    "damaged video": (good(0, video="damaged.mp4"), "the video cannot be decoded"),
+    "empty video": (good(0, video="empty.mp4"), "the video file is empty"),
+    "no video": (good(0, video="plain.png"), "cannot be decoded"),
+    "video escapes": (good(0, video="../0.mp4"), "leaves the data set's folder"),
+    "video absolute": (good(0, video="/0.mp4"), "leaves the data set's folder"),
+    "reference escapes": (good(0, references=["../a.png"]), "leaves the data set's folder"),
+    "missing reference": (good(0, references=["no.png"]), "reference image no.png is missing"),
+    "damaged reference": (good(0, references=["damaged.png"]), "reference image damaged.png cannot be read"),
+    "reference no image": (good(0, references=["0.mp4"]), "reference image 0.mp4 cannot be read"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_LINES)
+def test_a_bad_line_is_that_lines_reason(name: str, written: Callable[..., Path]) -> None:
+    line, reason = BAD_LINES[name]
+    path = written(line)
+    with pytest.raises(SampleError, match=reason):
+        line_clip(path)
+
+
+def test_bad_lines_are_skipped_counted_and_named(written: Callable[..., Path]) -> None:
+    path = written(good(0, id="0"), *(line for line, _ in BAD_LINES.values()), "", good(1, id="1"))
+    data = open_training_data(path, RULE, seed=3, cache=None)
+    total = len(BAD_LINES) + 2
+    assert len(data) == total
+    samples = [data.sample(0, position) for position in range(total)]
+    stem = path.stem
+    assert {sample.key for sample in samples} == {f"{stem}/0", f"{stem}/1"}
+    assert [sample.position for sample in samples] == list(range(total))
+    expected = {
+        f"{path.name}:{number}": reason for number, (_, reason) in enumerate(BAD_LINES.values(), start=2)
+    }
+    assert set(data.skipped.names) == set(expected)
+    assert all(expected[skipped.key] in skipped.reason for skipped in data.skipped)
+    assert data.skipped.encounters == sum(len(sample.skipped) for sample in samples) >= len(BAD_LINES)
+
+
+def test_a_substitute_is_the_same_every_time(written: Callable[..., Path]) -> None:
+    lines = [good(number, id=str(number)) for number in range(5)]
+    path = written(*lines, good(0, video="damaged.mp4", id="bad"))
+    data = open_training_data(path, RULE, seed=2, cache=None)
+    again = open_training_data(path, RULE, seed=2, cache=None)
+    stand_ins = {}
+    for epoch in range(6):
+        (sample,) = [made for p in range(6) if (made := data.sample(epoch, p)).skipped]
+        assert sample.skipped[0].key == f"{path.name}:6"
+        assert fingerprint(again.sample(epoch, sample.position)) == fingerprint(sample)
+        stand_ins[epoch] = sample.key
+    assert len(set(stand_ins.values())) > 1
+
+
+def test_no_usable_line_is_one_line(written: Callable[..., Path]) -> None:
+    path = written("{", good(0, video="damaged.mp4"))
+    with pytest.raises(UserError, match="none of 2 samples tried can be used") as caught:
+        open_training_data(path, RULE, seed=0, cache=None)
+    message = str(caught.value)
+    assert message.startswith(str(path)) and "\n" not in message
+    assert f"{path.name}:1: broken JSON" in message and f"{path.name}:2: the video" in message
+
+
+def test_of_a_large_set_a_bounded_number_is_tried(written: Callable[..., Path]) -> None:
+    path = written(*["{"] * (5 * MOST_ATTEMPTS))
+    with pytest.raises(UserError, match=f"none of {MOST_ATTEMPTS} samples tried"):
+        open_training_data(path, RULE, seed=0, cache=None)
+
+
+@pytest.mark.parametrize("content", ["", "\n \n"])
+def test_an_empty_file_is_one_line(content: str, tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text(content)
+    with pytest.raises(UserError, match="holds no training sample"):
+        open_training_data(tmp_path / "a.jsonl", RULE, seed=0, cache=None)
+
+
+def test_places_that_hold_no_data_are_one_line(tmp_path: Path) -> None:
+    (tmp_path / "data.csv").write_text("")
+    for place, reason in (
+        (tmp_path / "none", "does not exist"),
+        (tmp_path / "data.csv", "is no .jsonl file"),
+        (tmp_path, "holds neither"),
+    ):
+        with pytest.raises(UserError, match=reason):
+            open_training_data(place, RULE, seed=0, cache=None)
+
+
+def test_a_folder_of_files_is_read_shard_by_shard(tmp_path: Path) -> None:
+    for shard in "abc":
+        lines = [
+            json.dumps({"video": f"{n}.mp4", "prompt": "", "references": [], "id": f"{n}"}) for n in range(9)
+        ]
+        (tmp_path / f"{shard}.jsonl").write_text("\n".join(lines))
+    data = TrainingData(open_source(tmp_path, None), RULE, seed=4)
+    orders = []
+    for epoch in range(3):
+        places = [data._entry_at(epoch, position) for position in range(27)]
+        assert sorted(places) == [(shard, number) for shard in range(3) for number in range(9)]
+        assert len(list(itertools.groupby(places, key=lambda place: place[0]))) == 3
+        orders.append(places)
+    assert orders[0] != orders[1] != orders[2]
+    other = TrainingData(open_source(tmp_path, None), RULE, seed=5)
+    assert [other._entry_at(0, position) for position in range(27)] != orders[0]
+
+
+def test_an_epoch_holds_every_sample_once_and_epochs_differ(written: Callable[..., Path]) -> None:
+    data = six(written)
+    epochs = [[data.sample(epoch, position) for position in range(6)] for epoch in range(4)]
+    for samples in epochs:
+        assert sorted(sample.prompt for sample in samples) == [f"prompt {number}" for number in range(6)]
+    assert len({tuple(sample.key for sample in samples) for samples in epochs}) > 1
+    windows = {(sample.key, sample.clip_start) for samples in epochs for sample in samples}
+    assert len(windows) > 6
+    with pytest.raises(IndexError):
+        data.sample(0, 6)
+
+
+def loaded(data: TrainingData, count: int, *, workers: int = 0, **place: int) -> list[TrainingSample]:
+    sampler = PositionSampler(len(data), **({"start": 0, "rank": 0, "world_size": 1} | place))
+    loader = torch.utils.data.DataLoader(data, sampler=sampler, batch_size=None, num_workers=workers)
+    return list(itertools.islice(loader, count))
+
+
+def test_workers_make_the_same_samples_and_tell_what_they_skipped(
+    written: Callable[..., Path], tmp_path: Path
+) -> None:
+    lines = [good(number, id=str(number)) for number in range(4)]
+    path = written(*lines, "{", good(0, video="damaged.mp4"))
+    alone = open_training_data(path, RULE, seed=9, cache=None)
+    expected = loaded(alone, 14)
+    shared = open_training_data(path, RULE, seed=9, cache=tmp_path / "cache")
+    received = loaded(shared, 14, workers=2)
+    assert [fingerprint(sample) for sample in received] == [fingerprint(sample) for sample in expected]
+    assert any(sample.skipped for sample in received)
+    for sample in received:
+        shared.skipped.add(sample)
+    assert set(shared.skipped.names) == {f"{path.name}:5", f"{path.name}:6"}
+    assert shared.skipped.encounters == alone.skipped.encounters
+    sent = pickle.loads(pickle.dumps(shared))  # noqa: S301 - what a started (not forked) worker gets
+    assert fingerprint(sent.sample(0, 3)) == fingerprint(expected[3])
+
+
+def test_two_ranks_see_together_what_one_sees(written: Callable[..., Path]) -> None:
+    data = six(written)
+    one = [fingerprint(sample) for sample in loaded(data, 14)]
+    ranks = [
+        [fingerprint(sample) for sample in loaded(data, 7, rank=rank, world_size=2)] for rank in range(2)
+    ]
+    assert [sample for step in zip(*ranks, strict=True) for sample in step] == one
+
+
+def test_resuming_gives_the_tail(written: Callable[..., Path]) -> None:
+    expected = [fingerprint(sample) for sample in loaded(six(written), 14)]
+    for start in (1, 5, 6, 8):
+        resumed = six(written)
+        assert [fingerprint(sample) for sample in loaded(resumed, 14 - start, start=start)] == expected[
+            start:
+        ]
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 5])
+@pytest.mark.parametrize("start", [0, 1, 7, 30])
+def test_positions_of_ranks(world_size: int, start: int) -> None:
+    wanted = [EpochPosition(epoch=p // 7, position=p % 7) for p in range(start, start + 30)]
+    met = []
+    for rank in range(world_size):
+        sampler = PositionSampler(7, start=start, rank=rank, world_size=world_size)
+        for index in itertools.islice(sampler, 40):
+            place = index.epoch * 7 + index.position
+            assert place % world_size == rank and place >= start
+            met.append(index)
+    assert len(set(met)) == len(met) and set(wanted) <= set(met)
+
+
+@pytest.mark.parametrize(
+    ("length", "place"),
+    [
+        (0, {"start": 0, "rank": 0, "world_size": 1}),
+        (5, {"start": -1, "rank": 0, "world_size": 1}),
+        (5, {"start": 0, "rank": 2, "world_size": 2}),
+        (5, {"start": 0, "rank": -1, "world_size": 2}),
+    ],
+)
+def test_positions_that_make_no_sense_are_refused(length: int, place: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match="no position for"):
+        PositionSampler(length, **place)
+
+
+def test_conditions_follow_the_position_and_leave_the_sample_whole(written: Callable[..., Path]) -> None:
+    everything = {"no_text": 0.0, "no_references": 0.0, "neither": 1.0}
+    sample = six(written, dropout=DropoutRates(**everything)).sample(0, 0)
+    assert sample.condition == "neither"
+    assert sample.prompt.startswith("prompt") and sample.references_NHWC.shape[0] == 1
+    data = six(written)
+    drawn = [Draws(seed=11, epoch=0, position=position).condition(data.dropout) for position in range(6)]
+    assert [data.sample(0, position).condition for position in range(6)] == drawn
+
+
+def test_epochs_of_a_million_clips_need_no_list_of_them() -> None:
+    """Orders are made shard by shard and few are held."""
+
+    class Sized:
+        def __init__(self, number: int) -> None:
+            self.name = f"shard {number}"
+
+        def __len__(self) -> int:
+            return 50_000
+
+    class Big(Source):
+        place = Path("big")
+        shards = tuple(Sized(number) for number in range(40))  # type: ignore[assignment]
+
+        def name(self, shard: int, number: int) -> str:
+            raise NotImplementedError
+
+        def clip(self, *arguments: Any) -> Clip:
+            raise NotImplementedError
+
+    data = TrainingData(Big(), RULE, seed=0)
+    assert len(data) == 2_000_000
+    met = {data._entry_at(0, position) for position in range(49_000, 151_000, 1000)}
+    assert len(met) == 102 and 3 <= len({shard for shard, _ in met}) <= 4
+    assert len(data._orders) <= 8
