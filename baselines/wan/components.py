@@ -88,11 +88,11 @@ def load_sampler(
 def load_base(place: Path, *, dtype: torch.dtype, image_branch: bool = False) -> dict[str, Any]:
     """Tokenizer, text encoder in `dtype`, VAE in float32, and the image parts of a diffusers folder."""
     from diffusers import AutoencoderKLWan
-    from transformers import AutoTokenizer, CLIPImageProcessorPil, CLIPVisionModel, UMT5EncoderModel
+    from transformers import CLIPImageProcessorPil, CLIPVisionModel, UMT5EncoderModel
 
     check_base(place, image_branch=image_branch)
     parts = {
-        "tokenizer": _from_folder(AutoTokenizer, place / "tokenizer"),
+        "tokenizer": load_tokenizer(place / "tokenizer"),
         "text_encoder": _from_folder(UMT5EncoderModel, place / "text_encoder", dtype=dtype),
         "vae": _from_folder(AutoencoderKLWan, place / "vae", torch_dtype=torch.float32),
     }
@@ -108,7 +108,23 @@ def load_base(place: Path, *, dtype: torch.dtype, image_branch: bool = False) ->
     return parts
 
 
+def load_tokenizer(folder: Path) -> Any:
+    """UMT5's tokenizer, from `tokenizer.json` as it is.
+
+    The class that the folder names (T5's) is rebuilt by transformers 5 with T5's own rules, which loses UMT5's
+    byte fallback: a character outside of the vocabulary becomes unknown instead of its bytes.
+    """
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+    whole = (folder / "tokenizer.json").is_file()
+    return _from_folder(PreTrainedTokenizerFast if whole else AutoTokenizer, folder)
+
+
 def _from_folder(part_class: Any, folder: Path, **settings: Any) -> Any:
+    from transformers.utils import logging
+
+    # What matters of a load is raised; a bar per part only disturbs the runner's own.
+    logging.disable_progress_bar()
     try:
         return part_class.from_pretrained(folder, local_files_only=True, **settings)
     except Exception as error:  # noqa: BLE001 - readers of damaged files raise many kinds

@@ -165,6 +165,8 @@ class WanOptions:
         for name, value in (("steps", self.steps), ("fps", self.fps), ("shift", self.shift)):
             if value is not None and not 0 < value <= 1000:
                 raise ValueError(f"{name} must be above 0 and at most 1000, {value} is not")
+        if self.settings == "matched" and self.segmenter is not None:
+            raise ValueError("matched settings take raw references: leave segmenter out")
         parse_scales(self.guidance)
 
 

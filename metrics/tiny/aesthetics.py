@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from metrics.tiny.seeded import marked_folder, random_state_dict
+from bench.tiny_weights import marked_folder, random_state_dict
 from metrics.tiny.similarity import write_clip
 
 REPOSITORY = "BestWishYsh/OpenS2V-Weight"

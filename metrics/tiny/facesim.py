@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from metrics.tiny.seeded import marked_folder, random_parameter, random_state_dict
+from bench.tiny_weights import marked_folder, random_parameter, random_state_dict
 
 REPOSITORY = "BestWishYsh/OpenS2V-Weight"
 PACK = "face_extractor/models/buffalo_l"

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
+from bench.tiny_weights import marked_folder
 from bench.weights import CATALOGUE
 from metrics.motion_smoothness import RATING_WEIGHTS, TEXT_AFTER, TEXT_BEFORE, WEIGHTS
-from metrics.tiny.seeded import marked_folder
 
 VOCABULARY = 400
 VISUAL_CONFIG = {

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from metrics.tiny.seeded import marked_folder, random_state_dict, save_tensors
+from bench.tiny_weights import marked_folder, random_state_dict, save_tensors
 
 CLIP_REPOSITORY = "openai/clip-vit-large-patch14"
 DINO_REPOSITORY = "facebook/dinov2-base"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,31 +22,35 @@ def random_parameter(key: str, shape: tuple[int, ...]) -> np.ndarray:
     noise = np.random.RandomState(zlib.crc32(key.encode())).standard_normal(shape)
     if leaf == "running_var":
         return (1 + 0.1 * np.abs(noise)).astype(np.float32)
-    if leaf == "weight" and len(shape) == 1:
+    # `gamma` is the gain of the Wan VAE's norms, which carries its axes: (channels, 1, 1).
+    if (leaf == "weight" and len(shape) == 1) or leaf == "gamma":
         return (1 + 0.1 * noise).astype(np.float32)
     fan_in = math.prod(shape[1:]) if len(shape) > 1 else 100
     return (noise / math.sqrt(fan_in)).astype(np.float32)
 
 
-def random_state_dict(module: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """A value by name for each entry of a module (which may be on the meta device); counters are zero."""
+def random_state_dict(module: torch.nn.Module, rename: Callable[[str], str] = str) -> dict[str, torch.Tensor]:
+    """A value by name for each entry of a module (which may be on the meta device); counters are zero.
+
+    `rename` gives the names that the entries are to have, which also decide on the values.
+    """
     import torch
 
     state = {}
     for key, tensor in module.state_dict().items():
-        shape = tuple(tensor.shape)
+        name, shape = rename(key), tuple(tensor.shape)
         if tensor.is_floating_point():
-            state[key] = torch.from_numpy(np.ascontiguousarray(random_parameter(key, shape))).reshape(shape)
+            state[name] = torch.from_numpy(np.ascontiguousarray(random_parameter(name, shape))).reshape(shape)
         else:
-            state[key] = torch.zeros(shape, dtype=tensor.dtype)
+            state[name] = torch.zeros(shape, dtype=tensor.dtype)
     return state
 
 
-def save_tensors(folder: Path, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Write `model.safetensors` of a Hugging Face folder."""
+def save_tensors(folder: Path, tensors: Mapping[str, torch.Tensor], name: str = "model.safetensors") -> None:
+    """Write one safetensors file of a Hugging Face folder."""
     from safetensors.torch import save_file
 
-    save_file(dict(tensors), folder / "model.safetensors", metadata={"format": "pt"})
+    save_file(dict(tensors), folder / name, metadata={"format": "pt"})
 
 
 def marked_folder(folder: Path, repository: str) -> Path:

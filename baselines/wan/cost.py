@@ -1,0 +1,238 @@
+"""What a Wan generator costs: tokens, operations and memory, from its spec and settings alone. No torch here.
+
+Operations of a transformer call: 2·P·L + 4·L²·d·n for P parameters, L tokens, d channels and n blocks, VACE's
+side branch included. Projections of CLIP tokens are left out of P: they see 257 tokens an image, not L. All
+other parameters count as if they saw every token; torch's own counter finds 3 % (1.3B) to 8 % (14B) fewer
+operations at 81 frames of 832×480, because text keys and values and modulations do not.
+
+Memory: weights, plus the working memory of the part that runs. The working memory's coefficients were
+measured by following every live tensor of the networks of this project in torch 2.14 and diffusers 0.42.1
+(attention without a score matrix); `RUNTIME_GIB` for the CUDA context and fragmentation is an assumption.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from baselines.wan.guidance import RULES
+from baselines.wan.spec import SIZE_MULTIPLE_PX, WanNetwork, WanOptions, WanSettings, WanSpec
+from bench.errors import UserError
+
+Offload = Literal["none", "model", "group"]
+OFFLOADS: tuple[Offload, ...] = ("none", "model", "group")
+GIB = 2.0**30
+# The benchmark's samples have one to three references.
+MOST_BENCHMARK_REFERENCES = 3
+
+# What all released Wan2.1 networks share (`config.json` of Wan-AI/Wan2.1-T2V-14B-Diffusers and its kin).
+FRAMES_PER_LATENT = 4
+LATENT_CHANNELS = 16
+PATCH_CELLS = 4
+TEXT_WIDTH = 4096
+TIME_WIDTH = 256
+CLIP_WIDTH = 1280
+VACE_CHANNELS = 96
+
+# Parameters of the encoder of google/umt5-xxl, of Wan2.1's VAE, and of CLIP ViT-H/14's image encoder.
+TEXT_ENCODER_PARAMETERS = 5_680_910_336
+TEXT_EMBEDDING_PARAMETERS = 256_384 * 4096
+VAE_PARAMETERS = 126_892_531
+IMAGE_ENCODER_PARAMETERS = 630_766_080
+FLOAT32_BYTES = 4
+
+# Bytes for each token and channel of a block at its two fullest moments, in a 16-bit network: attention, and
+# the feed-forward with an inner width of r channels for each channel: 16 + 4·r.
+ATTENTION_BYTES = 30
+FEED_FORWARD_BYTES = 16
+# What the VAE holds for each pixel of a frame while it decodes; the finished video is there twice at the end.
+VAE_DECODE_BYTES = 19_500
+TILE_PX = 256
+RUNTIME_GIB = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoCost:
+    """One video with so many references: tokens of a call, calls of the transformer, operations in all."""
+
+    references: int
+    tokens: int
+    calls: int
+    flops: float
+
+
+def parameter_count(network: WanNetwork) -> int:
+    """Parameters of a released transformer of these sizes."""
+    return _base_parameters(network) + _image_parameters(network)
+
+
+def _base_parameters(network: WanNetwork) -> int:
+    """All but the image branch."""
+    d = network.width
+    square = d * d + d
+    feed_forward = 2 * d * network.ffn_width + network.ffn_width + d
+    # Two attentions (four projections, two norms of queries and keys), a norm, the modulation table.
+    block = 2 * (4 * square + 2 * d) + feed_forward + 2 * d + 6 * d
+    outer = (
+        (network.in_channels * PATCH_CELLS * d + d)
+        + (TEXT_WIDTH * d + d + square)
+        + (TIME_WIDTH * d + d + square + 6 * square)
+        + (2 * d + (d + 1) * LATENT_CHANNELS * PATCH_CELLS)
+    )
+    # A projection behind each block of VACE's branch, one before the first, and its patch embedding.
+    extra = network.extra_blocks * (block + square)
+    extra += square + VACE_CHANNELS * PATCH_CELLS * d + d if network.extra_blocks else 0
+    return network.layers * block + outer + extra
+
+
+def _image_parameters(network: WanNetwork) -> int:
+    """Keys and values of CLIP tokens in each block, and their projection."""
+    if not network.image_branch:
+        return 0
+    d = network.width
+    projector = 2 * CLIP_WIDTH + (CLIP_WIDTH + 1) * CLIP_WIDTH + (CLIP_WIDTH + 1) * d + 2 * d
+    return network.layers * (2 * (d * d + d) + d) + projector
+
+
+def tokens_per_call(spec: WanSpec, settings: WanSettings, references: int) -> int:
+    """Tokens of the video and of its references in one call for one pass."""
+    frames = 1 + (settings.num_frames - 1) // FRAMES_PER_LATENT
+    per_frame = (settings.height // SIZE_MULTIPLE_PX) * (settings.width // SIZE_MULTIPLE_PX)
+    return (frames + spec.reference_frames * references) * per_frame
+
+
+def passes_per_step(spec: WanSpec, settings: WanSettings) -> int:
+    """Guidance passes that the method's scales ask for."""
+    return len(RULES[spec.guidance_rule].active_passes(settings.guidance))
+
+
+def video_cost(spec: WanSpec, settings: WanSettings, references: int) -> VideoCost:
+    """Cost of one video in the transformer; text encoder and VAE are not counted."""
+    network = spec.network
+    tokens = tokens_per_call(spec, settings, references)
+    calls = settings.steps * passes_per_step(spec, settings)
+    attention = 4 * tokens**2 * network.width * (network.layers + network.extra_blocks)
+    call = 2 * _base_parameters(network) * tokens + attention
+    return VideoCost(references=references, tokens=tokens, calls=calls, flops=float(calls * call))
+
+
+def weights_gib(spec: WanSpec, *, parameter_bytes: int = 2) -> dict[str, float]:
+    """GiB of each part; VAE and image encoder always run in float32."""
+    parts = {
+        "transformer": parameter_count(spec.network) * parameter_bytes,
+        "text_encoder": TEXT_ENCODER_PARAMETERS * parameter_bytes,
+        "vae": VAE_PARAMETERS * FLOAT32_BYTES,
+    }
+    if spec.network.image_branch:
+        parts["image_encoder"] = IMAGE_ENCODER_PARAMETERS * FLOAT32_BYTES
+    return {name: size / GIB for name, size in parts.items()}
+
+
+def peak_gib(
+    spec: WanSpec,
+    settings: WanSettings,
+    references: int,
+    *,
+    parameter_bytes: int = 2,
+    joined_passes: int = 1,
+    vae_tiling: bool = False,
+) -> dict[Offload, float]:
+    """Estimated peak of GPU memory with all models resident, one at a time, and one layer at a time.
+
+    `joined_passes` of a step share one call. Group offload keeps a layer and its successor on the GPU; the
+    text encoder's largest layer is its embedding.
+    """
+    network, weights = spec.network, weights_gib(spec, parameter_bytes=parameter_bytes)
+    tokens = tokens_per_call(spec, settings, references) * joined_passes
+    working = {
+        "transformer": tokens * network.width * _working_bytes(network) * (parameter_bytes / 2) / GIB,
+        "vae": _decode_bytes(settings, tiled=vae_tiling) / GIB,
+    }
+    layer = {
+        "transformer": network.width * network.ffn_width * parameter_bytes / GIB,
+        "text_encoder": TEXT_EMBEDDING_PARAMETERS * parameter_bytes / GIB / 2,
+    }
+    peaks: dict[Offload, float] = {
+        "none": sum(weights.values()) + max(working.values()),
+        "model": max(size + working.get(part, 0.0) for part, size in weights.items()),
+        "group": max(2 * layer.get(part, 0.0) + working.get(part, 0.0) for part in weights),
+    }
+    return {offload: peak + RUNTIME_GIB for offload, peak in peaks.items()}
+
+
+def _working_bytes(network: WanNetwork) -> float:
+    """For each token and channel; the side branch keeps a result for each of its blocks, and its state."""
+    block = max(ATTENTION_BYTES, FEED_FORWARD_BYTES + 4 * network.ffn_width / network.width)
+    return block + (2 * (network.extra_blocks + 1) if network.extra_blocks else 0)
+
+
+def _decode_bytes(settings: WanSettings, *, tiled: bool) -> float:
+    pixels = settings.width * settings.height
+    video = 2 * 3 * FLOAT32_BYTES * settings.num_frames * pixels
+    return VAE_DECODE_BYTES * (min(pixels, TILE_PX**2) if tiled else pixels) + video
+
+
+def fits(
+    spec: WanSpec,
+    settings: WanSettings,
+    memory_gib: float,
+    *,
+    references: int = MOST_BENCHMARK_REFERENCES,
+    parameter_bytes: int = 2,
+    joined_passes: int = 1,
+    vae_tiling: bool = False,
+) -> Offload | None:
+    """The first of no, model and group offload whose estimated peak is within `memory_gib`; None when none
+    is.
+    """
+    peaks = peak_gib(
+        spec,
+        settings,
+        references_used(spec, references),
+        parameter_bytes=parameter_bytes,
+        joined_passes=joined_passes,
+        vae_tiling=vae_tiling,
+    )
+    return next((offload for offload in OFFLOADS if peaks[offload] <= memory_gib), None)
+
+
+def references_used(spec: WanSpec, references: int) -> int:
+    """Of so many references those that the network takes."""
+    return references if spec.max_references is None else min(references, spec.max_references)
+
+
+def parameter_bytes_of(options: WanOptions) -> int:
+    """Bytes of a parameter on a GPU under these options."""
+    return FLOAT32_BYTES if options.dtype == "float32" else 2
+
+
+def needed_passes(spec: WanSpec, settings: WanSettings, options: WanOptions) -> int:
+    """Passes that must share a call: all where the user insists on it; `auto` falls back to one."""
+    return passes_per_step(spec, settings) if options.batch_passes == "yes" else 1
+
+
+def check_memory(spec: WanSpec, settings: WanSettings, options: WanOptions, memory_gib: float) -> None:
+    """Raises UserError where a GPU with `memory_gib` free cannot run a method as its options say: how much is
+    needed, and which offload would do.
+    """
+    peaks = peak_gib(
+        spec,
+        settings,
+        references_used(spec, MOST_BENCHMARK_REFERENCES),
+        parameter_bytes=parameter_bytes_of(options),
+        joined_passes=needed_passes(spec, settings, options),
+        vae_tiling=options.vae_tiling,
+    )
+    if peaks[options.offload] <= memory_gib:
+        return
+    others = [offload for offload in OFFLOADS if peaks[offload] <= memory_gib]
+    advice = (
+        f"--set offload={others[0]} needs about {peaks[others[0]]:.0f} GiB"
+        if others
+        else "no offload makes it fit; lower width, height or num_frames"
+    )
+    raise UserError(
+        f"{spec.name} at {settings.width}×{settings.height}, {settings.num_frames} frames, needs about "
+        f"{peaks[options.offload]:.0f} GiB of GPU memory (offload={options.offload}), "
+        f"{memory_gib:.1f} are free; {advice}"
+    )
