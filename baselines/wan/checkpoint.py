@@ -76,6 +76,7 @@ FLOAT32_PARTS = frozenset({"time_embedder", "scale_shift_table", "norm1", "norm2
 UNUSED_PART = "norm_added_q"
 RELEASED_HEAD_DIM = 128
 MAX_SHARD = "5GB"
+INDEX_PATTERN = "*.safetensors.index.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,22 +129,29 @@ def checkpoint_files(place: Path) -> list[Path]:
         return [place]
     if not place.is_dir():
         raise UserError(f"the checkpoint {place} does not exist")
-    for index in sorted(place.glob("*.safetensors.index.json")):
-        try:
-            names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-            raise UserError(f"{index} is no shard index: {one_line(error, 120)}") from None
-        if any(Path(str(name)).name != name for name in names):
-            raise UserError(f"{index} names files outside of its folder")
-        absent = sorted(name for name in names if not (place / name).is_file())
-        if absent:
-            raise UserError(f"{place} lacks {', '.join(absent[:3])}, which {index.name} names")
-        return [place / name for name in sorted(names)]
+    for index in sorted(place.glob(INDEX_PATTERN)):
+        return indexed_files(index)
     for patterns in (("*.safetensors",), ("*.pth", "*.pt", "*.bin")):
         found = sorted(path for pattern in patterns for path in place.glob(pattern))
         if found:
             return found
     raise UserError(f"{place} holds no .safetensors, .pth, .pt or .bin file")
+
+
+def indexed_files(index: Path) -> list[Path]:
+    """The shards that an index names. Raises UserError for a damaged index and for a shard that is not
+    there.
+    """
+    try:
+        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        raise UserError(f"{index} is no shard index: {one_line(error, 120)}") from None
+    if any(Path(str(name)).name != name for name in names):
+        raise UserError(f"{index} names files outside of its folder")
+    absent = sorted(name for name in names if not (index.parent / name).is_file())
+    if absent:
+        raise UserError(f"{index.parent} lacks {', '.join(absent[:3])}, which {index.name} names")
+    return [index.parent / name for name in sorted(names)]
 
 
 def read_checkpoint(

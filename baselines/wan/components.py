@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from baselines.wan.checkpoint import load_transformer, read_checkpoint
+from baselines.wan.checkpoint import INDEX_PATTERN, indexed_files, load_transformer, read_checkpoint
 from baselines.wan.pipeline import WanSampler
 from baselines.wan.schedules import make_scheduler
 from bench.errors import MissingWeights, UserError, one_line
@@ -20,10 +20,17 @@ IMAGE_PARTS = ("image_encoder", "image_processor")
 
 
 def network_files(place: Path, patterns: tuple[str, ...]) -> list[Path]:
-    """The files below a repository's folder that hold the transformer; MissingWeights when there is none."""
+    """The files below a repository's folder that hold the transformer.
+
+    Raises MissingWeights when there is none, UserError when one that a shard index names is not there.
+    """
     found = [path for pattern in patterns for path in sorted(place.glob(pattern))]
     if not found:
         raise MissingWeights(f"{place} lacks {' or '.join(patterns)}")
+    for index in sorted(found[0].parent.glob(INDEX_PATTERN)):
+        shards = indexed_files(index)
+        if not set(shards).isdisjoint(found):
+            return shards
     return found
 
 
@@ -72,6 +79,12 @@ def load_sampler(
             f"the text encoder in {base} gives {parts['text_encoder'].config.d_model} features, "
             f"{transformer} takes {checkpoint.config['text_dim']}"
         )
+    image_dim = checkpoint.config["image_dim"]
+    if image_dim is not None and parts["image_encoder"].config.hidden_size != image_dim:
+        raise UserError(
+            f"the image encoder in {base} gives {parts['image_encoder'].config.hidden_size} features, "
+            f"{transformer} takes {image_dim}"
+        )
     if options.adapter is not None:
         add_adapter(network, options.adapter)
     if options.attention_backend is not None:
@@ -111,8 +124,8 @@ def load_base(place: Path, *, dtype: torch.dtype, image_branch: bool = False) ->
 def load_tokenizer(folder: Path) -> Any:
     """UMT5's tokenizer, from `tokenizer.json` as it is.
 
-    The class that the folder names (T5's) is rebuilt by transformers 5 with T5's own rules, which loses UMT5's
-    byte fallback: a character outside of the vocabulary becomes unknown instead of its bytes.
+    The class that the folder names (T5's) is rebuilt by transformers 5 with T5's own rules, which loses
+    UMT5's byte fallback: a character outside of the vocabulary becomes unknown instead of its bytes.
     """
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 

@@ -90,12 +90,11 @@ class WanMethod(Method):
     def find_weights(self, environment: Environment) -> dict[str, str]:
         """Digests of the transformer and the base models. Raises MissingWeights for what is not on disk."""
         places = self.places(environment)
-        base = [
-            path for path in sorted(places.base.rglob("*.safetensors")) if "transformer" not in path.parts
-        ]
+        parts = sorted(places.base.glob("*/*.safetensors"))
+        base = tuple(path for path in parts if path.parent.name != "transformer")
         found = {
             self.spec.weights.transformer: self._digest(places.transformer, places.files),
-            f"{self.spec.weights.base} (base)": weights_fingerprint(places.base, base),
+            f"{self.spec.weights.base} (base)": self._digest(places.base, base),
         }
         for role in ("adapter", "segmenter"):
             path: Path | None = getattr(self.options, role)
@@ -226,6 +225,9 @@ class WanMethod(Method):
         return self._sampler
 
     def _digest(self, place: Path, files: tuple[Path, ...] | None) -> str:
+        from baselines.wan.checkpoint import checkpoint_files
+
         if files is None:
-            files = (place,) if place.is_file() else tuple(sorted(place.glob("*.safetensors")))
-        return weights_fingerprint(place if place.is_dir() else place.parent, list(files))
+            files = tuple(checkpoint_files(place))
+        folder = place if place.is_dir() else place.parent
+        return weights_fingerprint(folder.resolve(), [file.resolve() for file in files])

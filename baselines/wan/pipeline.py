@@ -136,7 +136,7 @@ class WanSampler(DiffusionPipeline):
         length = int(mask.sum())
         note = None
         if length == MAX_TEXT_TOKENS:
-            whole = len(self.tokenizer(cleaned).input_ids)
+            whole = len(self.tokenizer(cleaned, verbose=False).input_ids)
             if whole > MAX_TEXT_TOKENS:
                 note = f"has {whole} tokens; the first {MAX_TEXT_TOKENS} are used, as in the original code"
         states[:, length:] = 0
