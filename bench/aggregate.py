@@ -20,7 +20,7 @@ from bench.component import COMPONENTS
 from bench.dataset import OFFICIAL_TRACKS, domain_of
 from bench.errors import one_line
 from bench.protocol import Column, Protocol
-from bench.record import NOT_APPLICABLE, Record, latest, run_label
+from bench.record import NOT_APPLICABLE, Record, is_tiny_variant, latest, run_label
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -324,15 +324,18 @@ def _supplementary(records: list[Record]) -> dict[str, tuple[float, int]]:
 
 
 def unofficial_reasons(records: Iterable[Record], columns: tuple[Column, ...]) -> tuple[str, ...]:
-    """Why the records' total is not the protocol's: what a metric's details call `unofficial`, tiny
-    weights.
+    """Why the records' total is not the protocol's: what a metric's details call `unofficial`, tiny weights
+    in a metric or in the generator.
     """
+    records = list(records)
     weighed = {COMPONENTS[column.component].metric for column in columns}
     scored = [record for record in records if record.metric in weighed and record.value is not None]
     reasons = {one_line(text) for record in scored if (text := record.details.get("unofficial"))}
     tiny = sorted({record.metric for record in scored if record.provenance.is_tiny})
     if tiny:
         reasons.add(f"tiny random weights in {', '.join(tiny)}")
+    if any(is_tiny_variant(record.variant) for record in records):
+        reasons.add("generated with tiny weights")
     return tuple(sorted(reasons))
 
 

@@ -227,11 +227,11 @@ def load_suite(path: Path) -> Track:
     """
     samples: list[Sample] = []
     seen: set[str] = set()
-    for number, line in enumerate(_read_text(path).splitlines(), start=1):
+    for number, line in enumerate(read_text(path).splitlines(), start=1):
         if not line.strip():
             continue
         where = f"{path}, line {number}"
-        row = _validated(_SuiteRow, _parse_json(line, where), where)
+        row = _validated(_SuiteRow, parse_json(line, where), where)
         if row.id in seen:
             raise UserError(f"{where}: the id {one_line(row.id, 60)!r} appears twice")
         seen.add(row.id)
@@ -264,10 +264,11 @@ def read_json(path: Path) -> Any:
     """The content of a JSON file; a missing, oversized, broken or ambiguous (duplicate keys) one is a
     UserError.
     """
-    return _parse_json(_read_text(path), str(path))
+    return parse_json(read_text(path), str(path))
 
 
-def _read_text(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """A data file's text; a missing, oversized or unreadable one is a UserError."""
     try:
         if path.stat().st_size > LARGEST_JSON_BYTES:
             raise UserError(
@@ -280,7 +281,9 @@ def _read_text(path: Path) -> str:
         raise UserError(f"{path} cannot be read: {one_line(error)}") from None
 
 
-def _parse_json(text: str, where: str) -> Any:
+def parse_json(text: str, where: str) -> Any:
+    """JSON from a data file; broken JSON and duplicate keys are UserErrors that say `where`."""
+
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         result = dict(pairs)
         if len(result) < len(pairs):

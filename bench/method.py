@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -57,31 +57,61 @@ class MethodCard(BaseModel):
 class Frames:
     """A generated video in memory: RGB uint8 arrays of shape (height, width, 3) and frames per second.
 
-    `images` may be a generator, so that a long video is never held whole.
+    `images` may be a generator, so that a long video is never held whole. `notes` are remarks on this video
+    that are said while it is made (`the prompt was cut after 512 tokens`).
     """
 
     images: Iterable[np.ndarray]
     fps: float
+    notes: tuple[str, ...] = ()
+
+
+def silent(done: int, total: int) -> None:
+    """What `Method.on_step` is until somebody listens."""
 
 
 class Method(ABC):
     """A generator of videos.
 
-    `Options` is a frozen dataclass of settings that the user may change with `--set key=value`. A result must
-    depend on (sample, seed, options) alone, never on what was generated before.
+    `Options` is a frozen dataclass of settings that the user may change with `--set key=value`; a field
+    `settings` of it (`native` or `matched`) is what `--settings` sets. A result must depend on (sample, seed,
+    options) alone, never on what was generated before. `weights` are names in the weight catalogue, `modules`
+    importable names of optional packages that `load` needs.
+
+    `on_step(done, total)` may be called within `generate` after each step of a long sample (and with 0 when
+    the first begins); the runner listens.
     """
 
     name: ClassVar[str]
     summary: ClassVar[str]
     needs_torch: ClassVar[bool] = False
+    weights: ClassVar[tuple[str, ...]] = ()
+    modules: ClassVar[tuple[str, ...]] = ()
     Options: ClassVar[type] = NoOptions
+    on_step: Callable[[int, int], None]
 
     def __init__(self, options: Any = None) -> None:
         self.options = self.Options() if options is None else options
+        self.on_step = silent
 
     @abstractmethod
     def card(self) -> MethodCard:
         """The method card for these options."""
+
+    def find_weights(self, environment: Environment) -> dict[str, str]:
+        """Name → digest of what `load` will read, found on disk without loading it; cheap.
+
+        `bench.weights.weights_fingerprint` makes such digests. They become part of the run's card. Raises
+        MissingWeights for what is not there, UserError for what is there and cannot be used.
+        """
+        return {}
+
+    def refuses(self, sample: Sample) -> str | None:
+        """Why this sample cannot be generated (from the sample alone: too many references, none), or None.
+
+        Asked for all samples before anything is loaded.
+        """
+        return None
 
     def load(self, environment: Environment) -> None:
         """Load models; called once before the first `generate`. Raises MissingWeights."""

@@ -184,8 +184,9 @@ class Exported:
 def export_scores(records: Iterable[Record], folder: Path) -> Exported:
     """Write the records of one (method, track, variant, seed) as official files, and the merged v1.1 result.
 
-    Values without a score are left out, as the official scripts leave them out. The merged file is written
-    only when every component has a score, since the official merge would count a missing one as zero.
+    Values without a score are left out, as the official scripts leave them out. The merged file, which the
+    public leaderboard accepts, is written only for a plain run in which every component has a score: the
+    official merge would count a missing one as zero, and a control is no entry.
     """
     contents: dict[str, dict[str, Any]] = {}
     track = ""
@@ -211,6 +212,9 @@ def export_scores(records: Iterable[Record], folder: Path) -> Exported:
     unofficial = unofficial_reasons(records, protocol.weighted_columns(domain_of(track)))
     if unofficial:
         return Exported(files=files, notes=[f"no merged file: {'; '.join(unofficial)}"])
+    variants = sorted({record.variant for record in records} - {PLAIN})
+    if variants:
+        return Exported(files=files, notes=[f"no merged file: the run is the variant {variants[0]}"])
     missing = _missing_components(contents, protocol, domain_of(track))
     if missing:
         return Exported(files=files, notes=[f"no merged file: nothing scored for {', '.join(missing)}"])

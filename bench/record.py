@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 PLAIN = "plain"
+# The variant (or a part of one) of videos that a generator with made-up tiny weights made.
+TINY_VARIANT = "tiny-weights"
+# Between the parts of a variant that differs in several ways.
+VARIANT_JOINT = "+"
 # Before the digest of a checkpoint that `refbench weights make-tiny` wrote.
 TINY_PREFIX = "tiny:"
 
@@ -114,6 +119,21 @@ class Record(BaseModel):
 def run_label(method: str, variant: str) -> str:
     """`method`, with the variant in brackets where it is not the plain run."""
     return method if variant == PLAIN else f"{method} ({variant})"
+
+
+def joined_variant(parts: Iterable[str]) -> str:
+    """The variant that differs from the plain run in all these ways; `plain` for none."""
+    return VARIANT_JOINT.join(part for part in parts if part != PLAIN) or PLAIN
+
+
+def is_tiny_variant(variant: str) -> bool:
+    """Whether the videos of this variant were made with made-up tiny weights."""
+    return TINY_VARIANT in variant.split(VARIANT_JOINT)
+
+
+def plain_name(method: str) -> str:
+    """A method's name without case and punctuation: `VACE-1.3B` as `vace13b`."""
+    return re.sub(r"[^a-z0-9]", "", method.lower())
 
 
 def latest(records: Iterable[Record]) -> dict[RecordKey, Record]:

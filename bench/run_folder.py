@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from bench.dataset import Track, read_json
 from bench.errors import UserError, first_fault, one_line
 from bench.method import MethodCard
+from bench.provenance import digest_of
 from bench.record import PLAIN, Name
 from bench.store import checked_name
 
@@ -92,6 +93,51 @@ def write_text(path: Path, text: str) -> None:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def dataset_digest(track: Track) -> str:
+    """Digest of all samples of a track: prompts and which references they name."""
+    return digest_of([sample.digest(("prompt", "references")) for sample in track.samples])
+
+
+def begin_run(folder: Path, info: RunInfo, *, same_weights: bool = False) -> None:
+    """Write `run.json`, or see that the one there describes the same run: one folder never mixes two
+    settings.
+
+    With `same_weights` the digests of the weights are not compared: nothing will be made. Raises UserError
+    that names what differs.
+    """
+    path = folder / RUN_FILE
+    if not path.is_file():
+        write_run(path, info)
+        return
+    there = read_run(path)
+    if same_weights and there.card is not None and info.card is not None:
+        card = info.card.model_copy(update={"weights": there.card.weights})
+        info = info.model_copy(update={"card": card})
+    different = run_differences(there, info)
+    if different:
+        raise UserError(
+            f"{folder} was generated with another {', '.join(different)}; "
+            "choose another --name or --out, or remove that folder"
+        )
+
+
+def run_differences(a: RunInfo, b: RunInfo) -> list[str]:
+    """What makes two run descriptions two runs; of the card, which of its fields."""
+    different = []
+    for name in ("method", "track", "variant", "card", "references", "reference_seed", "dataset"):
+        mine, other = getattr(a, name), getattr(b, name)
+        if mine == other:
+            continue
+        if isinstance(mine, MethodCard) and isinstance(other, MethodCard):
+            fields = [
+                field for field in MethodCard.model_fields if getattr(mine, field) != getattr(other, field)
+            ]
+            different.append(f"card ({', '.join(fields)})")
+        else:
+            different.append(name)
+    return different
 
 
 def stored_run_file(store_file: Path, variant: str = PLAIN) -> Path:

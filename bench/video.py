@@ -144,6 +144,28 @@ class Video:
             codec=codec,
         )
 
+    @cached_property
+    def glance(self) -> Probe:
+        """What the container says and its first frame shows, without decoding the rest: as `probe`, but
+        `frames` are those that are declared. Raises VideoError as `probe` does, not for later damage.
+        """
+        with self._opened() as (container, stream):
+            frame = next(iter(self._decoded(container, stream)), None)
+            if frame is None:
+                raise VideoError("the video holds no frame")
+            turned = frame.rotation % 180 != 0
+            frames = _declared_frames(container, stream)
+            fps = float(stream.average_rate or 0)
+            return Probe(
+                width=frame.height if turned else frame.width,
+                height=frame.width if turned else frame.height,
+                frames=frames,
+                declared_frames=frames,
+                fps=fps,
+                duration_s=frames / fps if fps > 0 else 0.0,
+                codec=stream.codec_context.name,
+            )
+
     def frames(self, policy: FramePolicy) -> Iterator[np.ndarray]:
         """The frames that `policy` names, in order, as RGB uint8 (height, width, 3); one is held at a time.
 

@@ -1,10 +1,8 @@
-"""The weight catalogue: what metrics and methods load, where it is published, whether it is on disk and
-whole.
+"""Weights on disk: where a catalogue entry is, whether it is whole, its digest, and how it gets there.
 
 Search order: `--weights DIR`, `REFBENCH_WEIGHTS` (a folder per repository, `<owner>/<name>` or `<name>`),
 then the hub cache. Nothing is downloaded unless `refbench weights pull` asks for it; a pull records every
-file's size and SHA-256 in `refbench-manifest.json`, against which the files are checked later. What is not
-known for certain (a revision, a licence) is empty here, shown as unverified, and recorded at the first pull.
+file's size and SHA-256 in `refbench-manifest.json`, against which the files are checked later.
 """
 
 from __future__ import annotations
@@ -13,12 +11,13 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from bench.catalogue import CATALOGUE as CATALOGUE
+from bench.catalogue import WeightEntry as WeightEntry
 from bench.errors import MissingWeights, UserError, one_line
 from bench.record import TINY_PREFIX
 
@@ -26,98 +25,12 @@ WEIGHTS_VARIABLE = "REFBENCH_WEIGHTS"
 MANIFEST_FILE = "refbench-manifest.json"
 # Lies in a repository's folder that `refbench weights make-tiny` wrote.
 TINY_MARKER = "REFBENCH_TINY"
+# A file up to this size is hashed whole for a fingerprint; of a larger one only its ends are read.
+LARGEST_HASHED_BYTES = 64 * 2**20
+SAMPLED_BYTES = 2**20
+SAMPLED_PREFIX = "sampled-"
 # Weights of other frameworks that some repositories carry beside ours.
 FOREIGN_FILES = ("*.h5", "*.msgpack", "*.ot", "tf_model*", "flax_model*", "openvino/*", "coreml/*")
-
-
-@dataclass(frozen=True, kw_only=True)
-class WeightEntry:
-    """A repository of weights on the hub.
-
-    `used_by` are metrics, `required` the files (or alternatives, separated by `|`) without which nothing
-    loads, `memory_gib` the parameters in the dtype they run in, for planning. `revision` and `licence` are
-    empty where they were not verified.
-    """
-
-    name: str
-    repository: str
-    used_by: tuple[str, ...]
-    holds: str
-    memory_gib: float = 0.0
-    required: tuple[str, ...] = ()
-    revision: str = ""
-    licence: str = ""
-
-
-CATALOGUE = {
-    entry.name: entry
-    for entry in (
-        WeightEntry(
-            name="opens2v-weight",
-            repository="BestWishYsh/OpenS2V-Weight",
-            used_by=("aesthetics", "facesim", "nexusscore"),
-            holds="aesthetic head, CurricularFace, InsightFace pack, YOLO-World image-prompt detector",
-            memory_gib=1.0,
-            required=("aesthetic-model.pth", "glint360k_curricular_face_r101_backbone.bin"),
-        ),
-        WeightEntry(
-            name="clip-vit-large-patch14",
-            repository="openai/clip-vit-large-patch14",
-            used_by=("aesthetics", "clip-t", "clip-i"),
-            holds="CLIP ViT-L/14",
-            memory_gib=1.6,
-            required=("config.json", "model.safetensors|pytorch_model.bin"),
-        ),
-        WeightEntry(
-            name="clip-vit-base-patch32",
-            repository="openai/clip-vit-base-patch32",
-            used_by=("nexusscore",),
-            holds="CLIP ViT-B/32 of the detector's image prompts",
-            memory_gib=0.6,
-            required=("config.json", "model.safetensors|pytorch_model.bin"),
-        ),
-        WeightEntry(
-            name="gme-qwen2-vl-7b",
-            repository="Alibaba-NLP/gme-Qwen2-VL-7B-Instruct",
-            used_by=("gmescore", "nexusscore"),
-            holds="GME-Qwen2-VL-7B",
-            memory_gib=15.5,
-            required=("config.json",),
-        ),
-        WeightEntry(
-            name="one-align",
-            repository="q-future/one-align",
-            used_by=("motion-smoothness",),
-            holds="OneAlign (mPLUG-Owl2)",
-            memory_gib=15.3,
-            required=("config.json", "tokenizer.model"),
-        ),
-        WeightEntry(
-            name="dinov2-base",
-            repository="facebook/dinov2-base",
-            used_by=("dino-i",),
-            holds="DINOv2 ViT-B/14",
-            memory_gib=0.4,
-            required=("config.json", "model.safetensors|pytorch_model.bin"),
-        ),
-        WeightEntry(
-            name="dinov3-vitb16",
-            repository="facebook/dinov3-vitb16-pretrain-lvd1689m",
-            used_by=("dino-i",),
-            holds="DINOv3 ViT-B/16 (by --set dino-i.model=…)",
-            memory_gib=0.4,
-            required=("config.json", "model.safetensors|pytorch_model.bin"),
-        ),
-        WeightEntry(
-            name="qwen2.5-vl-7b",
-            repository="Qwen/Qwen2.5-VL-7B-Instruct",
-            used_by=("naturalscore",),
-            holds="local judge (by --set naturalscore.backend=local; its total is unofficial)",
-            memory_gib=15.5,
-            required=("config.json",),
-        ),
-    )
-}
 
 
 class _File(BaseModel):
@@ -210,10 +123,10 @@ def require_model_folder(repository: str, folder: Path | None) -> Path:
     return place
 
 
-def missing_packages(modules: Iterable[str]) -> str | None:
-    """Which of the modules are not installed and how to get them, or None; nothing is imported."""
+def missing_packages(modules: Iterable[str], extra: str = "metrics") -> str | None:
+    """Which of the modules are not installed and which extra brings them, or None; nothing is imported."""
     absent = [module for module in modules if find_spec(module) is None]
-    return f"needs {' and '.join(absent)}; pip install 'refalign-bench[metrics]'" if absent else None
+    return f"needs {' and '.join(absent)}; pip install 'refalign-bench[{extra}]'" if absent else None
 
 
 def how_to_get(entry: WeightEntry) -> str:
@@ -238,6 +151,57 @@ def file_digests(folder: Path, files: Mapping[str, Path]) -> dict[str, str]:
     """Name → SHA-256 of each file, prefixed with `tiny:` where the weights folder is marked as tiny."""
     prefix = TINY_PREFIX if is_tiny(folder) else ""
     return {name: prefix + sha256_of(path) for name, path in files.items()}
+
+
+def weights_fingerprint(place: Path, files: Sequence[Path]) -> str:
+    """A digest of weight files below the folder `place` that is cheap for many GiB.
+
+    Where a pull left its manifest (in `place` or up to two folders above it): `<revision> sha256:<digest of
+    names and recorded hashes>`. Else `sha256:` over names and SHA-256 of the files, or `sampled-sha256:`
+    where one is larger than 64 MiB and stands in by its size and its first and last MiB. `tiny:` comes before
+    all that where the folder is marked as made-up. Raises MissingWeights for no files or one that is gone.
+    """
+    if not files:
+        raise MissingWeights(f"{place} holds no weights")
+    root = _repository_folder(place)
+    manifest = read_manifest(root)
+    recorded = manifest.files if manifest is not None else {}
+    hashes = {}
+    for path in sorted(place / file for file in files):
+        # A file from elsewhere has no place below the folder.
+        name = path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
+        hashes[name] = recorded[name].sha256 if name in recorded else _quick_digest(path)
+    lines = "".join(f"{name} {text}\n" for name, text in hashes.items())
+    sampled = any(text.startswith(SAMPLED_PREFIX) for text in hashes.values())
+    digest = f"{SAMPLED_PREFIX if sampled else ''}sha256:{hashlib.sha256(lines.encode()).hexdigest()}"
+    revision = (
+        f"{manifest.revision[:12]} " if manifest is not None and hashes.keys() <= recorded.keys() else ""
+    )
+    return f"{TINY_PREFIX if is_tiny(root) else ''}{revision}{digest}"
+
+
+def _repository_folder(place: Path) -> Path:
+    """`place`, or one of the two folders above it that a pull or `make-tiny` has marked."""
+    # A network's own folder (`transformer`) lies below that of its repository.
+    for folder in (place, *place.parents[:2]):
+        if (folder / MANIFEST_FILE).exists() or (folder / TINY_MARKER).exists():
+            return folder
+    return place
+
+
+def _quick_digest(path: Path) -> str:
+    """SHA-256 of a file, or of the size and both ends of a large one, which is marked as sampled."""
+    try:
+        size = path.stat().st_size
+        if size <= LARGEST_HASHED_BYTES:
+            return sha256_of(path)
+        with path.open("rb") as file:
+            digest = hashlib.sha256(f"{size} ".encode() + file.read(SAMPLED_BYTES))
+            file.seek(-SAMPLED_BYTES, os.SEEK_END)
+            digest.update(file.read(SAMPLED_BYTES))
+    except OSError as error:
+        raise MissingWeights(f"{path} cannot be read: {one_line(error.strerror)}") from None
+    return f"{SAMPLED_PREFIX}{digest.hexdigest()}"
 
 
 def sha256_of(path: Path) -> str:
@@ -281,7 +245,7 @@ def missing_files(entry: WeightEntry, place: Path) -> list[str]:
     return [
         alternatives
         for alternatives in entry.required
-        if not any((place / name).exists() for name in alternatives.split("|"))
+        if not any(any(place.glob(name)) for name in alternatives.split("|"))
     ]
 
 
@@ -315,15 +279,22 @@ def pull(entry: WeightEntry, folder: Path) -> Manifest:
             entry.repository,
             revision=information.sha,
             local_dir=place,
+            allow_patterns=list(entry.only) or None,
             ignore_patterns=list(FOREIGN_FILES),
         )
     except Exception as error:  # noqa: BLE001 - the hub client raises many kinds; all mean one thing here
         raise UserError(f"{entry.repository} could not be downloaded: {one_line(error, 200)}") from None
     card = information.card_data
+    licence = str(card.get("license") or "") if card is not None else ""
+    return write_manifest(place, entry.repository, information.sha or "", licence)
+
+
+def write_manifest(place: Path, repository: str, revision: str, licence: str) -> Manifest:
+    """Record every file below a pulled folder, in the folder itself."""
     manifest = Manifest(
-        repository=entry.repository,
-        revision=information.sha or "",
-        licence=str(card.get("license") or "") if card is not None else "",
+        repository=repository,
+        revision=revision,
+        licence=licence,
         files={
             path.relative_to(place).as_posix(): _File(bytes=path.stat().st_size, sha256=sha256_of(path))
             for path in sorted(place.rglob("*"))

@@ -21,6 +21,7 @@ from baselines.wan.method import Places, WanMethod
 from baselines.wan.prompts import REFALIGN_14B_NEGATIVE, WAN_NEGATIVE
 from baselines.wan.spec import WAN_1_3B, WAN_14B, WanNetwork, WanSettings, WanSpec, WanWeights
 from bench.metric import Environment
+from bench.record import TINY_PREFIX
 from bench.registry import methods
 from bench.sample import Sample
 
@@ -129,15 +130,19 @@ class RefAlignTiny(RefAlignMethod):
         state_in_network_dtype=True,
     )
 
+    # Nothing is looked for on disk.
+    weights = ()
+
     def __init__(self, options: Any = None) -> None:
         super().__init__(options)
         self._made: tempfile.TemporaryDirectory[str] | None = None
 
     def find_weights(self, environment: Environment) -> dict[str, str]:
         """Nothing is looked for but a network of the user's: the rest is made by name."""
-        found = {"base": "random weights by name"}
         own: Path | None = self.options.transformer
-        found["transformer"] = "random weights by name" if own is None else self._digest(own, None)
+        found = dict.fromkeys((self.spec.weights.transformer, self._base_role), f"{TINY_PREFIX}random weights by name")
+        if own is not None:
+            found[self.spec.weights.transformer] = self._digest(own, None)
         return found
 
     def places(self, environment: Environment) -> Places:

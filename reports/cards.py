@@ -5,9 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
+from bench.errors import one_line
+from bench.method import MethodCard
 from bench.record import Record
 from bench.run_folder import RunInfo
 
+PROMPT_FIELDS = ("prompt_set", "negative_prompt")
+FRAME_FIELDS = ("num_frames", "generated_frames", "fps", "width", "height")
+LONGEST_QUOTE = 60
 # These say who and for what, which stands beside the card anyway; all other fields say how.
 NAMING_FIELDS = frozenset({"schema_version", "method", "track", "variant", "card.name", "card.summary"})
 
@@ -35,6 +40,82 @@ def card_fields(info: RunInfo) -> dict[str, str]:
 def card_differences(a: RunInfo, b: RunInfo) -> list[FieldDifference]:
     """Where two run descriptions differ, in the order of the card's fields."""
     return _differences(card_fields(a), card_fields(b))
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerationDifferences:
+    """What two runs were generated from and into: prompts, and frames, where they differ.
+
+    `sentence` says it, or is empty where both are alike.
+    """
+
+    prompts: tuple[FieldDifference, ...]
+    frames: tuple[FieldDifference, ...]
+    sentence: str
+
+
+def generation_differences(a: RunInfo, b: RunInfo) -> GenerationDifferences:
+    """Differences of two method cards that scores depend on whatever the method: prompts and frames."""
+    if a.card is None or b.card is None:
+        return GenerationDifferences(prompts=(), frames=(), sentence="")
+    prompts, frames = (
+        tuple(
+            difference
+            for name in names
+            if (difference := _card_field(a.card, b.card, name)).a != difference.b
+        )
+        for names in (PROMPT_FIELDS, FRAME_FIELDS)
+    )
+    parts = [_prompt_text(difference) for difference in prompts]
+    if frames:
+        parts.append(
+            f"{_frames_text(a.card, frames)} against {_frames_text(b.card, frames)}: "
+            "MotionAmplitude and MotionSmoothness depend on it"
+        )
+    sentence = f"A and B were not generated alike: {'; '.join(parts)}." if parts else ""
+    return GenerationDifferences(prompts=prompts, frames=frames, sentence=sentence)
+
+
+def _card_field(a: MethodCard, b: MethodCard, name: str) -> FieldDifference:
+    # What was not trimmed was generated as it is.
+    values = [
+        card.num_frames
+        if name == "generated_frames" and card.generated_frames is None
+        else getattr(card, name)
+        for card in (a, b)
+    ]
+    texts = [
+        None if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+        for value in values
+    ]
+    return FieldDifference(field=name, a=texts[0], b=texts[1])
+
+
+def _prompt_text(difference: FieldDifference) -> str:
+    def quoted(text: str | None) -> str:
+        if text is None:
+            return "none"
+        return text if difference.field == "prompt_set" else f"“{one_line(text, LONGEST_QUOTE)}”"
+
+    name = difference.field.replace("_", " ")
+    return f"{name} {quoted(difference.a)} against {quoted(difference.b)}"
+
+
+def _frames_text(card: MethodCard, differences: Iterable[FieldDifference]) -> str:
+    """`69 of 81 frames at 15 fps, 832×480`: only what differs, `?` for what a card does not say."""
+    differ = {difference.field for difference in differences}
+    count, fps, width, height = (
+        "?" if value is None else f"{value:g}"
+        for value in (card.num_frames, card.fps, card.width, card.height)
+    )
+    parts = []
+    if differ & {"num_frames", "generated_frames", "fps"}:
+        trimmed = card.generated_frames is not None and card.generated_frames != card.num_frames
+        generated = f" of {card.generated_frames}" if trimmed and "generated_frames" in differ else ""
+        parts.append(f"{count}{generated} frames at {fps} fps")
+    if differ & {"width", "height"}:
+        parts.append(f"{width}×{height} pixels")
+    return ", ".join(parts)
 
 
 def scoring_differences(a: Iterable[Record], b: Iterable[Record]) -> list[FieldDifference]:

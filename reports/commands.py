@@ -193,6 +193,7 @@ def reproduce(
     from bench.aggregate import scoreboards
     from bench.console import console, note, print_json, print_text, table
     from bench.protocol import get_protocol
+    from bench.record import PLAIN
     from bench.registry import unknown_name
     from reports.report import write_files
     from reports.stored_runs import read_stored_runs
@@ -216,7 +217,8 @@ def reproduce(
     matched = {board.label for row in rows for board in row.measured}
     for board in boards:
         if board.label not in matched:
-            why = "; ".join(board.unofficial) or "it is not in Table 1"
+            variant = "" if board.variant == PLAIN else f"it is the variant {board.variant}"
+            why = "; ".join(board.unofficial) or variant or "it is not in Table 1"
             note(f"{board.label} is left out: {why}")
     printed = reproduction_table(rows)
     contents = {

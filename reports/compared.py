@@ -12,7 +12,13 @@ from bench.errors import one_line
 from bench.protocol import Protocol
 from bench.record import Record
 from bench.run_folder import RunInfo
-from reports.cards import FieldDifference, card_differences, scoring_differences
+from reports.cards import (
+    FieldDifference,
+    GenerationDifferences,
+    card_differences,
+    generation_differences,
+    scoring_differences,
+)
 
 COMPARISON_HEADINGS = ("component", "A %", "B %", "A - B", "95 % interval", "n", "smallest detectable gap")
 LONGEST_FIELD = 80
@@ -31,21 +37,25 @@ class ComparedRun:
 class ComparisonReport:
     """The differences of the scores, and of what the two runs and their scoring say about themselves.
 
-    `cards` is None where `cardless` names a run without a run.json.
+    `cards` and `generation` are None where `cardless` names a run without a run.json.
     """
 
     scores: Comparison
     cards: tuple[FieldDifference, ...] | None
+    generation: GenerationDifferences | None
     cardless: tuple[str, ...]
     scoring: tuple[FieldDifference, ...]
 
 
 def compare_runs(a: ComparedRun, b: ComparedRun, protocol: Protocol) -> ComparisonReport:
     """Compare two runs of one track. Raises UserError when they have nothing in common."""
-    cards = card_differences(a.info, b.info) if a.info is not None and b.info is not None else None
+    cards = generation = None
+    if a.info is not None and b.info is not None:
+        cards, generation = card_differences(a.info, b.info), generation_differences(a.info, b.info)
     return ComparisonReport(
         scores=compare(list(a.records), list(b.records), protocol, (a.label, b.label)),
         cards=tuple(cards) if cards is not None else None,
+        generation=generation,
         cardless=tuple(run.label for run in (a, b) if run.info is None),
         scoring=tuple(scoring_differences(a.records, b.records)),
     )
@@ -94,6 +104,8 @@ def comparison_lines(report: ComparisonReport) -> list[str]:
     scores = report.scores
     lines = [verdict(difference) for difference in (scores.total, *scores.components)]
     lines += [f"note: {text}" for text in scores.notes]
+    if report.generation is not None and report.generation.sentence:
+        lines.append(report.generation.sentence)
     if report.cards is None:
         lines.append(
             f"method cards: not compared, no run.json beside the records of {' and '.join(report.cardless)}"
@@ -129,6 +141,7 @@ def comparison_json(report: ComparisonReport) -> dict[str, Any]:
         "notes": list(scores.notes),
         "cards_missing": list(report.cardless),
         "card_differences": None if report.cards is None else [asdict(field) for field in report.cards],
+        "generation_differences": None if report.generation is None else asdict(report.generation),
         "scoring_differences": [asdict(field) for field in report.scoring],
     }
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 from bench.aggregate import ComponentResult, Scoreboard
 from bench.component import COMPONENTS
 from bench.console import percent, scoreboard_json
+from bench.record import PLAIN, plain_name
 from reports.published import (
     TABLE1_FILE,
     PublishedRow,
@@ -51,7 +51,8 @@ def table1_source() -> Source:
 def reproduced_rows(boards: Sequence[Scoreboard]) -> list[ReproducedRow]:
     """All rows of Table 1 in its order; a run matches by its method's name, without case and punctuation.
 
-    `boards` must be of the table's track and protocol; unofficial ones never stand beside published figures.
+    `boards` must be of the table's track and protocol; unofficial ones and variants (shuffled references,
+    tiny weights) never stand beside published figures.
     """
     return [
         ReproducedRow(
@@ -59,16 +60,13 @@ def reproduced_rows(boards: Sequence[Scoreboard]) -> list[ReproducedRow]:
             measured=tuple(
                 board
                 for board in boards
-                if plain_name(board.method) == plain_name(row.method) and not board.unofficial
+                if plain_name(board.method) == plain_name(row.method)
+                and board.variant == PLAIN
+                and not board.unofficial
             ),
         )
         for row in published_rows(table1_source())
     ]
-
-
-def plain_name(method: str) -> str:
-    """`VACE-1.3B` as `vace13b`."""
-    return re.sub(r"[^a-z0-9]", "", method.lower())
 
 
 def differences_points(row: PublishedRow, board: Scoreboard) -> dict[str, float | None]:

@@ -20,6 +20,7 @@ COMMANDS = [
     "run",
     "demo",
     "import-scores",
+    "import-videos",
     "export",
     "merge",
     "methods",

@@ -9,15 +9,18 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFilter
 
+from baselines.black import Black
 from baselines.canvas import CanvasOptions, letterboxed, reference_layout
+from baselines.flash_frame import FlashFrame, FlashOptions, pattern
 from baselines.noise import Noise, NoiseOptions
 from baselines.pan_reference import PanOptions, PanReference
 from baselines.static_reference import StaticReference
+from bench.component import COMPONENTS
 from bench.errors import SampleError
 from bench.method import Frames, Method
 from bench.metric import Environment
 from bench.sample import Reference, Sample
-from bench.video import Video, write_video
+from bench.video import Video, uniform_frames, write_video
 from metrics.motion_amplitude import MotionAmplitude
 
 # `printf singleobj_1/0/1 | openssl dgst -shake256 -xoflen 12`: four cells of three channels.
@@ -61,7 +64,9 @@ def controls(**size: int) -> list[Method]:
     return [
         StaticReference(CanvasOptions(**size)),
         PanReference(PanOptions(**size)),
+        FlashFrame(FlashOptions(**{"cell_px": 8} | size)),
         Noise(NoiseOptions(**size)),
+        Black(CanvasOptions(**size)),
     ]
 
 
@@ -97,7 +102,7 @@ def test_frames_have_the_asked_for_size_count_and_type(method: Method, tmp_path:
     assert (written.frames, probe.frames, probe.width, probe.height, probe.fps) == (6, 6, 70, 50, 16.0)
 
 
-@pytest.mark.parametrize("name", ["static-reference", "pan-reference", "noise"])
+@pytest.mark.parametrize("name", ["static-reference", "pan-reference", "flash-frame", "noise", "black"])
 def test_the_same_sample_and_seed_give_the_same_frames(name: str, tmp_path: Path) -> None:
     size = {"width": 64, "height": 48, "num_frames": 4}
     fresh, used = (next(method for method in controls(**size) if method.name == name) for _ in range(2))
@@ -114,7 +119,7 @@ def test_frames_are_made_when_they_are_asked_for(method: Method, tmp_path: Path)
     assert len(list(islice(generated.images, 2))) == 2
 
 
-@pytest.mark.parametrize("method", controls(width=64, height=48)[:2], ids=lambda method: method.name)
+@pytest.mark.parametrize("method", controls(width=64, height=48)[:3], ids=lambda method: method.name)
 def test_references_are_needed(method: Method, tmp_path: Path) -> None:
     with pytest.raises(SampleError, match="the sample has no reference"):
         method.generate(saved(tmp_path, {}), 0)
@@ -207,16 +212,20 @@ def test_the_window_never_leaves_the_picture(travel: float, zoom: float, tmp_pat
 def test_motion_amplitude_tells_the_controls_apart(tmp_path: Path) -> None:
     size = {"width": 208, "height": 120, "num_frames": 13}
     sample = saved(tmp_path, {"a.png": texture()})
-    still, pan, noise = (
+    still, pan, flash, noise, black = (
         amplitude(method, sample, tmp_path / f"{method.name}.mp4")
         for method in (
             StaticReference(CanvasOptions(**size)),
             PanReference(PanOptions(**size)),
+            FlashFrame(FlashOptions(flash_frames=1, **size)),
             Noise(NoiseOptions(**size)),
+            Black(CanvasOptions(**size)),
         )
     )
     assert still == pytest.approx(0.0, abs=0.01)
+    assert black == 0.0
     assert pan > 0.2
+    assert flash > 0.2
     assert noise < pan / 2
 
 
@@ -242,3 +251,90 @@ def test_noise_has_the_same_bytes_everywhere(tmp_path: Path) -> None:
     method = Noise(NoiseOptions(width=16, height=16, num_frames=2, cell_px=8))
     frames = frames_of(method, saved(tmp_path, {}, "singleobj_1"), seed=0)
     assert frames[1][::8, ::8].reshape(-1).tolist() == EXPECTED_CELLS
+
+
+def shown(frames: list[np.ndarray], sample: Sample) -> list[int]:
+    """The frames that show the references."""
+    layout = np.asarray(reference_layout(sample, frames[0].shape[1], frames[0].shape[0]))
+    return [index for index, frame in enumerate(frames) if np.array_equal(frame, layout)]
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, [4, 5, 6]),
+        ({"flash_frames": 1}, [5]),
+        ({"flash_at": 0.0}, [0, 1, 2]),
+        ({"flash_at": 1.0, "flash_frames": 2}, [9, 10]),
+        ({"flash_frames": 11}, list(range(11))),
+    ],
+)
+def test_the_references_flash_where_they_are_asked_for(
+    options: dict[str, float], expected: list[int], tmp_path: Path
+) -> None:
+    method = FlashFrame(FlashOptions(width=64, height=48, num_frames=11, cell_px=8, **options))  # type: ignore[arg-type]
+    sample = saved(tmp_path, {"a.png": disc(60)})
+    assert shown(frames_of(method, sample), sample) == expected
+    assert f"shown in frames {expected[0]} to {expected[-1]} alone" in str(
+        method.card().reference_preparation
+    )
+
+
+@pytest.mark.parametrize("num_frames", [69, 77, 81, 121])
+@pytest.mark.parametrize("flash_at", [0.0, 0.1, 0.5, 0.77, 1.0])
+def test_one_or_two_of_nexusscores_frames_see_the_flash(num_frames: int, flash_at: float) -> None:
+    flash = FlashOptions(num_frames=num_frames, flash_at=flash_at).flash
+    looked_at = uniform_frames(32).indices
+    assert looked_at is not None
+    seen = sum(index in flash for index in looked_at(num_frames, num_frames))
+    # At 121 frames the 32 lie further apart than the flash is long.
+    assert seen in ((0, 1) if num_frames == 121 else (1, 2))
+
+
+def test_the_pattern_drifts_seamlessly_and_depends_on_sample_and_seed(tmp_path: Path) -> None:
+    options = FlashOptions(width=96, height=64, num_frames=9, cell_px=16, drift_px=5, flash_at=0.0)
+    sample = saved(tmp_path, {"a.png": disc(60)}, "singleobj_1")
+    frames = frames_of(FlashFrame(options), sample, seed=4)
+    for index in range(3, 9):
+        np.testing.assert_array_equal(
+            frames[index], np.roll(pattern("singleobj_1", 4, options), 5 * index, axis=1)
+        )
+    patterns = [
+        pattern(sample_id, seed, options) for sample_id, seed in (("a_1", 0), ("a_1", 1), ("a_11", 0))
+    ]
+    assert len({one.tobytes() for one in patterns}) == 3
+    for one in patterns:
+        steps = np.abs(np.diff(one.astype(int), axis=1)).mean()
+        seam = np.abs(one[:, 0].astype(int) - one[:, -1]).mean()
+        assert seam < 2 * steps
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"flash_frames": 0}, "flash_frames must be 1 to num_frames, 0 is not"),
+        ({"flash_frames": 82}, "flash_frames must be 1 to num_frames, 82 is not"),
+        ({"flash_at": 1.5}, "flash_at"),
+        ({"flash_at": float("nan")}, "flash_at"),
+        ({"cell_px": 0}, "cell_px"),
+        ({"drift_px": -1}, "drift_px"),
+        ({"drift_px": 833}, "drift_px"),
+    ],
+)
+def test_wrong_flashes_are_refused(options: dict[str, float], told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        FlashOptions(**options)  # type: ignore[arg-type]
+
+
+def test_black_is_black(tmp_path: Path) -> None:
+    frames = frames_of(Black(CanvasOptions(width=32, height=16, num_frames=3)), saved(tmp_path, {}))
+    assert np.array_equal(frames, np.zeros((3, 16, 32, 3), np.uint8))
+
+
+def test_the_page_on_controls_names_every_control_and_component() -> None:
+    page = (Path(__file__).parent.parent / "docs/controls.md").read_text(encoding="utf-8")
+    table = [line for line in page.splitlines() if line.startswith("|")]
+    for component in COMPONENTS.values():
+        assert any(component.label in line for line in table), component.label
+    for name in ("static-reference", "pan-reference", "noise", "black", "flash-frame", "wan-t2v"):
+        assert any(line.startswith(f"| `{name}") for line in table), name

@@ -12,11 +12,13 @@ from typer.testing import CliRunner
 
 from bench.aggregate import scoreboard
 from bench.cli.main import app
+from bench.component import COMPONENTS
 from bench.dataset import load_track
 from bench.errors import UserError
 from bench.official_files import export_scores, import_scores
 from bench.protocol import PROTOCOLS, official_result
 from bench.record import Record
+from tests.conftest import record
 
 V11 = PROTOCOLS["opens2v-1.1"]
 
@@ -194,6 +196,26 @@ def test_no_merged_file_where_a_component_is_missing(tmp_path: Path, demo_files:
     exported = export_scores(records, tmp_path / "out")
     assert not (tmp_path / "out/Open-Domain.json").exists()
     assert exported.notes == ["no merged file: nothing scored for GmeScore"]
+
+
+@pytest.mark.parametrize(
+    ("variant", "told"),
+    [
+        ("plain", None),
+        ("generated-shuffled", "no merged file: the run is the variant generated-shuffled"),
+        ("tiny-weights", "no merged file: generated with tiny weights"),
+    ],
+)
+def test_only_a_plain_run_has_the_leaderboards_file(tmp_path: Path, variant: str, told: str | None) -> None:
+    records = [
+        record(component.metric, sample, component.best, variant=variant)
+        for component in COMPONENTS.values()
+        for sample in ("singlehuman_1", "singlehuman_2")
+    ]
+    exported = export_scores(records, tmp_path)
+    assert exported.notes == ([] if told is None else [told])
+    assert (tmp_path / "Open-Domain.json").exists() == (told is None)
+    assert (tmp_path / "motion_amplitude.json").is_file()
 
 
 def test_export_gives_every_method_track_and_seed_its_folder(

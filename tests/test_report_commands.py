@@ -219,6 +219,86 @@ def test_differences_of_the_cards_and_of_the_scoring_are_said(tmp_path: Path) ->
     assert {"field": "steps", "a": "50", "b": "40"} in answer["card_differences"]
 
 
+NATIVE = {"num_frames": 81, "fps": 16.0, "width": 832, "height": 480, "negative_prompt": "blurry"}
+
+
+@pytest.mark.parametrize(
+    ("other", "fields", "sentence"),
+    [
+        ({"steps": 3}, [], ""),
+        ({"generated_frames": 81}, [], ""),
+        (
+            {"prompt_set": "mine.json sha256:0123456789ab"},
+            ["prompt_set"],
+            "prompt set benchmark against mine.json sha256:0123456789ab.",
+        ),
+        ({"negative_prompt": None}, ["negative_prompt"], "negative prompt “blurry” against none."),
+        (
+            {"num_frames": 69, "generated_frames": 81, "fps": 15.0},
+            ["num_frames", "fps"],
+            "81 frames at 16 fps against 69 frames at 15 fps: "
+            "MotionAmplitude and MotionSmoothness depend on it.",
+        ),
+        (
+            {"generated_frames": 85},
+            ["generated_frames"],
+            "81 frames at 16 fps against 81 of 85 frames at 16 fps: "
+            "MotionAmplitude and MotionSmoothness depend on it.",
+        ),
+        (
+            {"width": 1280, "height": 720},
+            ["width", "height"],
+            "832×480 pixels against 1280×720 pixels: MotionAmplitude and MotionSmoothness depend on it.",
+        ),
+        (
+            {"prompt_set": "p sha256:0", "fps": None, "width": 848},
+            ["prompt_set", "fps", "width"],
+            "prompt set benchmark against p sha256:0; 81 frames at 16 fps, 832×480 pixels "
+            "against 81 frames at ? fps, 848×480 pixels: MotionAmplitude and MotionSmoothness depend on it.",
+        ),
+    ],
+)
+def test_what_was_not_generated_alike_is_said_aloud(
+    tmp_path: Path, other: dict[str, object], fields: list[str], sentence: str
+) -> None:
+    a = store(tmp_path, run_records("a"), run_info(**NATIVE))
+    b = store(tmp_path, run_records("b"), run_info(**(NATIVE | other)))
+    expected = f"A and B were not generated alike: {sentence}" if sentence else ""
+    lines = said("compare", a, b).splitlines()
+    told_fields = told("compare", a, b)["generation_differences"]
+    assert told_fields["sentence"] == expected
+    if sentence:
+        # Before the list of fields, in one line.
+        assert lines.index(expected) < lines.index("method cards differ:")
+    else:
+        assert not [line for line in lines if "generated alike" in line]
+    assert [one["field"] for one in (*told_fields["prompts"], *told_fields["frames"])] == fields
+
+
+def test_without_cards_nothing_is_said_of_generation(tmp_path: Path) -> None:
+    a, b = store(tmp_path, run_records("a")), store(tmp_path, run_records("b"), run_info(**NATIVE))
+    assert told("compare", a, b)["generation_differences"] is None
+
+
+def test_variants_never_stand_beside_published_rows(tmp_path: Path) -> None:
+    for variant in ("generated-shuffled", "tiny-weights", "scored-shuffled+tiny-weights"):
+        store(tmp_path / "s", run_records("vace-14b", 0.5, variant=variant))
+    result = run("reproduce", "table1", tmp_path / "s")
+    assert result.stdout.count("reported only") == 16
+    told_why = "vace-14b (generated-shuffled) is left out: it is the variant generated-shuffled"
+    assert told_why in result.stderr
+    assert result.stderr.count("is left out: generated with tiny weights") == 2
+    store(tmp_path / "s", run_records("vace-14b", 0.5))
+    (entry,) = [row for row in told("reproduce", "table1", tmp_path / "s")["rows"] if row["measured"]]
+    assert [one["scoreboard"]["variant"] for one in entry["measured"]] == ["plain"]
+
+
+def test_a_comparison_with_tiny_weights_has_no_totalscore(tmp_path: Path) -> None:
+    a, b = store(tmp_path, run_records("a")), store(tmp_path, run_records("b", variant="tiny-weights"))
+    text = said("compare", a, b)
+    assert "note: not a TotalScore: generated with tiny weights" in text
+
+
 def test_compare_asks_which_run_is_meant(tmp_path: Path) -> None:
     store(tmp_path, run_records("a"))
     both = store(tmp_path, run_records("a", 0.2, variant="shuffled"))

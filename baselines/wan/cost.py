@@ -42,9 +42,9 @@ IMAGE_ENCODER_PARAMETERS = 630_766_080
 FLOAT32_BYTES = 4
 
 # Bytes for each token and channel of a block at its two fullest moments, in a 16-bit network: attention, and
-# the feed-forward with an inner width of r channels for each channel: 16 + 4·r.
-ATTENTION_BYTES = 30
-FEED_FORWARD_BYTES = 16
+# the feed-forward with an inner width of r channels for each channel: 11 + 4·r.
+ATTENTION_BYTES = 27
+FEED_FORWARD_BYTES = 11
 # What the VAE holds for each pixel of a frame while it decodes; the finished video is there twice at the end.
 VAE_DECODE_BYTES = 19_500
 TILE_PX = 256

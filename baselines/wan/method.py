@@ -53,6 +53,7 @@ class WanMethod(Method):
         super().__init_subclass__(**settings)
         if "spec" in cls.__dict__:
             cls.name, cls.summary = cls.spec.name, cls.spec.summary
+        if "spec" in cls.__dict__ and "weights" not in cls.__dict__:
             cls.weights = tuple(dict.fromkeys((cls.spec.weights.transformer, cls.spec.weights.base)))
 
     def __init__(self, options: Any = None) -> None:
@@ -74,7 +75,13 @@ class WanMethod(Method):
 
     def card(self) -> MethodCard:
         """The method card; weights are named by repository until `find_weights` has seen them."""
-        return wan_card(self.spec, self.options, {name: CATALOGUE[name].repository for name in self.weights})
+        places = {
+            self.spec.weights.transformer: self.spec.weights.transformer,
+            self._base_role: self.spec.weights.base,
+        }
+        return wan_card(
+            self.spec, self.options, {role: CATALOGUE[name].repository for role, name in places.items()}
+        )
 
     def refuses(self, sample: Sample) -> str | None:
         """More references than the released network takes, or none where it needs some."""
@@ -94,7 +101,7 @@ class WanMethod(Method):
         base = tuple(path for path in parts if path.parent.name != "transformer")
         found = {
             self.spec.weights.transformer: self._digest(places.transformer, places.files),
-            f"{self.spec.weights.base} (base)": self._digest(places.base, base),
+            self._base_role: self._digest(places.base, base),
         }
         for role in ("adapter", "segmenter"):
             path: Path | None = getattr(self.options, role)
@@ -125,11 +132,21 @@ class WanMethod(Method):
         return Places(transformer=files[0].parent, files=tuple(files), base=base)
 
     def load(self, environment: Environment) -> None:
-        """Read all networks and put them onto the device."""
+        """Read all networks and put them onto the device.
+
+        Raises UserError before that for a GPU with too little memory, with the offload that would do.
+        """
+        import torch
+
         from baselines.wan.components import load_sampler, place_models
+        from baselines.wan.cost import check_memory
         from baselines.wan.references import OnnxSegmenter
 
         places = self.places(environment)
+        made_up = self.options.transformer is not None or is_tiny(places.base)
+        if environment.device.startswith("cuda") and not made_up:
+            free_bytes, _ = torch.cuda.mem_get_info(environment.device)
+            check_memory(self.spec, self.settings, self.options, free_bytes / 2**30)
         if self.options.segmenter is not None:
             self._segmenter = OnnxSegmenter(self.options.segmenter)
         self._sampler = load_sampler(
@@ -141,7 +158,7 @@ class WanMethod(Method):
             files=list(places.files) if places.files is not None else None,
             base=places.base,
             dtype=self._dtype(environment.device),
-            any_size=self.options.transformer is not None or is_tiny(places.base),
+            any_size=made_up,
         )
         place_models(self._sampler, environment.device, self.options.offload)
 
@@ -178,6 +195,10 @@ class WanMethod(Method):
 
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+
+    @property
+    def _base_role(self) -> str:
+        return f"{self.spec.weights.base} (base)"
 
     def _references(self, sample: Sample) -> list[Image.Image]:
         from baselines.wan.references import on_white

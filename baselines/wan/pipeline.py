@@ -92,7 +92,7 @@ class WanSampler(DiffusionPipeline):
             round_timestep: hand the network the timestep rounded to its own dtype, as code that runs
             everything
                 in bfloat16 does (731 becomes 732); the solver's step is exact either way.
-            on_step: called with (steps done, steps in all).
+            on_step: called with (steps done, steps in all), first with 0 when all is encoded.
         """
         device = self._execution_device
         with torch.no_grad():
@@ -185,6 +185,8 @@ class WanSampler(DiffusionPipeline):
     ) -> torch.Tensor:
         """Run the scheduler's timesteps from `latents`; `texts` are features by `prompt` and `negative`."""
         total = len(self.scheduler.timesteps)
+        if on_step is not None:
+            on_step(0, total)
         for done, timestep in enumerate(self.scheduler.timesteps, start=1):
             seen = timestep.to(self.transformer.dtype).float() if round_timestep else timestep
             passes = rule.active_passes(scales)

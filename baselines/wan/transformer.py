@@ -125,6 +125,8 @@ class ReferenceWanBlock(WanTransformerBlock):
         normed = (self.norm1(hidden_states.float()) * (1 + scale) + shift).type_as(hidden_states)
         attended = self.attn1(normed, None, attention_mask, rotary_emb)
         hidden_states = (hidden_states.float() + attended * gate).type_as(hidden_states)
+        # Where no gradient is wanted, what is done with must not stay beside the feed-forward's inner width.
+        del normed, attended
 
         start, stop = text_span or (0, hidden_states.shape[1])
         readers = hidden_states[:, start:stop]
@@ -135,6 +137,7 @@ class ReferenceWanBlock(WanTransformerBlock):
             hidden_states = torch.cat(
                 [hidden_states[:, :start], readers + read, hidden_states[:, stop:]], dim=1
             )
+        del readers, read
 
         normed = (self.norm3(hidden_states.float()) * (1 + ffn_scale) + ffn_shift).type_as(hidden_states)
         fed = self.ffn(normed)

@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from bench import __version__
-from bench.cli import inspection, scores, weights, work
+from bench.cli import demo, inspection, scores, weights, work
 from bench.errors import UserError, one_line
 
 COMMANDS_GROUP = "refbench.commands"
@@ -96,7 +96,7 @@ def _options(
     """The options that stand before a command; the help text above is the program's."""
 
 
-for _module in (work, scores, inspection, weights):
+for _module in (work, demo, scores, inspection, weights):
     _module.add_commands(app)
 
 

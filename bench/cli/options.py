@@ -97,3 +97,20 @@ JudgeBudgetOption = Annotated[
     ),
 ]
 NameOption = Annotated[str | None, typer.Option("--name", help="The method's name in records and tables.")]
+PromptsOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--prompts",
+        metavar="FILE",
+        help="Generate from these prompts (JSON id → prompt, or JSONL with id and prompt); "
+        "scoring keeps the benchmark's.",
+    ),
+]
+SettingsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--settings",
+        metavar="native|matched",
+        help="native: the authors' defaults, as without it; matched: one size and length for all methods.",
+    ),
+]

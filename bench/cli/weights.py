@@ -8,13 +8,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bench.cli import options as o
-from bench.errors import UserError
+from bench.errors import UserError, one_line
 
 if TYPE_CHECKING:
-    from bench.weights import WeightEntry
+    from bench.weights import Manifest, WeightEntry
 
 TINY_GROUP = "refbench.tiny_weights"
 UNVERIFIED = "unverified"
+TITLES = {
+    "metric": "Weights of metrics",
+    "generator": "Weights of generators",
+    "teacher": "Teachers of RefAlign's training",
+}
 NamesArgument = Annotated[
     list[str] | None,
     typer.Argument(metavar="[NAME]...", help="Catalogue names or repositories; default: all."),
@@ -27,7 +32,7 @@ def add_commands(app: typer.Typer) -> None:
         no_args_is_help=True,
         add_completion=False,
         rich_markup_mode=None,
-        help="List, download, check and try the weights of metrics.",
+        help="List, download, check and try the weights of metrics and generators.",
     )
     group.command("list")(list_weights)
     group.command()(pull)
@@ -51,6 +56,7 @@ def list_weights(weights: o.WeightsOption = None, json: o.JsonOption = False) ->
         manifest = read_manifest(place) if place else None
         listed[entry.name] = {
             "repository": entry.repository,
+            "kind": entry.kind,
             "used_by": list(entry.used_by),
             "holds": entry.holds,
             "memory_gib": entry.memory_gib,
@@ -62,19 +68,21 @@ def list_weights(weights: o.WeightsOption = None, json: o.JsonOption = False) ->
     if json:
         print_json(listed)
         return
-    rows = [
-        [
-            name,
-            str(row["repository"]),
-            ", ".join(row["used_by"]),
-            f"{row['memory_gib']:g}",
-            str(row["revision"])[:12],
-            _state(row),
-        ]
-        for name, row in listed.items()
-    ]
     columns = ["name", "repository", "used by", "GiB in use", "revision", "on disk"]
-    console().print(table("Weights", columns, rows))
+    for kind, title in TITLES.items():
+        rows = [
+            [
+                name,
+                str(row["repository"]),
+                ", ".join(row["used_by"]),
+                f"{row['memory_gib']:g}",
+                str(row["revision"])[:12],
+                _state(row),
+            ]
+            for name, row in listed.items()
+            if row["kind"] == kind
+        ]
+        console().print(table(title, columns, rows))
 
 
 def _state(row: dict[str, Any]) -> str:
@@ -86,34 +94,69 @@ def _state(row: dict[str, Any]) -> str:
 
 
 def pull(
-    names: NamesArgument = None,
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[NAME]...",
+            help="Catalogue names, repositories, or results/<MODEL>: that model's official videos.",
+        ),
+    ] = None,
     metric: Annotated[
         str | None, typer.Option("--metric", help="What this metric needs instead of names.")
     ] = None,
+    method: Annotated[
+        str | None, typer.Option("--method", help="What this method needs instead of names.")
+    ] = None,
     weights: o.WeightsOption = None,
 ) -> None:
-    """Download weights and record what came.
+    """Download weights, or a model's official videos, and record what came.
 
     Into --weights DIR (or $REFBENCH_WEIGHTS), a folder per repository; sizes, SHA-256, revision and licence
-    go into a manifest there. An interrupted download goes on. Example: refbench weights pull --metric
-    gmescore --weights weights
+    go into a manifest there. An interrupted download goes on. Examples:
+
+    refbench weights pull --method phantom-1.3b --weights weights
+
+    refbench weights pull results/VACE-14B --weights weights
     """
     from bench.console import print_text
+    from bench.official_videos import RESULTS_PREFIX
     from bench.weights import pull as download
     from bench.weights import weights_folder
 
     folder = weights_folder(weights)
     if folder is None:
         raise UserError("say where weights are kept: --weights DIR or REFBENCH_WEIGHTS")
-    if not names and metric is None:
-        raise UserError("name what to pull, or say --metric NAME; refbench weights list shows the catalogue")
-    for entry in _entries(names, metric):
-        manifest = download(entry, folder)
-        gib = sum(file.bytes for file in manifest.files.values()) / 2**30
-        print_text(
-            f"{entry.repository}@{manifest.revision[:12]}: {len(manifest.files)} files, {gib:.2f} GiB, "
-            f"licence {manifest.licence or UNVERIFIED}"
+    if not names and metric is None and method is None:
+        raise UserError(
+            "name what to pull, or say --metric NAME or --method NAME; "
+            "refbench weights list shows the catalogue"
         )
+    results = [name for name in names or [] if name.startswith(RESULTS_PREFIX)]
+    others = [name for name in names or [] if not name.startswith(RESULTS_PREFIX)]
+    wanted = _entries(others, metric, method) if others or metric or method else []
+    for entry in wanted:
+        manifest = download(entry, folder)
+        licence = manifest.licence or entry.licence or UNVERIFIED
+        print_text(f"{_pulled(entry.repository, manifest)}, licence {licence}")
+    for name in results:
+        _pull_results(name.removeprefix(RESULTS_PREFIX), folder)
+
+
+def _pull_results(model: str, folder: Path) -> None:
+    """Download a model's official videos and say how they become a run."""
+    import shlex
+
+    from bench.console import print_text
+    from bench.official_videos import pull_results
+
+    place, manifest = pull_results(model, folder)
+    command = shlex.join(["refbench", "import-videos", str(place), "--method", place.name])
+    print_text(f"{_pulled(str(place), manifest)}\nnow: {command} --track open-domain --dataset …")
+
+
+def _pulled(what: str, manifest: Manifest) -> str:
+    gib = sum(file.bytes for file in manifest.files.values()) / 2**30
+    return f"{what}@{manifest.revision[:12]}: {len(manifest.files)} files, {gib:.2f} GiB"
 
 
 def verify(names: NamesArgument = None, weights: o.WeightsOption = None) -> None:
@@ -127,7 +170,7 @@ def verify(names: NamesArgument = None, weights: o.WeightsOption = None) -> None
     from bench.weights import verify as check
 
     wrong = 0
-    for entry in _entries(names, None):
+    for entry in _entries(names):
         place = locate(entry, weights_folder(weights))
         if place is None:
             print_text(f"{entry.repository}: not on disk")
@@ -170,8 +213,8 @@ def make_tiny(
 ) -> None:
     """Write tiny random checkpoints in the real formats.
 
-    For trying the whole pipeline without a download: every score made with them is marked and means nothing.
-    Example: refbench weights make-tiny tiny, then refbench evaluate … --weights tiny
+    For trying the whole pipeline without a download: every video and score made with them is marked and means
+    nothing. Example: refbench weights make-tiny tiny, then refbench evaluate … --weights tiny
     """
     import importlib
     import pkgutil
@@ -185,7 +228,10 @@ def make_tiny(
             raise UserError(f"{place} holds other weights ({TINY_MARKER} is missing): choose another folder")
     written = 0
     for point in entry_points(group=TINY_GROUP):
-        package = point.load()
+        try:
+            package = point.load()
+        except ImportError as error:
+            raise UserError(f"{point.value} does not load: {one_line(error)}") from None
         for module in pkgutil.iter_modules(package.__path__, package.__name__ + "."):
             write = getattr(importlib.import_module(module.name), "write_tiny", None)
             if write is not None:
@@ -193,17 +239,24 @@ def make_tiny(
                 written += 1
     if not written:
         raise UserError("no installed package makes tiny weights")
-    print_text(f"tiny random weights of {written} metrics: refbench evaluate … --weights {folder}")
+    print_text(f"tiny random weights, {written} sets: refbench generate … or evaluate … --weights {folder}")
 
 
-def _entries(names: list[str] | None, metric: str | None) -> list[WeightEntry]:
-    """The catalogue's entries by name, or what a metric needs; all of them for neither."""
-    from bench.registry import metrics
+def _entries(
+    names: list[str] | None, metric: str | None = None, method: str | None = None
+) -> list[WeightEntry]:
+    """The catalogue's entries by name, and what a metric or method needs; all of them for neither."""
+    from bench.registry import methods, metrics
     from bench.weights import CATALOGUE, get_entry
 
-    if metric is not None:
-        needed = metrics.get(metric).declaration.weights
-        if not needed:
-            raise UserError(f"the metric {metric} needs no weights")
-        return [get_entry(name) for name in needed]
-    return [get_entry(name) for name in names] if names else list(CATALOGUE.values())
+    if not names and metric is None and method is None:
+        return list(CATALOGUE.values())
+    needed = dict.fromkeys(names or [])
+    for kind, name, weights in (
+        ("metric", metric, metrics.get(metric).declaration.weights if metric else ()),
+        ("method", method, methods.get(method).weights if method else ()),
+    ):
+        if name is not None and not weights:
+            raise UserError(f"the {kind} {name} needs no weights")
+        needed |= dict.fromkeys(weights)
+    return list({entry.name: entry for entry in map(get_entry, needed)}.values())

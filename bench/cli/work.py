@@ -1,4 +1,4 @@
-"""The commands that work: generate, evaluate, run, demo."""
+"""The commands that work: generate, evaluate, run."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from bench.errors import UserError
 
 if TYPE_CHECKING:
     from bench.dataset import Track
+    from bench.prompts import PromptSet
     from bench.runner.evaluate import Evaluated, PreparedEvaluation
     from bench.runner.generate import Generated, Generation
 
@@ -20,10 +21,6 @@ DEFAULT_TRACK = "open-domain"
 JUDGED_METRIC = "naturalscore"
 EXIT_SAMPLE_FAILED = 1
 NAMED_FAILURES = 10
-DEMO_MARK = ".refbench-demo"
-# Needs no weights and asks nobody: a demonstration must not spend anyone's money.
-DEMO_METRIC = "motion-amplitude"
-DEMO_METHODS = ["static-reference", "pan-reference", "noise"]
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -31,7 +28,6 @@ def add_commands(app: typer.Typer) -> None:
     app.command()(evaluate)
     app.command()(generate)
     app.command()(run)
-    app.command()(demo)
 
 
 def evaluate(
@@ -104,7 +100,7 @@ def evaluate(
         return
     done = prepared.run()
     _print_boards(done, protocol, strict=strict, json=json)
-    _exit_on_failure([done], strict=strict)
+    exit_on_failure([done], strict=strict)
 
 
 def generate(
@@ -116,6 +112,8 @@ def generate(
         list[int] | None, typer.Option("--seed", help="Seed; may be given several times.")
     ] = None,
     set_: o.SetOption = None,
+    settings: o.SettingsOption = None,
+    prompts: o.PromptsOption = None,
     name: o.NameOption = None,
     references: o.ReferencesOption = "own",
     shuffle_seed: o.ShuffleSeedOption = 0,
@@ -148,6 +146,8 @@ def generate(
             track=_track(track, suite, dataset),
             name=name,
             options=parse_assignments(set_ or []),
+            settings=settings,
+            prompts=_prompts(prompts),
             seeds=check_seeds(seed or [0]),
             shuffled_references=_shuffle(references, shuffle_seed),
             limit=limit,
@@ -174,6 +174,8 @@ def run(
         list[str] | None,
         typer.Option("--set", metavar="NAME.KEY=VALUE", help="An option of the method or metric NAME."),
     ] = None,
+    settings: o.SettingsOption = None,
+    prompts: o.PromptsOption = None,
     limit: o.LimitOption = None,
     workers: o.WorkersOption = 1,
     device: o.DeviceOption = "auto",
@@ -197,11 +199,13 @@ def run(
     get_protocol(protocol)
     load_plugins(plugin or [])
     chosen_track = _track(track, suite, dataset)
-    done, failed = _run_all(
+    done, failed = run_all(
         methods,
         chosen_track,
         seeds=seed or [0],
         assignments=set_ or [],
+        settings=settings,
+        prompts=prompts,
         shared={"limit": limit, "device": device, "weights": weights},
         metrics=metrics,
         workers=workers,
@@ -209,57 +213,11 @@ def run(
         runs=runs,
         out=out,
     )
-    _command("report")(stores=[one.store for one in done], out=report, protocol=protocol, json=json)
-    _exit_on_failure(done, failed=failed)
+    other_command("report")(stores=[one.store for one in done], out=report, protocol=protocol, json=json)
+    exit_on_failure(done, failed=failed)
 
 
-def demo(
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where everything goes.")] = Path(
-        "demo-output"
-    ),
-) -> None:
-    """See the whole flow in a minute, without data or weights.
-
-    Draws a small benchmark in OpenS2V-Eval's format, generates it with the control methods, scores what needs
-    no weights, recomputes the published leaderboards and writes a report.
-    """
-    from bench.console import print_text
-    from bench.dataset import load_track
-    from bench.demo.dataset import write_demo_dataset
-
-    dataset, mark = out / "dataset", out / DEMO_MARK
-    if dataset.exists() and not mark.exists():
-        raise UserError(f"{dataset} exists and is not the demo's: choose another --out")
-    out.mkdir(parents=True, exist_ok=True)
-    mark.touch()
-    write_demo_dataset(dataset)
-    demo_track = load_track(DEFAULT_TRACK, dataset)
-    print_text(f"Demo benchmark: {len(demo_track.samples)} drawn samples in {dataset}\n")
-    small = [
-        f"{method}.{key}={value}"
-        for method in DEMO_METHODS
-        for key, value in {"width": 416, "height": 240, "num_frames": 25}.items()
-    ]
-    done, failed = _run_all(
-        DEMO_METHODS,
-        demo_track,
-        seeds=[0],
-        assignments=small,
-        shared={},
-        metrics=DEMO_METRIC,
-        workers=1,
-        plugins=(),
-        runs=out / "runs",
-        out=out / "results",
-    )
-    _command("report")(stores=[one.store for one in done], out=out / "report")
-    _recompute_leaderboards(out / "leaderboards")
-    _print_unscored()
-    print_text(f"Report: {out / 'report' / 'report.html'}")
-    _exit_on_failure(done, failed=failed)
-
-
-def _run_all(
+def run_all(
     names: list[str],
     track: Track,
     *,
@@ -271,6 +229,8 @@ def _run_all(
     plugins: tuple[Path, ...],
     runs: Path,
     out: Path,
+    settings: str | None = None,
+    prompts: Path | None = None,
 ) -> tuple[list[Evaluated], bool]:
     """Generate and evaluate each method; the evaluations, and whether a generation failed."""
     from bench.registry import methods as method_registry
@@ -281,7 +241,8 @@ def _run_all(
     method_names = [method_registry.get(name).name for name in names]
     metric_options = {owner: values for owner, values in by_owner.items() if owner not in method_names}
     for name in method_names:
-        make_method(name, by_owner.get(name, {}))
+        make_method(name, by_owner.get(name, {}), settings)
+    prompt_set = _prompts(prompts)
     done = []
     failed = False
     for name in method_names:
@@ -290,6 +251,8 @@ def _run_all(
                 method=name,
                 track=track,
                 options=by_owner.get(name, {}),
+                settings=settings,
+                prompts=prompt_set,
                 seeds=check_seeds(seeds),
                 out=runs,
                 **shared,
@@ -332,6 +295,12 @@ def _track(name: str | None, suite: Path | None, dataset: str | None) -> Track:
             raise UserError("--suite is a track of its own: leave --track and --dataset out")
         return load_suite(suite)
     return load_track(name or DEFAULT_TRACK, dataset)
+
+
+def _prompts(path: Path | None) -> PromptSet | None:
+    from bench.prompts import read_prompts
+
+    return read_prompts(path) if path is not None else None
 
 
 def _shuffle(references: str, seed: int) -> int | None:
@@ -423,7 +392,7 @@ def _print_boards(done: Evaluated, protocol_name: str, *, strict: bool, json: bo
         note(f"records: {done.store}")
 
 
-def _exit_on_failure(done: list[Evaluated], *, strict: bool = False, failed: bool = False) -> None:
+def exit_on_failure(done: list[Evaluated], *, strict: bool = False, failed: bool = False) -> None:
     """Name what failed; exit with 1 if anything did (for `strict`: if any expected score is missing)."""
     from bench.console import note
 
@@ -436,47 +405,7 @@ def _exit_on_failure(done: list[Evaluated], *, strict: bool = False, failed: boo
         raise typer.Exit(EXIT_SAMPLE_FAILED)
 
 
-def _recompute_leaderboards(folder: Path) -> None:
-    """All published leaderboards as text files; the one that most papers show also on the screen."""
-    from contextlib import redirect_stdout
-
-    from bench.console import print_text
-    from bench.dataset import OFFICIAL_TRACKS
-    from bench.protocol import PROTOCOLS
-
-    folder.mkdir(parents=True, exist_ok=True)
-    for track in OFFICIAL_TRACKS:
-        for protocol in PROTOCOLS:
-            file = folder / f"{track}_{protocol}.txt"
-            with file.open("w", encoding="utf-8") as text, redirect_stdout(text):
-                _command("leaderboard")(track=track, protocol=protocol)
-    print_text("")
-    _command("leaderboard")(track=DEFAULT_TRACK)
-    print_text(f"all published leaderboards, recomputed: {folder}")
-
-
-def _print_unscored() -> None:
-    """Which components of TotalScore the demonstration leaves out, and what each would need."""
-    from bench.component import COMPONENTS
-    from bench.console import print_text
-    from bench.metric import Environment
-    from bench.registry import metrics
-    from bench.runner.scoring import make_metric
-    from bench.weights import weights_folder
-
-    print_text(f"\nScored: {DEMO_METRIC}. Not scored, so there is no TotalScore:")
-    environment = Environment(weights=weights_folder(None))
-    for component in COMPONENTS.values():
-        if component.metric == DEMO_METRIC:
-            continue
-        reason = "no metric of that name is installed"
-        if component.metric in metrics.names():
-            metric = make_metric(component.metric, {})
-            reason = metric.unavailable(environment) or "could be scored here; the demo leaves it out"
-        print_text(f"  {component.label}: {reason}")
-
-
-def _command(name: str) -> Any:
+def other_command(name: str) -> Any:
     """A command of another package, found as the command line finds it."""
     from importlib.metadata import entry_points
 

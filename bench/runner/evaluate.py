@@ -9,7 +9,7 @@ from pathlib import Path
 from bench.dataset import Track
 from bench.errors import SampleError, UserError
 from bench.metric import Environment
-from bench.record import FAILED, NOT_APPLICABLE, PLAIN, Record, RecordKey, latest
+from bench.record import FAILED, NOT_APPLICABLE, Record, RecordKey, joined_variant, latest
 from bench.run_folder import VideoFolder, scan_videos, stored_run_file, write_run
 from bench.runner.devices import available_gib, resolve_device
 from bench.runner.executors import WorkerDied, make_executor, usable_cores
@@ -175,13 +175,13 @@ def _subject(evaluation: Evaluation, folder: VideoFolder) -> Subject:
     name = evaluation.name or (info.method if info else None)
     if name is None:
         raise UserError(f"{evaluation.videos} has no run.json: give the method's name with --name")
-    variants = [info.variant] if info is not None and info.variant != PLAIN else []
+    variants = [info.variant] if info is not None else []
     if evaluation.shuffled_references is not None:
         variants.append(SHUFFLED_SCORING)
     return Subject(
         method=checked_name(name, "--name"),
         track=evaluation.track.name,
-        variant="+".join(variants) or PLAIN,
+        variant=joined_variant(variants),
     )
 
 

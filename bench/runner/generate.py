@@ -2,7 +2,7 @@
 
 A video is written under a temporary name and renamed when it is whole, so that a file `<id>.mp4` is always
 finished; what exists is not made again. A sample that fails leaves `<id>.error.txt`, is tried again next
-time, and the run goes on.
+time, and the run goes on; so does one that the method refuses, without being tried.
 """
 
 from __future__ import annotations
@@ -10,18 +10,20 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
+from bench.console import note
 from bench.dataset import Track
 from bench.errors import MissingWeights, SampleError, UserError, one_line
-from bench.method import Frames, Method
+from bench.method import Frames, Method, MethodCard, silent
 from bench.metric import Environment
 from bench.options import build_options
-from bench.provenance import digest_of, package_versions, python_version, source_commit
-from bench.record import PLAIN
+from bench.prompts import PromptSet
+from bench.provenance import package_versions, python_version, source_commit
+from bench.record import PLAIN, TINY_PREFIX, TINY_VARIANT, joined_variant
 from bench.registry import methods
-from bench.run_folder import ERROR_SUFFIX, RUN_FILE, RunInfo, read_run, run_folder, write_run, write_text
+from bench.run_folder import ERROR_SUFFIX, RunInfo, begin_run, dataset_digest, run_folder, write_text
 from bench.runner.devices import resolve_device
 from bench.runner.evaluate import EVERYTHING, Shard, chosen_samples
 from bench.runner.executors import usable_cores
@@ -29,18 +31,26 @@ from bench.runner.progress import Progress
 from bench.sample import Sample
 from bench.store import checked_name
 from bench.video import write_video
+from bench.weights import missing_packages
 
 SHUFFLED_GENERATION = "generated-shuffled"
+SETTINGS = ("native", "matched")
+NAMED_REFUSALS = 3
 
 
 @dataclass(frozen=True, kw_only=True)
 class Generation:
-    """What to generate: a method (by registered name) over a track, for the given seeds."""
+    """What to generate: a method (by registered name) over a track, for the given seeds.
+
+    `settings` is `native`, `matched` or None (as the options say); `prompts` replace the benchmark's.
+    """
 
     method: str
     track: Track
     name: str | None = None
     options: Mapping[str, str] = field(default_factory=dict)
+    settings: str | None = None
+    prompts: PromptSet | None = None
     seeds: tuple[int, ...] = (0,)
     shuffled_references: int | None = None
     limit: int | None = None
@@ -62,10 +72,24 @@ class Generated:
     failures: Mapping[tuple[str, int], str]
 
 
-def make_method(name: str, assignments: Mapping[str, str]) -> Method:
-    """A method by name with its options filled from text values; faults are UserErrors."""
+def make_method(name: str, assignments: Mapping[str, str], settings: str | None = None) -> Method:
+    """A method by name with its options filled from text values; faults are UserErrors.
+
+    `settings` fills the option of that name; a method that has none knows its native settings only.
+    """
     method_class = methods.get(name)
-    options = build_options(method_class.Options, assignments, f"the method {method_class.name}")
+    values = dict(assignments)
+    if settings is not None:
+        if settings not in SETTINGS:
+            raise UserError(f"--settings is {' or '.join(SETTINGS)}, not {settings!r}")
+        if "settings" in {item.name for item in fields(method_class.Options)}:
+            if values.setdefault("settings", settings) != settings:
+                raise UserError(f"--settings {settings} contradicts --set settings={values['settings']}")
+        elif settings != "native":
+            raise UserError(
+                f"the method {method_class.name} has no {settings} settings; leave --settings out"
+            )
+    options = build_options(method_class.Options, values, f"the method {method_class.name}")
     return method_class(options)
 
 
@@ -73,94 +97,161 @@ def generate(generation: Generation) -> Generated:
     """Make the videos that are not there yet. Raises UserError before any long work for what the user can
     mend.
     """
-    method = make_method(generation.method, generation.options)
+    method = make_method(generation.method, generation.options, generation.settings)
     name = checked_name(generation.name or method.name, "--name")
-    variant = PLAIN if generation.shuffled_references is None else SHUFFLED_GENERATION
-    folder = run_folder(generation.out, name, generation.track.name, variant)
     samples = chosen_samples(
         generation.track, generation.shuffled_references, generation.shard, generation.limit
     )
-    _write_run_info(folder, _run_info(generation, method, name, variant))
+    if generation.prompts is not None:
+        if method.card().settings == "matched":
+            raise UserError("matched settings compare methods on the benchmark's prompts: leave --prompts out")
+        samples = generation.prompts.applied(samples)
+    digests, problem = _find_weights(method, generation.weights)
+    variant = _variant(generation, digests)
+    folder = run_folder(generation.out, name, generation.track.name, variant)
+    refused = _refused(method, samples)
     todo = [(sample, seed) for seed in generation.seeds for sample in samples]
-    wanted = [(sample, seed) for sample, seed in todo if not _video_path(folder, sample, seed).is_file()]
+    missing = [(sample, seed) for sample, seed in todo if not _video_path(folder, sample, seed).is_file()]
+    wanted = [(sample, seed) for sample, seed in missing if sample.id not in refused]
+    if wanted and problem is not None:
+        raise UserError(problem)
+    info = _run_info(generation, _card(generation, method, digests if wanted else {}), name, variant)
+    begin_run(folder, info, same_weights=not wanted)
     failures: dict[tuple[str, int], str] = {}
+    for sample, seed in missing:
+        if sample.id in refused:
+            failures[sample.id, seed] = reason = refused[sample.id]
+            write_text(_error_path(_video_path(folder, sample, seed)), reason + "\n")
     if wanted:
-        environment = Environment(
-            device=resolve_device(generation.device, needs_torch=method.needs_torch),
-            threads=usable_cores(),
-            weights=generation.weights,
-        )
-        try:
-            method.load(environment)
-        except MissingWeights as error:
-            raise UserError(f"{method.name} cannot run: {one_line(error)}") from None
-        try:
-            with Progress(f"generating {name}", len(wanted)) as progress:
-                for sample, seed in wanted:
-                    reason = _generate_one(method, sample, seed, _video_path(folder, sample, seed), progress)
-                    if reason is not None:
-                        failures[sample.id, seed] = reason
-                        progress.say(f"{sample.id}, seed {seed}: {reason}")
-                    progress.step()
-        finally:
-            method.close()
+        failures |= _make(method, generation, name, folder, wanted)
     return Generated(
         folder=folder,
-        made=len(wanted) - len(failures),
-        kept=len(todo) - len(wanted),
+        made=len(missing) - len(failures),
+        kept=len(todo) - len(missing),
         failures=failures,
     )
 
 
-def _run_info(generation: Generation, method: Method, name: str, variant: str) -> RunInfo:
+def _find_weights(method: Method, folder: Path | None) -> tuple[dict[str, str], str | None]:
+    """Digests of what the method would load, and why it cannot run here (which matters only if it must)."""
+    absent = missing_packages(method.modules, "baselines")
+    if absent is not None:
+        return {}, f"{method.name} cannot run: {absent}"
+    try:
+        return method.find_weights(Environment(threads=usable_cores(), weights=folder)), None
+    except MissingWeights as error:
+        return {}, f"{method.name} cannot run: {one_line(error)}"
+    except UserError as error:
+        return {}, str(error)
+
+
+def _variant(generation: Generation, digests: Mapping[str, str]) -> str:
+    """What makes this another run than the plain one; tiny weights above all, whose videos mean nothing."""
+    shuffled = PLAIN if generation.shuffled_references is None else SHUFFLED_GENERATION
+    tiny = any(digest.startswith(TINY_PREFIX) for digest in digests.values())
+    return joined_variant([shuffled, TINY_VARIANT if tiny else PLAIN])
+
+
+def _refused(method: Method, samples: Sequence[Sample]) -> dict[str, str]:
+    """Sample id → why the method cannot generate it; said in one line. Raises UserError if that is all."""
+    refused = {
+        sample.id: one_line(reason, 1000)
+        for sample in samples
+        if (reason := method.refuses(sample)) is not None
+    }
+    if not refused:
+        return {}
+    named = "; ".join(
+        f"{sample_id}: {reason}" for sample_id, reason in list(refused.items())[:NAMED_REFUSALS]
+    )
+    more = f"; and {len(refused) - NAMED_REFUSALS} more" if len(refused) > NAMED_REFUSALS else ""
+    if len(refused) == len(samples):
+        raise UserError(
+            f"none of the {len(samples)} samples can be generated by {method.name}: {named}{more}"
+        )
+    note(f"{len(refused)} of {len(samples)} samples cannot be generated by {method.name}: {named}{more}")
+    return refused
+
+
+def _card(generation: Generation, method: Method, digests: Mapping[str, str]) -> MethodCard:
+    """The method's card with the digests of its weights and the prompt set, as it will be read back."""
+    card = method.card()
+    update: dict[str, object] = {"weights": {**card.weights, **digests}}
+    if generation.prompts is not None:
+        update["prompt_set"] = generation.prompts.name
+    # Through JSON: what is compared with a stored card must not differ by a tuple that came back as a list.
+    return MethodCard.model_validate_json(card.model_copy(update=update).model_dump_json())
+
+
+def _run_info(generation: Generation, card: MethodCard, name: str, variant: str) -> RunInfo:
     shuffled = generation.shuffled_references is not None
-    content = [sample.digest(("prompt", "references")) for sample in generation.track.samples]
+    packages = ("av", "numpy", "opencv-python", "torch", "transformers", "diffusers")
     return RunInfo(
         method=name,
         track=generation.track.name,
         variant=variant,
-        card=method.card(),
+        card=card,
         references="shuffled" if shuffled else "own",
         reference_seed=generation.shuffled_references,
-        dataset=digest_of(content),
-        versions={"python": python_version(), **package_versions(("av", "numpy", "opencv-python", "torch"))},
+        dataset=dataset_digest(generation.track),
+        versions={"python": python_version(), **package_versions(packages)},
         commit=source_commit(),
     )
 
 
-def _write_run_info(folder: Path, info: RunInfo) -> None:
-    """Write `run.json`, or see that the one there describes the same run: one folder never mixes two
-    settings.
-    """
-    path = folder / RUN_FILE
-    if not path.is_file():
-        write_run(path, info)
-        return
-    there = read_run(path)
-    fixed = ("method", "track", "variant", "card", "references", "reference_seed", "dataset")
-    different = [name for name in fixed if getattr(there, name) != getattr(info, name)]
-    if different:
-        raise UserError(
-            f"{folder} was generated with another {', '.join(different)}; "
-            "choose another --name or --out, or remove that folder"
-        )
+def _make(
+    method: Method,
+    generation: Generation,
+    name: str,
+    folder: Path,
+    wanted: Sequence[tuple[Sample, int]],
+) -> dict[tuple[str, int], str]:
+    """Load the method and make these videos; the reasons of those that failed."""
+    environment = Environment(
+        device=resolve_device(generation.device, needs_torch=method.needs_torch),
+        threads=usable_cores(),
+        weights=generation.weights,
+    )
+    try:
+        method.load(environment)
+    except MissingWeights as error:
+        raise UserError(f"{method.name} cannot run: {one_line(error)}") from None
+    failures: dict[tuple[str, int], str] = {}
+    try:
+        with Progress(f"generating {name}", len(wanted)) as progress:
+            method.on_step = progress.part
+            for sample, seed in wanted:
+                progress.begin(sample.id)
+                reason = _generate_one(method, sample, seed, _video_path(folder, sample, seed), progress)
+                if reason is not None:
+                    failures[sample.id, seed] = reason
+                    progress.say(f"{sample.id}, seed {seed}: {reason}")
+                progress.step()
+    finally:
+        method.on_step = silent
+        method.close()
+    return failures
 
 
 def _video_path(folder: Path, sample: Sample, seed: int) -> Path:
     return folder / f"seed-{seed}" / f"{sample.id}.mp4"
 
 
+def _error_path(video: Path) -> Path:
+    return video.with_name(f"{video.stem}{ERROR_SUFFIX}")
+
+
 def _generate_one(method: Method, sample: Sample, seed: int, path: Path, progress: Progress) -> str | None:
     """Make one video; the reason where that failed."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    error_file = path.with_name(f"{sample.id}{ERROR_SUFFIX}")
+    error_file = _error_path(path)
     partial = path.with_name(f".{sample.id}.{os.getpid()}.partial")
     try:
         made = method.generate(sample, seed)
         if isinstance(made, Frames):
             padding = write_video(partial, made.images, made.fps).note
-            if padding:
-                progress.say(f"{sample.id}: {padding}")
+            for remark in (*made.notes, *([padding] if padding else [])):
+                progress.say(f"{sample.id}: {one_line(remark)}")
         else:
             _copy(made, partial)
         partial.replace(path)

@@ -18,7 +18,10 @@ SECONDS_BETWEEN_LINES = 10.0
 
 
 class Progress:
-    """Counts `total` steps; `step()` after each, `say()` for a line that must not disturb the bar."""
+    """Counts `total` steps; `step()` after each, `say()` for a line that must not disturb the bar.
+
+    A step that takes long may show its own: `begin()`, then `part(done, total)` as it goes on.
+    """
 
     def __init__(self, description: str, total: int) -> None:
         self._description = description
@@ -28,6 +31,9 @@ class Progress:
         self._bar: RichProgress | None = None
         self._task: TaskID | None = None
         self._started = self._last_line = time.monotonic()
+        self._part_name = ""
+        self._part_started = self._started
+        self._part_task: TaskID | None = None
 
     def __enter__(self) -> Self:
         if self._screen.is_terminal:
@@ -53,6 +59,7 @@ class Progress:
 
     def step(self, description: str | None = None) -> None:
         """One more step is done; `description` names what is at hand."""
+        self._end_part()
         self._done += 1
         now = time.monotonic()
         rate = self._done / max(now - self._started, 1e-9)
@@ -69,6 +76,39 @@ class Progress:
             self.say(
                 f"{self._description}: {self._done}/{self._total}, {_rate_text(rate)}, {remaining} remaining"
             )
+
+    def begin(self, name: str) -> None:
+        """A step begins that may report its parts under this name."""
+        self._end_part()
+        self._part_name = name
+        self._part_started = time.monotonic()
+
+    def part(self, done: int, total: int) -> None:
+        """`done` of `total` parts of the current step are done: a second bar, elsewhere a line now and
+        then.
+        """
+        now = time.monotonic()
+        if done <= 0:
+            # What came before the first part (encoding a prompt, say) must not slow the rate.
+            self._part_started = now
+            return
+        each = (now - self._part_started) / done
+        if self._bar is not None:
+            if self._part_task is None:
+                self._part_task = self._bar.add_task(self._part_name, total=total, rate="")
+            self._bar.update(
+                self._part_task, completed=done, total=total, rate=_rate_text(1 / max(each, 1e-9))
+            )
+        elif now - self._last_line >= SECONDS_BETWEEN_LINES:
+            self._last_line = now
+            remaining = _duration_text(max(total - done, 0) * each)
+            rate = _rate_text(1 / max(each, 1e-9))
+            self.say(f"{self._part_name}: step {done}/{total}, {rate}, {remaining} remaining")
+
+    def _end_part(self) -> None:
+        if self._bar is not None and self._part_task is not None:
+            self._bar.remove_task(self._part_task)
+        self._part_task = None
 
     def say(self, text: str) -> None:
         """A line above the bar."""

@@ -173,7 +173,7 @@ def test_bfloat16_rounds_what_the_network_sees_and_not_the_step(sampler: WanSamp
 def test_steps_are_reported(sampler: WanSampler) -> None:
     heard: list[tuple[int, int]] = []
     sample(sampler, on_step=lambda done, total: heard.append((done, total)))
-    assert heard == [(1, 2), (2, 2)]
+    assert heard == [(0, 2), (1, 2), (2, 2)]
 
 
 def test_missing_and_damaged_parts(tiny: Path, tmp_path: Path) -> None:

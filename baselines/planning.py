@@ -1,0 +1,326 @@
+"""`refbench plan`: what generating a track would cost, before anything is downloaded or loaded.
+
+Found by the CLI through `refbench.commands`. Sizes and formulas are in `baselines.wan.cost`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from bench.errors import UserError
+
+if TYPE_CHECKING:
+    from baselines.wan.method import WanMethod
+    from bench.sample import Sample
+
+DEFAULT_TRACK = "open-domain"
+# Samples by number of references in OpenS2V-Eval's lists, for planning without the data set: half of
+# Open-Domain_Eval.json has one, 40 have two, 50 three; the other tracks' samples have one each.
+OFFICIAL_REFERENCES = {
+    "open-domain": {1: 90, 2: 40, 3: 50},
+    "human-domain": {1: 60},
+    "single-domain": {1: 90},
+}
+PETA = 1e15
+SECONDS_PER_HOUR = 3600
+
+
+@dataclass(frozen=True, kw_only=True)
+class MethodPlan:
+    """One method's share. `by_references` are costs of one video for each number of references that occurs
+    (as used by the method) with how many videos have it; a method that runs no network of ours has a `note`
+    and zeros.
+    """
+
+    method: str
+    videos: int = 0
+    refused: int = 0
+    by_references: tuple[dict[str, float], ...] = ()
+    weights_gib: Mapping[str, float]
+    peak_gib: Mapping[str, float]
+    fits_with: str | None = None
+    joined_passes_fit: bool | None = None
+    pflop: float = 0.0
+    hours: float = 0.0
+    note: str = ""
+
+
+def plan(
+    names: Annotated[list[str], typer.Argument(metavar="METHOD...", help="Registered methods.")],
+    track: Annotated[
+        str | None, typer.Option("--track", help="open-domain (default), human-domain or single-domain.")
+    ] = None,
+    dataset: Annotated[
+        str | None,
+        typer.Option(
+            "--dataset",
+            metavar="DIR|hub",
+            help="Copy of OpenS2V-Eval. Default: $REFBENCH_DATASET, else the official numbers of references.",
+        ),
+    ] = None,
+    suite: Annotated[
+        Path | None,
+        typer.Option("--suite", metavar="FILE.jsonl", help="Your own samples instead of an official track."),
+    ] = None,
+    settings: Annotated[
+        str, typer.Option("--settings", help="native (the authors') or matched (832x480, 81 frames).")
+    ] = "native",
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="METHOD.KEY=VALUE", help="An option of a method."),
+    ] = None,
+    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Videos for each sample.")] = 1,
+    gpu_memory: Annotated[
+        float | None, typer.Option("--gpu-memory", min=1, metavar="GIB", help="Memory of one GPU.")
+    ] = None,
+    tflops: Annotated[
+        float, typer.Option("--tflops", min=0.001, help="Sustained throughput of one GPU in TFLOP/s.")
+    ] = 450.0,
+    plugin: Annotated[
+        list[Path] | None,
+        typer.Option("--plugin", metavar="FILE.py", help="Python file that registers methods."),
+    ] = None,
+    json: Annotated[
+        bool, typer.Option("--json", help="Print unrounded numbers as JSON for programs instead of tables.")
+    ] = False,
+) -> None:
+    """Estimate tokens, operations, hours and memory of generating a track.
+
+    Analytic, from the sizes of the networks; nothing is loaded. A plan that does not fit says so and is
+    still a plan. Example: refbench plan phantom-14b vace-14b --track open-domain --gpu-memory 80
+    """
+    from bench.console import print_json
+    from bench.registry import load_plugins, methods
+
+    load_plugins(plugin or [])
+    # The name on the command line may be spelt in another case.
+    chosen = list(dict.fromkeys(methods.get(name).name for name in names))
+    samples, source = planned_samples(track, dataset, suite)
+    options = _options_by_method(set_ or [], chosen)
+    plans = [
+        plan_method(
+            name, options.get(name, {}), samples, settings=settings, seeds=seeds, memory=gpu_memory,
+            tflops=tflops,
+        )
+        for name in chosen
+    ]  # fmt: skip
+    if json:
+        print_json(
+            {
+                "track": track or (suite.stem if suite is not None else DEFAULT_TRACK),
+                "references_from": source,
+                "samples": len(samples),
+                "seeds": seeds,
+                "settings": settings,
+                "gpu_memory_gib": gpu_memory,
+                "tflops": tflops,
+                "methods": [asdict(one) for one in plans],
+                "total": {
+                    "videos": sum(one.videos for one in plans),
+                    "pflop": sum(one.pflop for one in plans),
+                    "hours": sum(one.hours for one in plans),
+                },
+            }
+        )
+        return
+    _print_plans(plans, samples, source, memory=gpu_memory, tflops=tflops)
+
+
+def planned_samples(
+    track: str | None, dataset: str | None, suite: Path | None
+) -> tuple[Sequence[Sample], str]:
+    """The samples to plan for, and where their numbers of references come from.
+
+    Without a data set, stand-ins with the official numbers. Raises UserError as reading the data set does.
+    """
+    import os
+
+    from bench.dataset import DATASET_VARIABLE, OFFICIAL_TRACKS, load_suite, load_track
+
+    if suite is not None:
+        if track is not None or dataset is not None:
+            raise UserError("--suite is a track of its own: leave --track and --dataset out")
+        return load_suite(suite).samples, str(suite)
+    name = track or DEFAULT_TRACK
+    if dataset is not None or os.environ.get(DATASET_VARIABLE) or name not in OFFICIAL_TRACKS:
+        return load_track(name, dataset).samples, "the data set"
+    counts = OFFICIAL_REFERENCES[name]
+    stand_ins = [_stand_in(count) for count, samples in counts.items() for _ in range(samples)]
+    return stand_ins, "OpenS2V-Eval's published counts"
+
+
+def _stand_in(references: int) -> Sample:
+    from bench.sample import Reference, Sample
+
+    one = Reference(path="reference.png", root=Path(), label="", kind="object")
+    return Sample(id="stand-in", category="stand-in", prompt="", references=(one,) * references)
+
+
+def _options_by_method(assignments: list[str], names: Sequence[str]) -> dict[str, dict[str, str]]:
+    from bench.options import parse_assignments
+    from bench.registry import methods
+
+    result: dict[str, dict[str, str]] = {}
+    for key, value in parse_assignments(assignments).items():
+        # A method's name may hold a dot (vace-1.3b), an option's name may not.
+        owner, dot, option = key.rpartition(".")
+        if not dot:
+            raise UserError(f"--set {key} needs the method's name before it: METHOD.{key}=…")
+        name = methods.get(owner).name
+        if name not in names:
+            raise UserError(f"--set {key}: {name} is not among the methods to plan")
+        result.setdefault(name, {})[option] = value
+    return result
+
+
+def plan_method(
+    name: str,
+    assignments: Mapping[str, str],
+    samples: Sequence[Sample],
+    *,
+    settings: str,
+    seeds: int,
+    memory: float | None,
+    tflops: float,
+) -> MethodPlan:
+    """One method's plan. Raises UserError for options that the method has not."""
+    from baselines.wan.method import WanMethod
+    from bench.options import build_options
+    from bench.registry import methods
+
+    method_class = methods.get(name)
+    if issubclass(method_class, WanMethod):
+        values = {"settings": settings, **assignments}
+        method = method_class(build_options(method_class.Options, values, f"the method {name}"))
+        return _plan_wan(method, samples, seeds=seeds, memory=memory, tflops=tflops)
+    if assignments:
+        build_options(method_class.Options, assignments, f"the method {name}")
+    return MethodPlan(
+        method=name,
+        videos=len(samples) * seeds,
+        weights_gib={},
+        peak_gib={},
+        note="runs no network of this project: nothing to count",
+    )
+
+
+def _plan_wan(
+    method: WanMethod, samples: Sequence[Sample], *, seeds: int, memory: float | None, tflops: float
+) -> MethodPlan:
+    from baselines.wan import cost
+
+    spec, settings, options = method.spec, method.settings, method.options
+    kept = [sample for sample in samples if method.refuses(sample) is None]
+    counts = Counter(cost.references_used(spec, len(sample.references)) for sample in kept)
+    costs = {count: cost.video_cost(spec, settings, count) for count in sorted(counts)}
+    pflop = sum(counts[count] * one.flops for count, one in costs.items()) * seeds / PETA
+    most = max(counts, default=0)
+    passes = cost.needed_passes(spec, settings, options)
+    joined = cost.passes_per_step(spec, settings)
+    memory_facts: dict[str, Any] = {
+        "parameter_bytes": cost.parameter_bytes_of(options),
+        "vae_tiling": options.vae_tiling,
+    }
+    peaks = cost.peak_gib(spec, settings, most, joined_passes=passes, **memory_facts)
+    fits_with, joined_fit = None, None
+    if memory is not None:
+        fits_with = cost.fits(spec, settings, memory, references=most, joined_passes=passes, **memory_facts)
+        if fits_with is not None:
+            together = cost.peak_gib(spec, settings, most, joined_passes=joined, **memory_facts)
+            joined_fit = together[fits_with] <= memory
+    return MethodPlan(
+        method=spec.name,
+        videos=len(kept) * seeds,
+        refused=(len(samples) - len(kept)) * seeds,
+        by_references=tuple(
+            {
+                "references": count,
+                "videos": counts[count] * seeds,
+                "tokens": one.tokens,
+                "calls": one.calls,
+                "pflop": one.flops / PETA,
+            }
+            for count, one in costs.items()
+        ),
+        weights_gib=cost.weights_gib(spec, parameter_bytes=cost.parameter_bytes_of(options)),
+        peak_gib={str(offload): peak for offload, peak in peaks.items()},
+        fits_with=fits_with,
+        joined_passes_fit=joined_fit,
+        pflop=pflop,
+        hours=pflop * PETA / (tflops * 1e12) / SECONDS_PER_HOUR,
+    )
+
+
+def _print_plans(
+    plans: Sequence[MethodPlan],
+    samples: Sequence[Sample],
+    source: str,
+    *,
+    memory: float | None,
+    tflops: float,
+) -> None:
+    from bench.console import console, print_text, table
+
+    columns = ["method", "videos", "refs × videos", "tokens\na call", "calls\na video",
+               "weights GiB\nnet+text+VAE(+CLIP)", "peak GiB\nresident", "model\noffload", "group\noffload",
+               "PFLOP\na video", "PFLOP", "hours"]  # fmt: skip
+    console().print(table(f"{len(samples)} samples, references from {source}", columns, _rows(plans)))
+    for one in plans:
+        for line in _remarks(one, memory):
+            print_text(f"{one.method}: {line}")
+    videos, pflop, hours = (sum(getattr(one, name) for one in plans) for name in ("videos", "pflop", "hours"))
+    print_text(
+        f"in all: {videos} videos, {pflop:,.0f} PFLOP, {hours:,.1f} GPU hours at {tflops:g} TFLOP/s "
+        "sustained (the transformer; text, VAE and writing come on top)"
+    )
+
+
+def _rows(plans: Sequence[MethodPlan]) -> list[list[str]]:
+    rows = []
+    for one in plans:
+        if not one.weights_gib:
+            rows.append([one.method, str(one.videos), *["–"] * 8, "0", "0.0"])
+            continue
+        kinds = one.by_references
+        rows.append(
+            [
+                one.method,
+                str(one.videos),
+                _each(f"{kind['references']}×{kind['videos']}" for kind in kinds),
+                _each(f"{kind['tokens']:,}" for kind in kinds),
+                _each(str(kind["calls"]) for kind in kinds[:1]),
+                " + ".join(f"{size:.1f}" for size in one.weights_gib.values()),
+                *(f"{peak:.1f}" for peak in one.peak_gib.values()),
+                _each(f"{kind['pflop']:,.1f}" for kind in kinds),
+                f"{one.pflop:,.0f}",
+                f"{one.hours:,.1f}",
+            ]
+        )
+    return rows
+
+
+def _each(texts: Any) -> str:
+    return "\n".join(dict.fromkeys(texts)) or "–"
+
+
+def _remarks(one: MethodPlan, memory: float | None) -> list[str]:
+    """What a table cannot say: refusals, and whether it fits."""
+    lines = [one.note] if one.note else []
+    if one.refused:
+        lines.append(f"{one.refused} videos are refused for their number of references and not counted")
+    if memory is None or not one.weights_gib:
+        return lines
+    if one.fits_with is None:
+        least = min(one.peak_gib.values())
+        lines.append(f"does not fit into {memory:g} GiB, with no offload (at least {least:.1f} GiB)")
+    else:
+        how = "resident" if one.fits_with == "none" else f"with --set offload={one.fits_with}"
+        passes = "joined in one call" if one.joined_passes_fit else "in separate calls"
+        lines.append(f"fits into {memory:g} GiB {how}, guidance passes {passes}")
+    return lines

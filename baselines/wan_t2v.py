@@ -1,0 +1,86 @@
+"""wan-t2v-1.3b, wan-t2v-14b: Wan2.1 text to video, the control that never looks at the references.
+
+What a generator earns from the prompt alone. A method whose FaceSim is not clearly above this row's has not
+used its references.
+
+Source: Wan-Video/Wan2.1@9737cba, `generate.py`: 50 UniPC steps, shift 5.0, guidance 5.0, 81 frames at 16 fps
+(shift 3.0 at 480p is its default for image-to-video alone). Its README advises guidance 6 and shift 8 to 12
+for the 1.3B network: `--set guidance=text=6 --set shift=8`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from baselines.wan.method import WanMethod
+from baselines.wan.prompts import WAN_NEGATIVE
+from baselines.wan.spec import WAN_1_3B, WAN_14B, WanSettings, WanSpec, WanWeights
+from bench.registry import methods
+from bench.sample import Sample
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from baselines.wan.conditioning import Conditioner
+
+NATIVE = WanSettings(guidance={"text": 5.0}, negative_prompt=WAN_NEGATIVE)
+
+
+class TextToVideoMethod(WanMethod):
+    """What both sizes share."""
+
+    def conditioner(self, sample: Sample, seed: int) -> Conditioner:
+        """Nothing but the text."""
+        from baselines.wan.conditioning import NoReferences
+
+        return NoReferences()
+
+    def network_class(self) -> Any:
+        """The family's network, here without references."""
+        from baselines.wan.transformer import ReferenceWanTransformer3DModel
+
+        return ReferenceWanTransformer3DModel
+
+    def _references(self, sample: Sample) -> list[Image.Image]:
+        # Not even opened: an image that is missing is nothing to this control.
+        return []
+
+
+def _spec(**facts: Any) -> WanSpec:
+    return WanSpec(
+        licence="Apache-2.0",
+        native=NATIVE,
+        guidance_rule="text",
+        max_references=None,
+        needs_references=False,
+        reference_preparation="references are not looked at",
+        reference_frames=0,
+        **facts,
+    )
+
+
+@methods.register
+class TextToVideo13B(TextToVideoMethod):
+    """Wan2.1-T2V-1.3B."""
+
+    spec = _spec(
+        name="wan-t2v-1.3b",
+        summary="control: Wan2.1 text to video 1.3B, references unused",
+        base_model="Wan2.1-T2V-1.3B",
+        weights=WanWeights(transformer="wan2.1-t2v-1.3b", base="wan2.1-t2v-1.3b"),
+        network=WAN_1_3B,
+    )
+
+
+@methods.register
+class TextToVideo14B(TextToVideoMethod):
+    """Wan2.1-T2V-14B."""
+
+    spec = _spec(
+        name="wan-t2v-14b",
+        summary="control: Wan2.1 text to video 14B, references unused",
+        base_model="Wan2.1-T2V-14B",
+        weights=WanWeights(transformer="wan2.1-t2v-14b", base="wan2.1-t2v-14b"),
+        network=WAN_14B,
+        deviations=("832×480 as the other methods; the script's default size is 1280×720",),
+    )

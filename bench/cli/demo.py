@@ -1,0 +1,107 @@
+"""The command that shows the whole flow without data or weights: demo."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bench.cli.work import DEFAULT_TRACK, exit_on_failure, other_command, run_all
+from bench.errors import UserError
+
+DEMO_MARK = ".refbench-demo"
+# Needs no weights and asks nobody: a demonstration must not spend anyone's money.
+DEMO_METRIC = "motion-amplitude"
+DEMO_METHODS = ["static-reference", "pan-reference", "noise"]
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Add this module's command."""
+    app.command()(demo)
+
+
+def demo(
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where everything goes.")] = Path(
+        "demo-output"
+    ),
+) -> None:
+    """See the whole flow in a minute, without data or weights.
+
+    Draws a small benchmark in OpenS2V-Eval's format, generates it with the control methods, scores what needs
+    no weights, recomputes the published leaderboards and writes a report.
+    """
+    from bench.console import print_text
+    from bench.dataset import load_track
+    from bench.demo.dataset import write_demo_dataset
+
+    dataset, mark = out / "dataset", out / DEMO_MARK
+    if dataset.exists() and not mark.exists():
+        raise UserError(f"{dataset} exists and is not the demo's: choose another --out")
+    out.mkdir(parents=True, exist_ok=True)
+    mark.touch()
+    write_demo_dataset(dataset)
+    demo_track = load_track(DEFAULT_TRACK, dataset)
+    print_text(f"Demo benchmark: {len(demo_track.samples)} drawn samples in {dataset}\n")
+    small = [
+        f"{method}.{key}={value}"
+        for method in DEMO_METHODS
+        for key, value in {"width": 416, "height": 240, "num_frames": 25}.items()
+    ]
+    done, failed = run_all(
+        DEMO_METHODS,
+        demo_track,
+        seeds=[0],
+        assignments=small,
+        shared={},
+        metrics=DEMO_METRIC,
+        workers=1,
+        plugins=(),
+        runs=out / "runs",
+        out=out / "results",
+    )
+    other_command("report")(stores=[one.store for one in done], out=out / "report")
+    _recompute_leaderboards(out / "leaderboards")
+    _print_unscored()
+    print_text(f"Report: {out / 'report' / 'report.html'}")
+    exit_on_failure(done, failed=failed)
+
+
+def _recompute_leaderboards(folder: Path) -> None:
+    """All published leaderboards as text files; the one that most papers show also on the screen."""
+    from contextlib import redirect_stdout
+
+    from bench.console import print_text
+    from bench.dataset import OFFICIAL_TRACKS
+    from bench.protocol import PROTOCOLS
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for track in OFFICIAL_TRACKS:
+        for protocol in PROTOCOLS:
+            file = folder / f"{track}_{protocol}.txt"
+            with file.open("w", encoding="utf-8") as text, redirect_stdout(text):
+                other_command("leaderboard")(track=track, protocol=protocol)
+    print_text("")
+    other_command("leaderboard")(track=DEFAULT_TRACK)
+    print_text(f"all published leaderboards, recomputed: {folder}")
+
+
+def _print_unscored() -> None:
+    """Which components of TotalScore the demonstration leaves out, and what each would need."""
+    from bench.component import COMPONENTS
+    from bench.console import print_text
+    from bench.metric import Environment
+    from bench.registry import metrics
+    from bench.runner.scoring import make_metric
+    from bench.weights import weights_folder
+
+    print_text(f"\nScored: {DEMO_METRIC}. Not scored, so there is no TotalScore:")
+    environment = Environment(weights=weights_folder(None))
+    for component in COMPONENTS.values():
+        if component.metric == DEMO_METRIC:
+            continue
+        reason = "no metric of that name is installed"
+        if component.metric in metrics.names():
+            metric = make_metric(component.metric, {})
+            reason = metric.unavailable(environment) or "could be scored here; the demo leaves it out"
+        print_text(f"  {component.label}: {reason}")

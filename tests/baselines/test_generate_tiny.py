@@ -1,0 +1,203 @@
+"""Every Wan generator through the command line: references → latents → loop → mp4 → score, with tiny weights.
+
+The two samples are OpenS2V-Eval's own where its files are at hand, else drawn ones with as many references.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+pytest.importorskip("torch", reason="the generators need the extra 'baselines'")
+pytest.importorskip("diffusers", reason="the generators need the extra 'baselines'")
+
+from bench.cli.main import app
+from bench.dataset import load_track
+from bench.demo.dataset import write_demo_dataset
+from bench.registry import methods
+from bench.run_folder import read_run
+from bench.video import Video
+
+SAMPLES = ("faceobj_14", "singleface_3")
+SMALL = {"width": 96, "height": 64, "num_frames": 17, "steps": 2}
+WAN_METHODS = sorted(name for name in methods.names() if hasattr(methods.get(name), "spec"))
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tiny-weights")
+    assert CliRunner().invoke(app, ["weights", "make-tiny", str(folder)]).exit_code == 0
+    return folder
+
+
+def suite_of(entries: dict[str, Any], folder: Path) -> Path:
+    lines = [
+        {"id": key, "prompt": e["prompt"], "references": e["img_paths"], "labels": e["class_label"]}
+        for key, e in entries.items()
+    ]
+    (folder / "two.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return folder / "two.jsonl"
+
+
+@pytest.fixture(scope="module")
+def suite(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The real prompts with their stand-in images, or two drawn samples."""
+    folder = tmp_path_factory.mktemp("two-samples")
+    shared = os.environ.get("REFBENCH_SHARED")
+    if shared:
+        data = Path(shared) / "data/opens2v_eval"
+        entries = json.loads((data / "Open-Domain_Eval.json").read_text())
+        for name in SAMPLES:
+            for path in entries[name]["img_paths"]:
+                (folder / path).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(data / path, folder / path)
+        return suite_of({name: entries[name] for name in SAMPLES}, folder)
+    write_demo_dataset(folder)
+    entries = json.loads((folder / "Open-Domain_Eval.json").read_text())
+    chosen = [next(key for key, e in entries.items() if len(e["img_paths"]) == count) for count in (3, 1)]
+    return suite_of(dict(zip(SAMPLES, (entries[key] for key in chosen), strict=True)), folder)
+
+
+def refbench(*words: object, expect: int = 0) -> Any:
+    done = CliRunner().invoke(app, [str(word) for word in words], catch_exceptions=False)
+    assert done.exit_code == expect, done.output
+    return done
+
+
+def small() -> list[str]:
+    return [f"--set={key}={value}" for key, value in SMALL.items()]
+
+
+@pytest.mark.parametrize("name", WAN_METHODS)
+def test_generated_and_scored(name: str, suite: Path, tiny: Path, tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    base = ("generate", name, "--suite", suite, "--weights", tiny, *small(), "--out", runs)
+    refbench(*base)
+    (folder,) = (runs / name).iterdir()
+    info = read_run(folder / "run.json")
+    spec = methods.get(name).spec
+    assert info.card is not None
+    assert info.card.generated_frames == SMALL["num_frames"]
+    # Made-up weights are another variant of the run, whose scores stand beside no real one's.
+    assert info.variant == ("plain" if name == "refalign-tiny" else "tiny-weights")
+    assert all("tiny:" in digest or "random" in digest for digest in info.card.weights.values())
+    for sample in SAMPLES:
+        probe = Video(folder / f"seed-0/{sample}.mp4").probe
+        assert (probe.width, probe.height) == (SMALL["width"], SMALL["height"])
+        assert probe.frames == info.card.num_frames == SMALL["num_frames"] - spec.native.dropped_frames
+        assert probe.fps == pytest.approx(spec.native.fps, rel=1e-3)
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*.mp4")}
+    refbench(*base)
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*.mp4")} == before
+    scored = refbench(
+        "evaluate",
+        folder,
+        "--suite",
+        suite,
+        "--metrics",
+        "motion-amplitude",
+        "--out",
+        tmp_path / "r",
+        "--json",
+    )
+    (board,) = json.loads(scored.stdout)
+    assert board["components"]["motion_amplitude"]["scored"] == 2
+    assert board["total_score"] is None
+
+
+def test_native_and_matched_are_two_runs(suite: Path, tiny: Path, tmp_path: Path) -> None:
+    card = json.loads(refbench("methods", "show", "phantom-14b", "--json").stdout)["card"]
+    matched = json.loads(
+        refbench("methods", "show", "phantom-14b", "--set", "settings=matched", "--json").stdout
+    )["card"]
+    assert (card["num_frames"], matched["num_frames"]) == (121, 81)
+    assert card["weights"] == {
+        "phantom": "bytedance-research/Phantom",
+        "wan2.1-t2v-14b (base)": "Wan-AI/Wan2.1-T2V-14B-Diffusers",
+    }
+    base = ("generate", "phantom-1.3b", "--suite", suite, "--weights", tiny, *small(), "--out", tmp_path)
+    refbench(*base, "--limit", 1)
+    done = CliRunner().invoke(app, [str(word) for word in (*base, "--settings", "matched")])
+    assert "was generated with another card" in str(done.exception)
+
+
+def test_what_is_missing_is_said_before_any_work(suite: Path, tiny: Path, tmp_path: Path) -> None:
+    def complaint(*words: object) -> str:
+        done = CliRunner().invoke(app, [str(word) for word in ("generate", *words, "--suite", suite)])
+        assert "\n" not in str(done.exception)
+        return str(done.exception)
+
+    assert "Wan-AI/Wan2.1-T2V-1.3B-Diffusers is not on disk" in complaint(
+        "phantom-1.3b", "--weights", tmp_path, "--out", tmp_path / "runs"
+    )
+    broken = tmp_path / "broken"
+    shutil.copytree(tiny, broken)
+    base = "Wan-AI/Wan2.1-T2V-1.3B-Diffusers"
+    shutil.rmtree(broken / base / "text_encoder")
+    assert "has no text encoder" in complaint("phantom-1.3b", "--weights", broken)
+    magref = tiny / "MAGREF-Video/MAGREF"
+    words = ("refalign-1.3b", "--weights", tiny, *small(), "--out", tmp_path / "runs")
+    assert "checkpoint of another method" in complaint(*words, "--set", f"transformer={magref}")
+    assert "does not exist" in complaint(*words, "--set", f"transformer={tmp_path / 'nowhere'}")
+
+
+def test_a_bad_reference_fails_its_sample_alone(suite: Path, tmp_path: Path) -> None:
+    shutil.copytree(suite.parent, tmp_path / "data")
+    track = load_track_of(tmp_path / "data" / suite.name)
+    track[1].references[0].file.write_bytes(b"not an image")
+    done = refbench(
+        "generate", "refalign-tiny", "--suite", tmp_path / "data" / suite.name, *small(),
+        "--out", tmp_path / "runs", expect=1,
+    )  # fmt: skip
+    assert "cannot be read" in done.output
+    assert len(list((tmp_path / "runs").rglob("*.mp4"))) == 1
+
+
+def load_track_of(suite: Path) -> Any:
+    from bench.dataset import load_suite
+
+    return load_suite(suite).samples
+
+
+def test_killed_generation_resumes_without_damaged_or_doubled_videos(tmp_path: Path) -> None:
+    write_demo_dataset(tmp_path / "dataset")
+    expected = [sample.id for sample in load_track("open-domain", tmp_path / "dataset").samples[:6]]
+    command = [
+        sys.executable, "-c", "from bench.cli.main import main; main()", "generate", "refalign-tiny",
+        "--dataset", str(tmp_path / "dataset"), "--limit", "6", *small(), "--set=steps=6",
+        "--set=overflow=first", "--out", str(tmp_path / "runs"),
+    ]  # fmt: skip
+    command = [word for word in command if word != "--set=steps=2"]
+    generator = random.Random(5)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    kills = 0
+    while kills < 3:
+        process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.DEVNULL, env=environment)
+        started, before = time.monotonic(), len(list((tmp_path / "runs").rglob("*.mp4")))
+        while process.poll() is None and len(list((tmp_path / "runs").rglob("*.mp4"))) == before:
+            assert time.monotonic() - started < 200
+            time.sleep(0.02)
+        time.sleep(generator.uniform(0, 0.3))
+        if process.poll() is not None:
+            break
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        kills += 1
+        for file in (tmp_path / "runs").rglob("*.mp4"):
+            if not file.name.startswith("."):
+                assert Video(file).probe.frames == SMALL["num_frames"]
+    assert kills
+    subprocess.run(command, cwd=tmp_path, env=environment, check=True, capture_output=True)
+    made = sorted(file.name for file in (tmp_path / "runs").rglob("*.mp4"))
+    assert made == sorted(f"{name}.mp4" for name in expected)

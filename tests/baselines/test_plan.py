@@ -1,0 +1,387 @@
+"""The planner: its sizes against released manifests and real networks, its operations against the published
+table and torch's counter, its memory against live tensors, and the command.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import weakref
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from baselines.planning import OFFICIAL_REFERENCES, plan
+from baselines.vace import Vace13B, Vace14B
+from baselines.wan import cost
+from baselines.wan.method import WanMethod
+from baselines.wan.spec import WAN_1_3B, WAN_14B, WanNetwork, WanOptions, resolved_settings
+from bench.dataset import OFFICIAL_TRACKS
+from bench.errors import UserError
+from bench.registry import methods
+
+MAGREF_LIKE = replace(WAN_14B, in_channels=36, image_branch=True)
+# Summary table of the baselines' fact sheet: tokens in thousands, calls, PFLOP of one video, one reference.
+PUBLISHED = {
+    "vace-1.3b": (34, 100, 47),
+    "vace-p1.3b": (34, 100, 47),
+    "vace-14b": (34, 100, 234),
+    "phantom-1.3b": (34, 150, 47),
+    "phantom-14b": (50, 150, 520),
+    "skyreels-a2-p14b": (33, 100, 182),
+    "magref-480p": (33, 80, 145),
+    "kaleido-14b": (39, 100, 240),
+}
+
+app = typer.Typer()
+app.command()(plan)
+
+
+def planned(*arguments: object) -> Any:
+    done = CliRunner().invoke(app, [*map(str, arguments), "--json"])
+    assert done.exit_code == 0, done.output
+    return json.loads(done.output)
+
+
+def diffusers_network(network: WanNetwork) -> Any:
+    """The network of these sizes, without memory."""
+    torch = pytest.importorskip("torch", reason="the generators need the extra 'baselines'")
+    diffusers = pytest.importorskip("diffusers", reason="the generators need the extra 'baselines'")
+    settings: dict[str, Any] = {
+        "num_attention_heads": network.heads,
+        "attention_head_dim": network.width // network.heads,
+        "in_channels": network.in_channels,
+        "ffn_dim": network.ffn_width,
+        "num_layers": network.layers,
+    }
+    if network.image_branch:
+        settings |= {"image_dim": 1280, "added_kv_proj_dim": network.width}
+    with torch.device("meta"):
+        if not network.extra_blocks:
+            return diffusers.WanTransformer3DModel(**settings)
+        step = -(-network.layers // network.extra_blocks)
+        layers = list(range(0, network.layers, step))
+        return diffusers.WanVACETransformer3DModel(**settings, vace_layers=layers)
+
+
+def numel(model: Any) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def test_parameters_are_those_of_the_released_manifests(golden: Callable[[str], Any]) -> None:
+    for network, name in ((WAN_1_3B, "1.3b"), (WAN_14B, "14b")):
+        manifest = golden(f"refalign/manifests/refalign_{name}.json")
+        assert cost.parameter_count(network) == manifest["n_parameters_without_projectors"]
+
+
+@pytest.mark.parametrize(
+    "network",
+    [Vace13B.spec.network, Vace14B.spec.network, MAGREF_LIKE],
+    ids=["vace-1.3b", "vace-14b", "i2v-14b"],
+)
+def test_parameters_are_those_of_the_networks(network: WanNetwork) -> None:
+    assert cost.parameter_count(network) == numel(diffusers_network(network))
+
+
+def test_parameters_of_the_base_models() -> None:
+    torch = pytest.importorskip("torch", reason="the generators need the extra 'baselines'")
+    diffusers = pytest.importorskip("diffusers", reason="the generators need the extra 'baselines'")
+    from transformers import CLIPVisionConfig, CLIPVisionModel, UMT5Config, UMT5EncoderModel
+
+    umt5 = UMT5Config(
+        vocab_size=256_384, d_model=4096, d_kv=64, d_ff=10_240, num_layers=24, num_heads=64,
+        feed_forward_proj="gated-gelu",
+    )  # fmt: skip
+    clip = CLIPVisionConfig(
+        hidden_size=1280, intermediate_size=5120, num_hidden_layers=32, num_attention_heads=16, patch_size=14
+    )
+    with torch.device("meta"):
+        assert numel(UMT5EncoderModel(umt5)) == cost.TEXT_ENCODER_PARAMETERS
+        assert numel(CLIPVisionModel(clip)) == cost.IMAGE_ENCODER_PARAMETERS
+        assert numel(diffusers.AutoencoderKLWan()) == cost.VAE_PARAMETERS
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_operations_of_the_published_table(name: str) -> None:
+    if name not in methods.names():
+        pytest.skip(f"{name} is not registered")
+    method = methods.get(name)
+    assert issubclass(method, WanMethod)
+    found = cost.video_cost(method.spec, method.spec.native, 1)
+    tokens, calls, pflop = PUBLISHED[name]
+    assert round(found.tokens / 1000) == tokens
+    assert found.calls == calls
+    assert found.flops / 1e15 == pytest.approx(pflop, rel=0.015)
+
+
+def test_phantom_at_matched_settings() -> None:
+    spec = methods.get("phantom-14b").spec
+    assert cost.video_cost(spec, spec.matched(), 1).flops / 1e15 == pytest.approx(292, rel=0.01)
+
+
+@pytest.mark.parametrize("network", [WAN_1_3B, WAN_14B, Vace13B.spec.network], ids=["1.3b", "14b", "vace"])
+def test_operations_against_torch_s_counter(network: WanNetwork) -> None:
+    """The whole network at 832×480, 81 frames, on shapes alone; attention is added as the counter knows no
+    kernel of it here.
+    """
+    torch = pytest.importorskip("torch", reason="the generators need the extra 'baselines'")
+    from torch.utils.flop_counter import FlopCounterMode
+
+    model = diffusers_network(network)
+    spec = replace(Vace13B.spec, network=network, reference_frames=0)
+    counted, attended = 0.0, []
+
+    def attention(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> Any:
+        attended.append(4.0 * query.shape[-2] * key.shape[-2] * query.shape[1] * query.shape[3])
+        return torch.empty_like(query)
+
+    inputs = {
+        "hidden_states": torch.empty(1, 16, 21, 60, 104, device="meta"),
+        "timestep": torch.empty(1, device="meta"),
+        "encoder_hidden_states": torch.empty(1, 512, 4096, device="meta"),
+    }
+    if network.extra_blocks:
+        inputs["control_hidden_states"] = torch.empty(1, 96, 21, 60, 104, device="meta")
+    with pytest.MonkeyPatch.context() as patch, torch.no_grad(), FlopCounterMode(display=False) as counter:
+        patch.setattr(torch.nn.functional, "scaled_dot_product_attention", attention)
+        model(**inputs)
+    blocks = network.layers + network.extra_blocks
+    assert len(attended) == 2 * blocks
+    counted = counter.get_total_flops() + sum(attended)
+    settings = replace(spec.native, steps=1, guidance={"text": 1.0})
+    estimate = cost.video_cost(spec, settings, 0)
+    assert estimate.calls == 1
+    assert 1.0 < estimate.flops / counted < 1.09
+
+
+class LiveBytes:
+    """Bytes of the tensors that are alive at once: every new storage is followed until it is freed."""
+
+    def __init__(self) -> None:
+        self.now = self.peak = 0
+        self._known: dict[int, int] = {}
+
+    def follow(self, tensor: Any) -> None:
+        storage = tensor.untyped_storage()
+        key = storage._cdata
+        if key in self._known:
+            return
+        self._known[key] = storage.nbytes()
+        self.now += storage.nbytes()
+        self.peak = max(self.peak, self.now)
+        weakref.finalize(storage, self._freed, key)
+
+    def _freed(self, key: int) -> None:
+        self.now -= self._known.pop(key)
+
+
+def working_bytes(torch: Any, run: Callable[[], Any], module: Any) -> int:
+    """Peak of what is alive beside a module's parameters while `run` runs."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+    from torch.utils._pytree import tree_leaves
+
+    live = LiveBytes()
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            made = function(*args, **(kwargs or {}))
+            for leaf in tree_leaves(made):
+                if isinstance(leaf, torch.Tensor):
+                    live.follow(leaf)
+            return made
+
+    with torch.no_grad(), Watch():
+        for parameter in module.parameters():
+            live.follow(parameter.data)
+        weights, live.peak = live.now, 0
+        run()
+    return live.peak - weights
+
+
+@pytest.mark.parametrize(("ratio", "extra"), [(5.833, 0), (2.7, 0), (5.833, 2), (2.7, 2)])
+def test_working_memory_of_the_transformer(ratio: float, extra: int) -> None:
+    """Measured on a small network with the feed-forward ratio of 1.3B (5.8) or 14B (2.7)."""
+    torch = pytest.importorskip("torch", reason="the generators need the extra 'baselines'")
+    pytest.importorskip("diffusers", reason="the generators need the extra 'baselines'")
+    from baselines.wan.checkpoint import stays_float32
+    from baselines.wan.transformer import ReferenceWanTransformer3DModel
+    from baselines.wan.vace import VaceTransformer3DModel
+
+    heads, layers = 8, 2
+    width = heads * 128
+    settings = {"num_attention_heads": heads, "ffn_dim": int(ratio * width), "num_layers": layers}
+    model = (
+        VaceTransformer3DModel(**settings, vace_layers=list(range(extra)), text_dim=64)
+        if extra
+        else ReferenceWanTransformer3DModel(**settings, text_dim=64)
+    )
+    for key, parameter in model.named_parameters():
+        if not stays_float32(key):
+            parameter.data = parameter.data.bfloat16()
+    half = {"dtype": torch.bfloat16}
+    inputs = {
+        "hidden_states": torch.zeros(1, 16, 4, 32, 32, **half),
+        "timestep": torch.zeros(1),
+        "encoder_hidden_states": torch.zeros(1, 512, 64, **half),
+    }
+    if extra:
+        inputs["control_hidden_states"] = torch.zeros(1, 96, 4, 32, 32, **half)
+    measured = working_bytes(torch, lambda: model(**inputs), model) / (4 * 16 * 16 * width)
+    size = WanNetwork(
+        width=width, ffn_width=int(ratio * width), layers=layers, heads=heads, extra_blocks=extra
+    )
+    assert measured == pytest.approx(cost._working_bytes(size), rel=0.15)
+
+
+def test_working_memory_of_the_decoder() -> None:
+    torch = pytest.importorskip("torch", reason="the generators need the extra 'baselines'")
+    diffusers = pytest.importorskip("diffusers", reason="the generators need the extra 'baselines'")
+    vae = diffusers.AutoencoderKLWan().eval()
+    latents = torch.zeros(1, 16, 3, 6, 4)
+    measured = working_bytes(torch, lambda: vae.decode(latents), vae)
+    settings = replace(Vace13B.spec.native, width=32, height=48, num_frames=9)
+    assert measured == pytest.approx(cost._decode_bytes(settings, tiled=False), rel=0.1)
+
+
+def test_offload_is_chosen_by_memory() -> None:
+    spec = Vace14B.spec
+    peaks = cost.peak_gib(spec, spec.native, 3)
+    assert peaks["none"] > peaks["model"] > peaks["group"]
+    assert peaks["model"] > cost.weights_gib(spec)["transformer"]
+    assert cost.fits(spec, spec.native, 80) == "none"
+    assert cost.fits(spec, spec.native, 48) == "model"
+    assert cost.fits(spec, spec.native, 24) == "group"
+    assert cost.fits(spec, spec.native, 4) is None
+    assert cost.fits(spec, replace(spec.native, width=2560, height=1440), 24) is None
+    two = cost.peak_gib(spec, spec.native, 3, joined_passes=2)
+    assert two["none"] > peaks["none"]
+    tiled = cost.peak_gib(Vace13B.spec, Vace13B.spec.native, 1, vae_tiling=True)
+    assert tiled["none"] < cost.peak_gib(Vace13B.spec, Vace13B.spec.native, 1)["none"]
+
+
+def test_too_little_memory_is_one_clear_line() -> None:
+    def check(memory: float, **options: Any) -> None:
+        chosen = WanOptions(**options)
+        cost.check_memory(Vace14B.spec, resolved_settings(Vace14B.spec, chosen), chosen, memory)
+
+    check(80)
+    check(48, offload="model")
+    with pytest.raises(
+        UserError, match=r"vace-14b at 832×480, 81 frames, needs about 5\d GiB.*offload=model"
+    ):
+        check(48)
+    with pytest.raises(UserError, match="offload=group needs about 9 GiB"):
+        check(24, offload="model")
+    with pytest.raises(UserError, match="no offload makes it fit"):
+        check(4)
+    with pytest.raises(UserError, match="needs about 104 GiB"):
+        check(80, dtype="float32")
+
+
+def test_official_counts_are_those_of_the_tracks() -> None:
+    for name, counts in OFFICIAL_REFERENCES.items():
+        assert sum(counts.values()) == len(OFFICIAL_TRACKS[name].sample_ids)
+
+
+def test_official_counts_are_those_of_the_data_set(shared: Path) -> None:
+    for name, counts in OFFICIAL_REFERENCES.items():
+        file = next(iter(shared.rglob(OFFICIAL_TRACKS[name].files[0])), None)
+        if file is None:
+            pytest.skip("the sample lists are not in the shared folder")
+        lengths = [len(row["img_paths"]) for row in json.loads(file.read_text()).values()]
+        assert {count: lengths.count(count) for count in set(lengths)} == counts
+
+
+def test_command_counts_a_track() -> None:
+    found = planned(
+        "vace-1.3b", "Wan_T2V-1.3b", "noise", "videos", "--gpu-memory", 24, "--seeds", 2, "--tflops", 450
+    )
+    vace, text, noise, videos = found["methods"]
+    assert (vace["method"], text["method"], noise["method"]) == ("vace-1.3b", "wan-t2v-1.3b", "noise")
+    assert vace["videos"] == 360
+    assert [(kind["references"], kind["videos"]) for kind in vace["by_references"]] == [
+        (1, 180),
+        (2, 80),
+        (3, 100),
+    ]
+    assert [kind["tokens"] for kind in vace["by_references"]] == [34_320, 35_880, 37_440]
+    total = sum(kind["videos"] * kind["pflop"] for kind in vace["by_references"])
+    assert vace["pflop"] == pytest.approx(total)
+    assert vace["hours"] == pytest.approx(total / 0.45 / 3600)
+    assert {kind["tokens"] for kind in text["by_references"]} == {32_760}
+    assert vace["fits_with"] == "model"
+    assert noise["pflop"] == 0
+    # `videos` has a required option, which a plan does not need.
+    assert "nothing to count" in noise["note"] and noise["note"] == videos["note"]
+    assert found["total"]["videos"] == 4 * 360
+    assert found["total"]["pflop"] == pytest.approx(vace["pflop"] + text["pflop"])
+
+
+def test_command_reads_a_data_set_and_a_suite(dataset: Path, tmp_path: Path) -> None:
+    found = planned("vace-1.3b", "--dataset", dataset)
+    assert found["references_from"] == "the data set"
+    kinds = found["methods"][0]["by_references"]
+    assert [(kind["references"], kind["videos"]) for kind in kinds] == [(1, 3), (2, 3)]
+    suite = tmp_path / "mine.jsonl"
+    rows = [{"id": f"s_{n}", "prompt": "p", "references": [f"{i}.png" for i in range(n)]} for n in (1, 5)]
+    suite.write_text("\n".join(map(json.dumps, rows)))
+    one = planned("phantom-1.3b", "--suite", suite)["methods"][0]
+    assert (one["videos"], one["refused"]) == (1, 1)
+    first = planned("phantom-1.3b", "--suite", suite, "--set", "phantom-1.3b.overflow=first")["methods"][0]
+    assert (first["videos"], first["refused"], first["by_references"][-1]["references"]) == (2, 0, 4)
+
+
+def test_command_follows_settings_and_options() -> None:
+    native = planned("phantom-14b")["methods"][0]
+    matched = planned("phantom-14b", "--settings", "matched")["methods"][0]
+    half = planned("phantom-14b", "--settings", "matched", "--set", "phantom-14b.steps=25")["methods"][0]
+    assert matched["pflop"] < native["pflop"]
+    assert half["pflop"] == pytest.approx(matched["pflop"] / 2)
+    alone = planned("vace-1.3b", "--set", "vace-1.3b.guidance=text=1")["methods"][0]
+    assert alone["by_references"][0]["calls"] == 50
+
+
+def test_command_says_what_does_not_fit() -> None:
+    done = CliRunner().invoke(app, ["vace-14b", "vace-1.3b", "--gpu-memory", "9"])
+    assert done.exit_code == 0
+    assert "vace-14b: does not fit into 9 GiB, with no offload (at least 9.3 GiB)" in done.output
+    assert "vace-1.3b: fits into 9 GiB with --set offload=group" in done.output
+    assert "in all: 360 videos" in done.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["vace-2b"], "unknown method 'vace-2b'"),
+        (["vace-1.3b", "--set", "steps=3"], "needs the method's name"),
+        (["vace-1.3b", "--set", "vace-14b.steps=3"], "vace-14b is not among the methods"),
+        (["vace-1.3b", "--set", "vace-1.3b.width=100"], "width must be a multiple of 16"),
+        (["vace-1.3b", "--settings", "fast"], "settings"),
+        (["noise", "--set", "noise.loudness=9"], "has no option 'loudness'"),
+        (["vace-1.3b", "--track", "closed-domain"], "unknown track"),
+    ],
+)
+def test_command_s_user_errors_are_one_line(arguments: list[str], words: str) -> None:
+    done = CliRunner().invoke(app, arguments)
+    assert isinstance(done.exception, UserError)
+    assert words in str(done.exception)
+    assert "\n" not in str(done.exception)
+
+
+def test_planning_loads_no_network_library() -> None:
+    code = (
+        "import sys, typer; from typer.testing import CliRunner; import baselines.vace, baselines.planning\n"
+        "from baselines.wan.cost import check_memory\n"
+        "from baselines.planning import plan_method, planned_samples\n"
+        "samples, _ = planned_samples(None, None, None)\n"
+        "plan_method('vace-1.3b', {}, samples, settings='native', seeds=1, memory=24.0, tflops=450.0)\n"
+        "print([name for name in ('torch', 'diffusers', 'transformers') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
