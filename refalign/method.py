@@ -140,7 +140,9 @@ class RefAlignTiny(RefAlignMethod):
     def find_weights(self, environment: Environment) -> dict[str, str]:
         """Nothing is looked for but a network of the user's: the rest is made by name."""
         own: Path | None = self.options.transformer
-        found = dict.fromkeys((self.spec.weights.transformer, self._base_role), f"{TINY_PREFIX}random weights by name")
+        found = dict.fromkeys(
+            (self.spec.weights.transformer, self._base_role), f"{TINY_PREFIX}random weights by name"
+        )
         if own is not None:
             found[self.spec.weights.transformer] = self._digest(own, None)
         return found

@@ -104,7 +104,7 @@ def generate(generation: Generation) -> Generated:
     )
     if generation.prompts is not None:
         if method.card().settings == "matched":
-            raise UserError("matched settings compare methods on the benchmark's prompts: leave --prompts out")
+            raise UserError("matched settings take the benchmark's prompts: leave --prompts out")
         samples = generation.prompts.applied(samples)
     digests, problem = _find_weights(method, generation.weights)
     variant = _variant(generation, digests)

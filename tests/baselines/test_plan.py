@@ -280,7 +280,7 @@ def test_too_little_memory_is_one_clear_line() -> None:
         check(24, offload="model")
     with pytest.raises(UserError, match="no offload makes it fit"):
         check(4)
-    with pytest.raises(UserError, match="needs about 104 GiB"):
+    with pytest.raises(UserError, match="needs about 103 GiB"):
         check(80, dtype="float32")
 
 
