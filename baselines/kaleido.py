@@ -51,7 +51,6 @@ class Kaleido14B(WanMethod):
         max_references=3,
         reference_preparation="EXIF applied, transparency on white, Lanczos fit on white at the video's size",
         prompt_advice="prompts rewritten by a large language model",
-        deviations=("prompts are the benchmark's unless --prompts names rewritten ones",),
     )
 
     def conditioner(self, sample: Sample, seed: int) -> Conditioner:

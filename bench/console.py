@@ -42,15 +42,20 @@ def print_json(data: Any) -> None:
     sys.stdout.write(json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def table(title: str | None, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-    """A rich table; the first column is left-aligned, the others right-aligned. Cells are not markup."""
+def table(
+    title: str | None, columns: Sequence[str], rows: Sequence[Sequence[str]], *, words: bool = False
+) -> Table:
+    """A rich table; the first column is left-aligned, the others right-aligned unless they hold `words`.
+
+    Cells are not markup.
+    """
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
     result = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for index, column in enumerate(columns):
-        result.add_column(column, justify="left" if index == 0 else "right", overflow="fold")
+        result.add_column(column, justify="left" if words or index == 0 else "right", overflow="fold")
     for row in rows:
         result.add_row(*(Text(cell) for cell in row))
     return result

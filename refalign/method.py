@@ -32,8 +32,8 @@ GUIDANCE = {"image": 5.0, "text": 7.5}
 MAX_REFERENCES = 3
 PREPARATION = "EXIF applied, transparency on white, Lanczos fit on white at the video's size"
 DEVIATIONS = (
-    "prompts are the benchmark's unless --prompts names rewritten ones",
     "backgrounds are kept unless --set segmenter names a network that removes them",
+    "the VAE runs in float32, in the authors' code in bfloat16",
 )
 
 

@@ -22,10 +22,11 @@ from bench.aggregate import scoreboards
 from bench.comparison import Difference
 from bench.errors import UserError
 from bench.record import Record
+from bench.registry import methods
 from reports import commands
 from reports.compared import verdict
 from reports.published import published_rows
-from reports.table1 import plain_name, reproduced_rows, reproduction_table, table1_source
+from reports.table1 import plain_name, reproduced_rows, reproduction_table, row_name, table1_source
 
 app = typer.Typer(rich_markup_mode=None)
 for name in ("report", "leaderboard", "compare", "reproduce"):
@@ -363,3 +364,16 @@ def test_names_match_without_case_and_punctuation_only() -> None:
 
 def test_reproduce_knows_one_table() -> None:
     assert "did you mean table1" in complaint("reproduce", "table2")
+
+
+def test_every_generator_of_table_1_finds_its_row() -> None:
+    """A registered method's runs stand beside the row of the same model, whatever the table calls it."""
+    rows = {plain_name(row.method) for row in published_rows(table1_source())}
+    ours = {
+        "refalign-1.3b", "refalign-14b", "phantom-1.3b", "phantom-14b", "vace-1.3b", "vace-p1.3b", "vace-14b",
+        "magref-480p", "skyreels-a2-p14b", "kaleido-14b",
+    }  # fmt: skip
+    assert ours <= set(methods.names())
+    found = {row_name(name) for name in ours}
+    assert len(found) == len(ours)
+    assert found <= rows

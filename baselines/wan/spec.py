@@ -83,10 +83,10 @@ class WanSpec:
     """All facts of one method.
 
     `max_references` is what the released network was made for; `reference_frames` how many latent frames of
-    tokens each reference adds (for planning); `guidance_rule` a name in `baselines.wan.guidance`;
-    `deviations` what differs from the authors' code under native settings, `matched_deviations` what the
-    matched ones cannot match. `round_timestep`, `state_in_network_dtype`: code that runs everything in
-    bfloat16 (RefAlign's).
+    tokens each reference adds (for planning); `prompt_advice` what kind of prompts the authors use;
+    `guidance_rule` a name in `baselines.wan.guidance`; `deviations` what differs from the authors' code
+    under native settings, `matched_deviations` what the matched ones cannot match. `round_timestep`,
+    `state_in_network_dtype`: code that runs everything in bfloat16 (RefAlign's).
     """
 
     name: str
@@ -213,6 +213,8 @@ def wan_card(spec: WanSpec, options: WanOptions, weights: Mapping[str, str]) -> 
     """The method card of a spec under options; `weights` are repositories or digests by role."""
     settings = resolved_settings(spec, options)
     deviations = list(spec.deviations)
+    if spec.prompt_advice is not None:
+        deviations.append(f"the authors use {spec.prompt_advice}; here the prompt set's prompts as they are")
     if options.settings == "matched":
         native = asdict(spec.native)
         deviations += [

@@ -81,9 +81,11 @@ def _show_method(name: str, assignments: list[str], *, json: bool) -> None:
         )
         return
     rows = [[key, str(value)] for key, value in card.items() if value not in (None, {}, [], ())]
-    console().print(table(f"Method card: {method_class.name}", ["field", "value"], rows))
+    console().print(table(f"Method card: {method_class.name}", ["field", "value"], rows, words=True))
     if option_rows:
-        console().print(table("Options (--set KEY=VALUE)", ["option", "type", "default"], option_rows))
+        console().print(
+            table("Options (--set KEY=VALUE)", ["option", "type", "default"], option_rows, words=True)
+        )
     if needs:
         print_text(f"required: {', '.join(needs)}")
 

@@ -90,8 +90,8 @@ def test_generated_and_scored(name: str, suite: Path, tiny: Path, tmp_path: Path
     assert info.card is not None
     assert info.card.generated_frames == SMALL["num_frames"]
     # Made-up weights are another variant of the run, whose scores stand beside no real one's.
-    assert info.variant == ("plain" if name == "refalign-tiny" else "tiny-weights")
-    assert all("tiny:" in digest or "random" in digest for digest in info.card.weights.values())
+    assert info.variant == "tiny-weights"
+    assert all(digest.startswith("tiny:") for digest in info.card.weights.values())
     for sample in SAMPLES:
         probe = Video(folder / f"seed-0/{sample}.mp4").probe
         assert (probe.width, probe.height) == (SMALL["width"], SMALL["height"])
@@ -201,3 +201,19 @@ def test_killed_generation_resumes_without_damaged_or_doubled_videos(tmp_path: P
     subprocess.run(command, cwd=tmp_path, env=environment, check=True, capture_output=True)
     made = sorted(file.name for file in (tmp_path / "runs").rglob("*.mp4"))
     assert made == sorted(f"{name}.mp4" for name in expected)
+
+
+def test_refalign_from_references_to_all_seven_components(suite: Path, tiny: Path, tmp_path: Path) -> None:
+    from bench.component import COMPONENTS
+
+    refbench("generate", "refalign-tiny", "--suite", suite, "--limit", 1, "--out", tmp_path / "runs")
+    (folder,) = (tmp_path / "runs/refalign-tiny").iterdir()
+    scored = refbench(
+        "evaluate", folder, "--suite", suite, "--limit", 1, "--weights", tiny, "--out", tmp_path / "results",
+        "--set", "naturalscore.backend=local", "--json",
+    )  # fmt: skip
+    (board,) = json.loads(scored.stdout)
+    assert board["variant"] == "tiny-weights"
+    assert all(board["components"][name]["scored"] == 1 for name in COMPONENTS)
+    assert board["total_score"] is None
+    assert "generated with tiny weights" in board["unofficial"]
