@@ -233,7 +233,7 @@ def _plan_wan(
         fits_with = cost.fits(spec, settings, memory, references=most, joined_passes=passes, **memory_facts)
         if fits_with is not None:
             together = cost.peak_gib(spec, settings, most, joined_passes=joined, **memory_facts)
-            joined_fit = together[fits_with] <= memory
+            joined_fit = spec.joins_passes and together[fits_with] <= memory
     return MethodPlan(
         method=spec.name,
         videos=len(kept) * seeds,

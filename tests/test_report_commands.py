@@ -371,7 +371,7 @@ def test_every_generator_of_table_1_finds_its_row() -> None:
     rows = {plain_name(row.method) for row in published_rows(table1_source())}
     ours = {
         "refalign-1.3b", "refalign-14b", "phantom-1.3b", "phantom-14b", "vace-1.3b", "vace-p1.3b", "vace-14b",
-        "magref-480p", "skyreels-a2-p14b", "kaleido-14b",
+        "magref-480p", "skyreels-a2-p14b", "kaleido-14b", "bindweave-14b",
     }  # fmt: skip
     assert ours <= set(methods.names())
     found = {row_name(name) for name in ours}

@@ -56,6 +56,12 @@ class Condition(ABC):
         first in all of them, so that passes can be joined.
         """
 
+    def text_inputs(self, text: Literal["prompt", "negative"]) -> dict[str, torch.Tensor]:
+        """Further keyword arguments of the passes with this text: what references add to the text. Nothing,
+        for most.
+        """
+        return {}
+
 
 class Conditioner(ABC):
     """A method's way with references."""

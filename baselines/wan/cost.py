@@ -98,7 +98,7 @@ def tokens_per_call(spec: WanSpec, settings: WanSettings, references: int) -> in
     """Tokens of the video and of its references in one call for one pass."""
     frames = 1 + (settings.num_frames - 1) // FRAMES_PER_LATENT
     per_frame = (settings.height // SIZE_MULTIPLE_PX) * (settings.width // SIZE_MULTIPLE_PX)
-    return (frames + spec.reference_frames * references) * per_frame
+    return (frames + spec.reference_slots + spec.reference_frames * references) * per_frame
 
 
 def passes_per_step(spec: WanSpec, settings: WanSettings) -> int:

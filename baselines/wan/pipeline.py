@@ -209,7 +209,7 @@ class WanSampler(DiffusionPipeline):
         """The network's prediction in each pass.
 
         Joined into one call where memory allows: `auto` tries it on a GPU and goes back to separate calls,
-        for good, when memory runs out.
+        for good, when memory runs out. Passes whose inputs differ in length are never joined.
         """
         state = latents.to(self.transformer.dtype)
         calls = [
@@ -217,11 +217,12 @@ class WanSampler(DiffusionPipeline):
                 "timestep": timestep.reshape(1),
                 "encoder_hidden_states": texts[one.text].to(self.transformer.dtype),
                 **condition.inputs(state, one.references),
+                **condition.text_inputs(one.text),
             }
             for one in passes
         ]
         names = [one.name for one in passes]
-        if len(calls) > 1 and self._joins(batch_passes):
+        if len(calls) > 1 and _same_shapes(calls) and self._joins(batch_passes):
             try:
                 joined = {key: torch.cat([call[key] for call in calls]) for key in calls[0]}
                 return dict(zip(names, self._call(joined).split(1), strict=True))
@@ -248,3 +249,8 @@ class WanSampler(DiffusionPipeline):
             for values in (self.vae.config.latents_mean, self.vae.config.latents_std)
         )
         return mean, std
+
+
+def _same_shapes(calls: Sequence[Mapping[str, torch.Tensor]]) -> bool:
+    shapes = [{name: value.shape for name, value in call.items()} for call in calls]
+    return all(other == shapes[0] for other in shapes)

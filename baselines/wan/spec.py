@@ -83,10 +83,11 @@ class WanSpec:
     """All facts of one method.
 
     `max_references` is what the released network was made for; `reference_frames` how many latent frames of
-    tokens each reference adds (for planning); `prompt_advice` what kind of prompts the authors use;
-    `guidance_rule` a name in `baselines.wan.guidance`; `deviations` what differs from the authors' code
-    under native settings, `matched_deviations` what the matched ones cannot match. `round_timestep`,
-    `state_in_network_dtype`: code that runs everything in bfloat16 (RefAlign's).
+    tokens each reference adds, `reference_slots` how many every video has before it whatever the references,
+    `joins_passes` whether guidance passes can share a call (for planning); `prompt_advice` what kind of
+    prompts the authors use; `guidance_rule` a name in `baselines.wan.guidance`; `deviations` what differs
+    from the authors' code under native settings, `matched_deviations` what the matched ones cannot match.
+    `round_timestep`, `state_in_network_dtype`: code that runs everything in bfloat16 (RefAlign's).
     """
 
     name: str
@@ -101,6 +102,8 @@ class WanSpec:
     needs_references: bool = True
     reference_preparation: str
     reference_frames: int = 1
+    reference_slots: int = 0
+    joins_passes: bool = True
     prompt_advice: str | None = None
     round_timestep: bool = False
     state_in_network_dtype: bool = False

@@ -37,6 +37,7 @@ PUBLISHED = {
     "skyreels-a2-p14b": (33, 100, 182),
     "magref-480p": (33, 80, 145),
     "kaleido-14b": (39, 100, 240),
+    "bindweave-14b": (90, 100, 921),
 }
 
 app = typer.Typer()

@@ -1,0 +1,170 @@
+"""bindweave-14b: BindWeave on Wan2.1-I2V-14B-720P, references in leading slots, in CLIP, and in Qwen2.5-VL.
+
+Four slots of latent frames stand before the video's: each reference alone through the VAE, fitted on black,
+its box in the mask; unused ones zero. The network sees zeros in place of noise there, and its output there is
+thrown away. CLIP reads all four; of its tokens only the first reference's go through the image attention, the
+others through the text's, as there. Qwen2.5-VL reads the prompt with the references, and its last hidden
+states, projected, stand before the text. The unconditional pass has the same references, with the negative
+prompt in both text models: v = u + 5.0·(c - u), 50 steps of UniPC at shift 3, 1280×720.
+
+Source: bytedance/BindWeave, branches `infer` (@c983061, @0dbd30a; there
+`configs/inference/inference_model_s2v.json`) and `feature_extraction` (@1a4875f; Qwen's own, longer negative
+prompt). The weights' names are those that its `convert_ckpt.py`@5b6681d reads; the released files were not at
+hand. That code runs on Ascend processors only and has no golden: see `baselines.wan.bindweave` for what
+stands in.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from baselines.wan.method import WanMethod
+from baselines.wan.prompts import SKYREELS_A2_NEGATIVE
+from baselines.wan.spec import WAN_14B, WanOptions, WanSettings, WanSpec, WanWeights
+from bench.errors import UserError
+from bench.method import MethodCard
+from bench.metric import Environment
+from bench.registry import methods
+from bench.sample import Sample
+from bench.weights import CATALOGUE, is_tiny, require_model_folder, weights_fingerprint
+
+if TYPE_CHECKING:
+    from baselines.wan.bindweave import SlotReferences, VisionLanguageModel
+
+READER = "qwen2.5-vl-7b"
+# The list that SkyReels-A2 also has, then terms against split screens; Qwen reads terms against stillness
+# after it.
+NEGATIVE = SKYREELS_A2_NEGATIVE + ", split screen, divided frame, frame split, multiple parts, separated"
+STILLNESS = "motionless, frozen, still image, no movement, stationary, unmoving"
+READER_NEGATIVE = f"{NEGATIVE},{STILLNESS}"
+
+
+@methods.register
+class BindWeave14B(WanMethod):
+    """BindWeave."""
+
+    spec = WanSpec(
+        name="bindweave-14b",
+        summary="BindWeave 14B: references in leading slots, CLIP tokens, states of a vision-language model",
+        base_model="Wan2.1-I2V-14B-720P and Qwen2.5-VL-7B-Instruct",
+        licence=None,
+        weights=WanWeights(
+            transformer="bindweave",
+            transformer_files=("*.safetensors",),
+            base="wan2.1-i2v-14b-720p",
+        ),
+        network=replace(WAN_14B, in_channels=36, image_branch=True),
+        native=WanSettings(
+            width=1280,
+            height=720,
+            shift=3.0,
+            guidance={"text": 5.0},
+            negative_prompt=NEGATIVE,
+        ),
+        guidance_rule="text",
+        reference_frames=0,
+        reference_slots=4,
+        joins_passes=False,
+        max_references=4,
+        reference_preparation=(
+            "EXIF applied, transparency on white; Lanczos fit without enlarging, on black at the video's "
+            "size, squashed for CLIP; for Qwen at 0.75 of their size, or 0.3 above 1280×720 pixels, and its "
+            f"negative prompt goes on, unless set: {STILLNESS}"
+        ),
+        prompt_advice="prompts refined by a vision-language model",
+        state_in_network_dtype=True,
+        deviations=(
+            "not compared with the original code, which runs on Ascend processors only",
+            "noise is drawn in float32 for each video; the original draws bfloat16 from one generator for "
+            "all videos of a run",
+            "VAE and image encoder run in float32, in the original in bfloat16",
+            "CLIP's copies are antialiased; whether the original's are depends on its torchvision, which is "
+            "not pinned",
+        ),
+    )
+    weights = (spec.weights.transformer, spec.weights.base, READER)
+
+    def __init__(self, options: WanOptions | None = None) -> None:
+        super().__init__(options)
+        if self.options.batch_passes == "yes":
+            raise UserError(
+                f"the method {self.name}: batch_passes=yes is impossible, its passes' texts differ in length"
+            )
+        self._reader: VisionLanguageModel | None = None
+
+    def card(self) -> MethodCard:
+        """The method card, with the vision-language model among the weights."""
+        card = super().card()
+        return card.model_copy(update={"weights": {**card.weights, READER: CATALOGUE[READER].repository}})
+
+    def find_weights(self, environment: Environment) -> dict[str, str]:
+        """Digests of all three repositories."""
+        place = self._reader_place(environment)
+        files = sorted(path.resolve() for path in place.glob("*.safetensors"))
+        return {**super().find_weights(environment), READER: weights_fingerprint(place.resolve(), files)}
+
+    def load(self, environment: Environment) -> None:
+        """Read all networks; the vision-language model stays off the device until it reads.
+
+        Raises UserError before that for a GPU with too little memory.
+        """
+        from baselines.wan.bindweave import VisionLanguageModel
+
+        place = self._reader_place(environment)
+        if environment.device.startswith("cuda") and not is_tiny(place):
+            self._check_reader_memory(environment.device)
+        self._reader = VisionLanguageModel(
+            place, device=environment.device, dtype=self._dtype(environment.device)
+        )
+        super().load(environment)
+
+    def close(self) -> None:
+        """Give the models' memory back."""
+        self._reader = None
+        super().close()
+
+    def conditioner(self, sample: Sample, seed: int) -> SlotReferences:
+        """References in slots. Qwen's negative prompt is its own, unless the user set one."""
+        from baselines.wan.bindweave import SlotReferences
+
+        if self._reader is None:
+            raise UserError(f"{self.name} was not loaded")
+        negative = self.settings.negative_prompt
+        texts = {
+            "prompt": sample.prompt,
+            "negative": READER_NEGATIVE if negative == NEGATIVE else negative,
+        }
+        return SlotReferences(model=self._reader, texts=texts)
+
+    def network_class(self) -> Any:
+        """BindWeave's network, with the projector's input as wide as the vision-language model's states."""
+        from baselines.wan.bindweave import STATE_WIDTH, BindWeaveTransformer3DModel
+
+        width = STATE_WIDTH if self._reader is None else self._reader.width
+        return partial(BindWeaveTransformer3DModel, state_width=width)
+
+    def _reader_place(self, environment: Environment) -> Path:
+        return require_model_folder(CATALOGUE[READER].repository, environment.weights)
+
+    def _check_reader_memory(self, device: str) -> None:
+        """The models that are resident while the vision-language model reads must leave it room; the rest is
+        checked as for every method.
+        """
+        import torch
+
+        from baselines.wan.cost import GIB, RUNTIME_GIB, parameter_bytes_of, weights_gib
+
+        bytes_each = parameter_bytes_of(self.options)
+        needed = RUNTIME_GIB + CATALOGUE[READER].memory_gib * bytes_each / 2
+        if self.options.offload == "none":
+            needed += sum(weights_gib(self.spec, parameter_bytes=bytes_each).values())
+        free = torch.cuda.mem_get_info(device)[0] / GIB
+        if needed > free:
+            advice = "; --set offload=model" if self.options.offload == "none" else ""
+            raise UserError(
+                f"{self.name} needs about {needed:.0f} GiB of GPU memory while its vision-language model "
+                f"reads the prompt (offload={self.options.offload}), {free:.1f} are free{advice}"
+            )
