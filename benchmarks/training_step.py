@@ -1,0 +1,209 @@
+"""A training step: prepared features against encoding on the way, tokens per second, use of the GPU's peak.
+
+    python benchmarks/training_step.py [--recipe tiny] [--steps 12] [--threads 1] [--data DATA --weights DIR]
+    python benchmarks/training_step.py --drawn --recipe stage1_1_3b   # random network and features, on a GPU
+
+Ratio: updates with decoding and encoding, in turn with updates on prepared features, medians; the first of
+each is thrown away. Without --data a drawn clip of the recipe's size is used, so its decoding is cheaper than
+a real one's. With --drawn only the step itself is measured, in the recipe's full size with three references,
+on a network that is not read from disk.
+
+Model FLOP utilisation: 3 × the forward pass (backward = 2 × forward; blocks that are computed again do not
+count) over the time and the GPU's dense bfloat16 peak. The forward pass's matrix products and attention are
+counted by torch while the real network runs on the meta device; loss and projectors (benchmarks/alignment.py)
+are left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from machine import describe
+from torch.utils.flop_counter import FlopCounterMode
+
+from bench.video import write_video
+from refalign.assembly import StartingPoint
+from refalign.data.dataset import PositionSampler
+from refalign.example_source import EncodedSource, ExampleSource
+from refalign.features import PATCH, Example, Features, latent_shape
+from refalign.parallel import Parallel
+from refalign.prepare import PreparedSource, prepare_features, teacher_names
+from refalign.recipes import TrainingConfig, build_config
+from refalign.teacher import get_teacher_spec
+from refalign.trainer import Trainer, read_start
+from refalign.training_run import made_weights, make_encoder, open_data
+from refalign.transformer import RefAlignTransformer3DModel
+
+TRAINING_PASSES = 3
+REFERENCES = 3
+TEXT_ROWS, TEXT_WIDTH = 512, 4096
+# Dense bfloat16 TFLOP/s by a part of the device's name, from NVIDIA's data sheets.
+PEAK_TFLOPS = {"H200": 989.0, "H100": 989.0, "A100": 312.0, "L40S": 362.0, "4090": 165.0}
+ARCHITECTURES: dict[str, dict[str, int]] = {
+    "wan2.1-t2v-1.3b": {"num_attention_heads": 12, "ffn_dim": 8960, "num_layers": 30},
+    "wan2.1-t2v-14b": {"num_attention_heads": 40, "ffn_dim": 13824, "num_layers": 40},
+}
+
+
+class DrawnSource(ExampleSource):
+    """The same random features of full size at each position."""
+
+    def __init__(self, config: TrainingConfig) -> None:
+        self.length = 1000
+        self.teacher_widths = tuple(get_teacher_spec(name).width for name in teacher_names(config))
+        channels, frames, rows, columns = latent_shape(config.data.rule)
+        tokens = (rows // PATCH) * (columns // PATCH)
+        self._features = Features(
+            latents_CFhw=torch.randn(channels, frames, rows, columns),
+            text_LD=torch.randn(TEXT_ROWS, TEXT_WIDTH),
+            references_CNhw=torch.randn(channels, REFERENCES, rows, columns),
+            teachers=tuple(torch.randn(REFERENCES, tokens, width) for width in self.teacher_widths),
+        )
+
+    def examples(self, *, start: int, rank: int, world_size: int) -> Iterator[Example]:
+        """See the parent."""
+        for place in PositionSampler(self.length, start=start, rank=rank, world_size=world_size):
+            yield Example(key="drawn", epoch=place.epoch, position=place.position, features=self._features)
+
+
+def draw_clip(folder: Path, config: TrainingConfig) -> Path:
+    """A JSONL file of one moving pattern with three references."""
+    from PIL import Image
+
+    rule = config.data.rule
+    generator = np.random.default_rng(0)
+    picture = generator.integers(0, 255, (rule.height, rule.width, 3), dtype=np.uint8)
+    frames = [np.roll(picture, 2 * index, axis=1) for index in range(rule.window_frames)]
+    write_video(folder / "clip.mp4", frames, 24)
+    names = [f"{number}.png" for number in range(REFERENCES)]
+    for number, name in enumerate(names):
+        Image.fromarray(picture[: rule.height // 2, number * 8 :]).save(folder / name)
+    line = {"video": "clip.mp4", "prompt": "a pattern moves to the right", "references": names}
+    (folder / "clips.jsonl").write_text(json.dumps(line) + "\n")
+    return folder / "clips.jsonl"
+
+
+def seconds_per_update(trainer: Trainer, examples: Iterator[Example]) -> float:
+    """Wall time of one update; its losses are read, so a GPU has finished it."""
+    start = time.perf_counter()
+    trainer.update(examples)
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def forward_flops(architecture: dict[str, Any], config: TrainingConfig, references: int) -> float:
+    """FLOPs of one sample's forward pass."""
+    channels, frames, rows, columns = latent_shape(config.data.rule)
+    with torch.device("meta"), FlopCounterMode(display=False) as counter, torch.no_grad():
+        network = RefAlignTransformer3DModel(**architecture)
+        network(
+            torch.empty(1, channels, frames, rows, columns),
+            torch.empty(1),
+            torch.empty(1, TEXT_ROWS, architecture["text_dim"]),
+            torch.empty(1, channels, references, rows, columns),
+        )
+    return float(counter.get_total_flops())
+
+
+def peak_flops(given_tflops: float | None) -> float | None:
+    """The GPU's dense bfloat16 peak in FLOP/s, or None where it is not known."""
+    if given_tflops is not None:
+        return given_tflops * 1e12
+    if not torch.cuda.is_available():
+        return None
+    name = torch.cuda.get_device_name()
+    return next((peak * 1e12 for part, peak in PEAK_TFLOPS.items() if part in name), None)
+
+
+def report_step(config: TrainingConfig, trainer: Trainer, seconds: float, peak_tflops: float | None) -> None:
+    """Tokens per second and utilisation of updates with three references in each sample."""
+    _, frames, rows, columns = latent_shape(config.data.rule)
+    tokens = (frames + REFERENCES) * (rows // PATCH) * (columns // PATCH)
+    samples = config.run.samples_per_step
+    speed = samples / seconds
+    print(f"  {speed:.3f} samples/s, {speed * tokens:.0f} tokens/s ({tokens} a sample)")
+    architecture = dict(trainer.model.transformer.config)
+    kept = {key: value for key, value in architecture.items() if not key.startswith("_")}
+    flops = TRAINING_PASSES * forward_flops(kept, config, REFERENCES) * samples
+    peak = peak_flops(peak_tflops)
+    used = f", {100 * flops / seconds / peak:.1f} % of {peak / 1e12:.0f} TFLOP/s" if peak else ""
+    print(f"  {flops / samples / 1e12:.3g} TFLOP a sample, {flops / seconds / 1e12:.3g} TFLOP/s{used}")
+    if torch.cuda.is_available():
+        print(f"  peak memory {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB")
+
+
+def measure_drawn(config: TrainingConfig, steps: int, peak_tflops: float | None) -> None:
+    """The step alone, on a random network and drawn features."""
+    sizes = ARCHITECTURES[config.model.base]
+    architecture = {"attention_head_dim": 128, "text_dim": TEXT_WIDTH, **sizes}
+    with tempfile.TemporaryDirectory() as folder:
+        source = DrawnSource(config)
+        start = StartingPoint(architecture=architecture, network=None, projectors=None)
+        trainer = Trainer(config, Parallel(config, Path(folder)), source, Path(folder), start=start)
+        examples = source.examples(start=0, rank=0, world_size=1)
+        times = [seconds_per_update(trainer, examples) for _ in range(steps + 1)][1:]
+        print(f"update on drawn features, median of {steps}: {statistics.median(times):.3f} s")
+        report_step(config, trainer, statistics.median(times), peak_tflops)
+
+
+def measure_ratio(
+    config: TrainingConfig, steps: int, data: Path | None, weights: Path | None, peak_tflops: float | None
+) -> None:
+    """Updates with encoding on the way and with prepared features, in turn."""
+    with tempfile.TemporaryDirectory() as name, made_weights(config, weights) as found:
+        folder = Path(name)
+        place = draw_clip(folder, config) if data is None else data
+        parallel = Parallel(config, folder)
+        encoder = make_encoder(config, found, parallel.device)
+        opened = open_data(config, place, folder / "index")
+        prepare_features(config, opened, encoder, folder / "features", epochs=1, weights=found)
+        encoded = EncodedSource(opened, encoder, workers=config.data.workers)
+        prepared = PreparedSource(folder / "features", config, weights=found)
+        trainer = Trainer(config, parallel, encoded, folder, start=read_start(config, parallel, found, None))
+        streams = [source.examples(start=0, rank=0, world_size=1) for source in (encoded, prepared)]
+        pairs = [[seconds_per_update(trainer, stream) for stream in streams] for _ in range(steps + 1)][1:]
+        encoding, reading = (statistics.median(pair[side] for pair in pairs) for side in (0, 1))
+        ratio = statistics.median(one / other for one, other in pairs)
+        print(f"update with decoding and encoding, median of {steps}: {encoding:.3f} s")
+        print(f"update on prepared features:  {reading:.3f} s")
+        print(f"ratio, median of pairs: {ratio:.1f}")
+        report_step(config, trainer, reading, peak_tflops)
+
+
+def main() -> None:
+    """Run the measurement and print it."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--recipe", default="tiny")
+    parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--weights", type=Path)
+    parser.add_argument("--drawn", action="store_true")
+    parser.add_argument("--peak-tflops", type=float)
+    # Several threads wait for each other where a machine does other work.
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("overrides", nargs="*")
+    chosen = parser.parse_args()
+    torch.set_num_threads(chosen.threads)
+    quiet = ["log.tensorboard=false", "log.every=1000000"]
+    config = build_config(chosen.recipe, [*quiet, *chosen.overrides])
+    print(describe("torch", "diffusers", "accelerate"))
+    print(torch.cuda.get_device_name() if torch.cuda.is_available() else f"{torch.get_num_threads()} threads")
+    print(f"recipe {config.recipe}, {config.run.samples_per_step} samples an update, {config.run.precision}")
+    if chosen.drawn:
+        measure_drawn(config, chosen.steps, chosen.peak_tflops)
+    else:
+        measure_ratio(config, chosen.steps, chosen.data, chosen.weights, chosen.peak_tflops)
+
+
+if __name__ == "__main__":
+    main()

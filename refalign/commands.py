@@ -1,0 +1,171 @@
+"""The commands of training: train, prepare, convert. Light until one of them runs."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bench.errors import UserError
+
+RecipeArgument = Annotated[
+    str, typer.Argument(help="stage1_1_3b, stage2_1_3b, stage1_14b, stage2_14b or tiny.")
+]
+OverridesArgument = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[SECTION.FIELD=VALUE]...", help="Changes to the recipe, run.max_steps=1000 say."),
+]
+WeightsOption = Annotated[
+    Path | None,
+    typer.Option("--weights", metavar="DIR", help="Folder of weights. Default: $REFBENCH_WEIGHTS."),
+]
+# A launcher ends all processes when it sees one end: the main one has to get its line out first.
+GRACE_S = 2.0
+EXIT_USER_ERROR = 2
+
+
+def train(
+    recipe: RecipeArgument,
+    overrides: OverridesArgument = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="The run's folder.")] = Path("training"),
+    data: Annotated[
+        Path | None,
+        typer.Option("--data", help="OpenS2V-5M's layout, or JSONL (video, prompt, references)."),
+    ] = None,
+    features: Annotated[
+        Path | None, typer.Option("--features", help="What refbench prepare made; --data is then optional.")
+    ] = None,
+    weights: WeightsOption = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the newest checkpoint in --out, exactly.")
+    ] = False,
+    max_steps: Annotated[
+        int | None, typer.Option("--max-steps", min=1, help="Short for run.max_steps=N.")
+    ] = None,
+    show: Annotated[
+        bool, typer.Option("--show", help="Print the whole configuration as JSON and stop.")
+    ] = False,
+) -> None:
+    """Train RefAlign by a recipe; settings are changed as SECTION.FIELD=VALUE.
+
+    In OUT: checkpoints/step-N (network in Wan's original naming), log.jsonl, curves/ for TensorBoard,
+    validation/step-N/*.mp4. Ctrl-C writes a checkpoint first. Many GPUs: accelerate launch --num_processes 8
+    $(which refbench) train …
+
+    Example: refbench train tiny --data clips.jsonl --out run, then --resume --max-steps 600
+    """
+    from bench.console import note, print_json
+    from refalign.recipes import build_config
+
+    changes = [*(overrides or []), *([] if max_steps is None else [f"run.max_steps={max_steps}"])]
+    config = build_config(recipe, changes)
+    if show:
+        print_json(config.plain())
+        return
+
+    def work() -> None:
+        from refalign.training_run import TrainingPlaces, train
+
+        places = TrainingPlaces(out=out, data=data, features=features, weights=weights)
+        result = train(config, places, resume=resume)
+        if result.stopped:
+            raise KeyboardInterrupt
+        if _rank() == 0:
+            note(f"step {result.step} is reached: {result.checkpoint}")
+
+    _in_all_processes(work)
+
+
+def prepare(
+    recipe: RecipeArgument,
+    data: Annotated[Path, typer.Option("--data", help="The training data, as for refbench train.")],
+    overrides: OverridesArgument = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the features.")] = Path("features"),
+    epochs: Annotated[
+        int, typer.Option("--epochs", min=1, help="Epochs to prepare; later ones go through them again.")
+    ] = 1,
+    weights: WeightsOption = None,
+) -> None:
+    """Compute VAE latents, text and teacher features once, for refbench train --features.
+
+    Training steps then run the transformer alone, with equal losses. An interrupted preparation goes on where
+    it stopped. About 25 MB per sample of 81 frames at 832×480.
+
+    Example: refbench prepare stage1_1_3b --data OpenS2V-5M --out features --epochs 2
+    """
+    from bench.console import print_text
+    from refalign.recipes import build_config
+
+    config = build_config(recipe, overrides or [])
+
+    def work() -> None:
+        from refalign.training_run import prepare
+
+        index = prepare(config, data, out, weights, epochs=epochs)
+        if _rank() == 0:
+            print_text(f"{index.places} samples in {index.shards} shards: refbench train … --features {out}")
+
+    _in_all_processes(work)
+
+
+def convert(
+    source: Annotated[Path, typer.Argument(help="A file or folder of either naming, shards too.")],
+    target: Annotated[Path, typer.Argument(help="Folder to write; must not hold anything yet.")],
+    to: Annotated[str, typer.Option("--to", help="original or diffusers.")],
+    dtype: Annotated[str, typer.Option("--dtype", help="keep, bfloat16, float16 or float32.")] = "keep",
+    drop_projectors: Annotated[
+        bool, typer.Option("--drop-projectors", help="Leave out the projectors of the alignment loss.")
+    ] = False,
+) -> None:
+    """Convert a Wan or RefAlign network between original and diffusers naming.
+
+    Known prefixes (module., dit., model.pipe., …) are dropped; what half precision needs in float32 stays so.
+    A diffusers folder has no place for projectors: convert with --drop-projectors.
+
+    Example: refbench convert run/checkpoints/step-00001000/transformer out --to diffusers --drop-projectors
+    """
+    from bench.console import print_text
+    from bench.registry import unknown_name
+    from refalign.conversion import DTYPES, NAMINGS, convert_checkpoint
+
+    if to not in NAMINGS:
+        raise UserError(unknown_name("naming", to, NAMINGS))
+    if dtype not in DTYPES:
+        raise UserError(unknown_name("dtype", dtype, DTYPES))
+    files, projectors = convert_checkpoint(
+        source, target, naming=to, dtype=dtype, drop_projectors=drop_projectors
+    )
+    kept = "none" if not projectors else "left out" if drop_projectors else "kept"
+    print_text(f"{len(files)} file(s) in {target}, {to} naming; projectors: {kept}")
+
+
+def _rank() -> int:
+    return int(os.environ.get("RANK", "0"))
+
+
+def _in_all_processes(work: Callable[[], None]) -> None:
+    """Do `work`; of an error that all launched processes share, the main one alone says the line."""
+    try:
+        work()
+    except UserError:
+        if _rank() == 0:
+            raise
+        try:
+            time.sleep(GRACE_S)
+        except KeyboardInterrupt:
+            # The main process failed as well and has said why.
+            raise typer.Exit(EXIT_USER_ERROR) from None
+        raise
+    finally:
+        _leave_group()
+
+
+def _leave_group() -> None:
+    import torch.distributed
+
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()

@@ -1,0 +1,55 @@
+"""Converting networks on disk between Wan's original names and diffusers'."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from safetensors import SafetensorError
+
+from baselines.wan.checkpoint import Naming, load_transformer, read_checkpoint, save_checkpoint
+from bench.errors import UserError, one_line
+from refalign.assembly import plain_config
+from refalign.transformer import RefAlignTransformer3DModel
+
+NAMINGS = ("original", "diffusers")
+DTYPES: dict[str, torch.dtype | None] = {
+    "keep": None,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+    "float32": torch.float32,
+}
+
+
+def convert_checkpoint(
+    source: Path, target: Path, *, naming: str, dtype: str, drop_projectors: bool
+) -> tuple[list[Path], bool]:
+    """Write the network in `source` to the folder `target`; its files, and whether `source` has projectors.
+
+    Every tensor must belong to a Wan text-to-video network and fit. Raises UserError for one that does not,
+    for a target that holds something, and for projectors in diffusers naming.
+    """
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise UserError(f"{target} exists already; name a new folder")
+    checkpoint = read_checkpoint(source, dtype=DTYPES[dtype])
+    projectors = {} if drop_projectors else checkpoint.projectors
+    if projectors and naming == "diffusers":
+        raise UserError(
+            f"{source} holds {len(projectors)} projector tensors, for which a diffusers folder has no place; "
+            "add --drop-projectors, or --to original"
+        )
+    # Reading into a network names keys that are missing, unknown or of another shape.
+    network: Any = load_transformer(RefAlignTransformer3DModel, checkpoint)
+    try:
+        files = save_checkpoint(
+            network.state_dict(),
+            target,
+            naming=cast("Naming", naming),
+            config=plain_config(network),
+            projectors=projectors or None,
+        )
+    except (OSError, SafetensorError) as error:
+        reason = one_line(getattr(error, "strerror", None) or error, 160)
+        raise UserError(f"{target} could not be written: {reason}") from None
+    return files, bool(checkpoint.projectors)

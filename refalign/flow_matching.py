@@ -1,0 +1,89 @@
+"""Flow matching as RefAlign trains it: the schedule, the noised sample, the target and the loss weight.
+
+1000 noise levels: base points linspace(1, 0, 1001) without the last, shifted by u → s·u/(1 + (s-1)·u) with
+s = 5; timestep = 1000·sigma. A sample is noised to (1-sigma)·clean + sigma·noise, the network predicts
+noise - clean, and the squared error is weighted by exp(-2((t-500)/1000)²) minus its minimum, scaled to sum
+1000: 0 at t = 1000.
+
+A timestep stands for the entry of the table that is nearest to it, also after rounding: the authors' trainer
+casts the drawn timestep to bfloat16 before everything else, which leaves 294 of 1000 levels and makes ids 0
+to 9 one level of weight 0. Float32 is the default here, that rounding an option.
+
+Source: the training scheduler of gudaochangsheng/RefAlign@6f91526 (golden `refalign/flow_match.json`).
+
+Shapes: B samples, any further axes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+LEVELS = 1000
+DEFAULT_SHIFT = 5.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoiseLevel:
+    """What a batch trains at: timesteps (B,) on 0..1000 as the network sees them, sigmas (B,) in 0..1, and
+    weights (B,) of the squared error; float32.
+    """
+
+    timesteps_B: torch.Tensor
+    sigmas_B: torch.Tensor
+    weights_B: torch.Tensor
+
+
+class FlowSchedule:
+    """The tables, float32 on the CPU: `timesteps`, `sigmas`, `weights`, 1000 entries from noise to clean.
+
+    `round_timesteps`: levels are looked up with, and the network sees, timesteps rounded to bfloat16.
+    """
+
+    def __init__(self, shift: float = DEFAULT_SHIFT, *, round_timesteps: bool = False) -> None:
+        base = torch.linspace(1, 0, LEVELS + 1)[:-1]
+        self.sigmas = shift * base / (1 + (shift - 1) * base)
+        self.timesteps = self.sigmas * LEVELS
+        bell = torch.exp(-2 * ((self.timesteps - LEVELS / 2) / LEVELS) ** 2)
+        raised = bell - bell.min()
+        self.weights = raised * (LEVELS / raised.sum())
+        self.round_timesteps = round_timesteps
+
+    def nearest(self, timesteps_B: torch.Tensor) -> torch.Tensor:
+        """(B,) ids of the entries nearest to timesteps on 0..1000; of two equally near the noisier."""
+        return (self.timesteps - timesteps_B.float().cpu()[:, None]).abs().argmin(dim=1)
+
+    def level(self, timesteps_B: torch.Tensor) -> NoiseLevel:
+        """The levels of timesteps (B,) on 0..1000, which need not be in the table."""
+        if self.round_timesteps:
+            timesteps_B = timesteps_B.to(torch.bfloat16)
+        ids_B = self.nearest(timesteps_B)
+        return NoiseLevel(
+            timesteps_B=timesteps_B.float(), sigmas_B=self.sigmas[ids_B], weights_B=self.weights[ids_B]
+        )
+
+    def level_of_ids(self, ids_B: torch.Tensor) -> NoiseLevel:
+        """The levels of drawn ids (B,) in 0..999."""
+        return self.level(self.timesteps[ids_B])
+
+
+def add_noise(clean: torch.Tensor, noise: torch.Tensor, sigmas_B: torch.Tensor) -> torch.Tensor:
+    """(1-sigma)·clean + sigma·noise, each sample (B,…) with its own sigma."""
+    sigmas = _per_sample(sigmas_B, clean)
+    return (1 - sigmas) * clean + sigmas * noise
+
+
+def flow_target(clean: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+    """What the network is to predict: noise - clean."""
+    return noise - clean
+
+
+def squared_error(prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """(B,) mean squared errors, in float32 (float64 for float64 targets)."""
+    dtype = torch.promote_types(target.dtype, torch.float32)
+    return (prediction.to(dtype) - target.to(dtype)).square().flatten(1).mean(dim=1)
+
+
+def _per_sample(values_B: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    return values_B.to(like.device, like.dtype).view(-1, *[1] * (like.ndim - 1))
