@@ -188,7 +188,7 @@ def made_weights(config: TrainingConfig, folder: Path | None) -> Iterator[Path |
     if config.recipe != "tiny" or folder is not None:
         yield folder
         return
-    from baselines.tiny.wan_base import write_tiny as write_base
+    from baselines.wan.tiny.wan_base import write_tiny as write_base
     from refalign.tiny_teacher import write_tiny as write_teacher
 
     writers: list[Callable[[Path], None]] = [write_base]

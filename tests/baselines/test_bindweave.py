@@ -26,7 +26,6 @@ from baselines.bindweave import (  # noqa: E402
     STILLNESS,
     BindWeave14B,
 )
-from baselines.tiny.networks import IMAGE_NETWORK  # noqa: E402
 from baselines.wan.bindweave import (  # noqa: E402
     BindWeaveTransformer3DModel,
     SlotReferences,
@@ -43,6 +42,7 @@ from baselines.wan.guidance import TEXT  # noqa: E402
 from baselines.wan.image_branch import ImageWanTransformer3DModel  # noqa: E402
 from baselines.wan.pipeline import WanSampler  # noqa: E402
 from baselines.wan.schedules import make_scheduler  # noqa: E402
+from baselines.wan.tiny.networks import IMAGE_NETWORK  # noqa: E402
 from bench.errors import MissingWeights, SampleError, UserError  # noqa: E402
 from bench.metric import Environment  # noqa: E402
 from bench.sample import Reference, Sample  # noqa: E402
@@ -337,7 +337,7 @@ def test_joining_its_passes_is_refused() -> None:
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Tiny checkpoints in the layouts of the released ones."""
-    from baselines.tiny import bindweave
+    from baselines.wan.tiny import bindweave
     from metrics.tiny import naturalscore
 
     folder = tmp_path_factory.mktemp("weights")

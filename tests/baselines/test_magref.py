@@ -237,7 +237,7 @@ def test_card() -> None:
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Tiny checkpoints in the layouts of the released ones."""
-    from baselines.tiny import magref, wan_base
+    from baselines.wan.tiny import magref, wan_base
 
     folder = tmp_path_factory.mktemp("weights")
     wan_base.write_tiny(folder)

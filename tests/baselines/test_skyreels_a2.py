@@ -261,7 +261,7 @@ def test_card() -> None:
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Tiny checkpoints in the layout of the released ones."""
-    from baselines.tiny import skyreels_a2
+    from baselines.wan.tiny import skyreels_a2
 
     folder = tmp_path_factory.mktemp("weights")
     skyreels_a2.write_tiny(folder)

@@ -22,11 +22,11 @@ transformers = pytest.importorskip("transformers", reason="the generators need t
 
 from golden_networks import read  # noqa: E402
 
-import baselines.tiny  # noqa: E402
-from baselines.tiny.kaleido import sat_tensors  # noqa: E402
-from baselines.tiny.pipelines import vocabulary  # noqa: E402
+import baselines.wan.tiny  # noqa: E402
 from baselines.wan.checkpoint import checkpoint_files, load_transformer, read_checkpoint  # noqa: E402
 from baselines.wan.prompts import KALEIDO_NEGATIVE, REFALIGN_14B_NEGATIVE, WAN_NEGATIVE  # noqa: E402
+from baselines.wan.sat import sat_tensors  # noqa: E402
+from baselines.wan.tiny.pipelines import vocabulary  # noqa: E402
 from bench.catalogue import CATALOGUE  # noqa: E402
 from bench.checkpoint import read_state_dict  # noqa: E402
 from bench.tiny_weights import random_parameter  # noqa: E402
@@ -47,7 +47,7 @@ LARGEST_MEBIBYTES = 5
 
 
 def write_all(folder: Path) -> None:
-    for module in pkgutil.iter_modules(baselines.tiny.__path__, "baselines.tiny."):
+    for module in pkgutil.iter_modules(baselines.wan.tiny.__path__, "baselines.wan.tiny."):
         write = getattr(importlib.import_module(module.name), "write_tiny", None)
         if write is not None:
             write(folder)
@@ -310,7 +310,9 @@ def test_kaleido_is_wans_network_under_sats_names(weights: Path) -> None:
 
 
 def test_importing_the_writers_loads_nothing_heavy() -> None:
-    names = [module.name for module in pkgutil.iter_modules(baselines.tiny.__path__, "baselines.tiny.")]
+    names = [
+        module.name for module in pkgutil.iter_modules(baselines.wan.tiny.__path__, "baselines.wan.tiny.")
+    ]
     heavy = ("torch", "transformers", "diffusers", "tokenizers", "safetensors")
     code = f"import sys, {', '.join(names)}\nprint([name for name in {heavy!r} if name in sys.modules])"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -228,7 +228,7 @@ def test_float32_images_are_not_rounded() -> None:
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Tiny checkpoints in the layouts of the released ones."""
-    from baselines.tiny import vace, wan_base
+    from baselines.wan.tiny import vace, wan_base
 
     folder = tmp_path_factory.mktemp("weights")
     vace.write_tiny(folder)

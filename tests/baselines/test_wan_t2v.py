@@ -29,7 +29,7 @@ PROMPT = "A woman in a green coat walks a dog."
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Tiny checkpoints in the layouts of the released ones."""
-    from baselines.tiny import wan_base
+    from baselines.wan.tiny import wan_base
 
     folder = tmp_path_factory.mktemp("weights")
     wan_base.write_tiny(folder)

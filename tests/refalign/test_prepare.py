@@ -27,8 +27,8 @@ pytest.importorskip("pycocotools", reason="RefAlign needs the extra 'refalign'")
 from safetensors import SafetensorError  # noqa: E402
 
 import refalign.prepare as prepare_module  # noqa: E402
-from baselines.tiny.wan_base import write_tiny as write_base  # noqa: E402
 from baselines.wan.spec import WanOptions  # noqa: E402
+from baselines.wan.tiny.wan_base import write_tiny as write_base  # noqa: E402
 from bench.errors import UserError  # noqa: E402
 from bench.metric import Environment  # noqa: E402
 from bench.sample import Reference, Sample  # noqa: E402

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from baselines.tiny.networks import VACE_NETWORK, original_tensors, write_original_config, write_shards
-from baselines.tiny.pipelines import DIFFUSERS_WEIGHTS, write_pipeline
+from baselines.wan.tiny.networks import VACE_NETWORK, original_tensors, write_original_config, write_shards
+from baselines.wan.tiny.pipelines import DIFFUSERS_WEIGHTS, write_pipeline
 from bench.tiny_weights import marked_folder
 
 SMALL_REPOSITORY = "Wan-AI/Wan2.1-VACE-1.3B-diffusers"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from baselines.tiny.networks import IMAGE_NETWORK
-from baselines.tiny.pipelines import write_pipeline
+from baselines.wan.tiny.networks import IMAGE_NETWORK
+from baselines.wan.tiny.pipelines import write_pipeline
 from bench.tiny_weights import marked_folder
 
 REPOSITORY = "Skywork/SkyReels-A2"

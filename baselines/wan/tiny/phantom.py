@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from baselines.tiny.networks import TEXT_NETWORK, original_tensors, write_original_config, write_shards
+from baselines.wan.tiny.networks import TEXT_NETWORK, original_tensors, write_original_config, write_shards
 from bench.tiny_weights import marked_folder
 
 REPOSITORY = "bytedance-research/Phantom"

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from baselines.tiny.networks import IMAGE_NETWORK, WIDTH, network, write_shards
-from baselines.tiny.pipelines import DIFFUSERS_WEIGHTS, write_pipeline
+from baselines.wan.tiny.networks import IMAGE_NETWORK, WIDTH, network, write_shards
+from baselines.wan.tiny.pipelines import DIFFUSERS_WEIGHTS, write_pipeline
 from bench.tiny_weights import marked_folder, random_state_dict
 
 REPOSITORY = "ByteDance/BindWeave"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from baselines.tiny.networks import IMAGE_NETWORK, original_tensors, write_original_config, write_shards
-from baselines.tiny.pipelines import DIFFUSERS_WEIGHTS
+from baselines.wan.tiny.networks import IMAGE_NETWORK, original_tensors, write_original_config, write_shards
+from baselines.wan.tiny.pipelines import DIFFUSERS_WEIGHTS
 from bench.tiny_weights import marked_folder
 
 REPOSITORY = "MAGREF-Video/MAGREF"

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from baselines.tiny.networks import IMAGE_WIDTH, TEXT_WIDTH, network, write_json, write_shards
 from baselines.wan.prompts import MAGREF_NEGATIVE, MAX_TEXT_TOKENS, REFALIGN_14B_NEGATIVE
+from baselines.wan.tiny.networks import IMAGE_WIDTH, TEXT_WIDTH, network, write_json, write_shards
 from bench.tiny_weights import random_state_dict, save_tensors
 
 PAD, END, UNKNOWN = "<pad>", "</s>", "<unk>"
