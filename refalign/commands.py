@@ -54,7 +54,7 @@ def train(
 
     In OUT: checkpoints/step-N (network in Wan's original naming), log.jsonl, curves/ for TensorBoard,
     validation/step-N/*.mp4. Ctrl-C writes a checkpoint first. Many GPUs: accelerate launch --num_processes 8
-    $(which refbench) train …
+    -m bench.cli.main train …, or torchrun --nproc_per_node 8 -m bench.cli.main train …
 
     Example: refbench train tiny --data clips.jsonl --out run, then --resume --max-steps 600
     """

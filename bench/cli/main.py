@@ -120,3 +120,7 @@ def main() -> None:
 
 def _complain(text: str) -> None:
     sys.stderr.write(f"refbench: {' '.join(text.split())}\n")
+
+
+if __name__ == "__main__":
+    main()
