@@ -27,6 +27,7 @@ from bench.video_import import Measured
 
 SNAPSHOT = "API snapshot of 2025-05-03; new calls do not reproduce it"
 NOT_VERIFIED = "the authors' defaults, not verified for these videos"
+UNKNOWN = "not known"
 CLOSED_LICENCE = "closed service"
 ONE_FACE = "one face"
 MEASURED_FIELDS = ("width", "height", "num_frames", "fps")
@@ -245,7 +246,8 @@ def imported_card(name: str, measured: Measured, file: Path | None = None) -> Me
     """
     known = foreign_model(name)
     card = known.card if known is not None else _ported_card(name)
-    fields_of = card.model_dump(mode="json")
+    # Whoever made the videos may have rewritten the prompts, or changed the defaults.
+    fields_of = card.model_dump(mode="json") | {"prompt_set": UNKNOWN, "settings": UNKNOWN}
     if file is not None:
         given = read_json(file)
         if not isinstance(given, dict):

@@ -10,7 +10,7 @@ import torch
 
 from baselines.wan.prompts import WAN_NEGATIVE
 from baselines.wan.spec import WanSettings
-from bench.dataset import load_track
+from bench.dataset import load_suite, load_track
 from bench.errors import UserError
 from bench.sample import Sample
 from bench.video import write_video
@@ -31,7 +31,11 @@ class Validation:
 
     def __init__(self, config: TrainingConfig, encoder: FeatureEncoder) -> None:
         chosen = config.validation
-        track = load_track(chosen.track, chosen.dataset)
+        place = chosen.dataset
+        if place is not None and place.is_file():
+            track = load_suite(place)
+        else:
+            track = load_track(chosen.track, place)
         self.samples: list[Sample] = []
         for name in chosen.samples:
             sample = track.sample(name)

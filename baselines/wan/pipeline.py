@@ -191,6 +191,8 @@ class WanSampler(DiffusionPipeline):
             seen = timestep.to(self.transformer.dtype).float() if round_timestep else timestep
             passes = rule.active_passes(scales)
             predictions = self.predict(latents, seen, texts, condition, passes, batch_passes)
+            # Wan's network hands float32 out, so that guidance does not multiply half-precision rounding.
+            predictions = {name: value.to(latents.dtype) for name, value in predictions.items()}
             guided = rule.guided(predictions, scales)
             latents = self.scheduler.step(guided, timestep, latents, return_dict=False)[0].to(latents.dtype)
             if on_step is not None:

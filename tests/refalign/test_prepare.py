@@ -377,6 +377,18 @@ def test_validation_videos_do_not_disturb_training(
         run(absent, tmp_path / "three", weights=weights, data=clips)
 
 
+def test_validation_takes_a_suite_of_ones_own(
+    weights: Path, clips: Path, dataset: Path, tmp_path: Path
+) -> None:
+    image = next((dataset / "Images").rglob("*.png")).relative_to(dataset)
+    line = {"id": "mine_1", "prompt": "a prompt", "references": [str(image)], "labels": ["Man"]}
+    (dataset / "mine.jsonl").write_text(json.dumps(line) + "\n")
+    chosen = (f"validation.dataset={dataset / 'mine.jsonl'}", "validation.samples=mine_1")
+    config = build_config("tiny", [*SHORT, *chosen, "validation.every=4", "validation.steps=1"])
+    run(config, tmp_path / "out", weights=weights, data=clips)
+    assert [path.name for path in (tmp_path / "out/validation").rglob("*.mp4")] == ["mine_1.mp4"]
+
+
 def test_the_commands_alone_and_under_a_launcher(weights: Path, clips: Path, tmp_path: Path) -> None:
     """refbench train in two processes that accelerate launches, then resumed in one; refbench prepare."""
     refbench = Path(sys.executable).with_name("refbench")
