@@ -25,6 +25,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from bench.errors import MissingWeights, UserError, first_fault, one_line
+from bench.run_folder import write_text
 from bench.weights import require, require_model_folder, weights_fingerprint
 from refalign.checkpoints import save_tensors
 from refalign.data.dataset import PositionSampler, TrainingData
@@ -148,7 +149,7 @@ def prepare_features(
         if stored.epochs > epochs:
             index = stored
     if rank == 0:
-        _write_atomically(folder / INDEX, json.dumps(index.model_dump(mode="json"), indent=1) + "\n")
+        write_text(folder / INDEX, json.dumps(index.model_dump(mode="json"), indent=1) + "\n")
     mine = [
         number for number in range(rank, index.shards, world_size) if not _is_whole(folder, index, number)
     ]
@@ -206,12 +207,6 @@ def _is_whole(folder: Path, index: FeatureIndex, number: int) -> bool:
     last = min((number + 1) * POSITIONS_PER_SHARD, index.places) - 1
     with _opened(file) as stored:
         return f"{last}/latents" in stored.keys()  # noqa: SIM118 - not a mapping
-
-
-def _write_atomically(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
 
 
 def read_index(folder: Path) -> FeatureIndex:

@@ -24,6 +24,7 @@ import torch
 
 from bench.errors import UserError, one_line
 from bench.provenance import package_versions
+from bench.run_folder import write_text
 from refalign.assembly import StartingPoint, build_model, empty_model, save_network, starting_point
 from refalign.checkpoints import (
     EMA,
@@ -128,7 +129,7 @@ class Trainer:
         )
         if self.parallel.is_main:
             text = json.dumps(self.config.plain(), indent=1, ensure_ascii=False) + "\n"
-            (self.out / CONFIG_FILE).write_text(text, encoding="utf-8")
+            write_text(self.out / CONFIG_FILE, text)
         stopped = False
         try:
             with _signals() as asked:
