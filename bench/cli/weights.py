@@ -82,7 +82,7 @@ def list_weights(weights: o.WeightsOption = None, json: o.JsonOption = False) ->
             for name, row in listed.items()
             if row["kind"] == kind
         ]
-        console().print(table(title, columns, rows))
+        console().print(table(title, columns, rows, words=True))
 
 
 def _state(row: dict[str, Any]) -> str:

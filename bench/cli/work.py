@@ -130,6 +130,8 @@ def generate(
 
     What is finished is not made again: the same command goes on after an interruption. Examples:
 
+    refbench generate refalign-1.3b --dataset OpenS2V-Eval --weights weights --limit 3 --set steps=30
+
     refbench generate static-reference --track open-domain --dataset OpenS2V-Eval
 
     refbench generate command --name mine --set template='python gen.py --prompt {prompt} --out {output}'
