@@ -1,4 +1,4 @@
-"""Checkpoints: safe reading of tensors, and loading that names every key that does not fit."""
+"""Checkpoints: tensors read safely and written whole, and loading that names every key that does not fit."""
 
 from __future__ import annotations
 
@@ -44,6 +44,21 @@ def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
     if not isinstance(content, Mapping):
         raise UserError(f"{path} holds a {type(content).__name__}, not a mapping of tensors")
     return {str(key): value for key, value in content.items() if isinstance(value, torch.Tensor)}
+
+
+def write_tensors(
+    path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None
+) -> None:
+    """Write a safetensors file, making its folder; a full disk is an OSError, as for every other file."""
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    contiguous = {name: value.contiguous() for name, value in tensors.items()}
+    try:
+        save_file(contiguous, path, metadata={"format": "pt", **(metadata or {})})
+    except SafetensorError as error:
+        raise OSError(one_line(error, 200)) from None
 
 
 def load_exactly(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from bench.checkpoint import write_tensors
 from bench.weights import TINY_MARKER
 
 if TYPE_CHECKING:
@@ -48,9 +49,7 @@ def random_state_dict(module: torch.nn.Module, rename: Callable[[str], str] = st
 
 def save_tensors(folder: Path, tensors: Mapping[str, torch.Tensor], name: str = "model.safetensors") -> None:
     """Write one safetensors file of a Hugging Face folder."""
-    from safetensors.torch import save_file
-
-    save_file(dict(tensors), folder / name, metadata={"format": "pt"})
+    write_tensors(folder / name, tensors)
 
 
 def marked_folder(folder: Path, repository: str) -> Path:

@@ -17,11 +17,11 @@ import torch
 
 from baselines.wan.checkpoint import WanCheckpoint, load_transformer, read_checkpoint, save_checkpoint
 from baselines.wan.components import network_files
-from bench.checkpoint import read_state_dict
+from bench.checkpoint import read_state_dict, write_tensors
 from bench.errors import MissingWeights, UserError, one_line
 from bench.weights import CATALOGUE, how_to_get, require
 from refalign.alignment import AlignmentProjectors
-from refalign.checkpoints import ADAPTER, PROJECTORS, TRANSFORMER, Checkpoint, save_tensors
+from refalign.checkpoints import ADAPTER, PROJECTORS, TRANSFORMER, Checkpoint
 from refalign.data.draws import uniform
 from refalign.recipes import LoraConfig, TrainingConfig
 from refalign.training_model import TrainingModel
@@ -189,7 +189,7 @@ def save_network(
     if config.lora.enabled:
         save_adapter(folder / ADAPTER, model, network)
         if projectors:
-            save_tensors(folder / PROJECTORS, projectors)
+            write_tensors(folder / PROJECTORS, projectors)
         return
     save_checkpoint(
         network,
@@ -215,7 +215,7 @@ def save_adapter(folder: Path, model: TrainingModel, network: Mapping[str, torch
     settings = {key: sorted(value) if isinstance(value, set) else value for key, value in settings.items()}
     adapter = get_peft_model_state_dict(transformer, state_dict=dict(network), adapter_name=ADAPTER_NAME)
     metadata = {LORA_ADAPTER_METADATA_KEY: json.dumps(settings, sort_keys=True)}
-    save_tensors(folder / ADAPTER_FILE, adapter, metadata)
+    write_tensors(folder / ADAPTER_FILE, adapter, metadata)
 
 
 def projector_tensors(model: TrainingModel, state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

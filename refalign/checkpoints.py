@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from bench.errors import UserError, first_fault, one_line
@@ -141,36 +140,16 @@ def write_state(folder: Path, state: TrainingState) -> None:
     (folder / STATE).write_text(text, encoding="utf-8")
 
 
-def save_tensors(
-    path: Path, tensors: Mapping[str, torch.Tensor], metadata: dict[str, str] | None = None
-) -> None:
-    """Write a safetensors file; a full disk is an OSError, as everywhere."""
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        save_file(
-            {name: value.contiguous() for name, value in tensors.items()},
-            path,
-            metadata={"format": "pt", **(metadata or {})},
-        )
-    except SafetensorError as error:
-        raise OSError(one_line(error, 200)) from None
-
-
 def guarded_save(store: CheckpointStore, step: int, write: Callable[[Path], None]) -> str | None:
     """Write the checkpoint of `step` with `write(folder)` and prune; the reason where it failed, or None.
 
     Whatever happens, earlier checkpoints stay as they are.
     """
-    from safetensors import SafetensorError
-
     try:
         with store.writing(step) as folder:
             write(folder)
         store.prune()
-    except (OSError, SafetensorError) as error:
+    except OSError as error:
         reason = one_line(getattr(error, "strerror", None) or error, 160)
         return f"the checkpoint of step {step} could not be written: {reason}; {store.newest_text()}"
     return None

@@ -24,10 +24,10 @@ from typing import Any
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from bench.checkpoint import write_tensors
 from bench.errors import MissingWeights, UserError, first_fault, one_line
 from bench.run_folder import write_text
 from bench.weights import require, require_model_folder, weights_fingerprint
-from refalign.checkpoints import save_tensors
 from refalign.data.dataset import PositionSampler, TrainingData
 from refalign.data.sample import EpochPosition, Skipped
 from refalign.example_source import ExampleSource, guarded_items
@@ -193,7 +193,7 @@ def _write_shard(
     final = shard_file(folder, number)
     partial = final.with_name(f".{final.name}.partial")
     try:
-        save_tensors(partial, tensors, {"samples": json.dumps(described)})
+        write_tensors(partial, tensors, {"samples": json.dumps(described)})
         partial.replace(final)
     finally:
         partial.unlink(missing_ok=True)

@@ -22,6 +22,7 @@ from typing import Any
 
 import torch
 
+from bench.checkpoint import write_tensors
 from bench.errors import UserError, one_line
 from bench.provenance import package_versions
 from bench.run_folder import write_text
@@ -34,7 +35,6 @@ from refalign.checkpoints import (
     TrainingState,
     check_same_run,
     guarded_save,
-    save_tensors,
     write_state,
 )
 from refalign.example_source import ExampleSource
@@ -261,11 +261,11 @@ class Trainer:
             save_network(folder, self.model, self.config, whole)
             if averages:
                 save_network(folder / EMA, self.model, self.config, whole | averages)
-                save_tensors(folder / AVERAGE_FILE, averages)
+                write_tensors(folder / AVERAGE_FILE, averages)
             if zero2:
                 engine.rename(folder / DEEPSPEED_FOLDER)
             else:
-                save_tensors(folder / OPTIMIZER, moments)
+                write_tensors(folder / OPTIMIZER, moments)
             write_state(folder, self._state())
 
         self.parallel.together(lambda: guarded_save(self.store, self.step, write))

@@ -22,7 +22,7 @@ from typing import Any, Literal
 import torch
 
 from baselines.wan.sat import is_sat, wan_tensors
-from bench.checkpoint import load_exactly, read_state_dict
+from bench.checkpoint import load_exactly, read_state_dict, write_tensors
 from bench.errors import UserError, one_line
 
 Naming = Literal["original", "diffusers"]
@@ -320,15 +320,13 @@ def save_checkpoint(
     diffusers folder.
     """
     from huggingface_hub import split_torch_state_dict_into_shards
-    from safetensors.torch import save_file
 
     if projectors and naming == "diffusers":
         raise UserError("a diffusers folder has no place for projectors; convert to original naming instead")
     tensors = {original_key(key) if naming == "original" else key: value for key, value in state.items()}
     tensors |= dict(projectors or {})
-    contiguous = {key: value.contiguous() for key, value in tensors.items()}
     pattern = "diffusion_pytorch_model{suffix}.safetensors"
-    split = split_torch_state_dict_into_shards(contiguous, filename_pattern=pattern, max_shard_size=MAX_SHARD)
+    split = split_torch_state_dict_into_shards(tensors, filename_pattern=pattern, max_shard_size=MAX_SHARD)
     folder.mkdir(parents=True, exist_ok=True)
     texts = {"config.json": {"_class_name": class_name, **_plain(config)}}
     if naming == "original":
@@ -340,9 +338,7 @@ def save_checkpoint(
     try:
         for name, keys in split.filename_to_tensors.items():
             partial[folder / name] = folder / f".{name}.partial"
-            save_file(
-                {key: contiguous[key] for key in keys}, folder / f".{name}.partial", metadata={"format": "pt"}
-            )
+            write_tensors(folder / f".{name}.partial", {key: tensors[key] for key in keys})
         for name, content in texts.items():
             partial[folder / name] = folder / f".{name}.partial"
             (folder / f".{name}.partial").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

@@ -237,7 +237,7 @@ def test_an_interrupted_preparation_goes_on(
     weights: Path, clips: Path, prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config, folder = build_config("tiny", SHORT), tmp_path / "again"
-    real = prepare_module.save_tensors
+    real = prepare_module.write_tensors
     written = []
 
     def fails_at_the_second(path: Path, *arguments: Any) -> None:
@@ -246,7 +246,7 @@ def test_an_interrupted_preparation_goes_on(
         if len(written) == 2:
             raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(prepare_module, "save_tensors", fails_at_the_second)
+    monkeypatch.setattr(prepare_module, "write_tensors", fails_at_the_second)
     with pytest.raises(
         UserError, match=r"00001\.safetensors could not be written: No space left on device; "
     ):
@@ -448,11 +448,11 @@ def test_the_tiny_recipe_learns(weights: Path, tmp_path: Path) -> None:
 
 
 def test_a_full_disk_is_named_by_safetensors_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from refalign.checkpoints import save_tensors
+    from bench.checkpoint import write_tensors
 
     def full(*arguments: Any, **settings: Any) -> None:
         raise SafetensorError("No space left on device")
 
     monkeypatch.setattr("safetensors.torch.save_file", full)
     with pytest.raises(OSError, match="No space left"):
-        save_tensors(tmp_path / "x.safetensors", {})
+        write_tensors(tmp_path / "x.safetensors", {})

@@ -22,7 +22,7 @@ pytest.importorskip("accelerate", reason="RefAlign needs the extra 'refalign'")
 import refalign.checkpoints as checkpoints  # noqa: E402
 import refalign.parallel as parallel  # noqa: E402
 from baselines.wan.checkpoint import load_transformer, read_checkpoint  # noqa: E402
-from bench.checkpoint import read_state_dict  # noqa: E402
+from bench.checkpoint import read_state_dict, write_tensors  # noqa: E402
 from bench.cli.main import app  # noqa: E402
 from bench.errors import UserError  # noqa: E402
 from refalign.recipes import RECIPES, OptimizerConfig, build_config  # noqa: E402
@@ -357,7 +357,7 @@ def test_optimizer_state_of_another_network_is_refused(straight: Path, tmp_path:
     state = read_state_dict(file)
     trainer.parallel.load_optimizer_state(trainer.model, trainer.optimizer, file)
     state.pop("transformer.proj_out.bias/exp_avg")
-    checkpoints.save_tensors(tmp_path / "less.safetensors", state)
+    write_tensors(tmp_path / "less.safetensors", state)
     with pytest.raises(
         UserError, match=r"less\.safetensors does not fit the network: no state of transf\S+bias$"
     ):
