@@ -126,7 +126,10 @@ def require_model_folder(repository: str, folder: Path | None) -> Path:
 def missing_packages(modules: Iterable[str], extra: str = "metrics") -> str | None:
     """Which of the modules are not installed and which extra brings them, or None; nothing is imported."""
     absent = [module for module in modules if find_spec(module) is None]
-    return f"needs {' and '.join(absent)}; pip install 'refalign-bench[{extra}]'" if absent else None
+    if not absent:
+        return None
+    named = " and ".join(filter(None, [", ".join(absent[:-1]), absent[-1]]))
+    return f"needs {named}; pip install 'refalign-bench[{extra}]'"
 
 
 def how_to_get(entry: WeightEntry) -> str:

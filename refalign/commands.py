@@ -23,6 +23,7 @@ WeightsOption = Annotated[
     Path | None,
     typer.Option("--weights", metavar="DIR", help="Folder of weights. Default: $REFBENCH_WEIGHTS."),
 ]
+PACKAGES = ("torch", "transformers", "diffusers", "accelerate", "ftfy", "safetensors", "pycocotools")
 # A launcher ends all processes when it sees one end: the main one has to get its line out first.
 GRACE_S = 2.0
 EXIT_USER_ERROR = 2
@@ -58,6 +59,7 @@ def train(
 
     Example: refbench train tiny --data clips.jsonl --out run, then --resume --max-steps 600
     """
+    _check_packages()
     from bench.console import note, print_json
     from refalign.recipes import build_config
 
@@ -97,6 +99,7 @@ def prepare(
 
     Example: refbench prepare stage1_1_3b --data OpenS2V-5M --out features --epochs 2
     """
+    _check_packages()
     from bench.console import print_text
     from refalign.recipes import build_config
 
@@ -128,6 +131,7 @@ def convert(
 
     Example: refbench convert run/checkpoints/step-00001000/transformer out --to diffusers --drop-projectors
     """
+    _check_packages()
     from bench.console import print_text
     from bench.registry import unknown_name
     from refalign.conversion import DTYPES, NAMINGS, convert_checkpoint
@@ -141,6 +145,15 @@ def convert(
     )
     kept = "none" if not projectors else "left out" if drop_projectors else "kept"
     print_text(f"{len(files)} file(s) in {target}, {to} naming; projectors: {kept}")
+
+
+def _check_packages() -> None:
+    """Raises UserError where the extra `refalign` is not installed."""
+    from bench.weights import missing_packages
+
+    absent = missing_packages(PACKAGES, "refalign")
+    if absent is not None:
+        raise UserError(absent)
 
 
 def _rank() -> int:

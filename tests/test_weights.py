@@ -414,3 +414,30 @@ def test_a_hub_that_does_not_answer_is_one_line(tmp_path: Path, results_hub: dic
     results_hub["down"] = True
     with pytest.raises(UserError, match="could not be asked: no network"):
         pull_results("VACE-14B", tmp_path)
+
+
+def test_what_one_installation_lacks_is_named_and_the_rest_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the metrics' packages alone the metrics' tiny weights are made, and the others named."""
+    from types import SimpleNamespace
+
+    import baselines.wan.tiny as generators
+
+    def fails(folder: Path) -> None:
+        raise ModuleNotFoundError("No module named 'diffusers'", name="diffusers")
+
+    def writes(folder: Path) -> None:
+        folder.mkdir(exist_ok=True)
+
+    point = SimpleNamespace(value="baselines.wan.tiny", load=lambda: generators)
+    monkeypatch.setattr("importlib.metadata.entry_points", lambda group: [point])
+    for module in ("kaleido", "magref", "phantom", "refalign", "skyreels_a2", "vace", "bindweave"):
+        monkeypatch.setattr(f"baselines.wan.tiny.{module}.write_tiny", fails)
+    monkeypatch.setattr("baselines.wan.tiny.wan_base.write_tiny", writes)
+    done = CliRunner().invoke(cli.app, ["weights", "make-tiny", str(tmp_path / "tiny")])
+    assert "not written, diffusers not installed: bindweave, kaleido" in done.stderr
+    assert "tiny random weights, 1 sets" in done.stdout
+    monkeypatch.setattr("baselines.wan.tiny.wan_base.write_tiny", fails)
+    with pytest.raises(UserError, match="nothing was written; pip install"):
+        invoke("make-tiny", tmp_path / "tiny")

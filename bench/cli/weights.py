@@ -220,13 +220,14 @@ def make_tiny(
     import pkgutil
     from importlib.metadata import entry_points
 
-    from bench.console import print_text
+    from bench.console import note, print_text
     from bench.weights import TINY_MARKER, is_tiny
 
     for place in folder.glob("*/*"):
         if place.is_dir() and not is_tiny(place):
             raise UserError(f"{place} holds other weights ({TINY_MARKER} is missing): choose another folder")
     written = 0
+    lacking: dict[str, str] = {}
     for point in entry_points(group=TINY_GROUP):
         try:
             package = point.load()
@@ -234,11 +235,19 @@ def make_tiny(
             raise UserError(f"{point.value} does not load: {one_line(error)}") from None
         for module in pkgutil.iter_modules(package.__path__, package.__name__ + "."):
             write = getattr(importlib.import_module(module.name), "write_tiny", None)
-            if write is not None:
+            if write is None:
+                continue
+            try:
                 write(folder)
                 written += 1
+            except ModuleNotFoundError as error:
+                # An installation of the metrics or of the generators alone makes its own part.
+                lacking[module.name.rpartition(".")[2]] = str(error.name)
+    if lacking:
+        packages = ", ".join(sorted(set(lacking.values())))
+        note(f"not written, {packages} not installed: {', '.join(lacking)}")
     if not written:
-        raise UserError("no installed package makes tiny weights")
+        raise UserError("nothing was written; pip install 'refalign-bench[metrics,baselines]'")
     print_text(f"tiny random weights, {written} sets: refbench generate … or evaluate … --weights {folder}")
 
 

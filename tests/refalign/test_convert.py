@@ -166,3 +166,22 @@ def test_what_cannot_be_converted_is_refused(
     with pytest.raises(UserError, match=r"could not be written: No space left on device$"):
         convert(file, tmp_path / "out", "--to", "original")
     assert not any((tmp_path / "out").iterdir())
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["train", "tiny", "--data", "x"],
+        ["prepare", "tiny", "--data", "x"],
+        ["convert", "a", "b", "--to", "original"],
+    ],
+)
+def test_without_the_packages_it_is_one_line(
+    words: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """On an installation of the core alone."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("bench.weights.find_spec", lambda name: None if name == "torch" else name)
+    done = CliRunner().invoke(app, words)
+    assert isinstance(done.exception, UserError)
+    assert str(done.exception).endswith("needs torch; pip install 'refalign-bench[refalign]'")
