@@ -206,7 +206,9 @@ def plan_method(
         videos=len(samples) * seeds,
         weights_gib={},
         peak_gib={},
-        note="runs no network of this project: nothing to count",
+        note="not of the Wan family: not counted"
+        if method_class.needs_torch
+        else "runs no network of this project: nothing to count",
     )
 
 

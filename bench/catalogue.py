@@ -257,6 +257,28 @@ _GENERATORS = (
         required=("**/mp_rank_00_model_states.pt|*.safetensors",),
     ),
     WeightEntry(
+        name="consisid",
+        repository="BestWishYsh/ConsisID-preview",
+        used_by=("consisid",),
+        holds="ConsisID on CogVideoX-5B with VAE, text encoder and face networks",
+        kind="generator",
+        memory_gib=21.8,
+        required=(
+            *TRANSFORMER_FILES,
+            *BASE_FILES,
+            "scheduler/scheduler_config.json",
+            "face_encoder/*",
+        ),
+        only=(
+            "*.json",
+            "README.md",
+            "LICENSE*",
+            *(f"{part}/*" for part in ("transformer", "vae", "text_encoder", "tokenizer", "scheduler")),
+            "face_encoder/*",
+        ),
+        licence="CogVideoX License (transformer), Apache-2.0 (rest)",
+    ),
+    WeightEntry(
         name="refalign-1.3b",
         repository="gudaochangsheng/RefAlign-1.3B",
         used_by=("refalign-1.3b",),

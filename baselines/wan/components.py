@@ -106,12 +106,12 @@ def load_base(place: Path, *, dtype: torch.dtype, image_branch: bool = False) ->
     check_base(place, image_branch=image_branch)
     parts = {
         "tokenizer": load_tokenizer(place / "tokenizer"),
-        "text_encoder": _from_folder(UMT5EncoderModel, place / "text_encoder", dtype=dtype),
-        "vae": _from_folder(AutoencoderKLWan, place / "vae", torch_dtype=torch.float32),
+        "text_encoder": from_folder(UMT5EncoderModel, place / "text_encoder", dtype=dtype),
+        "vae": from_folder(AutoencoderKLWan, place / "vae", torch_dtype=torch.float32),
     }
     if image_branch:
-        parts["image_encoder"] = _from_folder(CLIPVisionModel, place / "image_encoder", dtype=torch.float32)
-        parts["image_processor"] = _from_folder(CLIPImageProcessorPil, place / "image_processor")
+        parts["image_encoder"] = from_folder(CLIPVisionModel, place / "image_encoder", dtype=torch.float32)
+        parts["image_processor"] = from_folder(CLIPImageProcessorPil, place / "image_processor")
     # A regression of transformers 5 (issue 43992) once left the tied embedding at zero, which gives the same
     # features for every prompt and no error.
     if not bool(parts["text_encoder"].get_input_embeddings().weight.any()):
@@ -130,10 +130,11 @@ def load_tokenizer(folder: Path) -> Any:
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
     whole = (folder / "tokenizer.json").is_file()
-    return _from_folder(PreTrainedTokenizerFast if whole else AutoTokenizer, folder)
+    return from_folder(PreTrainedTokenizerFast if whole else AutoTokenizer, folder)
 
 
-def _from_folder(part_class: Any, folder: Path, **settings: Any) -> Any:
+def from_folder(part_class: Any, folder: Path, **settings: Any) -> Any:
+    """A part of a model by its class, from a folder on disk. Raises UserError when it cannot be read."""
     from transformers.utils import logging
 
     # What matters of a load is raised; a bar per part only disturbs the runner's own.

@@ -22,6 +22,7 @@ transformers = pytest.importorskip("transformers", reason="the generators need t
 
 from golden_networks import read  # noqa: E402
 
+import baselines.faces.tiny  # noqa: E402
 import baselines.wan.tiny  # noqa: E402
 from baselines.wan.checkpoint import checkpoint_files, load_transformer, read_checkpoint  # noqa: E402
 from baselines.wan.prompts import KALEIDO_NEGATIVE, REFALIGN_14B_NEGATIVE, WAN_NEGATIVE  # noqa: E402
@@ -47,10 +48,11 @@ LARGEST_MEBIBYTES = 5
 
 
 def write_all(folder: Path) -> None:
-    for module in pkgutil.iter_modules(baselines.wan.tiny.__path__, "baselines.wan.tiny."):
-        write = getattr(importlib.import_module(module.name), "write_tiny", None)
-        if write is not None:
-            write(folder)
+    for package in (baselines.wan.tiny, baselines.faces.tiny):
+        for module in pkgutil.iter_modules(package.__path__, package.__name__ + "."):
+            write = getattr(importlib.import_module(module.name), "write_tiny", None)
+            if write is not None:
+                write(folder)
 
 
 @pytest.fixture(scope="module")

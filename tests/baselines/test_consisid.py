@@ -1,0 +1,393 @@
+"""ConsisID with tiny weights: the method against diffusers' pipeline called by hand, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="the generators need the extra 'baselines'")
+diffusers = pytest.importorskip("diffusers", reason="the generators need the extra 'baselines'")
+
+from fill import uint8_image  # noqa: E402
+from PIL import Image  # noqa: E402
+from typer.testing import CliRunner  # noqa: E402
+
+import baselines.consisid as module  # noqa: E402
+from baselines.consisid import FACE_FILES, FACE_MODULES, ConsisID, ConsisIDOptions  # noqa: E402
+from baselines.faces.stand_in import StandInFaces  # noqa: E402
+from baselines.faces.tiny import consisid as tiny  # noqa: E402
+from bench.cli.main import app  # noqa: E402
+from bench.errors import MissingWeights, SampleError, UserError  # noqa: E402
+from bench.metric import Environment  # noqa: E402
+from bench.options import build_options  # noqa: E402
+from bench.registry import methods  # noqa: E402
+from bench.run_folder import read_run  # noqa: E402
+from bench.sample import Reference, Sample  # noqa: E402
+from bench.video import Video  # noqa: E402
+from bench.weights import CATALOGUE, TINY_MARKER, is_tiny, missing_files  # noqa: E402
+
+SMALL: dict[str, Any] = {"width": 96, "height": 64, "num_frames": 9, "steps": 3}
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("weights")
+    tiny.write_tiny(folder)
+    return folder
+
+
+def sample_of(folder: Path, *kinds: str, prompt: str = "a woman reads", name: str = "singleface_1") -> Sample:
+    """A sample whose references are pictures in `folder`, one of each kind."""
+    references = []
+    for index, kind in enumerate(kinds):
+        Image.fromarray(uint8_image(f"consisid.{index}", 80, 60)).save(folder / f"{index}.png")
+        references.append(Reference(path=f"{index}.png", root=folder, label="Woman", kind=kind))  # type: ignore[arg-type]
+    return Sample(id=name, category="singleface", prompt=prompt, references=tuple(references))
+
+
+def loaded(weights: Path, **options: Any) -> ConsisID:
+    method = ConsisID(ConsisIDOptions(**(SMALL | options)))
+    method.load(Environment(device="cpu", weights=weights))
+    return method
+
+
+def frames_of(method: ConsisID, sample: Sample, seed: int = 3) -> np.ndarray:
+    return np.stack(list(method.generate(sample, seed).images))
+
+
+@pytest.fixture(scope="module")
+def method(weights: Path) -> ConsisID:
+    return loaded(weights)
+
+
+def by_hand(weights: Path, sample: Sample, seed: int, **changes: Any) -> np.ndarray:
+    """diffusers' pipeline from the whole folder, as its documentation calls it."""
+    place = weights / tiny.REPOSITORY
+    pipeline = diffusers.ConsisIDPipeline.from_pretrained(place, local_files_only=True)
+    reader = StandInFaces(place / "face_encoder", device="cpu", dtype=torch.float32)
+    face = reader.read(sample.references[0].open_on_white())
+    arguments = {
+        "image": face.picture,
+        "prompt": sample.prompt,
+        "width": 96,
+        "height": 64,
+        "num_frames": 9,
+        "num_inference_steps": 3,
+        "guidance_scale": 6.0,
+        "use_dynamic_cfg": False,
+        "id_vit_hidden": list(face.layers_1ND),
+        "id_cond": face.identity_1D,
+        "kps_cond": face.landmarks_52,
+        "generator": torch.Generator().manual_seed(seed),
+    } | changes
+    return np.stack([np.asarray(frame) for frame in pipeline(**arguments).frames[0]])
+
+
+def test_frames_are_those_of_the_pipeline_called_by_hand(
+    weights: Path, method: ConsisID, tmp_path: Path
+) -> None:
+    sample = sample_of(tmp_path, "person")
+    frames = frames_of(method, sample)
+    assert frames.shape == (9, 64, 96, 3) and frames.dtype == np.uint8
+    assert frames.std() > 5
+    assert np.array_equal(frames, by_hand(weights, sample, 3))
+    # The comparison would notice: another scale, another seed.
+    assert not np.array_equal(frames, by_hand(weights, sample, 3, guidance_scale=5.0))
+    assert not np.array_equal(frames, by_hand(weights, sample, 4))
+
+
+def test_options_reach_the_pipeline(weights: Path, tmp_path: Path) -> None:
+    sample = sample_of(tmp_path, "person")
+    method = loaded(weights, negative_prompt="dull", guidance=2.0, num_frames=5, steps=2)
+    expected = by_hand(
+        weights, sample, 3, negative_prompt="dull", guidance_scale=2.0, num_frames=5, num_inference_steps=2
+    )
+    assert np.array_equal(frames_of(method, sample), expected)
+    assert method.generate(sample, 3).fps == 8.0
+
+
+def test_landmarks_are_drawn_for_a_network_that_takes_them(weights: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "weights"
+    shutil.copytree(weights, copy)
+    file = copy / tiny.REPOSITORY / "transformer/config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"is_kps": True}))
+    sample = sample_of(tmp_path, "person")
+    frames = frames_of(loaded(copy), sample)
+    assert np.array_equal(frames, by_hand(copy, sample, 3))
+    assert not np.array_equal(frames, by_hand(weights, sample, 3))
+
+
+def test_every_part_of_the_face_and_the_prompt_reach_the_video(
+    method: ConsisID, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sample = sample_of(tmp_path, "person")
+    frames = frames_of(method, sample)
+    assert not np.array_equal(frames, frames_of(method, sample_of(tmp_path, "person", prompt="a man runs")))
+    sampler = method._loaded()
+    face = sampler.faces.read(sample.references[0].open_on_white())
+    layers = face.layers_1ND
+    changes = {
+        "identity_1D": face.identity_1D + 1,
+        "picture": face.picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT),
+        **{
+            f"layer {index}": (*layers[:index], layers[index].flip(1) * 3, *layers[index + 1 :])
+            for index in (0, 4)
+        },
+    }
+    for name, value in changes.items():
+        field = "layers_1ND" if name.startswith("layer ") else name
+        changed = SimpleNamespace(**(vars(face) | {field: value}))
+        monkeypatch.setattr(sampler, "faces", SimpleNamespace(read=lambda image, changed=changed: changed))
+        assert not np.array_equal(frames, frames_of(method, sample)), name
+    monkeypatch.setattr(sampler, "faces", SimpleNamespace(read=lambda image: face))
+    assert np.array_equal(frames, frames_of(method, sample))
+
+
+def test_a_video_does_not_depend_on_what_was_made_before(method: ConsisID, tmp_path: Path) -> None:
+    sample = sample_of(tmp_path, "person")
+    first = frames_of(method, sample, 1)
+    other = frames_of(method, sample, 2)
+    assert not np.array_equal(first, other)
+    assert np.array_equal(first, frames_of(method, sample, 1))
+
+
+def test_noise_by_seed_or_by_sample(weights: Path, method: ConsisID, tmp_path: Path) -> None:
+    one, two = (sample_of(tmp_path, "person", name=name) for name in ("singleface_1", "singleface_2"))
+    assert np.array_equal(frames_of(method, one), frames_of(method, two))
+    by_sample = ConsisID(ConsisIDOptions(**SMALL, noise_key="sample"))
+    by_sample._sampler = method._sampler
+    assert not np.array_equal(frames_of(by_sample, one), frames_of(by_sample, two))
+    assert np.array_equal(frames_of(by_sample, one), frames_of(by_sample, one))
+
+
+def test_steps_are_told_and_a_long_prompt_is_noted(method: ConsisID, tmp_path: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    method.on_step = lambda done, total: seen.append((done, total))
+    made = method.generate(sample_of(tmp_path, "person", prompt="face " * 300), 0)
+    method.on_step = lambda done, total: None
+    assert seen == [(0, 3), (1, 3), (2, 3), (3, 3)]
+    (note,) = made.notes
+    assert note.startswith("the prompt has ") and note.endswith(
+        "the first 226 are used, as in the original code"
+    )
+    assert method.generate(sample_of(tmp_path, "person"), 0).notes == ()
+
+
+def test_tiling_is_for_decoding_alone(method: ConsisID, tmp_path: Path) -> None:
+    sample = sample_of(tmp_path, "person")
+    tiled = ConsisID(ConsisIDOptions(**SMALL, vae_tiling=True))
+    tiled._sampler = method._sampler
+    plain = frames_of(method, sample)
+    other = frames_of(tiled, sample)
+    assert plain.shape == other.shape
+    assert not np.array_equal(plain, other)
+    # The same latents decoded in another way: near, and switched off again after.
+    assert np.abs(plain.astype(float) - other).mean() < 20
+    assert np.array_equal(plain, frames_of(method, sample))
+
+
+def test_bfloat16(weights: Path, tmp_path: Path) -> None:
+    """As on a GPU."""
+    method = loaded(weights, dtype="bfloat16")
+    pipeline = method._loaded().pipeline
+    networks = (pipeline.transformer, pipeline.vae, pipeline.text_encoder)
+    assert {network.dtype for network in networks} == {torch.bfloat16}
+    frames = frames_of(method, sample_of(tmp_path, "person"))
+    assert frames.shape == (9, 64, 96, 3) and frames.std() > 5
+
+
+def test_a_reference_without_a_face_fails_its_sample(method: ConsisID, tmp_path: Path) -> None:
+    sample = sample_of(tmp_path, "person")
+    Image.new("RGB", (40, 40), "grey").save(sample.references[0].file)
+    with pytest.raises(SampleError, match="no face was found"):
+        method.generate(sample, 0)
+    sample.references[0].file.write_bytes(b"no picture")
+    with pytest.raises(SampleError, match="cannot be read"):
+        method.generate(sample, 0)
+
+
+def test_card() -> None:
+    card = ConsisID().card()
+    assert (card.width, card.height, card.num_frames, card.fps) == (720, 480, 49, 8.0)
+    assert (card.steps, card.solver, card.guidance) == (50, "cogvideox-dpm", {"text": 6.0})
+    assert (card.max_references, card.settings, card.negative_prompt) == (1, "native", "")
+    assert card.weights == {"consisid": "BestWishYsh/ConsisID-preview"}
+    assert any("noise is drawn on the CPU" in text for text in card.deviations)
+    assert type(card).model_validate_json(card.model_dump_json()) == card
+    other = ConsisID(ConsisIDOptions(noise_device="model", overflow="first", steps=20)).card()
+    assert not any("noise is drawn" in text for text in other.deviations)
+    assert (other.steps, other.reference_overflow) == (20, "the first that shows a person is used")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "complaint"),
+    [
+        ("settings", "matched", "832×480 and 81 frames, .*720×480 and up to 49"),
+        ("num_frames", "81", "4k . 1 from 5 to 49, 81 is not"),
+        ("num_frames", "8", "8 is not"),
+        ("steps", "0", "steps must be above 0"),
+        ("guidance", "0.5", "from 1"),
+        ("fps", "nan", "fps must be above 0"),
+    ],
+)
+def test_what_no_network_can_do_is_refused(key: str, value: str, complaint: str) -> None:
+    with pytest.raises(UserError, match=complaint):
+        build_options(ConsisIDOptions, {key: value}, "the method consisid")
+
+
+def test_which_samples_are_refused(weights: Path, method: ConsisID, tmp_path: Path) -> None:
+    assert method.refuses(sample_of(tmp_path, "person")) is None
+    assert method.refuses(sample_of(tmp_path)) == "no reference shows a person"
+    assert method.refuses(sample_of(tmp_path, "object")) == "no reference shows a person"
+    both = sample_of(tmp_path, "object", "person")
+    assert "2 references, consisid takes one face" in str(method.refuses(both))
+    first = ConsisID(ConsisIDOptions(**SMALL, overflow="first"))
+    first._sampler = method._sampler
+    assert first.refuses(both) is None
+    alone = Sample(id="s_1", category="s", prompt=both.prompt, references=both.references[1:])
+    assert np.array_equal(frames_of(first, both), frames_of(method, alone))
+    with pytest.raises(UserError, match="was not loaded"):
+        ConsisID().generate(both, 0)
+
+
+def test_digests_cover_every_network(weights: Path, tmp_path: Path) -> None:
+    environment = Environment(weights=tmp_path)
+    shutil.copytree(weights, tmp_path, dirs_exist_ok=True)
+    method = ConsisID(ConsisIDOptions(**SMALL))
+    found = method.find_weights(environment)
+    assert found.keys() == method.card().weights.keys()
+    assert found["consisid"].startswith("tiny:")
+    files = [path.relative_to(tmp_path) for path in tmp_path.rglob("*.safetensors")]
+    assert len(files) == 4
+    for file in files:
+        content = (tmp_path / file).read_bytes()
+        (tmp_path / file).write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+        assert method.find_weights(environment) != found, file
+        (tmp_path / file).write_bytes(content)
+    assert method.find_weights(environment) == found
+
+
+def test_what_is_missing_is_said(weights: Path, tmp_path: Path) -> None:
+    method = ConsisID(ConsisIDOptions(**SMALL))
+    shutil.copytree(weights, tmp_path, dirs_exist_ok=True)
+    place = tmp_path / tiny.REPOSITORY
+    with pytest.raises(UserError, match="makes 96×64 videos only, not 720×480"):
+        ConsisID().find_weights(Environment(weights=tmp_path))
+    (place / "scheduler/scheduler_config.json").unlink()
+    with pytest.raises(
+        MissingWeights, match=r"lacks scheduler/scheduler_config\.json; refbench weights pull"
+    ):
+        method.load(Environment(weights=tmp_path))
+    (place / "transformer/config.json").write_text("{}")
+    shutil.copy(weights / tiny.REPOSITORY / "scheduler/scheduler_config.json", place / "scheduler")
+    with pytest.raises(UserError, match="names no sample_width"):
+        method.find_weights(Environment(weights=tmp_path))
+
+
+def real_looking(weights: Path, folder: Path) -> Path:
+    """The tiny folder without its mark: taken for real weights."""
+    shutil.copytree(weights, folder, dirs_exist_ok=True)
+    (folder / tiny.REPOSITORY / TINY_MARKER).unlink()
+    return folder / tiny.REPOSITORY
+
+
+def test_real_weights_need_the_face_packages_and_all_face_files(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What facexlib and InsightFace miss they download; so nothing may be left to them."""
+    place = real_looking(weights, tmp_path)
+    environment = Environment(weights=tmp_path)
+    method = ConsisID(ConsisIDOptions(**SMALL))
+    asked: list[Any] = []
+
+    def none_absent(modules: Any, extra: str) -> None:
+        asked.append((modules, extra))
+
+    monkeypatch.setattr(module, "missing_packages", lambda names, extra: "needs facexlib; pip install x")
+    with pytest.raises(MissingWeights, match="reading the face needs facexlib; pip install"):
+        method.find_weights(environment)
+    monkeypatch.setattr(module, "missing_packages", none_absent)
+    for pattern in FACE_FILES:
+        with pytest.raises(MissingWeights) as raised:
+            method.load(environment)
+        assert f"lacks {pattern}; refbench weights pull consisid" in str(raised.value)
+        file = place / pattern.replace("*", "_10g_bnkps")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(pattern.encode())
+    assert set(asked) == {(FACE_MODULES, "consisid")}
+    found = method.find_weights(environment)["consisid"]
+    assert not found.startswith("tiny:")
+    (place / FACE_FILES[0]).write_bytes(b"another")
+    assert method.find_weights(environment)["consisid"] != found
+
+
+def test_too_little_memory_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    free = {"gb": 30.0}
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free["gb"] * 1e9, 80e9))
+    with pytest.raises(UserError, match=r"about 37 GB .*30\.0 are free; --set offload=model"):
+        ConsisID()._check_memory("cuda")
+    ConsisID(ConsisIDOptions(offload="model"))._check_memory("cuda")
+    free["gb"] = 10.0
+    for offload in ("none", "model"):
+        with pytest.raises(UserError, match="--set offload=group"):
+            ConsisID(ConsisIDOptions(offload=offload))._check_memory("cuda")  # type: ignore[arg-type]
+    ConsisID(ConsisIDOptions(offload="group"))._check_memory("cuda")
+
+
+def test_offload_needs_a_gpu(weights: Path) -> None:
+    with pytest.raises(UserError, match="on the CPU leave it at none"):
+        loaded(weights, offload="model")
+
+
+def test_damaged_weights_are_one_line(weights: Path, tmp_path: Path) -> None:
+    shutil.copytree(weights, tmp_path, dirs_exist_ok=True)
+    file = tmp_path / tiny.REPOSITORY / "vae" / tiny.WEIGHTS_FILE
+    file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(UserError, match="vae cannot be loaded") as raised:
+        loaded(tmp_path)
+    assert "\n" not in str(raised.value)
+
+
+def test_the_tiny_repository_has_the_published_layout(weights: Path) -> None:
+    place, entry = weights / tiny.REPOSITORY, CATALOGUE["consisid"]
+    assert entry.repository == tiny.REPOSITORY and is_tiny(place)
+    assert missing_files(entry, place) == []
+    assert sum(path.stat().st_size for path in place.rglob("*")) < 5 * 2**20
+    code = (
+        "import sys, baselines.consisid, baselines.faces.tiny.consisid\n"
+        "print([name for name in ('torch', 'diffusers', 'PIL', 'cv2') if name in sys.modules])"
+    )
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert answer.stdout.strip() == "[]"
+
+
+def test_from_the_command_line(weights: Path, tmp_path: Path) -> None:
+    """References → face → latents → mp4; a sample without a person is refused by name."""
+    person, thing = sample_of(tmp_path, "person"), sample_of(tmp_path, "object", name="singleobj_1")
+    lines = [
+        {"id": one.id, "prompt": one.prompt, "references": ["0.png"], "labels": ["x"], "kinds": [kind]}
+        for one, kind in ((person, "person"), (thing, "object"))
+    ]
+    (tmp_path / "two.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    words = ["generate", "consisid", "--suite", str(tmp_path / "two.jsonl"), "--weights", str(weights)]
+    words += [f"--set={key}={value}" for key, value in SMALL.items()] + ["--out", str(tmp_path / "runs")]
+    done = CliRunner().invoke(app, words, catch_exceptions=False)
+    assert done.exit_code == 1, done.output
+    assert "no reference shows a person" in done.output
+    (folder,) = (tmp_path / "runs/consisid").iterdir()
+    info = read_run(folder / "run.json")
+    assert info.card is not None and info.variant == "tiny-weights"
+    assert info.card.weights["consisid"].startswith("tiny:")
+    (file,) = folder.rglob("*.mp4")
+    probe = Video(file).probe
+    assert (file.name, probe.width, probe.height, probe.frames) == ("singleface_1.mp4", 96, 64, 9)
+    assert probe.fps == pytest.approx(8.0, rel=1e-3)
+    assert methods.get("consisid") is ConsisID
