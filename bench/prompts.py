@@ -20,6 +20,7 @@ LINES_SUFFIX = ".jsonl"
 LONGEST_PROMPT_CHARACTERS = 20_000
 NAMED_IDS = 3
 LINE_FIELDS = {"id", "prompt"}
+REFINED_FIELD = "prompt_refine"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,8 +44,8 @@ class PromptSet:
 def read_prompts(path: Path) -> PromptSet:
     """A prompt file: a JSON object id → prompt, or lines of objects with `id` and `prompt` (`.jsonl`).
 
-    An object with a field `prompt` may stand for a prompt, as in the benchmark's own lists; ids that no
-    sample has are ignored. Raises UserError for anything else.
+    An object with a field `prompt` may stand for a prompt, as in the benchmark's own lists, or with
+    `prompt_refine`, which RefAlign's script reads; ids that no sample has are ignored. Raises UserError for anything else.
     """
     text = read_text(path)
     pairs = _from_lines(text, path) if path.suffix.lower() == LINES_SUFFIX else _from_object(text, path)
@@ -64,7 +65,7 @@ def _from_object(text: str, path: Path) -> Iterator[tuple[str, Any, str]]:
     if not isinstance(content, dict):
         raise UserError(f"{path}: expected an object id → prompt, not a {type(content).__name__}")
     for sample_id, entry in content.items():
-        prompt = entry.get("prompt") if isinstance(entry, dict) else entry
+        prompt = entry.get(REFINED_FIELD, entry.get("prompt")) if isinstance(entry, dict) else entry
         yield sample_id, prompt, f"{path}, sample {one_line(sample_id, 60)!r}"
 
 

@@ -64,10 +64,12 @@ def written(folder: Path, name: str, text: str) -> Path:
 def test_an_object_lines_and_the_benchmarks_own_form_say_the_same(tmp_path: Path) -> None:
     lines = "\n".join(json.dumps({"id": key, "prompt": text, "note": 1}) for key, text in PROMPTS.items())
     rows = {key: {"prompt": text, "img_paths": []} for key, text in PROMPTS.items()}
+    refined = {key: {"prompt": "the benchmark's", "prompt_refine": text} for key, text in PROMPTS.items()}
     for path in (
         written(tmp_path, "a.json", json.dumps(PROMPTS)),
         written(tmp_path, "b.jsonl", f"\n{lines}\n\n"),
         written(tmp_path, "c.json", json.dumps(rows)),
+        written(tmp_path, "d.json", json.dumps(refined)),
     ):
         found = read_prompts(path)
         assert found.prompts == PROMPTS
