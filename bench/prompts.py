@@ -45,7 +45,8 @@ def read_prompts(path: Path) -> PromptSet:
     """A prompt file: a JSON object id → prompt, or lines of objects with `id` and `prompt` (`.jsonl`).
 
     An object with a field `prompt` may stand for a prompt, as in the benchmark's own lists, or with
-    `prompt_refine`, which RefAlign's script reads; ids that no sample has are ignored. Raises UserError for anything else.
+    `prompt_refine`, which RefAlign's script reads; ids that no sample has are ignored. Raises UserError for
+    anything else.
     """
     text = read_text(path)
     pairs = _from_lines(text, path) if path.suffix.lower() == LINES_SUFFIX else _from_object(text, path)
