@@ -15,6 +15,7 @@ other.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from baselines.wan.method import WanMethod
@@ -73,20 +74,14 @@ class Phantom13B(PhantomMethod):
 class Phantom14B(PhantomMethod):
     """Phantom-Wan-14B."""
 
-    spec = WanSpec(
+    spec = replace(
+        Phantom13B.spec,
         name="phantom-14b",
         summary="Phantom-Wan 14B: as phantom-1.3b, 121 frames at 24 fps",
         base_model="Wan2.1-T2V-14B",
-        licence="Apache-2.0",
         weights=WanWeights(
-            transformer="phantom",
-            transformer_files=("Phantom_Wan_14B*.safetensors",),
-            base="wan2.1-t2v-14b",
+            transformer="phantom", transformer_files=("Phantom_Wan_14B*.safetensors",), base="wan2.1-t2v-14b"
         ),
         network=WAN_14B,
-        native=WanSettings(num_frames=121, fps=24.0, guidance=GUIDANCE, negative_prompt=WAN_NEGATIVE),
-        guidance_rule="image-and-text",
-        max_references=MAX_REFERENCES,
-        reference_preparation=PREPARATION,
-        prompt_advice=ADVICE,
+        native=replace(Phantom13B.spec.native, num_frames=121, fps=24.0),
     )

@@ -14,6 +14,7 @@ backgrounds of persons and objects (`--set segmenter=FILE.onnx`); neither is pub
 from __future__ import annotations
 
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -81,23 +82,16 @@ class RefAlign13B(RefAlignMethod):
 class RefAlign14B(RefAlignMethod):
     """RefAlign-14B."""
 
-    spec = WanSpec(
+    spec = replace(
+        RefAlign13B.spec,
         name="refalign-14b",
         summary="RefAlign 14B: as refalign-1.3b, with an extended negative prompt",
         base_model="Wan2.1-T2V-14B",
-        licence=None,
         weights=WanWeights(
             transformer="refalign-14b", transformer_files=("*.safetensors",), base="wan2.1-t2v-14b"
         ),
         network=WAN_14B,
-        native=WanSettings(solver="euler", guidance=GUIDANCE, negative_prompt=REFALIGN_14B_NEGATIVE),
-        guidance_rule="image-and-text",
-        max_references=MAX_REFERENCES,
-        reference_preparation=PREPARATION,
-        prompt_advice="rewritten prompts",
-        round_timestep=True,
-        state_in_network_dtype=True,
-        deviations=DEVIATIONS,
+        native=replace(RefAlign13B.spec.native, negative_prompt=REFALIGN_14B_NEGATIVE),
     )
 
 
@@ -105,31 +99,17 @@ class RefAlign14B(RefAlignMethod):
 class RefAlignTiny(RefAlignMethod):
     """A made-up small RefAlign for tests and first steps."""
 
-    spec = WanSpec(
+    spec = replace(
+        RefAlign13B.spec,
         name="refalign-tiny",
         summary="RefAlign with tiny random weights: tries the whole path on a CPU; its videos are noise",
         base_model="none (random weights)",
         licence="Apache-2.0",
-        weights=WanWeights(
-            transformer="refalign-1.3b", transformer_files=("*.safetensors",), base="wan2.1-t2v-1.3b"
-        ),
         network=WanNetwork(width=96, ffn_width=192, layers=4, heads=4),
-        native=WanSettings(
-            width=96,
-            height=64,
-            num_frames=9,
-            steps=4,
-            solver="euler",
-            guidance=GUIDANCE,
-            negative_prompt=WAN_NEGATIVE,
-        ),
-        guidance_rule="image-and-text",
-        max_references=MAX_REFERENCES,
-        reference_preparation=PREPARATION,
-        round_timestep=True,
-        state_in_network_dtype=True,
+        native=replace(RefAlign13B.spec.native, width=96, height=64, num_frames=9, steps=4),
+        prompt_advice=None,
+        deviations=(),
     )
-
     # Nothing is looked for on disk.
     weights = ()
 
