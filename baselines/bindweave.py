@@ -76,6 +76,7 @@ class BindWeave14B(WanMethod):
         ),
         prompt_advice="prompts refined by a vision-language model",
         state_in_network_dtype=True,
+        draws_on_cpu=True,
         deviations=(
             "not compared with the original code, which runs on Ascend processors only",
             "noise is drawn in float32 for each video; the original draws bfloat16 from one generator for "

@@ -49,6 +49,7 @@ class Kaleido14B(WanMethod):
         ),
         guidance_rule="text",
         max_references=3,
+        draws_on_cpu=True,
         reference_preparation="EXIF applied, transparency on white, Lanczos fit on white at the video's size",
         prompt_advice="prompts rewritten by a large language model",
     )

@@ -74,6 +74,7 @@ class RefAlign13B(RefAlignMethod):
         prompt_advice="rewritten prompts",
         round_timestep=True,
         state_in_network_dtype=True,
+        draws_on_cpu=True,
         deviations=DEVIATIONS,
     )
 

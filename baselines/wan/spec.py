@@ -88,6 +88,7 @@ class WanSpec:
     prompts the authors use; `guidance_rule` a name in `baselines.wan.guidance`; `deviations` what differs
     from the authors' code under native settings, `matched_deviations` what the matched ones cannot match.
     `round_timestep`, `state_in_network_dtype`: code that runs everything in bfloat16 (RefAlign's).
+    `draws_on_cpu`: the authors draw noise with a CPU generator.
     """
 
     name: str
@@ -107,6 +108,7 @@ class WanSpec:
     prompt_advice: str | None = None
     round_timestep: bool = False
     state_in_network_dtype: bool = False
+    draws_on_cpu: bool = False
     deviations: tuple[str, ...] = ()
     matched_deviations: tuple[str, ...] = ()
 
@@ -226,7 +228,7 @@ def wan_card(spec: WanSpec, options: WanOptions, weights: Mapping[str, str]) -> 
             if native[name] != value
         ]
         deviations += spec.matched_deviations
-    if options.noise_device == "cpu" and not spec.state_in_network_dtype:
+    if options.noise_device == "cpu" and not spec.draws_on_cpu:
         deviations.append("noise is drawn on the CPU, by the original code on the GPU")
     values: dict[str, Any] = {
         key: str(value) if isinstance(value, Path) else value for key, value in asdict(options).items()

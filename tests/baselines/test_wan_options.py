@@ -83,3 +83,10 @@ def test_references_beyond_the_maximum(tmp_path: object) -> None:
     assert "4 references, refalign-1.3b takes 3" in str(method.refuses(sample_with(4, tmp_path)))
     assert method.refuses(sample_with(0, tmp_path)) == "the sample has no reference"
     assert make_method("refalign-1.3b", {"overflow": "first"}).refuses(sample_with(4, tmp_path)) is None
+
+
+@pytest.mark.parametrize("name", WAN_METHODS)
+def test_noise_that_the_authors_draw_elsewhere_is_on_the_card(name: str) -> None:
+    on_cpu = {"refalign-1.3b", "refalign-14b", "refalign-tiny", "kaleido-14b", "bindweave-14b"}
+    said = any("noise is drawn on the CPU" in text for text in make_method(name, {}).card().deviations)
+    assert said == (name not in on_cpu)
