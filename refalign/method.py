@@ -34,7 +34,7 @@ MAX_REFERENCES = 3
 PREPARATION = "EXIF applied, transparency on white, Lanczos fit on white at the video's size"
 DEVIATIONS = (
     "backgrounds are kept unless --set segmenter names a network that removes them",
-    "the VAE runs in float32, in the authors' code in bfloat16",
+    "the VAE runs in float32 on whole frames, in the authors' scripts in bfloat16 and tiled",
 )
 
 
