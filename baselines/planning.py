@@ -163,19 +163,15 @@ def _stand_in(references: int) -> Sample:
 
 
 def _options_by_method(assignments: list[str], names: Sequence[str]) -> dict[str, dict[str, str]]:
-    from bench.options import parse_assignments
+    from bench.options import assignments_by_owner
     from bench.registry import methods
 
     result: dict[str, dict[str, str]] = {}
-    for key, value in parse_assignments(assignments).items():
-        # A method's name may hold a dot (vace-1.3b), an option's name may not.
-        owner, dot, option = key.rpartition(".")
-        if not dot:
-            raise UserError(f"--set {key} needs the method's name before it: METHOD.{key}=…")
+    for owner, options in assignments_by_owner(assignments, "method's").items():
         name = methods.get(owner).name
         if name not in names:
-            raise UserError(f"--set {key}: {name} is not among the methods to plan")
-        result.setdefault(name, {})[option] = value
+            raise UserError(f"--set {owner}.{next(iter(options))}: {name} is not among the methods to plan")
+        result[name] = {**result.get(name, {}), **options}
     return result
 
 

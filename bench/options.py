@@ -48,3 +48,20 @@ def parse_assignments(assignments: list[str]) -> dict[str, str]:
             raise UserError(f"--set {key} was given twice")
         result[key] = value
     return result
+
+
+def assignments_by_owner(
+    assignments: list[str], owners: str = "method's or metric's"
+) -> dict[str, dict[str, str]]:
+    """`["NAME.key=value", …]` as options by the method's or metric's name, which may hold a dot (vace-1.3b).
+
+    `owners` is whose name is meant, for the message. Raises UserError as `parse_assignments`, and where the
+    name is missing.
+    """
+    result: dict[str, dict[str, str]] = {}
+    for key, value in parse_assignments(assignments).items():
+        owner, dot, option = key.rpartition(".")
+        if not dot:
+            raise UserError(f"--set {key} needs the {owners} name before it: NAME.{key}=…")
+        result.setdefault(owner, {})[option] = value
+    return result

@@ -415,3 +415,14 @@ def test_a_terminal_shows_a_second_bar(monkeypatch: pytest.MonkeyPatch) -> None:
         assert (inner.description, inner.completed, inner.total) == ("faceobj_14", 12, 50)
         bar.step()
         assert [task.description for task in bar._bar.tasks] == ["generating x"]
+
+
+def test_options_of_a_method_with_a_dot_in_its_name() -> None:
+    """`run` and `plan` take NAME.KEY=VALUE, and vace-1.3b is a name."""
+    from bench.errors import UserError
+    from bench.options import assignments_by_owner
+
+    found = assignments_by_owner(["vace-1.3b.steps=4", "vace-1.3b.guidance=text=5.5", "noise.cell_px=4"])
+    assert found == {"vace-1.3b": {"steps": "4", "guidance": "text=5.5"}, "noise": {"cell_px": "4"}}
+    with pytest.raises(UserError, match="needs the method's or metric's name before it"):
+        assignments_by_owner(["steps=4"])

@@ -235,11 +235,12 @@ def run_all(
     prompts: Path | None = None,
 ) -> tuple[list[Evaluated], bool]:
     """Generate and evaluate each method; the evaluations, and whether a generation failed."""
+    from bench.options import assignments_by_owner
     from bench.registry import methods as method_registry
     from bench.runner.evaluate import Evaluation, PreparedEvaluation
     from bench.runner.generate import Generation, check_seeds, make_method
 
-    by_owner = _by_owner(assignments)
+    by_owner = assignments_by_owner(assignments)
     method_names = [method_registry.get(name).name for name in names]
     metric_options = {owner: values for owner, values in by_owner.items() if owner not in method_names}
     for name in method_names:
@@ -311,27 +312,16 @@ def _shuffle(references: str, seed: int) -> int | None:
     return seed if references == "shuffled" else None
 
 
-def _by_owner(assignments: list[str]) -> dict[str, dict[str, str]]:
-    """`NAME.KEY=VALUE` assignments by NAME."""
-    from bench.options import parse_assignments
-
-    result: dict[str, dict[str, str]] = {}
-    for key, value in parse_assignments(assignments).items():
-        owner, dot, option = key.partition(".")
-        if not dot:
-            raise UserError(f"--set {key} needs the method's or metric's name before it: NAME.{key}=…")
-        result.setdefault(owner, {})[option] = value
-    return result
-
-
 def _metric_options(assignments: list[str] | None, metrics: str | None) -> dict[str, dict[str, str]]:
-    """As `_by_owner`; with one metric selected its name may be left out."""
+    """As `assignments_by_owner`; with one metric selected its name may be left out."""
+    from bench.options import assignments_by_owner
+
     alone = metrics if metrics and "," not in metrics and metrics not in ("all", "components") else None
     prefixed = [
         f"{alone}.{text}" if alone and "." not in text.partition("=")[0] else text
         for text in assignments or []
     ]
-    return _by_owner(prefixed)
+    return assignments_by_owner(prefixed)
 
 
 def _report_unknown(prepared: PreparedEvaluation) -> None:
