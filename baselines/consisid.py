@@ -13,7 +13,6 @@ PKU-YuanGroup/ConsisID@0b40d91 calls it; the solver as in its scripts. The relea
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -183,6 +182,7 @@ class ConsisID(Method):
         Raises UserError before that for a GPU with too little memory.
         """
         from baselines.faces.consisid import load_sampler
+        from baselines.wan.components import chosen_dtype
 
         place = self._place(environment)
         if environment.device.startswith("cuda") and not is_tiny(place):
@@ -190,7 +190,7 @@ class ConsisID(Method):
         self._sampler = load_sampler(
             place,
             device=environment.device,
-            dtype=self._dtype(environment.device),
+            dtype=chosen_dtype(self.options.dtype, environment.device),
             offload=self.options.offload,
         )
 
@@ -264,21 +264,10 @@ class ConsisID(Method):
         return next(reference for reference in sample.references if reference.kind == "person")
 
     def _generator(self, sample: Sample, seed: int) -> torch.Generator:
-        import torch
+        from baselines.wan.components import noise_generator
 
         device = "cpu" if self.options.noise_device == "cpu" else self._loaded().device
-        if self.options.noise_key == "sample":
-            digest = hashlib.sha256(f"{seed}/{sample.id}".encode()).digest()
-            seed = int.from_bytes(digest[:8], "big") >> 1
-        return torch.Generator(device).manual_seed(seed)
-
-    def _dtype(self, device: str) -> torch.dtype:
-        import torch
-
-        if self.options.dtype == "auto":
-            return torch.bfloat16 if device.startswith("cuda") else torch.float32
-        chosen: torch.dtype = getattr(torch, self.options.dtype)
-        return chosen
+        return noise_generator(seed, sample.id, key=self.options.noise_key, device=device)
 
     def _loaded(self) -> ConsisIDSampler:
         if self._sampler is None:

@@ -16,10 +16,10 @@ from typing import Any
 import torch
 
 from baselines.wan.checkpoint import WanCheckpoint, load_transformer, read_checkpoint, save_checkpoint
-from baselines.wan.components import network_files
+from baselines.wan.components import find_network
 from bench.checkpoint import read_state_dict, write_tensors
-from bench.errors import MissingWeights, UserError, one_line
-from bench.weights import CATALOGUE, how_to_get, require
+from bench.errors import UserError, one_line
+from bench.weights import require
 from refalign.alignment import AlignmentProjectors
 from refalign.checkpoints import ADAPTER, PROJECTORS, TRANSFORMER, Checkpoint
 from refalign.data.draws import uniform
@@ -69,16 +69,13 @@ def starting_point(config: TrainingConfig, weights: Path | None, resumed: Checkp
             projectors=projectors or network.projectors or None,
             adapter=adapter,
         )
-    place = require(config.model.base, weights)
     if config.model.random:
+        place = require(config.model.base, weights)
         return StartingPoint(
             architecture=_stored_architecture(place), network=None, projectors=projectors, adapter=adapter
         )
-    try:
-        files = network_files(place, BASE_FILES)
-    except MissingWeights as error:
-        raise MissingWeights(f"{error}; {how_to_get(CATALOGUE[config.model.base])}") from None
-    network = read_checkpoint(place / "transformer", dtype=dtype, files=files)
+    files = find_network(config.model.base, BASE_FILES, weights)
+    network = read_checkpoint(files[0].parent, dtype=dtype, files=files)
     return StartingPoint(architecture=network.config, network=network, projectors=projectors, adapter=adapter)
 
 

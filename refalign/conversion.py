@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from safetensors import SafetensorError
 
 from baselines.wan.checkpoint import Naming, load_transformer, read_checkpoint, save_checkpoint
 from bench.errors import UserError, one_line
@@ -49,7 +48,7 @@ def convert_checkpoint(
             config=plain_config(network),
             projectors=projectors or None,
         )
-    except (OSError, SafetensorError) as error:
+    except OSError as error:
         reason = one_line(getattr(error, "strerror", None) or error, 160)
         raise UserError(f"{target} could not be written: {reason}") from None
     return files, bool(checkpoint.projectors)

@@ -131,7 +131,7 @@ class RefAlignTiny(RefAlignMethod):
     def places(self, environment: Environment) -> Places:
         """Tiny weights in a temporary folder, which `close` removes."""
         from baselines.wan.tiny.refalign import write_tiny as write_network
-        from baselines.wan.tiny.wan_base import write_tiny as write_base
+        from baselines.wan.tiny.wan_base import write_small as write_base
 
         self._made = tempfile.TemporaryDirectory(prefix="refalign-tiny-")
         folder = Path(self._made.name)

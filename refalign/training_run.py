@@ -14,10 +14,9 @@ from pathlib import Path
 
 import torch
 
-from baselines.wan.components import check_base, load_base
+from baselines.wan.components import find_base, load_base
 from bench.console import note
 from bench.errors import MissingWeights, UserError
-from bench.weights import CATALOGUE, how_to_get, require
 from refalign.checkpoints import CheckpointStore
 from refalign.data.dataset import TrainingData, open_training_data
 from refalign.example_source import EncodedSource, ExampleSource
@@ -131,11 +130,7 @@ def prepare(
 
 def make_encoder(config: TrainingConfig, weights: Path | None, device: torch.device | str) -> FeatureEncoder:
     """The frozen networks of a recipe. Raises MissingWeights and UserError."""
-    base = require(config.model.base, weights)
-    try:
-        check_base(base, image_branch=False)
-    except MissingWeights as error:
-        raise MissingWeights(f"{error}; {how_to_get(CATALOGUE[config.model.base])}") from None
+    base = find_base(config.model.base, weights, image_branch=False)
     dtype = torch.bfloat16 if config.run.precision == "bfloat16" else torch.float32
     # Teachers first: a missing one should not be found out after reading a text encoder of 11 GB.
     teachers = load_teachers(teacher_names(config), weights, device=device, dtype=dtype)
@@ -188,7 +183,7 @@ def made_weights(config: TrainingConfig, folder: Path | None) -> Iterator[Path |
     if config.recipe != "tiny" or folder is not None:
         yield folder
         return
-    from baselines.wan.tiny.wan_base import write_tiny as write_base
+    from baselines.wan.tiny.wan_base import write_small as write_base
     from refalign.tiny_teacher import write_tiny as write_teacher
 
     writers: list[Callable[[Path], None]] = [write_base]

@@ -28,6 +28,21 @@ def original_state(shapes: Mapping[str, list[int]]) -> dict[str, torch.Tensor]:
     return {key: torch.from_numpy(parameter(key, tuple(shape))) for key, shape in shapes.items()}
 
 
+def diffusers_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """An original text-to-video configuration as diffusers names it."""
+    return {
+        "num_attention_heads": config["num_heads"],
+        "attention_head_dim": config["dim"] // config["num_heads"],
+        "in_channels": config["in_dim"],
+        "out_channels": config["out_dim"],
+        "text_dim": config["text_dim"],
+        "freq_dim": config["freq_dim"],
+        "ffn_dim": config["ffn_dim"],
+        "num_layers": config["num_layers"],
+        "eps": config["eps"],
+    }
+
+
 def network(
     network_class: Any, shapes: Mapping[str, list[int]], config: Mapping[str, Any], **changes: Any
 ) -> Any:
@@ -36,18 +51,7 @@ def network(
     for key in changes.pop("scaled", ()):
         if key in state:
             state[key] = state[key] * 1e-3
-    model = network_class(
-        num_attention_heads=config["num_heads"],
-        attention_head_dim=config["dim"] // config["num_heads"],
-        in_channels=config["in_dim"],
-        out_channels=config["out_dim"],
-        text_dim=config["text_dim"],
-        freq_dim=config["freq_dim"],
-        ffn_dim=config["ffn_dim"],
-        num_layers=config["num_layers"],
-        eps=config["eps"],
-        **changes,
-    )
+    model = network_class(**diffusers_config(config), **changes)
     model.load_state_dict({diffusers_key(key): value for key, value in state.items()}, strict=True)
     return model.eval()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,12 +12,32 @@ from baselines.wan.checkpoint import INDEX_PATTERN, indexed_files, load_transfor
 from baselines.wan.pipeline import WanSampler
 from baselines.wan.schedules import make_scheduler
 from bench.errors import MissingWeights, UserError, one_line
+from bench.weights import CATALOGUE, how_to_get, require
 
 if TYPE_CHECKING:
     from baselines.wan.spec import WanOptions, WanSettings, WanSpec
 
 BASE_PARTS = ("tokenizer", "text_encoder", "vae")
 IMAGE_PARTS = ("image_encoder", "image_processor")
+
+
+def find_base(name: str, weights: Path | None, *, image_branch: bool) -> Path:
+    """The folder of a catalogue entry with the base models; MissingWeights says what to pull."""
+    place = require(name, weights)
+    try:
+        check_base(place, image_branch=image_branch)
+    except MissingWeights as error:
+        raise MissingWeights(f"{error}; {how_to_get(CATALOGUE[name])}") from None
+    return place
+
+
+def find_network(name: str, patterns: tuple[str, ...], weights: Path | None) -> list[Path]:
+    """The files of a catalogue entry that hold the transformer; MissingWeights says what to pull."""
+    place = require(name, weights)
+    try:
+        return network_files(place, patterns)
+    except MissingWeights as error:
+        raise MissingWeights(f"{error}; {how_to_get(CATALOGUE[name])}") from None
 
 
 def network_files(place: Path, patterns: tuple[str, ...]) -> list[Path]:
@@ -154,6 +175,24 @@ def add_adapter(network: Any, folder: Path) -> None:
         network.load_lora_adapter(str(files[0].parent), weight_name=files[0].name, prefix=None)
     except Exception as error:  # noqa: BLE001 - peft and diffusers raise many kinds
         raise UserError(f"the adapter {files[0]} does not fit: {one_line(error, 200)}") from None
+
+
+def chosen_dtype(name: str, device: str) -> torch.dtype:
+    """The dtype of an option: `auto` is bfloat16 on a GPU and float32 on a CPU."""
+    if name == "auto":
+        return torch.bfloat16 if device.startswith("cuda") else torch.float32
+    dtype: torch.dtype = getattr(torch, name)
+    return dtype
+
+
+def noise_generator(
+    seed: int, sample_id: str, *, key: str, device: torch.device | str = "cpu"
+) -> torch.Generator:
+    """The generator of a sample's noise: seeded by the seed alone, or (`key` is `sample`) by both."""
+    if key == "sample":
+        digest = hashlib.sha256(f"{seed}/{sample_id}".encode()).digest()
+        seed = int.from_bytes(digest[:8], "big") >> 1
+    return torch.Generator(device).manual_seed(seed)
 
 
 def place_models(sampler: WanSampler, device: str, offload: str) -> None:

@@ -6,7 +6,6 @@ No torch until `load`.
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 from abc import abstractmethod
 from collections.abc import Iterator
@@ -15,11 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from baselines.wan.spec import WanOptions, WanSettings, WanSpec, resolved_settings, wan_card
-from bench.errors import MissingWeights, UserError
+from bench.errors import UserError
 from bench.method import Frames, Method, MethodCard
 from bench.metric import Environment
 from bench.sample import Sample
-from bench.weights import CATALOGUE, how_to_get, is_tiny, require, weights_fingerprint
+from bench.weights import CATALOGUE, is_tiny, weights_fingerprint
 
 if TYPE_CHECKING:
     import torch
@@ -111,24 +110,15 @@ class WanMethod(Method):
 
     def places(self, environment: Environment) -> Places:
         """Where everything is; MissingWeights and UserError say what is not."""
-        from baselines.wan.components import check_base, network_files
+        from baselines.wan.components import find_base, find_network
 
-        base_name = self.spec.weights.base
-        base = require(base_name, environment.weights)
-        try:
-            check_base(base, image_branch=self.spec.network.image_branch)
-        except MissingWeights as error:
-            raise MissingWeights(f"{error}; {how_to_get(CATALOGUE[base_name])}") from None
+        weights = self.spec.weights
+        base = find_base(weights.base, environment.weights, image_branch=self.spec.network.image_branch)
         if self.options.transformer is not None:
             if not self.options.transformer.exists():
                 raise UserError(f"the checkpoint {self.options.transformer} does not exist")
             return Places(transformer=self.options.transformer, files=None, base=base)
-        name = self.spec.weights.transformer
-        place = require(name, environment.weights)
-        try:
-            files = network_files(place, self.spec.weights.transformer_files)
-        except MissingWeights as error:
-            raise MissingWeights(f"{error}; {how_to_get(CATALOGUE[name])}") from None
+        files = find_network(weights.transformer, weights.transformer_files, environment.weights)
         return Places(transformer=files[0].parent, files=tuple(files), base=base)
 
     def load(self, environment: Environment) -> None:
@@ -213,13 +203,10 @@ class WanMethod(Method):
         ]
 
     def _generator(self, sample: Sample, seed: int) -> torch.Generator:
-        import torch
+        from baselines.wan.components import noise_generator
 
         device = "cpu" if self.options.noise_device == "cpu" else self._loaded()._execution_device
-        if self.options.noise_key == "sample":
-            digest = hashlib.sha256(f"{seed}/{sample.id}".encode()).digest()
-            seed = int.from_bytes(digest[:8], "big") >> 1
-        return torch.Generator(device).manual_seed(seed)
+        return noise_generator(seed, sample.id, key=self.options.noise_key, device=device)
 
     def _freed(self, frames: Iterator[Any]) -> Iterator[Any]:
         """The frames; offloaded models leave the GPU when the last one is out."""
@@ -227,12 +214,9 @@ class WanMethod(Method):
         self._loaded().maybe_free_model_hooks()
 
     def _dtype(self, device: str) -> torch.dtype:
-        import torch
+        from baselines.wan.components import chosen_dtype
 
-        if self.options.dtype == "auto":
-            return torch.bfloat16 if device.startswith("cuda") else torch.float32
-        chosen: torch.dtype = getattr(torch, self.options.dtype)
-        return chosen
+        return chosen_dtype(self.options.dtype, device)
 
     def _state_dtype(self) -> torch.dtype:
         import torch

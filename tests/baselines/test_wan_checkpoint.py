@@ -14,7 +14,7 @@ torch = pytest.importorskip("torch", reason="the generators need the extra 'base
 pytest.importorskip("diffusers", reason="the generators need the extra 'baselines'")
 
 from diffusers import WanTransformer3DModel  # noqa: E402
-from golden_networks import original_state, read  # noqa: E402
+from golden_networks import diffusers_config, original_state, read  # noqa: E402
 from safetensors.torch import save_file  # noqa: E402
 
 from baselines.wan import checkpoint as wan_checkpoint  # noqa: E402
@@ -51,17 +51,7 @@ def test_full_size_manifests(name: str) -> None:
     manifest = read(f"refalign/manifests/{name}.json")
     config = manifest["config"]
     with torch.device("meta"):
-        model = RefAlignTransformer3DModel(
-            num_attention_heads=config["num_heads"],
-            attention_head_dim=config["dim"] // config["num_heads"],
-            in_channels=config["in_dim"],
-            out_channels=config["out_dim"],
-            text_dim=config["text_dim"],
-            freq_dim=config["freq_dim"],
-            ffn_dim=config["ffn_dim"],
-            num_layers=config["num_layers"],
-            eps=config["eps"],
-        )
+        model = RefAlignTransformer3DModel(**diffusers_config(config))
     wanted = {
         key: shape for key, shape in manifest["shapes"].items() if key not in manifest["projector_keys"]
     }

@@ -15,8 +15,13 @@ IMAGE_REPOSITORY = "Wan-AI/Wan2.1-I2V-14B-480P-Diffusers"
 
 def write_tiny(folder: Path) -> None:
     """Write the three pipeline folders below `folder`; the transformers of 14B are in two shards."""
-    write_pipeline(marked_folder(folder, SMALL_REPOSITORY), TEXT_NETWORK, pipeline="WanPipeline")
+    write_small(folder)
     write_pipeline(marked_folder(folder, LARGE_REPOSITORY), TEXT_NETWORK, pipeline="WanPipeline", shards=2)
     write_pipeline(
         marked_folder(folder, IMAGE_REPOSITORY), IMAGE_NETWORK, pipeline="WanImageToVideoPipeline", shards=2
     )
+
+
+def write_small(folder: Path) -> None:
+    """Write the text-to-video base of 1.3B alone."""
+    write_pipeline(marked_folder(folder, SMALL_REPOSITORY), TEXT_NETWORK, pipeline="WanPipeline")
