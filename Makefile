@@ -16,7 +16,8 @@ test: lint
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+	$(BIN)/mypy -p refbench
+	$(BIN)/mypy benchmarks
 
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
@@ -28,11 +29,13 @@ benchmark: $(VENV)/.dev
 
 # What is installed is older than what is asked for: install again. The .dev set includes the core.
 $(VENV)/.core: $(VENV)/bin/python pyproject.toml constraints.txt
+	@rm -rf *.egg-info  # an older one would shadow the entry points
 	@if [ ! -e $(VENV)/.dev ]; then echo "Installing the core into $(VENV) …"; $(INSTALL) --editable .; fi
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/bin/python pyproject.toml constraints.txt
 	@echo "Installing the core, the learned metrics and generators (torch: several GB) and the development tools into $(VENV) …"
+	@rm -rf *.egg-info
 	@$(INSTALL) --editable '.[metrics,refalign,dev]'
 	@touch $@
 

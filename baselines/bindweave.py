@@ -10,7 +10,7 @@ prompt in both text models: v = u + 5.0·(c - u), 50 steps of UniPC at shift 3, 
 Source: bytedance/BindWeave, branches `infer` (@c983061, @0dbd30a; there
 `configs/inference/inference_model_s2v.json`) and `feature_extraction` (@1a4875f; Qwen's own, longer negative
 prompt). The weights' names are those that its `convert_ckpt.py`@5b6681d reads; the released files were not at
-hand. That code runs on Ascend processors only and has no golden: see `baselines.wan.bindweave` for what
+hand. That code runs on Ascend processors only and has no golden: see `baselines.wan.nets.bindweave` for what
 stands in.
 """
 
@@ -21,18 +21,18 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from baselines.wan.method import WanMethod
-from baselines.wan.prompts import SKYREELS_A2_NEGATIVE
-from baselines.wan.spec import WAN_14B, WanOptions, WanSettings, WanSpec, WanWeights
-from bench.errors import UserError
-from bench.method import MethodCard
-from bench.metric import Environment
-from bench.registry import methods
-from bench.sample import Sample
-from bench.weights import CATALOGUE, is_tiny, require_model_folder, weights_fingerprint
+from refbench.baselines.wan.method import WanMethod
+from refbench.baselines.wan.prompts import SKYREELS_A2_NEGATIVE
+from refbench.baselines.wan.spec import WAN_14B, WanOptions, WanSettings, WanSpec, WanWeights
+from refbench.bench.errors import UserError
+from refbench.bench.method import MethodCard
+from refbench.bench.metric import Environment
+from refbench.bench.registry import methods
+from refbench.bench.sample import Sample
+from refbench.bench.weights.store import CATALOGUE, is_tiny, require_model_folder, weights_fingerprint
 
 if TYPE_CHECKING:
-    from baselines.wan.bindweave import SlotReferences, VisionLanguageModel
+    from refbench.baselines.wan.nets.bindweave import SlotReferences, VisionLanguageModel
 
 READER = "qwen2.5-vl-7b"
 # The list that SkyReels-A2 also has, then terms against split screens; Qwen reads terms against stillness
@@ -112,7 +112,7 @@ class BindWeave14B(WanMethod):
 
         Raises UserError before that for a GPU with too little memory.
         """
-        from baselines.wan.bindweave import VisionLanguageModel
+        from refbench.baselines.wan.nets.bindweave import VisionLanguageModel
 
         place = self._reader_place(environment)
         if environment.device.startswith("cuda") and not is_tiny(place):
@@ -129,7 +129,7 @@ class BindWeave14B(WanMethod):
 
     def conditioner(self, sample: Sample, seed: int) -> SlotReferences:
         """References in slots. Qwen's negative prompt is its own, unless the user set one."""
-        from baselines.wan.bindweave import SlotReferences
+        from refbench.baselines.wan.nets.bindweave import SlotReferences
 
         if self._reader is None:
             raise UserError(f"{self.name} was not loaded")
@@ -142,7 +142,7 @@ class BindWeave14B(WanMethod):
 
     def network_class(self) -> Any:
         """BindWeave's network, with the projector's input as wide as the vision-language model's states."""
-        from baselines.wan.bindweave import STATE_WIDTH, BindWeaveTransformer3DModel
+        from refbench.baselines.wan.nets.bindweave import STATE_WIDTH, BindWeaveTransformer3DModel
 
         width = STATE_WIDTH if self._reader is None else self._reader.width
         return partial(BindWeaveTransformer3DModel, state_width=width)
@@ -156,7 +156,7 @@ class BindWeave14B(WanMethod):
         """
         import torch
 
-        from baselines.wan.cost import GIB, RUNTIME_GIB, parameter_bytes_of, weights_gib
+        from refbench.baselines.wan.cost import GIB, RUNTIME_GIB, parameter_bytes_of, weights_gib
 
         bytes_each = parameter_bytes_of(self.options)
         needed = RUNTIME_GIB + CATALOGUE[READER].memory_gib * bytes_each / 2

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from bench.errors import UserError
+from refbench.bench.errors import UserError
 
 # As in the command line's own commands.
 DEFAULT_TRACK = "open-domain"
@@ -60,10 +60,10 @@ def import_videos(
 
     refbench import-videos weights/results/Vidu-2.0 --method Vidu-2.0 --dataset OpenS2V-Eval
     """
-    from baselines.imported import imported_card, method_name
-    from bench.console import note, print_text
-    from bench.dataset import load_suite, load_track
-    from bench.video_import import import_run
+    from refbench.baselines.external.imported import imported_card, method_name
+    from refbench.bench.console import note, print_text
+    from refbench.bench.dataset import load_suite, load_track
+    from refbench.bench.runs.import_videos import import_run
 
     if suite is not None and (track is not None or dataset is not None):
         raise UserError("--suite is a track of its own: leave --track and --dataset out")

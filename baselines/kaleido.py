@@ -14,14 +14,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from baselines.wan.method import WanMethod
-from baselines.wan.prompts import KALEIDO_NEGATIVE
-from baselines.wan.spec import WAN_14B, WanSettings, WanSpec, WanWeights
-from bench.registry import methods
-from bench.sample import Sample
+from refbench.baselines.wan.method import WanMethod
+from refbench.baselines.wan.prompts import KALEIDO_NEGATIVE
+from refbench.baselines.wan.spec import WAN_14B, WanSettings, WanSpec, WanWeights
+from refbench.bench.registry import methods
+from refbench.bench.sample import Sample
 
 if TYPE_CHECKING:
-    from baselines.wan.conditioning import Conditioner
+    from refbench.baselines.wan.conditioning import Conditioner
 
 
 @methods.register
@@ -56,12 +56,12 @@ class Kaleido14B(WanMethod):
 
     def conditioner(self, sample: Sample, seed: int) -> Conditioner:
         """References concatenated; noise in the original's order."""
-        from baselines.wan.conditioning import ConcatReferences
+        from refbench.baselines.wan.conditioning import ConcatReferences
 
         return ConcatReferences(frames_first=True)
 
     def network_class(self) -> Any:
         """Kaleido's network."""
-        from baselines.wan.ref_concat import KaleidoTransformer3DModel
+        from refbench.baselines.wan.nets.ref_concat import KaleidoTransformer3DModel
 
         return KaleidoTransformer3DModel

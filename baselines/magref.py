@@ -16,15 +16,15 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from baselines.wan.method import WanMethod
-from baselines.wan.prompts import MAGREF_NEGATIVE
-from baselines.wan.spec import WAN_14B, WanSettings, WanSpec, WanWeights
-from bench.method import Frames
-from bench.registry import methods
-from bench.sample import Sample
+from refbench.baselines.wan.method import WanMethod
+from refbench.baselines.wan.prompts import MAGREF_NEGATIVE
+from refbench.baselines.wan.spec import WAN_14B, WanSettings, WanSpec, WanWeights
+from refbench.bench.method import Frames
+from refbench.bench.registry import methods
+from refbench.bench.sample import Sample
 
 if TYPE_CHECKING:
-    from baselines.wan.magref import CollageReferences
+    from refbench.baselines.wan.nets.magref import CollageReferences
 
 
 @methods.register
@@ -64,13 +64,13 @@ class Magref480P(WanMethod):
 
     def conditioner(self, sample: Sample, seed: int) -> CollageReferences:
         """References on one canvas, laid out for this seed and sample."""
-        from baselines.wan.magref import CollageReferences
+        from refbench.baselines.wan.nets.magref import CollageReferences
 
         return CollageReferences(layout_seed=f"{seed}-{sample.id}")
 
     def network_class(self) -> Any:
         """Wan's image-to-video network."""
-        from baselines.wan.image_branch import ImageWanTransformer3DModel
+        from refbench.baselines.wan.nets.image_branch import ImageWanTransformer3DModel
 
         return ImageWanTransformer3DModel
 

@@ -18,14 +18,14 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from baselines.wan.method import WanMethod
-from baselines.wan.prompts import WAN_NEGATIVE
-from baselines.wan.spec import WAN_1_3B, WAN_14B, WanSettings, WanSpec, WanWeights
-from bench.registry import methods
-from bench.sample import Sample
+from refbench.baselines.wan.method import WanMethod
+from refbench.baselines.wan.prompts import WAN_NEGATIVE
+from refbench.baselines.wan.spec import WAN_1_3B, WAN_14B, WanSettings, WanSpec, WanWeights
+from refbench.bench.registry import methods
+from refbench.bench.sample import Sample
 
 if TYPE_CHECKING:
-    from baselines.wan.conditioning import Conditioner
+    from refbench.baselines.wan.conditioning import Conditioner
 
 PREPARATION = "EXIF applied, transparency on white, Lanczos fit on white at the video's size"
 MAX_REFERENCES = 4
@@ -38,13 +38,13 @@ class PhantomMethod(WanMethod):
 
     def conditioner(self, sample: Sample, seed: int) -> Conditioner:
         """References concatenated; noise is drawn for their frames too, as the original does."""
-        from baselines.wan.conditioning import ConcatReferences
+        from refbench.baselines.wan.conditioning import ConcatReferences
 
         return ConcatReferences(trailing_noise=True)
 
     def network_class(self) -> Any:
         """Phantom's network."""
-        from baselines.wan.ref_concat import PhantomTransformer3DModel
+        from refbench.baselines.wan.nets.ref_concat import PhantomTransformer3DModel
 
         return PhantomTransformer3DModel
 

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bench.errors import UserError
+from refbench.bench.errors import UserError
 
 if TYPE_CHECKING:
-    from baselines.wan.method import WanMethod
-    from bench.sample import Sample
+    from refbench.baselines.wan.method import WanMethod
+    from refbench.bench.sample import Sample
 
 DEFAULT_TRACK = "open-domain"
 # Samples by number of references in OpenS2V-Eval's lists, for planning without the data set: half of
@@ -95,8 +95,8 @@ def plan(
     Analytic, from the sizes of the networks; nothing is loaded. A plan that does not fit says so and is
     still a plan. Example: refbench plan phantom-14b vace-14b --track open-domain --gpu-memory 80
     """
-    from bench.console import print_json
-    from bench.registry import load_plugins, methods
+    from refbench.bench.console import print_json
+    from refbench.bench.registry import load_plugins, methods
 
     load_plugins(plugin or [])
     # The name on the command line may be spelt in another case.
@@ -141,7 +141,7 @@ def planned_samples(
     """
     import os
 
-    from bench.dataset import DATASET_VARIABLE, OFFICIAL_TRACKS, load_suite, load_track
+    from refbench.bench.dataset import DATASET_VARIABLE, OFFICIAL_TRACKS, load_suite, load_track
 
     if suite is not None:
         if track is not None or dataset is not None:
@@ -156,15 +156,15 @@ def planned_samples(
 
 
 def _stand_in(references: int) -> Sample:
-    from bench.sample import Reference, Sample
+    from refbench.bench.sample import Reference, Sample
 
     one = Reference(path="reference.png", root=Path(), label="", kind="object")
     return Sample(id="stand-in", category="stand-in", prompt="", references=(one,) * references)
 
 
 def _options_by_method(assignments: list[str], names: Sequence[str]) -> dict[str, dict[str, str]]:
-    from bench.options import assignments_by_owner
-    from bench.registry import methods
+    from refbench.bench.options import assignments_by_owner
+    from refbench.bench.registry import methods
 
     result: dict[str, dict[str, str]] = {}
     for owner, options in assignments_by_owner(assignments, "method's").items():
@@ -186,9 +186,9 @@ def plan_method(
     tflops: float,
 ) -> MethodPlan:
     """One method's plan. Raises UserError for options that the method has not."""
-    from baselines.wan.method import WanMethod
-    from bench.options import build_options
-    from bench.registry import methods
+    from refbench.baselines.wan.method import WanMethod
+    from refbench.bench.options import build_options
+    from refbench.bench.registry import methods
 
     method_class = methods.get(name)
     if issubclass(method_class, WanMethod):
@@ -211,7 +211,7 @@ def plan_method(
 def _plan_wan(
     method: WanMethod, samples: Sequence[Sample], *, seeds: int, memory: float | None, tflops: float
 ) -> MethodPlan:
-    from baselines.wan import cost
+    from refbench.baselines.wan import cost
 
     spec, settings, options = method.spec, method.settings, method.options
     kept = [sample for sample in samples if method.refuses(sample) is None]
@@ -263,7 +263,7 @@ def _print_plans(
     memory: float | None,
     tflops: float,
 ) -> None:
-    from bench.console import console, print_text, table
+    from refbench.bench.console import console, print_text, table
 
     columns = ["method", "videos", "refs × videos", "tokens\na call", "calls\na video",
                "weights GiB\nnet+text+VAE(+CLIP)", "peak GiB\nresident", "model\noffload", "group\noffload",

@@ -16,14 +16,14 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from baselines.wan.method import WanMethod
-from baselines.wan.prompts import SKYREELS_A2_NEGATIVE
-from baselines.wan.spec import WAN_14B, WanSettings, WanSpec, WanWeights
-from bench.registry import methods
-from bench.sample import Sample
+from refbench.baselines.wan.method import WanMethod
+from refbench.baselines.wan.prompts import SKYREELS_A2_NEGATIVE
+from refbench.baselines.wan.spec import WAN_14B, WanSettings, WanSpec, WanWeights
+from refbench.bench.registry import methods
+from refbench.bench.sample import Sample
 
 if TYPE_CHECKING:
-    from baselines.wan.conditioning import Conditioner
+    from refbench.baselines.wan.conditioning import Conditioner
 
 
 @methods.register
@@ -58,7 +58,7 @@ class SkyReelsA2P14B(WanMethod):
 
     def conditioner(self, sample: Sample, seed: int) -> Conditioner:
         """References as the clip's first frames."""
-        from baselines.wan.skyreels_a2 import FrameReferences
+        from refbench.baselines.wan.nets.skyreels_a2 import FrameReferences
 
         return FrameReferences()
 

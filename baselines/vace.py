@@ -16,14 +16,14 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from baselines.wan.method import WanMethod
-from baselines.wan.prompts import WAN_NEGATIVE
-from baselines.wan.spec import WAN_1_3B, WAN_14B, WanSettings, WanSpec, WanWeights
-from bench.registry import methods
-from bench.sample import Sample
+from refbench.baselines.wan.method import WanMethod
+from refbench.baselines.wan.prompts import WAN_NEGATIVE
+from refbench.baselines.wan.spec import WAN_1_3B, WAN_14B, WanSettings, WanSpec, WanWeights
+from refbench.bench.registry import methods
+from refbench.bench.sample import Sample
 
 if TYPE_CHECKING:
-    from baselines.wan.conditioning import Conditioner
+    from refbench.baselines.wan.conditioning import Conditioner
 
 # Blocks of the side branch: layers 0, 2, …, 28 and 0, 5, …, 35.
 VACE_1_3B = replace(WAN_1_3B, extra_blocks=15)
@@ -40,13 +40,13 @@ class VaceMethod(WanMethod):
 
     def conditioner(self, sample: Sample, seed: int) -> Conditioner:
         """References as leading context frames."""
-        from baselines.wan.vace import VaceReferences
+        from refbench.baselines.wan.nets.vace import VaceReferences
 
         return VaceReferences()
 
     def network_class(self) -> Any:
         """Wan with VACE's side branch."""
-        from baselines.wan.vace import VaceTransformer3DModel
+        from refbench.baselines.wan.nets.vace import VaceTransformer3DModel
 
         return VaceTransformer3DModel
 

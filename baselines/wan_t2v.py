@@ -12,16 +12,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from baselines.wan.method import WanMethod
-from baselines.wan.prompts import WAN_NEGATIVE
-from baselines.wan.spec import WAN_1_3B, WAN_14B, WanSettings, WanSpec, WanWeights
-from bench.registry import methods
-from bench.sample import Sample
+from refbench.baselines.wan.method import WanMethod
+from refbench.baselines.wan.prompts import WAN_NEGATIVE
+from refbench.baselines.wan.spec import WAN_1_3B, WAN_14B, WanSettings, WanSpec, WanWeights
+from refbench.bench.registry import methods
+from refbench.bench.sample import Sample
 
 if TYPE_CHECKING:
     from PIL import Image
 
-    from baselines.wan.conditioning import Conditioner
+    from refbench.baselines.wan.conditioning import Conditioner
 
 NATIVE = WanSettings(guidance={"text": 5.0}, negative_prompt=WAN_NEGATIVE)
 
@@ -31,13 +31,13 @@ class TextToVideoMethod(WanMethod):
 
     def conditioner(self, sample: Sample, seed: int) -> Conditioner:
         """Nothing but the text."""
-        from baselines.wan.conditioning import NoReferences
+        from refbench.baselines.wan.conditioning import NoReferences
 
         return NoReferences()
 
     def network_class(self) -> Any:
         """The family's network, here without references."""
-        from baselines.wan.transformer import ReferenceWanTransformer3DModel
+        from refbench.baselines.wan.nets.transformer import ReferenceWanTransformer3DModel
 
         return ReferenceWanTransformer3DModel
 

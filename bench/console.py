@@ -7,9 +7,9 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from bench.aggregate import ComponentResult, Scoreboard
-from bench.bootstrap import Interval
-from bench.component import COMPONENTS
+from refbench.bench.scores.aggregate import ComponentResult, Scoreboard
+from refbench.bench.scores.bootstrap import Interval
+from refbench.bench.scores.columns import COMPONENTS
 
 if TYPE_CHECKING:
     from rich.console import Console

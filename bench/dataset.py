@@ -18,8 +18,8 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from bench.errors import UserError, first_fault, one_line
-from bench.sample import Kind, Reference, Sample, category_of, kind_of
+from refbench.bench.errors import UserError, first_fault, one_line
+from refbench.bench.sample import Kind, Reference, Sample, category_of, kind_of
 
 HUB_DATASET = "BestWishYsh/OpenS2V-Eval"
 DATASET_VARIABLE = "REFBENCH_DATASET"

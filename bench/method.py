@@ -11,9 +11,9 @@ from typing import Any, ClassVar
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from bench.metric import Environment
-from bench.options import NoOptions
-from bench.sample import Sample
+from refbench.bench.metric import Environment
+from refbench.bench.options import NoOptions
+from refbench.bench.sample import Sample
 
 
 class MethodCard(BaseModel):
@@ -101,8 +101,8 @@ class Method(ABC):
     def find_weights(self, environment: Environment) -> dict[str, str]:
         """Name → digest of what `load` will read, found on disk without loading it; cheap.
 
-        `bench.weights.weights_fingerprint` makes such digests. They become part of the run's card. Raises
-        MissingWeights for what is not there, UserError for what is there and cannot be used.
+        `bench.weights.store.weights_fingerprint` makes such digests. They become part of the run's card.
+        Raises MissingWeights for what is not there, UserError for what is there and cannot be used.
         """
         return {}
 

@@ -12,10 +12,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from bench.errors import MissingWeights
-from bench.options import NoOptions
-from bench.sample import Input, Sample
-from bench.video import Video
+from refbench.bench.errors import MissingWeights
+from refbench.bench.options import NoOptions
+from refbench.bench.sample import Input, Sample
+from refbench.bench.video import Video
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +83,7 @@ class Metric(ABC):
 
     def unavailable(self, environment: Environment) -> str | None:
         """Why the metric cannot run here, without loading anything: weights or `modules` missing; or None."""
-        from bench.weights import missing_packages
+        from refbench.bench.weights.store import missing_packages
 
         try:
             self.find_weights(environment)

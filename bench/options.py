@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
 from typing import Any
 
-from bench.errors import UserError, one_line
+from refbench.bench.errors import UserError, one_line
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from bench.dataset import parse_json, read_text
-from bench.errors import UserError, one_line
-from bench.sample import Sample
+from refbench.bench.dataset import parse_json, read_text
+from refbench.bench.errors import UserError, one_line
+from refbench.bench.sample import Sample
 
 LINES_SUFFIX = ".jsonl"
 LONGEST_PROMPT_CHARACTERS = 20_000

@@ -1,6 +1,6 @@
 """Registries: how metrics and methods are found by name.
 
-Three ways in: a decorator (`@metrics.register`), the entry-point groups `refbench.metrics` and
+Three ways in: a decorator (`@metrics.register`), the entry-point groups `metrics` and
 `refbench.methods` (each value names a class, a module, or a package whose modules are imported), and
 `--plugin FILE.py`.
 """
@@ -19,9 +19,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Generic, TypeVar
 
-from bench.errors import UserError, one_line
-from bench.method import Method
-from bench.metric import Metric
+from refbench.bench.errors import UserError, one_line
+from refbench.bench.method import Method
+from refbench.bench.metric import Metric
 
 Registered = TypeVar("Registered")
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from bench.errors import SampleError, one_line
+from refbench.bench.errors import SampleError, one_line
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -22,8 +22,8 @@ from typing import Any
 
 import numpy as np
 
-from bench.errors import SampleError, one_line
-from bench.streams import read_ahead
+from refbench.bench.errors import SampleError, one_line
+from refbench.bench.streams import read_ahead
 
 CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi"
 LARGEST_FRAME_PIXELS = 8192 * 8192

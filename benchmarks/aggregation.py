@@ -7,12 +7,12 @@ import statistics
 
 from machine import describe, seconds
 
-from bench import bootstrap
-from bench.aggregate import scoreboards
-from bench.component import COMPONENTS
-from bench.dataset import OFFICIAL_TRACKS
-from bench.protocol import PROTOCOLS
-from bench.record import Provenance, Record
+from refbench.bench.dataset import OFFICIAL_TRACKS
+from refbench.bench.scores import bootstrap
+from refbench.bench.scores.aggregate import scoreboards
+from refbench.bench.scores.columns import COMPONENTS
+from refbench.bench.scores.protocol import PROTOCOLS
+from refbench.bench.scores.record import Provenance, Record
 
 METHODS = 20
 RUNS = 5

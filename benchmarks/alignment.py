@@ -26,8 +26,8 @@ from machine import alternating, describe, peak_mib
 from torch.nn.functional import normalize
 from torch.utils.flop_counter import FlopCounterMode
 
-from refalign.alignment import AlignmentConfig, AlignmentProjectors, alignment_terms
-from refalign.transformer import RefAlignTransformer3DModel
+from refbench.refalign.alignment import AlignmentConfig, AlignmentProjectors, alignment_terms
+from refbench.refalign.transformer import RefAlignTransformer3DModel
 
 REFERENCES, ROWS, COLUMNS, WIDTH = 3, 30, 52, 1024
 TOKENS = REFERENCES * ROWS * COLUMNS

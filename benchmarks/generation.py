@@ -33,15 +33,15 @@ from diffusers import (
 from machine import describe, seconds
 from PIL import Image
 
-from baselines.phantom import Phantom13B
-from baselines.vace import Vace13B
-from baselines.wan.checkpoint import stays_float32
-from baselines.wan.conditioning import ConcatReferences, Conditioner, Geometry, encode_each
-from baselines.wan.guidance import IMAGE_AND_TEXT, TEXT, GuidanceRule
-from baselines.wan.pipeline import BatchPasses, WanSampler
-from baselines.wan.ref_concat import PhantomTransformer3DModel
-from baselines.wan.schedules import make_scheduler
-from baselines.wan.vace import VaceReferences, VaceTransformer3DModel
+from refbench.baselines.phantom import Phantom13B
+from refbench.baselines.vace import Vace13B
+from refbench.baselines.wan.checkpoint import stays_float32
+from refbench.baselines.wan.conditioning import ConcatReferences, Conditioner, Geometry, encode_each
+from refbench.baselines.wan.guidance import IMAGE_AND_TEXT, TEXT, GuidanceRule
+from refbench.baselines.wan.nets.ref_concat import PhantomTransformer3DModel
+from refbench.baselines.wan.nets.vace import VaceReferences, VaceTransformer3DModel
+from refbench.baselines.wan.sampler import BatchPasses, WanSampler
+from refbench.baselines.wan.schedules import make_scheduler
 
 SEED = 0
 

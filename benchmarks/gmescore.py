@@ -22,12 +22,12 @@ import numpy as np
 import torch
 import transformers
 
-from bench.metric import Environment
-from bench.sample import Sample
-from bench.video import Video, write_video
-from metrics.gmescore import FRAMES, TEXT_INSTRUCTION, GmeScore, frame_groups, frame_scores
-from metrics.nets.gme import GmeEmbedder, release_shared_embedder, shared_embedder
-from metrics.tiny.gmescore import write_tiny
+from refbench.bench.metric import Environment
+from refbench.bench.sample import Sample
+from refbench.bench.video import Video, write_video
+from refbench.metrics.gmescore import FRAMES, TEXT_INSTRUCTION, GmeScore, frame_groups, frame_scores
+from refbench.metrics.nets.gme import GmeEmbedder, release_shared_embedder, shared_embedder
+from refbench.metrics.small.gmescore import write_tiny
 
 PROMPT = (
     "A woman in a green raincoat walks a spotted dog along a harbour at dusk; she stops, ties her shoe, "

@@ -9,8 +9,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from bench.provenance import package_versions, python_version
-from bench.runner.executors import usable_cores
+from refbench.bench.provenance import package_versions, python_version
+from refbench.bench.runner.executors import usable_cores
 
 
 def describe(*distributions: str) -> str:

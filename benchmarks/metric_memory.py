@@ -17,12 +17,12 @@ from pathlib import Path
 
 from machine import describe, peak_mib
 
-from bench.cli.main import app
-from bench.dataset import load_track
-from bench.demo.dataset import write_demo_dataset
-from bench.method import Frames
-from bench.runner.generate import make_method
-from bench.video import write_video
+from refbench.bench.cli.main import app
+from refbench.bench.dataset import load_track
+from refbench.bench.demo.dataset import write_demo_dataset
+from refbench.bench.method import Frames
+from refbench.bench.runner.generate import make_method
+from refbench.bench.video import write_video
 
 METRICS = (
     "motion-amplitude",
@@ -74,7 +74,7 @@ def peak_and_seconds(folder: Path, weights: Path, metric: str) -> tuple[float, f
 
 def gme_loads(folder: Path, weights: Path) -> int:
     """How often GME is loaded when both of its metrics run."""
-    from metrics.nets.gme import GmeEmbedder
+    from refbench.metrics.nets.gme import GmeEmbedder
 
     loads = 0
     load = GmeEmbedder.load

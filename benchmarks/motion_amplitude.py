@@ -20,11 +20,11 @@ import cv2
 import numpy as np
 from machine import alternating, describe, peak_mib
 
-from bench.metric import Environment
-from bench.runner.executors import usable_cores
-from bench.sample import Sample
-from bench.video import ALL_FRAMES, Video, write_video
-from metrics.motion_amplitude import MotionAmplitude, grey_frames
+from refbench.bench.metric import Environment
+from refbench.bench.runner.executors import usable_cores
+from refbench.bench.sample import Sample
+from refbench.bench.video import ALL_FRAMES, Video, write_video
+from refbench.metrics.motion_amplitude import MotionAmplitude, grey_frames
 
 RUNS = 5
 SAMPLE = Sample(id="benchmark_1", category="benchmark", prompt="", references=())

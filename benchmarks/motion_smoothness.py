@@ -25,8 +25,8 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from bench.provenance import package_versions, python_version
-from metrics.motion_smoothness import (
+from refbench.bench.provenance import package_versions, python_version
+from refbench.metrics.motion_smoothness import (
     BATCH_SIZE_CPU,
     BATCH_SIZE_GPU,
     LLAMA_PROMPT,
@@ -36,8 +36,8 @@ from metrics.motion_smoothness import (
     WindowScorer,
     window_indices,
 )
-from metrics.nets.mplug_owl2 import LanguageConfig, MplugOwl2, MplugOwl2Config
-from metrics.nets.mplug_owl2_vision import AbstractorConfig, VisionConfig
+from refbench.metrics.nets.mplug_owl2.scorer import LanguageConfig, MplugOwl2, MplugOwl2Config
+from refbench.metrics.nets.mplug_owl2.vision import AbstractorConfig, VisionConfig
 
 FULL = MplugOwl2Config(
     language=LanguageConfig(rms_norm_eps=1e-5), vision=VisionConfig(), abstractor=AbstractorConfig()

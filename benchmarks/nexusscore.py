@@ -43,13 +43,10 @@ from transformers import (
     Qwen2VLForConditionalGeneration,
 )
 
-from bench.sample import Reference, Sample, category_of
-from bench.video import Video, uniform_frames, write_video
-from metrics.nets.gme import GmeEmbedder, image_token_count
-from metrics.nets.image_prompt import ClipPictureTower
-from metrics.nets.image_prompt_detector import ImagePromptDetector
-from metrics.nets.yolo_world import YoloWorld, YoloWorldSizes
-from metrics.nets.yolo_world_boxes import (
+from refbench.bench.sample import Reference, Sample, category_of
+from refbench.bench.video import Video, uniform_frames, write_video
+from refbench.metrics.nets.gme import GmeEmbedder, image_token_count
+from refbench.metrics.nets.yolo_world.boxes import (
     INPUT_SIZE_PX,
     Letterbox,
     decoded_boxes,
@@ -57,7 +54,10 @@ from metrics.nets.yolo_world_boxes import (
     head_boxes,
     script_boxes,
 )
-from metrics.nexusscore import (
+from refbench.metrics.nets.yolo_world.detector import YoloWorld, YoloWorldSizes
+from refbench.metrics.nets.yolo_world.image_prompt import ClipPictureTower
+from refbench.metrics.nets.yolo_world.image_prompt_detector import ImagePromptDetector
+from refbench.metrics.nexusscore import (
     FRAMES,
     MIN_CONFIDENCE,
     MIN_TEXT_SIMILARITY,
@@ -66,8 +66,8 @@ from metrics.nexusscore import (
     score_video,
     subjects_of,
 )
-from metrics.tiny import gmescore as tiny_gme
-from metrics.tiny.nexusscore import random_detector
+from refbench.metrics.small import gmescore as tiny_gme
+from refbench.metrics.small.nexusscore import random_detector
 
 CLAIMED = {1: 1.7, 3: 2.2}
 

@@ -12,7 +12,7 @@ RUNS = 9
 
 def main() -> None:
     print(describe("typer"))
-    command = [sys.executable, "-c", "from bench.cli.main import main; main()", "--help"]
+    command = [sys.executable, "-m", "refbench", "--help"]
 
     def run(arguments: list[str]) -> None:
         subprocess.run(arguments, check=True, stdout=subprocess.DEVNULL)

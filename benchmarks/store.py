@@ -9,8 +9,8 @@ from pathlib import Path
 
 from machine import describe, seconds
 
-from bench.record import Provenance, Record
-from bench.store import StoreWriter, read_records, store_path
+from refbench.bench.scores.record import Provenance, Record
+from refbench.bench.scores.store import StoreWriter, read_records, store_path
 
 RECORDS = 10_000
 RUNS = 5

@@ -30,18 +30,18 @@ import torch
 from machine import describe
 from torch.utils.flop_counter import FlopCounterMode
 
-from bench.video import write_video
-from refalign.assembly import StartingPoint
-from refalign.data.dataset import PositionSampler
-from refalign.example_source import EncodedSource, ExampleSource
-from refalign.features import PATCH, Example, Features, latent_shape
-from refalign.parallel import Parallel
-from refalign.prepare import PreparedSource, prepare_features, teacher_names
-from refalign.recipes import TrainingConfig, build_config
-from refalign.teacher import get_teacher_spec
-from refalign.trainer import Trainer, read_start
-from refalign.training_run import made_weights, make_encoder, open_data
-from refalign.transformer import RefAlignTransformer3DModel
+from refbench.bench.video import write_video
+from refbench.refalign.data.dataset import PositionSampler
+from refbench.refalign.teacher import get_teacher_spec
+from refbench.refalign.training.assembly import StartingPoint
+from refbench.refalign.training.encoder import PATCH, Example, Features, latent_shape
+from refbench.refalign.training.examples import EncodedSource, ExampleSource
+from refbench.refalign.training.parallel import Parallel
+from refbench.refalign.training.prepare import PreparedSource, prepare_features, teacher_names
+from refbench.refalign.training.recipes import TrainingConfig, build_config
+from refbench.refalign.training.run import made_weights, make_encoder, open_data
+from refbench.refalign.training.trainer import Trainer, read_start
+from refbench.refalign.transformer import RefAlignTransformer3DModel
 
 TRAINING_PASSES = 3
 REFERENCES = 3

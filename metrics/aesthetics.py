@@ -20,11 +20,11 @@ from typing import Any
 
 import numpy as np
 
-from bench.metric import Environment, Metric, MetricDeclaration, Score
-from bench.registry import metrics
-from bench.sample import Sample
-from bench.video import Video, uniform_frames
-from bench.weights import CATALOGUE, require_file, require_model_folder
+from refbench.bench.metric import Environment, Metric, MetricDeclaration, Score
+from refbench.bench.registry import metrics
+from refbench.bench.sample import Sample
+from refbench.bench.video import Video, uniform_frames
+from refbench.bench.weights.store import CATALOGUE, require_file, require_model_folder
 
 FRAMES = 32
 
@@ -69,10 +69,10 @@ class Aesthetics(Metric):
         """
         super().load(environment)
         clip_folder, head_file = self.find_weights(environment)
-        from bench.weights import file_digests
-        from metrics.nets.aesthetic_head import load_head
-        from metrics.nets.clip_tower import crop_rule, load_tower
-        from metrics.nets.pretrained import torch_device, weight_digests
+        from refbench.bench.weights.store import file_digests
+        from refbench.metrics.nets.aesthetic_head import load_head
+        from refbench.metrics.nets.clip_tower import crop_rule, load_tower
+        from refbench.metrics.nets.pretrained import torch_device, weight_digests
 
         device = torch_device(environment.device)
         self._tower = load_tower(clip_folder).to(device)
@@ -86,7 +86,7 @@ class Aesthetics(Metric):
         """The mean score of one video's frames; SampleError for a video that cannot be decoded."""
         from PIL import Image
 
-        from metrics.nets.pixels import distinct_frames
+        from refbench.metrics.nets.pixels import distinct_frames
 
         pixels: list[np.ndarray] = []
         times: list[int] = []
@@ -103,7 +103,7 @@ class Aesthetics(Metric):
         """Scores (N,), float32, of normalised pixels (N, 3, H, W)."""
         import torch
 
-        from metrics.nets.clip_tower import image_embeddings
+        from refbench.metrics.nets.clip_tower import image_embeddings
 
         embeddings_ND = image_embeddings(self._tower, pixels_NCHW)
         embeddings_ND = embeddings_ND / torch.linalg.vector_norm(embeddings_ND, dim=-1, keepdim=True)

@@ -12,9 +12,9 @@ joined (a plain mean here, scenes included), so numbers compare only within one 
 
 from __future__ import annotations
 
-from bench.metric import MetricDeclaration
-from bench.registry import metrics
-from metrics.nets.similarity import ClipBacked, ReferenceSimilarity
+from refbench.bench.metric import MetricDeclaration
+from refbench.bench.registry import metrics
+from refbench.metrics.nets.similarity import ClipBacked, ReferenceSimilarity
 
 
 @metrics.register

@@ -12,11 +12,11 @@ rest of a longer prompt is not seen, which the details say.
 
 from __future__ import annotations
 
-from bench.metric import MetricDeclaration, Score
-from bench.registry import metrics
-from bench.sample import Sample
-from bench.video import Video
-from metrics.nets.similarity import FRAMES, ClipBacked
+from refbench.bench.metric import MetricDeclaration, Score
+from refbench.bench.registry import metrics
+from refbench.bench.sample import Sample
+from refbench.bench.video import Video
+from refbench.metrics.nets.similarity import FRAMES, ClipBacked
 
 
 @metrics.register
@@ -35,7 +35,7 @@ class ClipText(ClipBacked):
 
     def score(self, sample: Sample, video: Video) -> Score:
         """The mean cosine of one video, -1 to 1; SampleError for a video that cannot be decoded."""
-        from metrics.nets.embedders import frame_embeddings
+        from refbench.metrics.nets.embedders import frame_embeddings
 
         prompt_D, cut_off = self._encoder.embed_text(sample.prompt)
         cosines_F = frame_embeddings(self._encoder, video, FRAMES) @ prompt_D

@@ -16,9 +16,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from bench.metric import MetricDeclaration
-from bench.registry import metrics
-from metrics.nets.similarity import DinoOptions, ReferenceSimilarity
+from refbench.bench.metric import MetricDeclaration
+from refbench.bench.registry import metrics
+from refbench.metrics.nets.similarity import DinoOptions, ReferenceSimilarity
 
 
 @metrics.register
@@ -44,6 +44,6 @@ class DinoImage(ReferenceSimilarity):
 
     def make_encoder(self, folder: Path, device: Any) -> Any:
         """DINO."""
-        from metrics.nets.embedders import DinoEncoder
+        from refbench.metrics.nets.embedders import DinoEncoder
 
         return DinoEncoder(folder, device)

@@ -28,14 +28,14 @@ from typing import Any
 
 import numpy as np
 
-from bench.component import COMPONENTS
-from bench.errors import SampleError
-from bench.metric import Environment, Metric, MetricDeclaration, Score
-from bench.registry import metrics
-from bench.sample import Reference, Sample
-from bench.video import Video, uniform_frames
-from bench.weights import require, require_file
-from metrics.nets.faces import OFFICIAL_PACK, pack_folder
+from refbench.bench.errors import SampleError
+from refbench.bench.metric import Environment, Metric, MetricDeclaration, Score
+from refbench.bench.registry import metrics
+from refbench.bench.sample import Reference, Sample
+from refbench.bench.scores.columns import COMPONENTS
+from refbench.bench.video import Video, uniform_frames
+from refbench.bench.weights.store import require, require_file
+from refbench.metrics.nets.faces import OFFICIAL_PACK, pack_folder
 
 FRAMES = 32
 WEIGHTS = "opens2v-weight"
@@ -92,10 +92,10 @@ class FaceSim(Metric):
         """Load the model pack and the network. Raises MissingWeights, and UserError for damaged files."""
         super().load(environment)
         network_file, pack = self.find_weights(environment)
-        from bench.weights import file_digests, is_tiny
-        from metrics.nets.curricularface import load_curricularface
-        from metrics.nets.faces import load_faces
-        from metrics.nets.pretrained import torch_device
+        from refbench.bench.weights.store import file_digests, is_tiny
+        from refbench.metrics.nets.curricularface import load_curricularface
+        from refbench.metrics.nets.faces import load_faces
+        from refbench.metrics.nets.pretrained import torch_device
 
         device = torch_device(environment.device)
         self._faces = load_faces(pack, device.type, environment.threads)
@@ -112,8 +112,8 @@ class FaceSim(Metric):
         Raises SampleError for a reference that is missing, cannot be read or shows no face, and for a video
         that cannot be decoded.
         """
-        from metrics.nets.curricularface import face_embeddings
-        from metrics.nets.pixels import distinct_frames
+        from refbench.metrics.nets.curricularface import face_embeddings
+        from refbench.metrics.nets.pixels import distinct_frames
 
         reference = self._reference_face(person_reference(sample))
         found, times = [], []
@@ -158,7 +158,7 @@ class FaceSim(Metric):
         self._references = {}
 
     def _reference_face(self, reference: Reference) -> ReferenceFace:
-        from metrics.nets.curricularface import face_embeddings
+        from refbench.metrics.nets.curricularface import face_embeddings
 
         digest = reference.content_digest()
         if digest not in self._references:

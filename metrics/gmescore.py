@@ -19,17 +19,17 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.errors import SampleError
-from bench.metric import Environment, Metric, MetricDeclaration, Score
-from bench.registry import metrics
-from bench.sample import Sample
-from bench.video import Video, uniform_frames
-from bench.weights import require_file
+from refbench.bench.errors import SampleError
+from refbench.bench.metric import Environment, Metric, MetricDeclaration, Score
+from refbench.bench.registry import metrics
+from refbench.bench.sample import Sample
+from refbench.bench.video import Video, uniform_frames
+from refbench.bench.weights.store import require_file
 
 if TYPE_CHECKING:
     import torch
 
-    from metrics.nets.gme import GmeEmbedder
+    from refbench.metrics.nets.gme import GmeEmbedder
 
 WEIGHTS = "gme-qwen2-vl-7b"
 FRAMES = 32
@@ -63,7 +63,7 @@ class GmeScore(Metric):
 
     def load(self, environment: Environment) -> None:
         """Load GME, or take it over from NexusScore where that holds it."""
-        from metrics.nets.gme import shared_embedder
+        from refbench.metrics.nets.gme import shared_embedder
 
         super().load(environment)
         self.find_weights(environment)
@@ -98,7 +98,7 @@ class GmeScore(Metric):
         """Let go of GME; its memory is given back unless NexusScore holds it."""
         if self._embedder is None:
             return
-        from metrics.nets.gme import release_shared_embedder
+        from refbench.metrics.nets.gme import release_shared_embedder
 
         self._embedder = None
         release_shared_embedder()
@@ -115,7 +115,7 @@ def frame_groups(video: Video) -> Iterator[tuple[list[Any], list[int]]]:
     """The 32 frames as groups of at most `FRAMES_HELD` distinct pictures with the times each is repeated."""
     from PIL import Image
 
-    from metrics.nets.pixels import distinct_frames
+    from refbench.metrics.nets.pixels import distinct_frames
 
     distinct = distinct_frames(video, uniform_frames(FRAMES))
     while group := list(islice(distinct, FRAMES_HELD)):

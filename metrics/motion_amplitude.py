@@ -20,12 +20,12 @@ from itertools import pairwise
 
 import numpy as np
 
-from bench.errors import SampleError
-from bench.metric import Metric, MetricDeclaration, Score
-from bench.registry import metrics
-from bench.sample import Sample
-from bench.streams import mapped
-from bench.video import ALL_FRAMES, Video
+from refbench.bench.errors import SampleError
+from refbench.bench.metric import Metric, MetricDeclaration, Score
+from refbench.bench.registry import metrics
+from refbench.bench.sample import Sample
+from refbench.bench.streams import mapped
+from refbench.bench.video import ALL_FRAMES, Video
 
 # Parameters of the official script.
 PYRAMID_SCALE = 0.5

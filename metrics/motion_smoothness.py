@@ -14,8 +14,8 @@ float16, from the weights to the weighted sum of the five words (bfloat16 errs b
 
 Different, with equal scores: a frame goes through tower and abstractor once instead of three times, the text
 before the image and equal windows are computed once, and the last layer and the head only where they are read
-(`metrics/nets/mplug_owl2.py`). Different on purpose: scores that are not finite are a failure instead of a
-smooth video; a video without frames is a failure instead of a crash; the tokenizer's model is read by
+(`metrics/nets/mplug_owl2/scorer.py`). Different on purpose: scores that are not finite are a failure instead
+of a smooth video; a video without frames is a failure instead of a crash; the tokenizer's model is read by
 sentencepiece directly, so that no code or setting of the checkpoint decides how. The details hold
 `smallest_margin`, how near a difference came to the threshold: within a few thousandths another GPU or batch
 size may decide otherwise.
@@ -34,18 +34,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bench.errors import MissingWeights, SampleError, UserError, one_line
-from bench.metric import Environment, Metric, MetricDeclaration, Score
-from bench.registry import metrics
-from bench.sample import Sample
-from bench.streams import mapped
-from bench.video import ALL_FRAMES, LARGEST_FRAME_PIXELS, Video
-from bench.weights import file_digests, require_file
+from refbench.bench.errors import MissingWeights, SampleError, UserError, one_line
+from refbench.bench.metric import Environment, Metric, MetricDeclaration, Score
+from refbench.bench.registry import metrics
+from refbench.bench.sample import Sample
+from refbench.bench.streams import mapped
+from refbench.bench.video import ALL_FRAMES, LARGEST_FRAME_PIXELS, Video
+from refbench.bench.weights.store import file_digests, require_file
 
 if TYPE_CHECKING:
     import torch
 
-    from metrics.nets.mplug_owl2 import MplugOwl2
+    from refbench.metrics.nets.mplug_owl2.scorer import MplugOwl2
 
 # The official command line: window of three, threshold on the difference of neighbouring scores.
 WINDOW_SIZE = 3
@@ -121,7 +121,7 @@ class MotionSmoothness(Metric):
         """Load OneAlign: float16, or float32 on a CPU. UserError for files that do not fit."""
         import torch
 
-        from metrics.nets.mplug_owl2 import MplugOwl2Config, load_network
+        from refbench.metrics.nets.mplug_owl2.scorer import MplugOwl2Config, load_network
 
         super().load(environment)
         if reason := self.unavailable(environment):

@@ -31,20 +31,20 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from bench.errors import MissingWeights, SampleError, UserError
-from bench.metric import Environment, Metric, MetricDeclaration, Score
-from bench.registry import metrics
-from bench.sample import Sample
-from bench.video import Video, stride_frames
-from bench.weights import missing_packages, require_model_folder
-from metrics.judges.cache import AnswerCache, default_cache_folder
-from metrics.judges.cost import TOKENS_PER_IMAGE, Account, CostEstimate, Prices, estimate_cost
-from metrics.judges.instruction import read_instruction
-from metrics.judges.judge import Answer, Judge, Question, parse_score
+from refbench.bench.errors import MissingWeights, SampleError, UserError
+from refbench.bench.metric import Environment, Metric, MetricDeclaration, Score
+from refbench.bench.registry import metrics
+from refbench.bench.sample import Sample
+from refbench.bench.video import Video, stride_frames
+from refbench.bench.weights.store import missing_packages, require_model_folder
+from refbench.metrics.judges.cache import AnswerCache, default_cache_folder
+from refbench.metrics.judges.cost import TOKENS_PER_IMAGE, Account, CostEstimate, Prices, estimate_cost
+from refbench.metrics.judges.instruction import read_instruction
+from refbench.metrics.judges.judge import Answer, Judge, Question, parse_score
 
 if TYPE_CHECKING:
-    from metrics.judges.endpoint import EndpointJudge
-    from metrics.judges.local import LocalJudge
+    from refbench.metrics.judges.endpoint import EndpointJudge
+    from refbench.metrics.judges.local import LocalJudge
 
 FRAMES = 16
 LONG_SIDE_PX = 512
@@ -288,7 +288,7 @@ class NaturalScore(Metric):
         return key
 
     def _connect(self) -> EndpointJudge:
-        from metrics.judges.endpoint import EndpointJudge, Limits
+        from refbench.metrics.judges.endpoint import EndpointJudge, Limits
 
         return EndpointJudge(
             model=self.model,
@@ -306,7 +306,7 @@ class NaturalScore(Metric):
         )
 
     def _load_local(self, environment: Environment) -> LocalJudge:
-        from metrics.judges.local import LocalJudge
+        from refbench.metrics.judges.local import LocalJudge
 
         return LocalJudge(self._local_folder(environment), environment.device, self.model)
 

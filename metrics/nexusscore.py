@@ -32,21 +32,21 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from bench.component import NEXUS_FACE_LABELS, nexus_not_applicable
-from bench.errors import SampleError
-from bench.metric import Environment, Metric, MetricDeclaration, Score
-from bench.registry import metrics
-from bench.sample import Reference, Sample
-from bench.video import Video, uniform_frames
-from bench.weights import CATALOGUE, require_file, require_model_folder
+from refbench.bench.errors import SampleError
+from refbench.bench.metric import Environment, Metric, MetricDeclaration, Score
+from refbench.bench.registry import metrics
+from refbench.bench.sample import Reference, Sample
+from refbench.bench.scores.columns import NEXUS_FACE_LABELS, nexus_not_applicable
+from refbench.bench.video import Video, uniform_frames
+from refbench.bench.weights.store import CATALOGUE, require_file, require_model_folder
 
 if TYPE_CHECKING:
     import torch
     from PIL import Image
 
-    from metrics.nets.gme import GmeEmbedder
-    from metrics.nets.image_prompt_detector import ImagePromptDetector
-    from metrics.nets.yolo_world_boxes import Boxes
+    from refbench.metrics.nets.gme import GmeEmbedder
+    from refbench.metrics.nets.yolo_world.boxes import Boxes
+    from refbench.metrics.nets.yolo_world.image_prompt_detector import ImagePromptDetector
 
 DETECTOR_WEIGHTS = "opens2v-weight"
 CLIP_WEIGHTS = "clip-vit-base-patch32"
@@ -168,10 +168,10 @@ class NexusScore(Metric):
         """
         super().load(environment)
         checkpoint, clip_folder = self.find_weights(environment)
-        from bench.weights import file_digests
-        from metrics.nets.gme import shared_embedder
-        from metrics.nets.image_prompt_detector import ImagePromptDetector
-        from metrics.nets.pretrained import torch_device, weight_digests
+        from refbench.bench.weights.store import file_digests
+        from refbench.metrics.nets.gme import shared_embedder
+        from refbench.metrics.nets.pretrained import torch_device, weight_digests
+        from refbench.metrics.nets.yolo_world.image_prompt_detector import ImagePromptDetector
 
         self._detector = ImagePromptDetector.load(checkpoint, clip_folder, torch_device(environment.device))
         self._embedder = shared_embedder(environment)
@@ -200,7 +200,7 @@ class NexusScore(Metric):
         """Let go of both models; GME's memory is given back unless GmeScore holds it."""
         self._detector = None
         if self._embedder is not None:
-            from metrics.nets.gme import release_shared_embedder
+            from refbench.metrics.nets.gme import release_shared_embedder
 
             self._embedder = None
             release_shared_embedder()
@@ -237,7 +237,7 @@ def find_subjects(
     subjects: Sequence[Subject], video: Video, detector: Detector, embedder: Embedder
 ) -> list[Found]:
     """All boxes in the order of frames, references and the detector; repeated frames repeat theirs."""
-    from metrics.nets.pixels import distinct_frames
+    from refbench.metrics.nets.pixels import distinct_frames
 
     pictures = [subject.reference.open_plain_rgb() for subject in subjects]
     prompts = detector.prompts(pictures)

@@ -26,8 +26,8 @@ import torch
 from torch import nn
 from torch.autograd.function import once_differentiable
 
-from bench.errors import UserError
-from refalign.teacher import DEFAULT_TEACHER, get_teacher_spec
+from refbench.bench.errors import UserError
+from refbench.refalign.teacher import DEFAULT_TEACHER, get_teacher_spec
 
 Gate = Literal["cubic", "none"]
 TIMESTEPS = 1000.0

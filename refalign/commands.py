@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from bench.errors import UserError
+from refbench.bench.errors import UserError
 
 RecipeArgument = Annotated[
     str, typer.Argument(help="stage1_1_3b, stage2_1_3b, stage1_14b, stage2_14b or tiny.")
@@ -60,8 +60,8 @@ def train(
     Example: refbench train tiny --data clips.jsonl --out run, then --resume --max-steps 600
     """
     _check_packages()
-    from bench.console import note, print_json
-    from refalign.recipes import build_config
+    from refbench.bench.console import note, print_json
+    from refbench.refalign.training.recipes import build_config
 
     changes = [*(overrides or []), *([] if max_steps is None else [f"run.max_steps={max_steps}"])]
     config = build_config(recipe, changes)
@@ -70,7 +70,7 @@ def train(
         return
 
     def work() -> None:
-        from refalign.training_run import TrainingPlaces, train
+        from refbench.refalign.training.run import TrainingPlaces, train
 
         places = TrainingPlaces(out=out, data=data, features=features, weights=weights)
         result = train(config, places, resume=resume)
@@ -100,13 +100,13 @@ def prepare(
     Example: refbench prepare stage1_1_3b --data OpenS2V-5M --out features --epochs 2
     """
     _check_packages()
-    from bench.console import print_text
-    from refalign.recipes import build_config
+    from refbench.bench.console import print_text
+    from refbench.refalign.training.recipes import build_config
 
     config = build_config(recipe, overrides or [])
 
     def work() -> None:
-        from refalign.training_run import prepare
+        from refbench.refalign.training.run import prepare
 
         index = prepare(config, data, out, weights, epochs=epochs)
         if _rank() == 0:
@@ -132,9 +132,9 @@ def convert(
     Example: refbench convert run/checkpoints/step-00001000/transformer out --to diffusers --drop-projectors
     """
     _check_packages()
-    from bench.console import print_text
-    from bench.registry import unknown_name
-    from refalign.conversion import DTYPES, NAMINGS, convert_checkpoint
+    from refbench.bench.console import print_text
+    from refbench.bench.registry import unknown_name
+    from refbench.refalign.conversion import DTYPES, NAMINGS, convert_checkpoint
 
     if to not in NAMINGS:
         raise UserError(unknown_name("naming", to, NAMINGS))
@@ -149,7 +149,7 @@ def convert(
 
 def _check_packages() -> None:
     """Raises UserError where the extra `refalign` is not installed."""
-    from bench.weights import missing_packages
+    from refbench.bench.weights.store import missing_packages
 
     absent = missing_packages(PACKAGES, "refalign")
     if absent is not None:

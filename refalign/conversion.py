@@ -7,10 +7,10 @@ from typing import Any, cast
 
 import torch
 
-from baselines.wan.checkpoint import Naming, load_transformer, read_checkpoint, save_checkpoint
-from bench.errors import UserError, one_line
-from refalign.assembly import plain_config
-from refalign.transformer import RefAlignTransformer3DModel
+from refbench.baselines.wan.checkpoint import Naming, load_transformer, read_checkpoint, save_checkpoint
+from refbench.bench.errors import UserError, one_line
+from refbench.refalign.training.assembly import plain_config
+from refbench.refalign.transformer import RefAlignTransformer3DModel
 
 NAMINGS = ("original", "diffusers")
 DTYPES: dict[str, torch.dtype | None] = {

@@ -18,16 +18,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from baselines.wan.method import Places, WanMethod
-from baselines.wan.prompts import REFALIGN_14B_NEGATIVE, WAN_NEGATIVE
-from baselines.wan.spec import WAN_1_3B, WAN_14B, WanNetwork, WanSettings, WanSpec, WanWeights
-from bench.metric import Environment
-from bench.record import TINY_PREFIX
-from bench.registry import methods
-from bench.sample import Sample
+from refbench.baselines.wan.method import Places, WanMethod
+from refbench.baselines.wan.prompts import REFALIGN_14B_NEGATIVE, WAN_NEGATIVE
+from refbench.baselines.wan.spec import WAN_1_3B, WAN_14B, WanNetwork, WanSettings, WanSpec, WanWeights
+from refbench.bench.metric import Environment
+from refbench.bench.registry import methods
+from refbench.bench.sample import Sample
+from refbench.bench.scores.record import TINY_PREFIX
 
 if TYPE_CHECKING:
-    from baselines.wan.conditioning import Conditioner
+    from refbench.baselines.wan.conditioning import Conditioner
 
 GUIDANCE = {"image": 5.0, "text": 7.5}
 MAX_REFERENCES = 3
@@ -43,13 +43,13 @@ class RefAlignMethod(WanMethod):
 
     def conditioner(self, sample: Sample, seed: int) -> Conditioner:
         """References beside the state."""
-        from refalign.sampler import CONDITIONER
+        from refbench.refalign.sampler import CONDITIONER
 
         return CONDITIONER
 
     def network_class(self) -> Any:
         """RefAlign's network."""
-        from refalign.transformer import RefAlignTransformer3DModel
+        from refbench.refalign.transformer import RefAlignTransformer3DModel
 
         return RefAlignTransformer3DModel
 
@@ -130,8 +130,8 @@ class RefAlignTiny(RefAlignMethod):
 
     def places(self, environment: Environment) -> Places:
         """Tiny weights in a temporary folder, which `close` removes."""
-        from baselines.wan.tiny.refalign import write_tiny as write_network
-        from baselines.wan.tiny.wan_base import write_small as write_base
+        from refbench.baselines.small.refalign import write_tiny as write_network
+        from refbench.baselines.small.wan_base import write_small as write_base
 
         self._made = tempfile.TemporaryDirectory(prefix="refalign-tiny-")
         folder = Path(self._made.name)

@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from baselines.wan.conditioning import ConcatReferences, Geometry
-from baselines.wan.guidance import IMAGE_AND_TEXT
-from baselines.wan.pipeline import WanSampler
-from baselines.wan.spec import WanSettings
+from refbench.baselines.wan.conditioning import ConcatReferences, Geometry
+from refbench.baselines.wan.guidance import IMAGE_AND_TEXT
+from refbench.baselines.wan.sampler import WanSampler
+from refbench.baselines.wan.spec import WanSettings
 
 if TYPE_CHECKING:
     import numpy as np

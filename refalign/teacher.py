@@ -25,8 +25,8 @@ import torch
 from torch import nn
 from torch.nn.functional import interpolate
 
-from bench.errors import MissingWeights, UserError, one_line
-from bench.weights import is_tiny, require_model_folder
+from refbench.bench.errors import MissingWeights, UserError, one_line
+from refbench.bench.weights.store import is_tiny, require_model_folder
 
 Kind = Literal["dinov3_vit", "dinov2", "siglip", "clip"]
 Triple = tuple[float, float, float]

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from baselines.wan.transformer import ReferenceRule, ReferenceWanTransformer3DModel
+from refbench.baselines.wan.nets.transformer import ReferenceRule, ReferenceWanTransformer3DModel
 
 
 class RefAlignTransformer3DModel(ReferenceWanTransformer3DModel):

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from bench.errors import one_line
-from bench.method import MethodCard
-from bench.record import Record
-from bench.run_folder import RunInfo
+from refbench.bench.errors import one_line
+from refbench.bench.method import MethodCard
+from refbench.bench.runs.folder import RunInfo
+from refbench.bench.scores.record import Record
 
 PROMPT_FIELDS = ("prompt_set", "negative_prompt")
 FRAME_FIELDS = ("num_frames", "generated_frames", "fps", "width", "height")

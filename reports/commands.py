@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bench.errors import UserError
+from refbench.bench.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from reports.compared import ComparedRun
-    from reports.published import PublishedRow
+    from refbench.reports.compared import ComparedRun
+    from refbench.reports.published import PublishedRow
 
 # As in bench.protocol, whose import would make --help slow.
 DEFAULT_PROTOCOL = "opens2v-1.1"
@@ -42,11 +42,11 @@ def report(
 
     Example: refbench report scores/ -o report
     """
-    from bench.aggregate import scoreboards
-    from bench.console import print_json, print_scoreboards, print_text, scoreboard_json
-    from bench.protocol import get_protocol
-    from reports.report import write_report
-    from reports.stored_runs import read_stored_runs
+    from refbench.bench.console import print_json, print_scoreboards, print_text, scoreboard_json
+    from refbench.bench.scores.aggregate import scoreboards
+    from refbench.bench.scores.protocol import get_protocol
+    from refbench.reports.report import write_report
+    from refbench.reports.stored_runs import read_stored_runs
 
     chosen = get_protocol(protocol)
     stored = read_stored_runs(stores)
@@ -83,9 +83,9 @@ def leaderboard(
 
     Example: refbench leaderboard --track human-domain --protocol opens2v-1.0
     """
-    from bench.component import COMPONENTS
-    from bench.console import console, print_json, print_text, table
-    from reports.published import (
+    from refbench.bench.console import console, print_json, print_text, table
+    from refbench.bench.scores.columns import COMPONENTS
+    from refbench.reports.published import (
         LARGEST_ROUNDING_POINTS,
         disagrees,
         published_json,
@@ -147,9 +147,9 @@ def compare(
     """
     from dataclasses import replace
 
-    from bench.console import console, print_json, print_text, table
-    from bench.protocol import get_protocol
-    from reports.compared import (
+    from refbench.bench.console import console, print_json, print_text, table
+    from refbench.bench.scores.protocol import get_protocol
+    from refbench.reports.compared import (
         COMPARISON_HEADINGS,
         compare_runs,
         comparison_json,
@@ -190,21 +190,21 @@ def reproduce(
 
     Example: refbench reproduce table1 scores/ -o reproduction
     """
-    from bench.aggregate import scoreboards
-    from bench.console import console, note, print_json, print_text, table
-    from bench.protocol import get_protocol
-    from bench.record import PLAIN
-    from bench.registry import unknown_name
-    from reports.report import write_files
-    from reports.stored_runs import read_stored_runs
-    from reports.table1 import (
+    from refbench.bench.console import console, note, print_json, print_text, table
+    from refbench.bench.registry import unknown_name
+    from refbench.bench.scores.aggregate import scoreboards
+    from refbench.bench.scores.protocol import get_protocol
+    from refbench.bench.scores.record import PLAIN
+    from refbench.reports.report import write_files
+    from refbench.reports.stored_runs import read_stored_runs
+    from refbench.reports.table1 import (
         reproduced_rows,
         reproduction_csv,
         reproduction_json,
         reproduction_table,
         table1_source,
     )
-    from reports.table_formats import to_latex, to_markdown
+    from refbench.reports.table_formats import to_latex, to_markdown
 
     if what != "table1":
         raise UserError(unknown_name("table", what, ["table1"]))
@@ -237,10 +237,10 @@ def reproduce(
 
 
 def _published(track: str, protocol: str, words: str | None) -> list[PublishedRow]:
-    from bench.dataset import OFFICIAL_TRACKS
-    from bench.protocol import get_protocol
-    from bench.registry import unknown_name
-    from reports.published import published_rows, published_sources
+    from refbench.bench.dataset import OFFICIAL_TRACKS
+    from refbench.bench.registry import unknown_name
+    from refbench.bench.scores.protocol import get_protocol
+    from refbench.reports.published import published_rows, published_sources
 
     get_protocol(protocol)
     if track not in OFFICIAL_TRACKS:
@@ -258,9 +258,9 @@ def _published(track: str, protocol: str, words: str | None) -> list[PublishedRo
 
 def _one_run(place: str, track: str | None, variant: str | None) -> ComparedRun:
     """The one run that a PATH or PATH@VARIANT holds, of that track and variant where they are given."""
-    from bench.record import run_label
-    from reports.compared import ComparedRun
-    from reports.stored_runs import read_stored_runs
+    from refbench.bench.scores.record import run_label
+    from refbench.reports.compared import ComparedRun
+    from refbench.reports.stored_runs import read_stored_runs
 
     path, marker, named = place.rpartition("@")
     if marker and path and not Path(place).exists():
@@ -283,6 +283,6 @@ def _one_run(place: str, track: str | None, variant: str | None) -> ComparedRun:
 
 def _headings(headings: Sequence[str]) -> list[str]:
     """Headings on two lines, so that a table of seven components fits a terminal."""
-    from reports.table_formats import heading_lines
+    from refbench.reports.table_formats import heading_lines
 
     return ["\n".join(heading_lines(heading)) for heading in headings]

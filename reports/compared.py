@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from bench.comparison import Comparison, Difference, compare
-from bench.console import interval_text, percent
-from bench.errors import one_line
-from bench.protocol import Protocol
-from bench.record import Record
-from bench.run_folder import RunInfo
-from reports.cards import (
+from refbench.bench.console import interval_text, percent
+from refbench.bench.errors import one_line
+from refbench.bench.runs.folder import RunInfo
+from refbench.bench.scores.comparison import Comparison, Difference, compare
+from refbench.bench.scores.protocol import Protocol
+from refbench.bench.scores.record import Record
+from refbench.reports.cards import (
     FieldDifference,
     GenerationDifferences,
     card_differences,

@@ -12,18 +12,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
-from bench.aggregate import Scoreboard
-from bench.component import COMPONENTS
-from bench.console import reasons_text
-from bench.errors import one_line
-from bench.protocol import Protocol
-from bench.record import NOT_APPLICABLE, Record, run_label
-from bench.run_folder import RunInfo
-from reports.cards import card_fields
-from reports.plots import Plot
-from reports.stored_runs import RunKey
-from reports.table_formats import heading_lines
-from reports.tables import NONE, Cell, Table, category_tables, component_tables, ranked
+from refbench.bench.console import reasons_text
+from refbench.bench.errors import one_line
+from refbench.bench.runs.folder import RunInfo
+from refbench.bench.scores.aggregate import Scoreboard
+from refbench.bench.scores.columns import COMPONENTS
+from refbench.bench.scores.protocol import Protocol
+from refbench.bench.scores.record import NOT_APPLICABLE, Record, run_label
+from refbench.reports.cards import card_fields
+from refbench.reports.plots import Plot
+from refbench.reports.stored_runs import RunKey
+from refbench.reports.table_formats import heading_lines
+from refbench.reports.tables import NONE, Cell, Table, category_tables, component_tables, ranked
 
 TEMPLATE = "report.html.j2"
 REASONS_SHOWN = 3
@@ -64,7 +64,7 @@ def render_page(
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
-        loader=PackageLoader("reports"),
+        loader=PackageLoader("refbench.reports"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -14,11 +14,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from bench.aggregate import Scoreboard
-from bench.component import COMPONENTS
-from bench.console import percent
-from bench.errors import one_line
-from reports.tables import and_list, ranked, scored_components, track_categories
+from refbench.bench.console import percent
+from refbench.bench.errors import one_line
+from refbench.bench.scores.aggregate import Scoreboard
+from refbench.bench.scores.columns import COMPONENTS
+from refbench.reports.tables import and_list, ranked, scored_components, track_categories
 
 if TYPE_CHECKING:
     import numpy as np

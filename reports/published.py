@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from bench.component import COMPONENTS
-from bench.protocol import PROTOCOLS
+from refbench.bench.scores.columns import COMPONENTS
+from refbench.bench.scores.protocol import PROTOCOLS
 
 PUBLISHED_FOLDER = "published"
 SOURCES_FILE = "sources.csv"

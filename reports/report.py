@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from bench.aggregate import Scoreboard, scoreboards
-from bench.dataset import OFFICIAL_TRACKS
-from bench.errors import UserError, one_line
-from bench.protocol import Protocol
-from bench.record import Record
-from bench.run_folder import RunInfo, write_text
-from bench.store import checked_name
-from reports.page import render_page, track_section
-from reports.plots import Plot, track_plots
-from reports.stored_runs import RunKey, in_key_order
-from reports.table_formats import category_csv, component_csv, to_latex, to_markdown
-from reports.tables import category_tables, component_tables
+from refbench.bench.dataset import OFFICIAL_TRACKS
+from refbench.bench.errors import UserError, one_line
+from refbench.bench.runs.folder import RunInfo, write_text
+from refbench.bench.scores.aggregate import Scoreboard, scoreboards
+from refbench.bench.scores.protocol import Protocol
+from refbench.bench.scores.record import Record
+from refbench.bench.scores.store import checked_name
+from refbench.reports.page import render_page, track_section
+from refbench.reports.plots import Plot, track_plots
+from refbench.reports.stored_runs import RunKey, in_key_order
+from refbench.reports.table_formats import category_csv, component_csv, to_latex, to_markdown
+from refbench.reports.tables import category_tables, component_tables
 
 PAGE_FILE = "report.html"
 TABLE_FOLDER = "tables"

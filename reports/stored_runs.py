@@ -6,11 +6,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.aggregate import group_records
-from bench.errors import UserError
-from bench.record import Record, latest
-from bench.run_folder import RunInfo, read_run, stored_run_file
-from bench.store import read_records, store_files
+from refbench.bench.errors import UserError
+from refbench.bench.runs.folder import RunInfo, read_run, stored_run_file
+from refbench.bench.scores.aggregate import group_records
+from refbench.bench.scores.record import Record, latest
+from refbench.bench.scores.store import read_records, store_files
 
 # (method, track, variant)
 RunKey = tuple[str, str, str]

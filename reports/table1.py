@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bench.aggregate import ComponentResult, Scoreboard
-from bench.component import COMPONENTS
-from bench.console import percent, scoreboard_json
-from bench.record import PLAIN, plain_name
-from reports.published import (
+from refbench.bench.console import percent, scoreboard_json
+from refbench.bench.scores.aggregate import ComponentResult, Scoreboard
+from refbench.bench.scores.columns import COMPONENTS
+from refbench.bench.scores.record import PLAIN, plain_name
+from refbench.reports.published import (
     TABLE1_FILE,
     PublishedRow,
     Source,
@@ -20,7 +20,7 @@ from reports.published import (
     published_rows,
     published_sources,
 )
-from reports.tables import NONE, Cell, Table
+from refbench.reports.tables import NONE, Cell, Table
 
 REPORTED_ONLY = "reported only"
 CSV_COLUMNS = (

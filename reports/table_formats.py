@@ -7,9 +7,9 @@ import io
 import re
 from collections.abc import Iterable, Sequence
 
-from bench.aggregate import Scoreboard
-from bench.errors import one_line
-from reports.tables import Cell, Table, ranked, track_categories
+from refbench.bench.errors import one_line
+from refbench.bench.scores.aggregate import Scoreboard
+from refbench.reports.tables import Cell, Table, ranked, track_categories
 
 LONGEST_NAME = 100
 LATEX_SPECIAL = {

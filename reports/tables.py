@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from bench.aggregate import ComponentResult, Scoreboard, natural_order
-from bench.component import COMPONENTS
-from bench.console import coverage_text, interval_text, percent, reasons_text
-from bench.dataset import OFFICIAL_TRACKS
+from refbench.bench.console import coverage_text, interval_text, percent, reasons_text
+from refbench.bench.dataset import OFFICIAL_TRACKS
+from refbench.bench.scores.aggregate import ComponentResult, Scoreboard, natural_order
+from refbench.bench.scores.columns import COMPONENTS
 
 NONE = "–"
 Mark = Literal["", "best", "second"]

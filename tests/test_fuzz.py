@@ -10,16 +10,16 @@ from typing import Any
 
 import pytest
 
-from bench.dataset import load_suite, load_track
-from bench.errors import SampleError, UserError
-from bench.metric import Environment
-from bench.official_files import import_scores
-from bench.run_folder import read_run
-from bench.runner.scoring import ScoringJob, ScoringWorker
-from bench.sample import Sample
-from bench.store import read_records
-from bench.video import Video
-from tests.conftest import record
+from kit.records import record
+from refbench.bench.dataset import load_suite, load_track
+from refbench.bench.errors import SampleError, UserError
+from refbench.bench.metric import Environment
+from refbench.bench.runner.scoring import ScoringJob, ScoringWorker
+from refbench.bench.runs.folder import read_run
+from refbench.bench.sample import Sample
+from refbench.bench.scores.official_files import import_scores
+from refbench.bench.scores.store import read_records
+from refbench.bench.video import Video
 
 MUTATIONS = 200
 SAMPLE = Sample(id="faceobj_1", category="faceobj", prompt="p", references=())

@@ -21,9 +21,9 @@ from typing import Any, Literal
 
 import torch
 
-from baselines.wan.sat import is_sat, wan_tensors
-from bench.checkpoint import load_exactly, read_state_dict, write_tensors
-from bench.errors import UserError, one_line
+from refbench.baselines.wan.sat import is_sat, wan_tensors
+from refbench.bench.errors import UserError, one_line
+from refbench.bench.weights.checkpoint import load_exactly, read_state_dict, write_tensors
 
 Naming = Literal["original", "diffusers"]
 

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from baselines.wan.checkpoint import INDEX_PATTERN, indexed_files, load_transformer, read_checkpoint
-from baselines.wan.pipeline import WanSampler
-from baselines.wan.schedules import make_scheduler
-from bench.errors import MissingWeights, UserError, one_line
-from bench.weights import CATALOGUE, how_to_get, require
+from refbench.baselines.wan.checkpoint import INDEX_PATTERN, indexed_files, load_transformer, read_checkpoint
+from refbench.baselines.wan.sampler import WanSampler
+from refbench.baselines.wan.schedules import make_scheduler
+from refbench.bench.errors import MissingWeights, UserError, one_line
+from refbench.bench.weights.store import CATALOGUE, how_to_get, require
 
 if TYPE_CHECKING:
-    from baselines.wan.spec import WanOptions, WanSettings, WanSpec
+    from refbench.baselines.wan.spec import WanOptions, WanSettings, WanSpec
 
 BASE_PARTS = ("tokenizer", "text_encoder", "vae")
 IMAGE_PARTS = ("image_encoder", "image_processor")

@@ -1,7 +1,7 @@
 """What a method does with its references before and during sampling.
 
 A `Conditioner` says how much noise is drawn and turns prepared images into a `Condition`; a `Condition` gives
-the network's inputs at each pass. The sampling loop (`baselines.wan.pipeline`) knows nothing else of a
+the network's inputs at each pass. The sampling loop (`baselines.wan.sampler`) knows nothing else of a
 method.
 """
 
@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 
-from baselines.wan.references import fit_and_pad, to_tensor
+from refbench.baselines.wan.references import fit_and_pad, to_tensor
 
 if TYPE_CHECKING:
     from PIL import Image
 
-    from baselines.wan.pipeline import WanSampler
+    from refbench.baselines.wan.sampler import WanSampler
 
 LATENT_CHANNELS = 16
 TEMPORAL_COMPRESSION = 4

@@ -15,9 +15,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from baselines.wan.guidance import RULES
-from baselines.wan.spec import SIZE_MULTIPLE_PX, WanNetwork, WanOptions, WanSettings, WanSpec
-from bench.errors import UserError
+from refbench.baselines.wan.guidance import RULES
+from refbench.baselines.wan.spec import SIZE_MULTIPLE_PX, WanNetwork, WanOptions, WanSettings, WanSpec
+from refbench.bench.errors import UserError
 
 Offload = Literal["none", "model", "group"]
 OFFLOADS: tuple[Offload, ...] = ("none", "model", "group")

@@ -13,20 +13,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from baselines.wan.spec import WanOptions, WanSettings, WanSpec, resolved_settings, wan_card
-from bench.errors import UserError
-from bench.method import Frames, Method, MethodCard
-from bench.metric import Environment
-from bench.sample import Sample
-from bench.weights import CATALOGUE, is_tiny, weights_fingerprint
+from refbench.baselines.wan.spec import WanOptions, WanSettings, WanSpec, resolved_settings, wan_card
+from refbench.bench.errors import UserError
+from refbench.bench.method import Frames, Method, MethodCard
+from refbench.bench.metric import Environment
+from refbench.bench.sample import Sample
+from refbench.bench.weights.store import CATALOGUE, is_tiny, weights_fingerprint
 
 if TYPE_CHECKING:
     import torch
     from PIL import Image
 
-    from baselines.wan.conditioning import Conditioner
-    from baselines.wan.pipeline import WanSampler
-    from baselines.wan.references import Segmenter
+    from refbench.baselines.wan.conditioning import Conditioner
+    from refbench.baselines.wan.references import Segmenter
+    from refbench.baselines.wan.sampler import WanSampler
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +110,7 @@ class WanMethod(Method):
 
     def places(self, environment: Environment) -> Places:
         """Where everything is; MissingWeights and UserError say what is not."""
-        from baselines.wan.components import find_base, find_network
+        from refbench.baselines.wan.components import find_base, find_network
 
         weights = self.spec.weights
         base = find_base(weights.base, environment.weights, image_branch=self.spec.network.image_branch)
@@ -128,9 +128,9 @@ class WanMethod(Method):
         """
         import torch
 
-        from baselines.wan.components import load_sampler, place_models
-        from baselines.wan.cost import check_memory
-        from baselines.wan.references import OnnxSegmenter
+        from refbench.baselines.wan.components import load_sampler, place_models
+        from refbench.baselines.wan.cost import check_memory
+        from refbench.baselines.wan.references import OnnxSegmenter
 
         places = self.places(environment)
         made_up = self.options.transformer is not None or is_tiny(places.base)
@@ -154,8 +154,8 @@ class WanMethod(Method):
 
     def generate(self, sample: Sample, seed: int) -> Frames:
         """One video; SampleError for a reference that cannot be read."""
-        from baselines.wan.conditioning import Geometry
-        from baselines.wan.guidance import RULES
+        from refbench.baselines.wan.conditioning import Geometry
+        from refbench.baselines.wan.guidance import RULES
 
         sampler, settings = self._loaded(), self.settings
         geometry = Geometry(width=settings.width, height=settings.height, num_frames=settings.num_frames)
@@ -191,7 +191,7 @@ class WanMethod(Method):
         return f"{self.spec.weights.base} (base)"
 
     def _references(self, sample: Sample) -> list[Image.Image]:
-        from baselines.wan.references import on_white
+        from refbench.baselines.wan.references import on_white
 
         chosen = sample.references[: self.spec.max_references]
         images = [reference.open_on_white() for reference in chosen]
@@ -203,7 +203,7 @@ class WanMethod(Method):
         ]
 
     def _generator(self, sample: Sample, seed: int) -> torch.Generator:
-        from baselines.wan.components import noise_generator
+        from refbench.baselines.wan.components import noise_generator
 
         device = "cpu" if self.options.noise_device == "cpu" else self._loaded()._execution_device
         return noise_generator(seed, sample.id, key=self.options.noise_key, device=device)
@@ -214,7 +214,7 @@ class WanMethod(Method):
         self._loaded().maybe_free_model_hooks()
 
     def _dtype(self, device: str) -> torch.dtype:
-        from baselines.wan.components import chosen_dtype
+        from refbench.baselines.wan.components import chosen_dtype
 
         return chosen_dtype(self.options.dtype, device)
 
@@ -230,7 +230,7 @@ class WanMethod(Method):
         return self._sampler
 
     def _digest(self, place: Path, files: tuple[Path, ...] | None) -> str:
-        from baselines.wan.checkpoint import checkpoint_files
+        from refbench.baselines.wan.checkpoint import checkpoint_files
 
         if files is None:
             files = tuple(checkpoint_files(place))

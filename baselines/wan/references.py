@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from bench.errors import UserError, one_line
+from refbench.bench.errors import UserError, one_line
 
 if TYPE_CHECKING:
     import torch

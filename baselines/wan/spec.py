@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from bench.method import MethodCard
+from refbench.bench.method import MethodCard
 
 Solver = Literal["unipc", "euler"]
 Overflow = Literal["refuse", "first"]

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from bench.cli.work import DEFAULT_TRACK, exit_on_failure, other_command, run_all
-from bench.errors import UserError
+from refbench.bench.cli.work import DEFAULT_TRACK, exit_on_failure, other_command, run_all
+from refbench.bench.errors import UserError
 
 DEMO_MARK = ".refbench-demo"
 # Needs no weights and asks nobody: a demonstration must not spend anyone's money.
@@ -31,9 +31,9 @@ def demo(
     Draws a small benchmark in OpenS2V-Eval's format, generates it with the control methods, scores what needs
     no weights, recomputes the published leaderboards and writes a report.
     """
-    from bench.console import print_text
-    from bench.dataset import load_track
-    from bench.demo.dataset import write_demo_dataset
+    from refbench.bench.console import print_text
+    from refbench.bench.dataset import load_track
+    from refbench.bench.demo.dataset import write_demo_dataset
 
     dataset, mark = out / "dataset", out / DEMO_MARK
     if dataset.exists() and not mark.exists():
@@ -71,9 +71,9 @@ def _recompute_leaderboards(folder: Path) -> None:
     """All published leaderboards as text files; the one that most papers show also on the screen."""
     from contextlib import redirect_stdout
 
-    from bench.console import print_text
-    from bench.dataset import OFFICIAL_TRACKS
-    from bench.protocol import PROTOCOLS
+    from refbench.bench.console import print_text
+    from refbench.bench.dataset import OFFICIAL_TRACKS
+    from refbench.bench.scores.protocol import PROTOCOLS
 
     folder.mkdir(parents=True, exist_ok=True)
     for track in OFFICIAL_TRACKS:
@@ -88,12 +88,12 @@ def _recompute_leaderboards(folder: Path) -> None:
 
 def _print_unscored() -> None:
     """Which components of TotalScore the demonstration leaves out, and what each would need."""
-    from bench.component import COMPONENTS
-    from bench.console import print_text
-    from bench.metric import Environment
-    from bench.registry import metrics
-    from bench.runner.scoring import make_metric
-    from bench.weights import weights_folder
+    from refbench.bench.console import print_text
+    from refbench.bench.metric import Environment
+    from refbench.bench.registry import metrics
+    from refbench.bench.runner.scoring import make_metric
+    from refbench.bench.scores.columns import COMPONENTS
+    from refbench.bench.weights.store import weights_folder
 
     print_text(f"\nScored: {DEMO_METRIC}. Not scored, so there is no TotalScore:")
     environment = Environment(weights=weights_folder(None))

@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from bench.cli import options as o
-from bench.errors import UserError
+from refbench.bench.cli import options as o
+from refbench.bench.errors import UserError
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -31,9 +31,9 @@ def methods(
 
     Example: refbench methods show pan-reference
     """
-    from bench.console import print_json
-    from bench.registry import load_plugins
-    from bench.registry import methods as registry
+    from refbench.bench.console import print_json
+    from refbench.bench.registry import load_plugins
+    from refbench.bench.registry import methods as registry
 
     load_plugins(plugin or [])
     if action is None:
@@ -52,10 +52,10 @@ def methods(
 def _show_method(name: str, assignments: list[str], *, json: bool) -> None:
     from dataclasses import MISSING, fields
 
-    from bench.console import console, print_json, print_text, table
-    from bench.options import parse_assignments
-    from bench.registry import methods as registry
-    from bench.runner.generate import make_method
+    from refbench.bench.console import console, print_json, print_text, table
+    from refbench.bench.options import parse_assignments
+    from refbench.bench.registry import methods as registry
+    from refbench.bench.runner.generate import make_method
 
     method_class = registry.get(name)
     option_rows = [
@@ -95,10 +95,10 @@ def metrics(plugin: o.PluginOption = None, json: o.JsonOption = False) -> None:
 
     Components of TotalScore that none of them fills are listed after them.
     """
-    from bench.component import COMPONENTS
-    from bench.console import print_json, print_text
-    from bench.registry import load_plugins
-    from bench.registry import metrics as registry
+    from refbench.bench.console import print_json, print_text
+    from refbench.bench.registry import load_plugins
+    from refbench.bench.registry import metrics as registry
+    from refbench.bench.scores.columns import COMPONENTS
 
     load_plugins(plugin or [])
     declared = [registry.get(found).declaration for found in registry.names()]
@@ -126,8 +126,8 @@ def tracks(dataset: o.DatasetOption = None, json: o.JsonOption = False) -> None:
 
     With --dataset also how many samples and reference images are there.
     """
-    from bench.console import print_json
-    from bench.dataset import OFFICIAL_TRACKS, load_track
+    from refbench.bench.console import print_json
+    from refbench.bench.dataset import OFFICIAL_TRACKS, load_track
 
     listed: dict[str, dict[str, object]] = {}
     for name, official in OFFICIAL_TRACKS.items():
@@ -183,7 +183,7 @@ def doctor(
 
     Versions, devices, codecs, data set, weights (and how to get them), free disk.
     """
-    from bench.console import print_json, print_text
+    from refbench.bench.console import print_json, print_text
 
     found = {
         "software": _software(),
@@ -206,7 +206,7 @@ def doctor(
 
 
 def _software() -> dict[str, str]:
-    from bench.provenance import package_version, python_version
+    from refbench.bench.provenance import package_version, python_version
 
     versions = {name: package_version(name) or "not installed" for name in PACKAGES}
     return {"python": python_version(), **versions}
@@ -215,7 +215,7 @@ def _software() -> dict[str, str]:
 def _devices() -> dict[str, str]:
     from importlib.util import find_spec
 
-    from bench.runner.executors import usable_cores
+    from refbench.bench.runner.executors import usable_cores
 
     devices = {"cpu": f"{usable_cores()} cores usable"}
     if find_spec("torch") is None:
@@ -247,7 +247,7 @@ def _video_support() -> dict[str, str]:
 def _dataset_state(dataset: str | None) -> str:
     import os
 
-    from bench.dataset import DATASET_VARIABLE, HUB_DATASET, OFFICIAL_TRACKS
+    from refbench.bench.dataset import DATASET_VARIABLE, HUB_DATASET, OFFICIAL_TRACKS
 
     place = dataset or os.environ.get(DATASET_VARIABLE)
     if not place:
@@ -262,7 +262,7 @@ def _dataset_state(dataset: str | None) -> str:
 
 
 def _weights_state(weights: Path | None) -> dict[str, str]:
-    from bench.weights import CATALOGUE, how_to_get, locate, weights_folder
+    from refbench.bench.weights.store import CATALOGUE, how_to_get, locate, weights_folder
 
     folder = weights_folder(weights)
     state = {}
@@ -276,7 +276,7 @@ def _weights_state(weights: Path | None) -> dict[str, str]:
 
 
 def _print_list(listed: dict[str, str]) -> None:
-    from bench.console import print_text
+    from refbench.bench.console import print_text
 
     width = max(map(len, listed), default=0)
     for name, text in listed.items():
@@ -284,7 +284,7 @@ def _print_list(listed: dict[str, str]) -> None:
 
 
 def _report_problems(problems: list[str]) -> None:
-    from bench.console import note
+    from refbench.bench.console import note
 
     for problem in problems:
         note(f"not loaded: {problem}")

@@ -11,9 +11,9 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from bench import __version__
-from bench.cli import demo, inspection, scores, weights, work
-from bench.errors import UserError, one_line
+from refbench.bench import __version__
+from refbench.bench.cli import demo, inspection, scores, weights, work
+from refbench.bench.errors import UserError, one_line
 
 COMMANDS_GROUP = "refbench.commands"
 EXIT_USER_ERROR = 2

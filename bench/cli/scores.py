@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from bench.cli import options as o
-from bench.errors import UserError
+from refbench.bench.cli import options as o
+from refbench.bench.errors import UserError
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -34,13 +34,13 @@ def import_scores(
 
     refbench import-scores official_scores/ --name their-method --track open-domain
     """
-    from bench.aggregate import scoreboards
-    from bench.console import note, print_json, print_scoreboards, scoreboard_json
-    from bench.dataset import OFFICIAL_TRACKS, load_track
-    from bench.official_files import import_scores as read_scores
-    from bench.protocol import get_protocol
-    from bench.registry import unknown_name
-    from bench.store import StoreWriter, checked_name, store_path
+    from refbench.bench.console import note, print_json, print_scoreboards, scoreboard_json
+    from refbench.bench.dataset import OFFICIAL_TRACKS, load_track
+    from refbench.bench.registry import unknown_name
+    from refbench.bench.scores.aggregate import scoreboards
+    from refbench.bench.scores.official_files import import_scores as read_scores
+    from refbench.bench.scores.protocol import get_protocol
+    from refbench.bench.scores.store import StoreWriter, checked_name, store_path
 
     chosen_protocol = get_protocol(protocol)
     if track not in OFFICIAL_TRACKS:
@@ -71,10 +71,10 @@ def export(
     The per-metric files, and the merged file that the public leaderboard accepts. Each method and track gets
     its folder, DIR/<method>/<track>. Example: refbench export results/ -o official/
     """
-    from bench.aggregate import group_records
-    from bench.console import note, print_text
-    from bench.official_files import export_folder, export_scores
-    from bench.store import load_records
+    from refbench.bench.console import note, print_text
+    from refbench.bench.scores.aggregate import group_records
+    from refbench.bench.scores.official_files import export_folder, export_scores
+    from refbench.bench.scores.store import load_records
 
     for records in group_records(load_records(stores)).values():
         seeds = sorted({record.seed for record in records})
@@ -97,8 +97,8 @@ def merge(
     Of two values for one score the later store's wins; a missing video never replaces a value. Example:
     refbench merge machine-1/results machine-2/results -o results
     """
-    from bench.console import print_text
-    from bench.store import merge_stores
+    from refbench.bench.console import print_text
+    from refbench.bench.scores.store import merge_stores
 
     for path, count in merge_stores(stores, out).items():
         print_text(f"{path}: {count} records added or changed")

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bench.cli import options as o
-from bench.errors import UserError, one_line
+from refbench.bench.cli import options as o
+from refbench.bench.errors import UserError, one_line
 
 if TYPE_CHECKING:
-    from bench.weights import Manifest, WeightEntry
+    from refbench.bench.weights.store import Manifest, WeightEntry
 
 TINY_GROUP = "refbench.tiny_weights"
 UNVERIFIED = "unverified"
@@ -47,8 +47,15 @@ def list_weights(weights: o.WeightsOption = None, json: o.JsonOption = False) ->
 
     Looked for in --weights, then $REFBENCH_WEIGHTS, then the hub cache.
     """
-    from bench.console import console, print_json, table
-    from bench.weights import CATALOGUE, is_tiny, locate, missing_files, read_manifest, weights_folder
+    from refbench.bench.console import console, print_json, table
+    from refbench.bench.weights.store import (
+        CATALOGUE,
+        is_tiny,
+        locate,
+        missing_files,
+        read_manifest,
+        weights_folder,
+    )
 
     listed: dict[str, dict[str, Any]] = {}
     for entry in CATALOGUE.values():
@@ -118,10 +125,10 @@ def pull(
 
     refbench weights pull results/VACE-14B --weights weights
     """
-    from bench.console import print_text
-    from bench.official_videos import RESULTS_PREFIX
-    from bench.weights import pull as download
-    from bench.weights import weights_folder
+    from refbench.bench.console import print_text
+    from refbench.bench.runs.official_videos import RESULTS_PREFIX
+    from refbench.bench.weights.store import pull as download
+    from refbench.bench.weights.store import weights_folder
 
     folder = weights_folder(weights)
     if folder is None:
@@ -146,8 +153,8 @@ def _pull_results(model: str, folder: Path) -> None:
     """Download a model's official videos and say how they become a run."""
     import shlex
 
-    from bench.console import print_text
-    from bench.official_videos import pull_results
+    from refbench.bench.console import print_text
+    from refbench.bench.runs.official_videos import pull_results
 
     place, manifest = pull_results(model, folder)
     command = shlex.join(["refbench", "import-videos", str(place), "--method", place.name])
@@ -165,9 +172,9 @@ def verify(names: NamesArgument = None, weights: o.WeightsOption = None) -> None
     Required files, then sizes and SHA-256 as the pull recorded them; every file is read. Exit code 2 when one
     is missing, truncated or another one.
     """
-    from bench.console import note, print_text
-    from bench.weights import locate, read_manifest, weights_folder
-    from bench.weights import verify as check
+    from refbench.bench.console import note, print_text
+    from refbench.bench.weights.store import locate, read_manifest, weights_folder
+    from refbench.bench.weights.store import verify as check
 
     wrong = 0
     for entry in _entries(names):
@@ -194,9 +201,9 @@ def licences(weights: o.WeightsOption = None) -> None:
 
     As the hub's card stated them at the pull; what was not pulled is unverified here.
     """
-    from bench.component import COMPONENTS
-    from bench.console import print_text
-    from bench.weights import CATALOGUE, locate, read_manifest, weights_folder
+    from refbench.bench.console import print_text
+    from refbench.bench.scores.columns import COMPONENTS
+    from refbench.bench.weights.store import CATALOGUE, locate, read_manifest, weights_folder
 
     for entry in CATALOGUE.values():
         place = locate(entry, weights_folder(weights))
@@ -220,8 +227,8 @@ def make_tiny(
     import pkgutil
     from importlib.metadata import entry_points
 
-    from bench.console import note, print_text
-    from bench.weights import TINY_MARKER, is_tiny
+    from refbench.bench.console import note, print_text
+    from refbench.bench.weights.store import TINY_MARKER, is_tiny
 
     for place in folder.glob("*/*"):
         if place.is_dir() and not is_tiny(place):
@@ -255,8 +262,8 @@ def _entries(
     names: list[str] | None, metric: str | None = None, method: str | None = None
 ) -> list[WeightEntry]:
     """The catalogue's entries by name, and what a metric or method needs; all of them for neither."""
-    from bench.registry import methods, metrics
-    from bench.weights import CATALOGUE, get_entry
+    from refbench.bench.registry import methods, metrics
+    from refbench.bench.weights.store import CATALOGUE, get_entry
 
     if not names and metric is None and method is None:
         return list(CATALOGUE.values())

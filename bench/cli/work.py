@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bench.cli import options as o
-from bench.errors import UserError
+from refbench.bench.cli import options as o
+from refbench.bench.errors import UserError
 
 if TYPE_CHECKING:
-    from bench.dataset import Track
-    from bench.prompts import PromptSet
-    from bench.runner.evaluate import Evaluated, PreparedEvaluation
-    from bench.runner.generate import Generated, Generation
+    from refbench.bench.dataset import Track
+    from refbench.bench.prompts import PromptSet
+    from refbench.bench.runner.evaluate import Evaluated, PreparedEvaluation
+    from refbench.bench.runner.generate import Generated, Generation
 
 DEFAULT_TRACK = "open-domain"
 # The metric that --judge-model and its siblings are options of.
@@ -68,9 +68,9 @@ def evaluate(
 
     refbench evaluate my_videos/ --name my-method --track open-domain --dataset OpenS2V-Eval
     """
-    from bench.protocol import get_protocol
-    from bench.registry import load_plugins
-    from bench.runner.evaluate import Evaluation, PreparedEvaluation, Shard
+    from refbench.bench.registry import load_plugins
+    from refbench.bench.runner.evaluate import Evaluation, PreparedEvaluation, Shard
+    from refbench.bench.scores.protocol import get_protocol
 
     get_protocol(protocol)
     load_plugins(plugin or [])
@@ -136,10 +136,10 @@ def generate(
 
     refbench generate command --name mine --set template='python gen.py --prompt {prompt} --out {output}'
     """
-    from bench.options import parse_assignments
-    from bench.registry import load_plugins
-    from bench.runner.evaluate import Shard
-    from bench.runner.generate import Generation, check_seeds
+    from refbench.bench.options import parse_assignments
+    from refbench.bench.registry import load_plugins
+    from refbench.bench.runner.evaluate import Shard
+    from refbench.bench.runner.generate import Generation, check_seeds
 
     load_plugins(plugin or [])
     done = _generate(
@@ -195,8 +195,8 @@ def run(
 
     Resumable like its parts. Example: refbench run static-reference noise --dataset OpenS2V-Eval --limit 10
     """
-    from bench.protocol import get_protocol
-    from bench.registry import load_plugins
+    from refbench.bench.registry import load_plugins
+    from refbench.bench.scores.protocol import get_protocol
 
     get_protocol(protocol)
     load_plugins(plugin or [])
@@ -235,10 +235,10 @@ def run_all(
     prompts: Path | None = None,
 ) -> tuple[list[Evaluated], bool]:
     """Generate and evaluate each method; the evaluations, and whether a generation failed."""
-    from bench.options import assignments_by_owner
-    from bench.registry import methods as method_registry
-    from bench.runner.evaluate import Evaluation, PreparedEvaluation
-    from bench.runner.generate import Generation, check_seeds, make_method
+    from refbench.bench.options import assignments_by_owner
+    from refbench.bench.registry import methods as method_registry
+    from refbench.bench.runner.evaluate import Evaluation, PreparedEvaluation
+    from refbench.bench.runner.generate import Generation, check_seeds, make_method
 
     by_owner = assignments_by_owner(assignments)
     method_names = [method_registry.get(name).name for name in names]
@@ -279,8 +279,8 @@ def run_all(
 
 
 def _generate(generation: Generation) -> Generated:
-    from bench.console import note
-    from bench.runner.generate import generate as generate_run
+    from refbench.bench.console import note
+    from refbench.bench.runner.generate import generate as generate_run
 
     done = generate_run(generation)
     note(
@@ -291,7 +291,7 @@ def _generate(generation: Generation) -> Generated:
 
 
 def _track(name: str | None, suite: Path | None, dataset: str | None) -> Track:
-    from bench.dataset import load_suite, load_track
+    from refbench.bench.dataset import load_suite, load_track
 
     if suite is not None:
         if name is not None or dataset is not None:
@@ -301,7 +301,7 @@ def _track(name: str | None, suite: Path | None, dataset: str | None) -> Track:
 
 
 def _prompts(path: Path | None) -> PromptSet | None:
-    from bench.prompts import read_prompts
+    from refbench.bench.prompts import read_prompts
 
     return read_prompts(path) if path is not None else None
 
@@ -314,7 +314,7 @@ def _shuffle(references: str, seed: int) -> int | None:
 
 def _metric_options(assignments: list[str] | None, metrics: str | None) -> dict[str, dict[str, str]]:
     """As `assignments_by_owner`; with one metric selected its name may be left out."""
-    from bench.options import assignments_by_owner
+    from refbench.bench.options import assignments_by_owner
 
     alone = metrics if metrics and "," not in metrics and metrics not in ("all", "components") else None
     prefixed = [
@@ -325,7 +325,7 @@ def _metric_options(assignments: list[str] | None, metrics: str | None) -> dict[
 
 
 def _report_unknown(prepared: PreparedEvaluation) -> None:
-    from bench.console import note
+    from refbench.bench.console import note
 
     unknown = prepared.folder.unknown
     if unknown:
@@ -336,7 +336,7 @@ def _report_unknown(prepared: PreparedEvaluation) -> None:
 def _print_plan(prepared: PreparedEvaluation, *, json: bool) -> None:
     from dataclasses import asdict
 
-    from bench.console import console, print_json, print_text, table
+    from refbench.bench.console import console, print_json, print_text, table
 
     plan = prepared.plan()
     if json:
@@ -372,9 +372,9 @@ def _print_plan(prepared: PreparedEvaluation, *, json: bool) -> None:
 
 
 def _print_boards(done: Evaluated, protocol_name: str, *, strict: bool, json: bool) -> None:
-    from bench.aggregate import scoreboards
-    from bench.console import note, print_json, print_scoreboards, scoreboard_json
-    from bench.protocol import get_protocol
+    from refbench.bench.console import note, print_json, print_scoreboards, scoreboard_json
+    from refbench.bench.scores.aggregate import scoreboards
+    from refbench.bench.scores.protocol import get_protocol
 
     boards = scoreboards(done.records, get_protocol(protocol_name))
     if json:
@@ -386,7 +386,7 @@ def _print_boards(done: Evaluated, protocol_name: str, *, strict: bool, json: bo
 
 def exit_on_failure(done: list[Evaluated], *, strict: bool = False, failed: bool = False) -> None:
     """Name what failed; exit with 1 if anything did (for `strict`: if any expected score is missing)."""
-    from bench.console import note
+    from refbench.bench.console import note
 
     for one in done:
         for record in one.failures[:NAMED_FAILURES]:

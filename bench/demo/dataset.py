@@ -19,10 +19,10 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from bench.dataset import OFFICIAL_TRACKS
-from bench.demo.pen import Draw, Pen
-from bench.demo.people import draw_figure, draw_portrait
-from bench.demo.things import (
+from refbench.bench.dataset import OFFICIAL_TRACKS
+from refbench.bench.demo.pen import Draw, Pen
+from refbench.bench.demo.people import draw_figure, draw_portrait
+from refbench.bench.demo.things import (
     draw_bag,
     draw_bike,
     draw_cup,
@@ -34,7 +34,7 @@ from bench.demo.things import (
     draw_seaside,
     draw_teapot,
 )
-from bench.sample import category_of
+from refbench.bench.sample import category_of
 
 SUPERSAMPLING = 3
 JPEG_QUALITY = 92

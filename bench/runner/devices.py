@@ -6,9 +6,9 @@ import os
 from collections.abc import Sequence
 from importlib.util import find_spec
 
-from bench.errors import UserError, one_line
-from bench.metric import Metric
-from bench.weights import CATALOGUE
+from refbench.bench.errors import UserError, one_line
+from refbench.bench.metric import Metric
+from refbench.bench.weights.store import CATALOGUE
 
 # Activations, decoder and libraries beside the parameters.
 WORKING_GIB = 3.0

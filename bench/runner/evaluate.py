@@ -6,18 +6,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bench.dataset import Track
-from bench.errors import SampleError, UserError
-from bench.metric import Environment
-from bench.record import FAILED, NOT_APPLICABLE, Record, RecordKey, joined_variant, latest
-from bench.run_folder import VideoFolder, scan_videos, stored_run_file, write_run
-from bench.runner.devices import available_gib, resolve_device
-from bench.runner.executors import WorkerDied, make_executor, usable_cores
-from bench.runner.plan import Plan, Subject, make_plan, selected_metrics
-from bench.runner.progress import Progress
-from bench.runner.scoring import ScoringOutcome, ScoringWorkerFactory
-from bench.sample import Sample, shuffle_references
-from bench.store import StoreWriter, checked_name, read_records, store_path
+from refbench.bench.dataset import Track
+from refbench.bench.errors import SampleError, UserError
+from refbench.bench.metric import Environment
+from refbench.bench.runner.devices import available_gib, resolve_device
+from refbench.bench.runner.executors import WorkerDied, make_executor, usable_cores
+from refbench.bench.runner.plan import Plan, Subject, make_plan, selected_metrics
+from refbench.bench.runner.progress import Progress
+from refbench.bench.runner.scoring import ScoringOutcome, ScoringWorkerFactory
+from refbench.bench.runs.folder import VideoFolder, scan_videos, stored_run_file, write_run
+from refbench.bench.sample import Sample, shuffle_references
+from refbench.bench.scores.record import FAILED, NOT_APPLICABLE, Record, RecordKey, joined_variant, latest
+from refbench.bench.scores.store import StoreWriter, checked_name, read_records, store_path
 
 SHUFFLED_SCORING = "scored-shuffled"
 

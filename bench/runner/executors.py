@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Any, Generic, Protocol, TypeVar
 
-from bench.errors import UserError, exit_text
+from refbench.bench.errors import UserError, exit_text
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")

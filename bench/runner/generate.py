@@ -13,25 +13,32 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
-from bench.console import note
-from bench.dataset import Track
-from bench.errors import MissingWeights, SampleError, UserError, one_line
-from bench.method import Frames, Method, MethodCard, silent
-from bench.metric import Environment
-from bench.options import build_options
-from bench.prompts import PromptSet
-from bench.provenance import package_versions, python_version, source_commit
-from bench.record import PLAIN, TINY_PREFIX, TINY_VARIANT, joined_variant
-from bench.registry import methods
-from bench.run_folder import ERROR_SUFFIX, RunInfo, begin_run, dataset_digest, run_folder, write_text
-from bench.runner.devices import resolve_device
-from bench.runner.evaluate import EVERYTHING, Shard, chosen_samples
-from bench.runner.executors import usable_cores
-from bench.runner.progress import Progress
-from bench.sample import Sample
-from bench.store import checked_name
-from bench.video import write_video
-from bench.weights import missing_packages
+from refbench.bench.console import note
+from refbench.bench.dataset import Track
+from refbench.bench.errors import MissingWeights, SampleError, UserError, one_line
+from refbench.bench.method import Frames, Method, MethodCard, silent
+from refbench.bench.metric import Environment
+from refbench.bench.options import build_options
+from refbench.bench.prompts import PromptSet
+from refbench.bench.provenance import package_versions, python_version, source_commit
+from refbench.bench.registry import methods
+from refbench.bench.runner.devices import resolve_device
+from refbench.bench.runner.evaluate import EVERYTHING, Shard, chosen_samples
+from refbench.bench.runner.executors import usable_cores
+from refbench.bench.runner.progress import Progress
+from refbench.bench.runs.folder import (
+    ERROR_SUFFIX,
+    RunInfo,
+    begin_run,
+    dataset_digest,
+    run_folder,
+    write_text,
+)
+from refbench.bench.sample import Sample
+from refbench.bench.scores.record import PLAIN, TINY_PREFIX, TINY_VARIANT, joined_variant
+from refbench.bench.scores.store import checked_name
+from refbench.bench.video import write_video
+from refbench.bench.weights.store import missing_packages
 
 SHUFFLED_GENERATION = "generated-shuffled"
 SETTINGS = ("native", "matched")

@@ -6,11 +6,16 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from bench.component import COMPONENTS
-from bench.errors import SampleError, UserError
-from bench.metric import Environment, Metric
-from bench.provenance import digest_of, package_versions
-from bench.record import (
+from refbench.bench.errors import SampleError, UserError
+from refbench.bench.metric import Environment, Metric
+from refbench.bench.provenance import digest_of, package_versions
+from refbench.bench.registry import metrics
+from refbench.bench.runner.devices import turns
+from refbench.bench.runner.scoring import ScoringJob, ScoringOutcome, make_metric
+from refbench.bench.runs.folder import VideoFolder
+from refbench.bench.sample import Sample
+from refbench.bench.scores.columns import COMPONENTS
+from refbench.bench.scores.record import (
     FAILED,
     MISSING_VIDEO,
     MISSING_WEIGHTS,
@@ -20,13 +25,8 @@ from bench.record import (
     Record,
     RecordKey,
 )
-from bench.registry import metrics
-from bench.run_folder import VideoFolder
-from bench.runner.devices import turns
-from bench.runner.scoring import ScoringJob, ScoringOutcome, make_metric
-from bench.sample import Sample
-from bench.video import Video
-from bench.weights import any_tiny
+from refbench.bench.video import Video
+from refbench.bench.weights.store import any_tiny
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ import time
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from bench.console import console
+from refbench.bench.console import console
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress

@@ -10,13 +10,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bench.errors import MissingWeights, SampleError, UserError, one_line
-from bench.metric import Environment, Metric
-from bench.options import build_options
-from bench.record import FAILED, MISSING_WEIGHTS
-from bench.registry import load_plugins, metrics
-from bench.sample import Sample
-from bench.video import Video
+from refbench.bench.errors import MissingWeights, SampleError, UserError, one_line
+from refbench.bench.metric import Environment, Metric
+from refbench.bench.options import build_options
+from refbench.bench.registry import load_plugins, metrics
+from refbench.bench.sample import Sample
+from refbench.bench.scores.record import FAILED, MISSING_WEIGHTS
+from refbench.bench.video import Video
 
 # Decoded frames that wait for a metric.
 FRAMES_AHEAD = 4

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.errors import UserError, one_line
-from metrics.judges.judge import Answer, Question, parse_score
+from refbench.bench.errors import UserError, one_line
+from refbench.metrics.judges.judge import Answer, Question, parse_score
 
 SCHEMA_VERSION = 1
 LARGEST_FILE_BYTES = 1_000_000

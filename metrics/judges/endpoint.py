@@ -22,9 +22,9 @@ from email.utils import parsedate_to_datetime
 from functools import cache
 from typing import Any, TypeVar
 
-from bench.errors import one_line
-from metrics.judges.cost import Account, CostEstimate, estimate_cost
-from metrics.judges.judge import Answer, Judge, Question, parse_score
+from refbench.bench.errors import one_line
+from refbench.metrics.judges.cost import Account, CostEstimate, estimate_cost
+from refbench.metrics.judges.judge import Answer, Judge, Question, parse_score
 
 LARGEST_ANSWER_BYTES = 1 << 20
 LONGEST_KEPT_REPLY = 2000

@@ -12,7 +12,7 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.errors import UserError, one_line
+from refbench.bench.errors import UserError, one_line
 
 OFFICIAL_SHA256 = "de20a5c3ca22397ca8f667b5e3d2dad7b0dd00fafac838cf3ee3fff45a99aa33"
 LARGEST_FILE_BYTES = 100_000

@@ -16,8 +16,14 @@ from typing import Any
 import torch
 from PIL import Image
 
-from metrics.judges.judge import Answer, Judge, Question, parse_score
-from metrics.nets.pretrained import load_model, load_part, quiet_transformers, torch_device, weight_digests
+from refbench.metrics.judges.judge import Answer, Judge, Question, parse_score
+from refbench.metrics.nets.pretrained import (
+    load_model,
+    load_part,
+    quiet_transformers,
+    torch_device,
+    weight_digests,
+)
 
 LONGEST_ANSWER_TOKENS = 32
 

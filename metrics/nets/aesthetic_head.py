@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from bench.checkpoint import load_exactly, read_state_dict
+from refbench.bench.weights.checkpoint import load_exactly, read_state_dict
 
 
 class AestheticHead(nn.Module):

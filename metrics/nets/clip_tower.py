@@ -20,10 +20,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from bench.checkpoint import load_exactly, read_state_dict
-from bench.errors import UserError, one_line
-from metrics.nets.pixels import CropRule
-from metrics.nets.pretrained import read_config, weight_files
+from refbench.bench.errors import UserError, one_line
+from refbench.bench.weights.checkpoint import load_exactly, read_state_dict
+from refbench.metrics.nets.pixels import CropRule
+from refbench.metrics.nets.pretrained import read_config, weight_files
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)

@@ -27,8 +27,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from bench.checkpoint import load_exactly, read_state_dict
-from bench.errors import UserError
+from refbench.bench.errors import UserError
+from refbench.bench.weights.checkpoint import load_exactly, read_state_dict
 
 FACE_SIDE_PX = 112
 # Four groups of stride 2: what is left of 112 pixels before the linear layer.

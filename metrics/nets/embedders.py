@@ -21,12 +21,12 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from bench.errors import UserError
-from bench.sample import Sample
-from bench.video import Video, uniform_frames
-from metrics.nets.clip_tower import CLIP_MEAN, CLIP_STD
-from metrics.nets.pixels import CropRule, distinct_frames
-from metrics.nets.pretrained import load_model, load_part, read_config
+from refbench.bench.errors import UserError
+from refbench.bench.sample import Sample
+from refbench.bench.video import Video, uniform_frames
+from refbench.metrics.nets.clip_tower import CLIP_MEAN, CLIP_STD
+from refbench.metrics.nets.pixels import CropRule, distinct_frames
+from refbench.metrics.nets.pretrained import load_model, load_part, read_config
 
 CLIP_CROP = CropRule(resized_px=224, crop_px=224, mean=CLIP_MEAN, std=CLIP_STD)
 DINO_CROP = CropRule(resized_px=256, crop_px=224, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))

@@ -23,8 +23,8 @@ from typing import Any
 
 import numpy as np
 
-from bench.errors import MissingWeights, SampleError, UserError, one_line
-from bench.weights import CATALOGUE, how_to_get
+from refbench.bench.errors import MissingWeights, SampleError, UserError, one_line
+from refbench.bench.weights.store import CATALOGUE, how_to_get
 
 # The official script's call: FaceAnalysis(root=<weights>/face_extractor).prepare(det_size=(320, 320)).
 OFFICIAL_PACK = "buffalo_l"

@@ -29,10 +29,10 @@ from typing import Any
 import torch
 from PIL import Image
 
-from bench.errors import SampleError, UserError
-from bench.metric import Environment
-from bench.weights import require
-from metrics.nets.pretrained import load_model, load_part, read_config, torch_device, weight_digests
+from refbench.bench.errors import SampleError, UserError
+from refbench.bench.metric import Environment
+from refbench.bench.weights.store import require
+from refbench.metrics.nets.pretrained import load_model, load_part, read_config, torch_device, weight_digests
 
 WEIGHTS = "gme-qwen2-vl-7b"
 

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bench.errors import SampleError
-from bench.video import FramePolicy, Video
+from refbench.bench.errors import SampleError
+from refbench.bench.video import FramePolicy, Video
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 
-from bench.errors import UserError, one_line
-from bench.weights import file_digests
+from refbench.bench.errors import UserError, one_line
+from refbench.bench.weights.store import file_digests
 
 NAMED_KEYS = 3
 

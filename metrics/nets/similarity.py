@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from bench.errors import SampleError
-from bench.metric import Environment, Metric, Score
-from bench.sample import Sample
-from bench.video import Video
-from bench.weights import require_model_folder
+from refbench.bench.errors import SampleError
+from refbench.bench.metric import Environment, Metric, Score
+from refbench.bench.sample import Sample
+from refbench.bench.video import Video
+from refbench.bench.weights.store import require_model_folder
 
 FRAMES = 32
 
@@ -64,7 +64,7 @@ class SimilarityMetric(Metric):
         """Load the encoder. Raises MissingWeights, and UserError for files that do not fit."""
         super().load(environment)
         folder = self.find_weights(environment)
-        from metrics.nets.pretrained import torch_device, weight_digests
+        from refbench.metrics.nets.pretrained import torch_device, weight_digests
 
         self._encoder = self.make_encoder(folder, torch_device(environment.device))
         self._weights = weight_digests(folder, self.repository)
@@ -90,7 +90,7 @@ class ClipBacked(SimilarityMetric):
 
     def make_encoder(self, folder: Path, device: Any) -> Any:
         """CLIP with its tokenizer."""
-        from metrics.nets.embedders import ClipEncoder
+        from refbench.metrics.nets.embedders import ClipEncoder
 
         return ClipEncoder(folder, device)
 
@@ -108,7 +108,7 @@ class ReferenceSimilarity(SimilarityMetric):
         Raises SampleError for a reference that is missing or cannot be read and a video that cannot be
         decoded.
         """
-        from metrics.nets.embedders import frame_embeddings, reference_embeddings
+        from refbench.metrics.nets.embedders import frame_embeddings, reference_embeddings
 
         if not sample.references:
             raise SampleError("no references")

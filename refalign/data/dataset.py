@@ -14,12 +14,19 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from bench.errors import SampleError, UserError, one_line
-from refalign.data.draws import Draws, permutation
-from refalign.data.lines import LinesSource
-from refalign.data.opens2v import OpenS2VSource
-from refalign.data.sample import ClipRule, DropoutRates, EpochPosition, SkipLog, Skipped, TrainingSample
-from refalign.data.source import CROSS_PAIR_PROBABILITY, ReferenceRates, Source
+from refbench.bench.errors import SampleError, UserError, one_line
+from refbench.refalign.data.draws import Draws, permutation
+from refbench.refalign.data.lines import LinesSource
+from refbench.refalign.data.opens2v import OpenS2VSource
+from refbench.refalign.data.sample import (
+    ClipRule,
+    DropoutRates,
+    EpochPosition,
+    SkipLog,
+    Skipped,
+    TrainingSample,
+)
+from refbench.refalign.data.source import CROSS_PAIR_PROBABILITY, ReferenceRates, Source
 
 # Of a data set with one usable clip in ten, a position fails once in 850 with so many.
 MOST_ATTEMPTS = 64

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from refalign.data.sample import Condition, DropoutRates
+from refbench.refalign.data.sample import Condition, DropoutRates
 
 
 def _number(key: str) -> int:

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from baselines.wan.references import WHITE, fitted_size
-from bench.errors import SampleError
-from bench.video import FramePolicy, Video
-from refalign.data.sample import ClipRule
+from refbench.baselines.wan.references import WHITE, fitted_size
+from refbench.bench.errors import SampleError
+from refbench.bench.video import FramePolicy, Video
+from refbench.refalign.data.sample import ClipRule
 
 
 @dataclass(frozen=True, kw_only=True)

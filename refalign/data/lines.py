@@ -17,15 +17,15 @@ from pathlib import Path
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from bench.errors import SampleError, first_fault, one_line
-from bench.sample import Reference
-from bench.video import Video
-from refalign.data.draws import Draws
-from refalign.data.frames import Region, frame_indices, read_clip, stacked_references
-from refalign.data.places import contained_file
-from refalign.data.sample import ClipRule
-from refalign.data.shards import Shard, line_entries, parse_json
-from refalign.data.source import Clip, ReferenceRates, Source
+from refbench.bench.errors import SampleError, first_fault, one_line
+from refbench.bench.sample import Reference
+from refbench.bench.video import Video
+from refbench.refalign.data.draws import Draws
+from refbench.refalign.data.frames import Region, frame_indices, read_clip, stacked_references
+from refbench.refalign.data.places import contained_file
+from refbench.refalign.data.sample import ClipRule
+from refbench.refalign.data.shards import Shard, line_entries, parse_json
+from refbench.refalign.data.source import Clip, ReferenceRates, Source
 
 
 class _Line(BaseModel):

@@ -27,17 +27,17 @@ from typing import Annotated
 import numpy as np
 from pydantic import BaseModel, Field, ValidationError
 
-from bench.errors import SampleError, UserError, first_fault, one_line
-from bench.video import Probe, Video
-from refalign.data.draws import Draws
-from refalign.data.frames import Region, frame_indices, read_clip, read_frames, stacked_references
-from refalign.data.lines import opened_on_white
-from refalign.data.pairs import CrossPairs
-from refalign.data.places import contained_file
-from refalign.data.sample import ClipRule, Skipped
-from refalign.data.shards import Shard, object_entries
-from refalign.data.source import Clip, ReferenceRates, Source
-from refalign.data.subjects import Cutout, Subject, chosen_cutouts, cut_out
+from refbench.bench.errors import SampleError, UserError, first_fault, one_line
+from refbench.bench.video import Probe, Video
+from refbench.refalign.data.draws import Draws
+from refbench.refalign.data.frames import Region, frame_indices, read_clip, read_frames, stacked_references
+from refbench.refalign.data.lines import opened_on_white
+from refbench.refalign.data.pairs import CrossPairs
+from refbench.refalign.data.places import contained_file
+from refbench.refalign.data.sample import ClipRule, Skipped
+from refbench.refalign.data.shards import Shard, object_entries
+from refbench.refalign.data.source import Clip, ReferenceRates, Source
+from refbench.refalign.data.subjects import Cutout, Subject, chosen_cutouts, cut_out
 
 GPT_FRAME = re.compile(r"(\d{1,6})_(.+)\.png")
 STEP = re.compile(r"_step\d")

@@ -13,9 +13,9 @@ from pathlib import Path
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from bench.errors import SampleError, first_fault, one_line
-from refalign.data.places import contained_file
-from refalign.data.shards import LARGEST_ENTRY_BYTES, Shard, object_entries, parse_json
+from refbench.bench.errors import SampleError, first_fault, one_line
+from refbench.refalign.data.places import contained_file
+from refbench.refalign.data.shards import LARGEST_ENTRY_BYTES, Shard, object_entries, parse_json
 
 
 class _Pair(BaseModel):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
-from bench.errors import SampleError, one_line
+from refbench.bench.errors import SampleError, one_line
 
 
 def contained_file(root: Path, path: str) -> Path | None:

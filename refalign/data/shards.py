@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.errors import SampleError, UserError, one_line
+from refbench.bench.errors import SampleError, UserError, one_line
 
 INDEX_VERSION = 1
 # A clip's annotation takes some 50 KB, a cluster's pairs a few MB; a larger entry is refused unread.

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from refalign.data.draws import Draws
-from refalign.data.sample import ClipRule, Skipped
-from refalign.data.shards import Shard
+from refbench.refalign.data.draws import Draws
+from refbench.refalign.data.sample import ClipRule, Skipped
+from refbench.refalign.data.shards import Shard
 
 # RefAlign's trainer draws against 0.23; a comment beside it speaks of 30 %.
 CROSS_PAIR_PROBABILITY = 0.23

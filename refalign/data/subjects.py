@@ -16,8 +16,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bench.errors import SampleError
-from refalign.data.frames import Region
+from refbench.bench.errors import SampleError
+from refbench.refalign.data.frames import Region
 
 LEAST_AES_SCORE = 4.5
 LEAST_GME_SCORE = 0.6

@@ -15,18 +15,21 @@ torch = pytest.importorskip("torch", reason="the generators need the extra 'base
 diffusers = pytest.importorskip("diffusers", reason="the generators need the extra 'baselines'")
 
 from fill import normal, uint8_image  # noqa: E402
-from golden_networks import named, worst  # noqa: E402
-from golden_vae import GoldenVAE  # noqa: E402
 from PIL import Image  # noqa: E402
 
-from baselines.bindweave import (  # noqa: E402
+from kit.golden_networks import named, worst  # noqa: E402
+from kit.golden_vae import GoldenVAE  # noqa: E402
+from refbench.baselines.bindweave import (  # noqa: E402
     NEGATIVE,
     READER,
     READER_NEGATIVE,
     STILLNESS,
     BindWeave14B,
 )
-from baselines.wan.bindweave import (  # noqa: E402
+from refbench.baselines.small.networks import IMAGE_NETWORK  # noqa: E402
+from refbench.baselines.wan.conditioning import Geometry  # noqa: E402
+from refbench.baselines.wan.guidance import TEXT  # noqa: E402
+from refbench.baselines.wan.nets.bindweave import (  # noqa: E402
     BindWeaveTransformer3DModel,
     SlotReferences,
     SplitAttnProcessor,
@@ -37,16 +40,13 @@ from baselines.wan.bindweave import (  # noqa: E402
     padded_tokens,
     reading_copy,
 )
-from baselines.wan.conditioning import Geometry  # noqa: E402
-from baselines.wan.guidance import TEXT  # noqa: E402
-from baselines.wan.image_branch import ImageWanTransformer3DModel  # noqa: E402
-from baselines.wan.pipeline import WanSampler  # noqa: E402
-from baselines.wan.schedules import make_scheduler  # noqa: E402
-from baselines.wan.tiny.networks import IMAGE_NETWORK  # noqa: E402
-from bench.errors import MissingWeights, SampleError, UserError  # noqa: E402
-from bench.metric import Environment  # noqa: E402
-from bench.sample import Reference, Sample  # noqa: E402
-from bench.tiny_weights import random_state_dict  # noqa: E402
+from refbench.baselines.wan.nets.image_branch import ImageWanTransformer3DModel  # noqa: E402
+from refbench.baselines.wan.sampler import WanSampler  # noqa: E402
+from refbench.baselines.wan.schedules import make_scheduler  # noqa: E402
+from refbench.bench.errors import MissingWeights, SampleError, UserError  # noqa: E402
+from refbench.bench.metric import Environment  # noqa: E402
+from refbench.bench.sample import Reference, Sample  # noqa: E402
+from refbench.bench.weights.tiny import random_state_dict  # noqa: E402
 
 GEOMETRY = Geometry(width=96, height=64, num_frames=13)
 FRAMES, ROWS, COLUMNS = GEOMETRY.latent_shape
@@ -337,8 +337,8 @@ def test_joining_its_passes_is_refused() -> None:
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Tiny checkpoints in the layouts of the released ones."""
-    from baselines.wan.tiny import bindweave
-    from metrics.tiny import naturalscore
+    from refbench.baselines.small import bindweave
+    from refbench.metrics.small import naturalscore
 
     folder = tmp_path_factory.mktemp("weights")
     bindweave.write_tiny(folder)

@@ -20,19 +20,19 @@ from fill import uint8_image  # noqa: E402
 from PIL import Image  # noqa: E402
 from typer.testing import CliRunner  # noqa: E402
 
-import baselines.consisid as module  # noqa: E402
-from baselines.consisid import FACE_FILES, FACE_MODULES, ConsisID, ConsisIDOptions  # noqa: E402
-from baselines.faces.stand_in import StandInFaces  # noqa: E402
-from baselines.faces.tiny import consisid as tiny  # noqa: E402
-from bench.cli.main import app  # noqa: E402
-from bench.errors import MissingWeights, SampleError, UserError  # noqa: E402
-from bench.metric import Environment  # noqa: E402
-from bench.options import build_options  # noqa: E402
-from bench.registry import methods  # noqa: E402
-from bench.run_folder import read_run  # noqa: E402
-from bench.sample import Reference, Sample  # noqa: E402
-from bench.video import Video  # noqa: E402
-from bench.weights import CATALOGUE, TINY_MARKER, is_tiny, missing_files  # noqa: E402
+import refbench.baselines.consisid.method as module  # noqa: E402
+from refbench.baselines.consisid.method import FACE_FILES, FACE_MODULES, ConsisID, ConsisIDOptions  # noqa: E402
+from refbench.baselines.consisid.random_faces import StandInFaces  # noqa: E402
+from refbench.baselines.small import consisid as tiny  # noqa: E402
+from refbench.bench.cli.main import app  # noqa: E402
+from refbench.bench.errors import MissingWeights, SampleError, UserError  # noqa: E402
+from refbench.bench.metric import Environment  # noqa: E402
+from refbench.bench.options import build_options  # noqa: E402
+from refbench.bench.registry import methods  # noqa: E402
+from refbench.bench.runs.folder import read_run  # noqa: E402
+from refbench.bench.sample import Reference, Sample  # noqa: E402
+from refbench.bench.video import Video  # noqa: E402
+from refbench.bench.weights.store import CATALOGUE, TINY_MARKER, is_tiny, missing_files  # noqa: E402
 
 SMALL: dict[str, Any] = {"width": 96, "height": 64, "num_frames": 9, "steps": 3}
 
@@ -362,7 +362,7 @@ def test_the_tiny_repository_has_the_published_layout(weights: Path) -> None:
     assert missing_files(entry, place) == []
     assert sum(path.stat().st_size for path in place.rglob("*")) < 5 * 2**20
     code = (
-        "import sys, baselines.consisid, baselines.faces.tiny.consisid\n"
+        "import sys, refbench.baselines.consisid.method, refbench.baselines.small.consisid\n"
         "print([name for name in ('torch', 'diffusers', 'PIL', 'cv2') if name in sys.modules])"
     )
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

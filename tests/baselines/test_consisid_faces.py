@@ -20,12 +20,12 @@ pytest.importorskip("diffusers", reason="the generators need the extra 'baseline
 from fill import uint8_image  # noqa: E402
 from PIL import Image  # noqa: E402
 
-import baselines.faces.consisid as faces_module  # noqa: E402
-from baselines.consisid import FACE_FILES  # noqa: E402
-from baselines.faces.consisid import ConsisIDFaces  # noqa: E402
-from baselines.faces.stand_in import StandInFaces  # noqa: E402
-from baselines.faces.tiny import consisid as tiny  # noqa: E402
-from bench.errors import MissingWeights, SampleError, UserError  # noqa: E402
+import refbench.baselines.consisid.faces as faces_module  # noqa: E402
+from refbench.baselines.consisid.faces import ConsisIDFaces  # noqa: E402
+from refbench.baselines.consisid.method import FACE_FILES  # noqa: E402
+from refbench.baselines.consisid.random_faces import StandInFaces  # noqa: E402
+from refbench.baselines.small import consisid as tiny  # noqa: E402
+from refbench.bench.errors import MissingWeights, SampleError, UserError  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +128,7 @@ def write_real_faces(place: Path, factory: Any) -> None:
     from facexlib.detection import RetinaFace
     from facexlib.parsing import BiSeNet
 
-    from metrics.tiny.facesim import detector_model, recogniser_model
+    from refbench.metrics.small.facesim import detector_model, recogniser_model
 
     pack = place / "face_encoder/models/antelopev2"
     pack.mkdir(parents=True)

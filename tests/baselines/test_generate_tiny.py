@@ -22,12 +22,12 @@ from typer.testing import CliRunner
 pytest.importorskip("torch", reason="the generators need the extra 'baselines'")
 pytest.importorskip("diffusers", reason="the generators need the extra 'baselines'")
 
-from bench.cli.main import app
-from bench.dataset import load_track
-from bench.demo.dataset import write_demo_dataset
-from bench.registry import methods
-from bench.run_folder import read_run
-from bench.video import Video
+from refbench.bench.cli.main import app
+from refbench.bench.dataset import load_track
+from refbench.bench.demo.dataset import write_demo_dataset
+from refbench.bench.registry import methods
+from refbench.bench.runs.folder import read_run
+from refbench.bench.video import Video
 
 SAMPLES = ("faceobj_14", "singleface_3")
 SMALL = {"width": 96, "height": 64, "num_frames": 17, "steps": 2}
@@ -165,7 +165,7 @@ def test_a_bad_reference_fails_its_sample_alone(suite: Path, tmp_path: Path) -> 
 
 
 def load_track_of(suite: Path) -> Any:
-    from bench.dataset import load_suite
+    from refbench.bench.dataset import load_suite
 
     return load_suite(suite).samples
 
@@ -174,7 +174,7 @@ def test_killed_generation_resumes_without_damaged_or_doubled_videos(tmp_path: P
     write_demo_dataset(tmp_path / "dataset")
     expected = [sample.id for sample in load_track("open-domain", tmp_path / "dataset").samples[:6]]
     command = [
-        sys.executable, "-c", "from bench.cli.main import main; main()", "generate", "refalign-tiny",
+        sys.executable, "-m", "refbench", "generate", "refalign-tiny",
         "--dataset", str(tmp_path / "dataset"), "--limit", "6", *small(), "--set=steps=6",
         "--set=overflow=first", "--out", str(tmp_path / "runs"),
     ]  # fmt: skip
@@ -204,7 +204,7 @@ def test_killed_generation_resumes_without_damaged_or_doubled_videos(tmp_path: P
 
 
 def test_refalign_from_references_to_all_seven_components(suite: Path, tiny: Path, tmp_path: Path) -> None:
-    from bench.component import COMPONENTS
+    from refbench.bench.scores.columns import COMPONENTS
 
     refbench("generate", "refalign-tiny", "--suite", suite, "--limit", 1, "--out", tmp_path / "runs")
     (folder,) = (tmp_path / "runs/refalign-tiny").iterdir()

@@ -13,12 +13,11 @@ import pytest
 torch = pytest.importorskip("torch", reason="the generators need the extra 'baselines'")
 pytest.importorskip("diffusers", reason="the generators need the extra 'baselines'")
 
-from golden_networks import named, original_state, read, worst  # noqa: E402
-
-from baselines.magref import Magref480P  # noqa: E402
-from baselines.skyreels_a2 import SkyReelsA2P14B  # noqa: E402
-from baselines.wan.checkpoint import load_transformer, read_checkpoint  # noqa: E402
-from baselines.wan.image_branch import ImageCondition, image_tokens  # noqa: E402
+from kit.golden_networks import named, original_state, read, worst  # noqa: E402
+from refbench.baselines.magref import Magref480P  # noqa: E402
+from refbench.baselines.skyreels_a2 import SkyReelsA2P14B  # noqa: E402
+from refbench.baselines.wan.checkpoint import load_transformer, read_checkpoint  # noqa: E402
+from refbench.baselines.wan.nets.image_branch import ImageCondition, image_tokens  # noqa: E402
 
 ARRAYS = read("baselines/i2v.npz")
 SPECIFICATION = read("baselines/i2v_model.json")

@@ -12,17 +12,17 @@ torch = pytest.importorskip("torch", reason="the generators need the extra 'base
 pytest.importorskip("diffusers", reason="the generators need the extra 'baselines'")
 
 from fill import uint8_image  # noqa: E402
-from golden_networks import named, network, original_state, read, worst  # noqa: E402
 from PIL import Image  # noqa: E402
 
-from baselines.kaleido import Kaleido14B  # noqa: E402
-from baselines.wan.checkpoint import load_transformer, read_checkpoint  # noqa: E402
-from baselines.wan.conditioning import Geometry  # noqa: E402
-from baselines.wan.ref_concat import KaleidoTransformer3DModel, PhantomTransformer3DModel  # noqa: E402
-from baselines.wan.references import fit_and_pad, fitted_size, to_tensor  # noqa: E402
-from baselines.wan.sat import sat_tensors  # noqa: E402
-from baselines.wan.transformer import rotary_embedding  # noqa: E402
-from bench.sample import Sample  # noqa: E402
+from kit.golden_networks import named, network, original_state, read, worst  # noqa: E402
+from refbench.baselines.kaleido import Kaleido14B  # noqa: E402
+from refbench.baselines.wan.checkpoint import load_transformer, read_checkpoint  # noqa: E402
+from refbench.baselines.wan.conditioning import Geometry  # noqa: E402
+from refbench.baselines.wan.nets.ref_concat import KaleidoTransformer3DModel, PhantomTransformer3DModel  # noqa: E402
+from refbench.baselines.wan.nets.transformer import rotary_embedding  # noqa: E402
+from refbench.baselines.wan.references import fit_and_pad, fitted_size, to_tensor  # noqa: E402
+from refbench.baselines.wan.sat import sat_tensors  # noqa: E402
+from refbench.bench.sample import Sample  # noqa: E402
 
 ARRAYS = read("baselines/kaleido.npz")
 PHANTOM = read("baselines/phantom_model.json")

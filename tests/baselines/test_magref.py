@@ -15,26 +15,26 @@ torch = pytest.importorskip("torch", reason="the generators need the extra 'base
 pytest.importorskip("diffusers", reason="the generators need the extra 'baselines'")
 
 from fill import uint8_image  # noqa: E402
-from golden_networks import named, read, worst  # noqa: E402
-from golden_vae import GoldenVAE  # noqa: E402
 from PIL import Image  # noqa: E402
 from typer.testing import CliRunner  # noqa: E402
 
-from baselines.magref import Magref480P  # noqa: E402
-from baselines.wan.conditioning import Geometry  # noqa: E402
-from baselines.wan.guidance import TEXT  # noqa: E402
-from baselines.wan.magref import (  # noqa: E402
+from kit.golden_networks import named, read, worst  # noqa: E402
+from kit.golden_vae import GoldenVAE  # noqa: E402
+from refbench.baselines.magref import Magref480P  # noqa: E402
+from refbench.baselines.wan.conditioning import Geometry  # noqa: E402
+from refbench.baselines.wan.guidance import TEXT  # noqa: E402
+from refbench.baselines.wan.nets.magref import (  # noqa: E402
     CollageReferences,
     Layout,
     collage,
     latent_region,
     pasted_box,
 )
-from baselines.wan.pipeline import WanSampler  # noqa: E402
-from baselines.wan.schedules import make_scheduler  # noqa: E402
-from bench.metric import Environment  # noqa: E402
-from bench.sample import Reference, Sample  # noqa: E402
-from bench.video import ALL_FRAMES, Video  # noqa: E402
+from refbench.baselines.wan.sampler import WanSampler  # noqa: E402
+from refbench.baselines.wan.schedules import make_scheduler  # noqa: E402
+from refbench.bench.metric import Environment  # noqa: E402
+from refbench.bench.sample import Reference, Sample  # noqa: E402
+from refbench.bench.video import ALL_FRAMES, Video  # noqa: E402
 
 ARRAYS = read("baselines/magref.npz")
 FACTS = read("baselines/magref_layouts.json")
@@ -237,7 +237,7 @@ def test_card() -> None:
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Tiny checkpoints in the layouts of the released ones."""
-    from baselines.wan.tiny import magref, wan_base
+    from refbench.baselines.small import magref, wan_base
 
     folder = tmp_path_factory.mktemp("weights")
     wan_base.write_tiny(folder)
@@ -274,7 +274,7 @@ def test_references_and_layout_reach_the_video(weights: Path, tmp_path: Path) ->
 
 
 def test_generate_with_tiny_weights(weights: Path, dataset: Path, tmp_path: Path) -> None:
-    from bench.cli.main import app
+    from refbench.bench.cli.main import app
 
     small = [f"--set={key}={value}" for key, value in (SMALL | {"dtype": "bfloat16"}).items()]
     command = ["generate", "magref-480p", "--dataset", dataset, "--weights", weights, "--out", tmp_path]

@@ -13,19 +13,19 @@ torch = pytest.importorskip("torch", reason="the generators need the extra 'base
 pytest.importorskip("diffusers", reason="the generators need the extra 'baselines'")
 
 from fill import uint8_image  # noqa: E402
-from golden_networks import named, network, read, worst  # noqa: E402
-from golden_vae import GoldenVAE  # noqa: E402
 from PIL import Image  # noqa: E402
 
-from baselines.phantom import Phantom13B, Phantom14B  # noqa: E402
-from baselines.wan.conditioning import ConcatReferences, Geometry, encode_each  # noqa: E402
-from baselines.wan.guidance import IMAGE_AND_TEXT  # noqa: E402
-from baselines.wan.pipeline import WanSampler  # noqa: E402
-from baselines.wan.ref_concat import PhantomTransformer3DModel  # noqa: E402
-from baselines.wan.references import fit_and_pad, fitted_size  # noqa: E402
-from baselines.wan.schedules import make_scheduler  # noqa: E402
-from baselines.wan.transformer import ExactTimesteps, grid_positions, rotary_embedding  # noqa: E402
-from bench.sample import Sample  # noqa: E402
+from kit.golden_networks import named, network, read, worst  # noqa: E402
+from kit.golden_vae import GoldenVAE  # noqa: E402
+from refbench.baselines.phantom import Phantom13B, Phantom14B  # noqa: E402
+from refbench.baselines.wan.conditioning import ConcatReferences, Geometry, encode_each  # noqa: E402
+from refbench.baselines.wan.guidance import IMAGE_AND_TEXT  # noqa: E402
+from refbench.baselines.wan.nets.ref_concat import PhantomTransformer3DModel  # noqa: E402
+from refbench.baselines.wan.nets.transformer import ExactTimesteps, grid_positions, rotary_embedding  # noqa: E402
+from refbench.baselines.wan.references import fit_and_pad, fitted_size  # noqa: E402
+from refbench.baselines.wan.sampler import WanSampler  # noqa: E402
+from refbench.baselines.wan.schedules import make_scheduler  # noqa: E402
+from refbench.bench.sample import Sample  # noqa: E402
 
 ARRAYS = read("baselines/phantom.npz")
 SPECIFICATION = read("baselines/phantom_model.json")

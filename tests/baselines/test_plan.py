@@ -17,14 +17,14 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from baselines.planning import OFFICIAL_REFERENCES, plan
-from baselines.vace import Vace13B, Vace14B
-from baselines.wan import cost
-from baselines.wan.method import WanMethod
-from baselines.wan.spec import WAN_1_3B, WAN_14B, WanNetwork, WanOptions, resolved_settings
-from bench.dataset import OFFICIAL_TRACKS
-from bench.errors import UserError
-from bench.registry import methods
+from refbench.baselines.planning import OFFICIAL_REFERENCES, plan
+from refbench.baselines.vace import Vace13B, Vace14B
+from refbench.baselines.wan import cost
+from refbench.baselines.wan.method import WanMethod
+from refbench.baselines.wan.spec import WAN_1_3B, WAN_14B, WanNetwork, WanOptions, resolved_settings
+from refbench.bench.dataset import OFFICIAL_TRACKS
+from refbench.bench.errors import UserError
+from refbench.bench.registry import methods
 
 MAGREF_LIKE = replace(WAN_14B, in_channels=36, image_branch=True)
 # Summary table of the baselines' fact sheet: tokens in thousands, calls, PFLOP of one video, one reference.
@@ -210,9 +210,9 @@ def test_working_memory_of_the_transformer(ratio: float, extra: int) -> None:
     """Measured on a small network with the feed-forward ratio of 1.3B (5.8) or 14B (2.7)."""
     torch = pytest.importorskip("torch", reason="the generators need the extra 'baselines'")
     pytest.importorskip("diffusers", reason="the generators need the extra 'baselines'")
-    from baselines.wan.checkpoint import stays_float32
-    from baselines.wan.transformer import ReferenceWanTransformer3DModel
-    from baselines.wan.vace import VaceTransformer3DModel
+    from refbench.baselines.wan.checkpoint import stays_float32
+    from refbench.baselines.wan.nets.transformer import ReferenceWanTransformer3DModel
+    from refbench.baselines.wan.nets.vace import VaceTransformer3DModel
 
     heads, layers = 8, 2
     width = heads * 128
@@ -377,9 +377,10 @@ def test_command_s_user_errors_are_one_line(arguments: list[str], words: str) ->
 
 def test_planning_loads_no_network_library() -> None:
     code = (
-        "import sys, typer; from typer.testing import CliRunner; import baselines.vace, baselines.planning\n"
-        "from baselines.wan.cost import check_memory\n"
-        "from baselines.planning import plan_method, planned_samples\n"
+        "import sys, typer; from typer.testing import CliRunner; import refbench.baselines.vace\n"
+        "import refbench.baselines.planning\n"
+        "from refbench.baselines.wan.cost import check_memory\n"
+        "from refbench.baselines.planning import plan_method, planned_samples\n"
         "samples, _ = planned_samples(None, None, None)\n"
         "plan_method('vace-1.3b', {}, samples, settings='native', seeds=1, memory=24.0, tflops=450.0)\n"
         "print([name for name in ('torch', 'diffusers', 'transformers') if name in sys.modules])"

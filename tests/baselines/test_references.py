@@ -13,16 +13,16 @@ from hypothesis import given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 from PIL import Image  # noqa: E402
 
-from baselines.wan.references import (  # noqa: E402
+from refbench.baselines.wan.references import (  # noqa: E402
     OnnxSegmenter,
     fit_and_pad,
     fitted_size,
     on_white,
     to_tensor,
 )
-from bench.errors import UserError  # noqa: E402
-from bench.sample import Reference, Sample  # noqa: E402
-from refalign.method import RefAlign13B  # noqa: E402
+from refbench.bench.errors import UserError  # noqa: E402
+from refbench.bench.sample import Reference, Sample  # noqa: E402
+from refbench.refalign.method import RefAlign13B  # noqa: E402
 
 SIDES = st.integers(1, 3000)
 

@@ -14,20 +14,20 @@ torch = pytest.importorskip("torch", reason="the generators need the extra 'base
 pytest.importorskip("diffusers", reason="the generators need the extra 'baselines'")
 
 from fill import normal, uint8_image  # noqa: E402
-from golden_networks import named, read, worst  # noqa: E402
-from golden_vae import GoldenVAE  # noqa: E402
 from PIL import Image  # noqa: E402
 from typer.testing import CliRunner  # noqa: E402
 
-from baselines.skyreels_a2 import SkyReelsA2P14B  # noqa: E402
-from baselines.wan.conditioning import Geometry  # noqa: E402
-from baselines.wan.guidance import TEXT  # noqa: E402
-from baselines.wan.pipeline import WanSampler  # noqa: E402
-from baselines.wan.schedules import make_scheduler  # noqa: E402
-from baselines.wan.skyreels_a2 import FrameReferences, padded, reference_clip, vae_copies  # noqa: E402
-from bench.metric import Environment  # noqa: E402
-from bench.sample import Reference, Sample  # noqa: E402
-from bench.video import ALL_FRAMES, Video  # noqa: E402
+from kit.golden_networks import named, read, worst  # noqa: E402
+from kit.golden_vae import GoldenVAE  # noqa: E402
+from refbench.baselines.skyreels_a2 import SkyReelsA2P14B  # noqa: E402
+from refbench.baselines.wan.conditioning import Geometry  # noqa: E402
+from refbench.baselines.wan.guidance import TEXT  # noqa: E402
+from refbench.baselines.wan.nets.skyreels_a2 import FrameReferences, padded, reference_clip, vae_copies  # noqa: E402
+from refbench.baselines.wan.sampler import WanSampler  # noqa: E402
+from refbench.baselines.wan.schedules import make_scheduler  # noqa: E402
+from refbench.bench.metric import Environment  # noqa: E402
+from refbench.bench.sample import Reference, Sample  # noqa: E402
+from refbench.bench.video import ALL_FRAMES, Video  # noqa: E402
 
 ARRAYS = read("baselines/skyreels_a2.npz")
 SIZES = [(90, 60), (50, 120), (150, 200), (96, 64)]
@@ -261,7 +261,7 @@ def test_card() -> None:
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Tiny checkpoints in the layout of the released ones."""
-    from baselines.wan.tiny import skyreels_a2
+    from refbench.baselines.small import skyreels_a2
 
     folder = tmp_path_factory.mktemp("weights")
     skyreels_a2.write_tiny(folder)
@@ -289,7 +289,7 @@ def test_every_reference_reaches_the_video(weights: Path, tmp_path: Path) -> Non
 
 
 def test_generate_with_tiny_weights(weights: Path, dataset: Path, tmp_path: Path) -> None:
-    from bench.cli.main import app
+    from refbench.bench.cli.main import app
 
     small = [f"--set={key}={value}" for key, value in (SMALL | {"dtype": "bfloat16"}).items()]
     command = ["generate", "skyreels-a2-p14b", "--dataset", dataset, "--weights", weights, "--out", tmp_path]

@@ -20,18 +20,16 @@ torch = pytest.importorskip("torch", reason="the generators need the extra 'base
 diffusers = pytest.importorskip("diffusers", reason="the generators need the extra 'baselines'")
 transformers = pytest.importorskip("transformers", reason="the generators need the extra 'baselines'")
 
-from golden_networks import read  # noqa: E402
-
-import baselines.faces.tiny  # noqa: E402
-import baselines.wan.tiny  # noqa: E402
-from baselines.wan.checkpoint import checkpoint_files, load_transformer, read_checkpoint  # noqa: E402
-from baselines.wan.prompts import KALEIDO_NEGATIVE, REFALIGN_14B_NEGATIVE, WAN_NEGATIVE  # noqa: E402
-from baselines.wan.sat import sat_tensors  # noqa: E402
-from baselines.wan.tiny.pipelines import vocabulary  # noqa: E402
-from bench.catalogue import CATALOGUE  # noqa: E402
-from bench.checkpoint import read_state_dict  # noqa: E402
-from bench.tiny_weights import random_parameter  # noqa: E402
-from bench.weights import is_tiny, missing_files  # noqa: E402
+import refbench.baselines.small  # noqa: E402
+from kit.golden_networks import read  # noqa: E402
+from refbench.baselines.small.pipelines import vocabulary  # noqa: E402
+from refbench.baselines.wan.checkpoint import checkpoint_files, load_transformer, read_checkpoint  # noqa: E402
+from refbench.baselines.wan.prompts import KALEIDO_NEGATIVE, REFALIGN_14B_NEGATIVE, WAN_NEGATIVE  # noqa: E402
+from refbench.baselines.wan.sat import sat_tensors  # noqa: E402
+from refbench.bench.weights.catalogue import CATALOGUE  # noqa: E402
+from refbench.bench.weights.checkpoint import read_state_dict  # noqa: E402
+from refbench.bench.weights.store import is_tiny, missing_files  # noqa: E402
+from refbench.bench.weights.tiny import random_parameter  # noqa: E402
 
 TEXT = "Wan-AI/Wan2.1-T2V-1.3B-Diffusers"
 IMAGE = "Wan-AI/Wan2.1-I2V-14B-480P-Diffusers"
@@ -48,11 +46,11 @@ LARGEST_MEBIBYTES = 5
 
 
 def write_all(folder: Path) -> None:
-    for package in (baselines.wan.tiny, baselines.faces.tiny):
-        for module in pkgutil.iter_modules(package.__path__, package.__name__ + "."):
-            write = getattr(importlib.import_module(module.name), "write_tiny", None)
-            if write is not None:
-                write(folder)
+    package = refbench.baselines.small
+    for module in pkgutil.iter_modules(package.__path__, package.__name__ + "."):
+        write = getattr(importlib.import_module(module.name), "write_tiny", None)
+        if write is not None:
+            write(folder)
 
 
 @pytest.fixture(scope="module")
@@ -313,7 +311,8 @@ def test_kaleido_is_wans_network_under_sats_names(weights: Path) -> None:
 
 def test_importing_the_writers_loads_nothing_heavy() -> None:
     names = [
-        module.name for module in pkgutil.iter_modules(baselines.wan.tiny.__path__, "baselines.wan.tiny.")
+        module.name
+        for module in pkgutil.iter_modules(refbench.baselines.small.__path__, "refbench.baselines.small.")
     ]
     heavy = ("torch", "transformers", "diffusers", "tokenizers", "safetensors")
     code = f"import sys, {', '.join(names)}\nprint([name for name in {heavy!r} if name in sys.modules])"

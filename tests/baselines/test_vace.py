@@ -14,22 +14,22 @@ torch = pytest.importorskip("torch", reason="the generators need the extra 'base
 pytest.importorskip("diffusers", reason="the generators need the extra 'baselines'")
 
 from fill import uint8_image  # noqa: E402
-from golden_networks import named, network, original_state, read, worst  # noqa: E402
-from golden_vae import GoldenVAE  # noqa: E402
 from PIL import Image  # noqa: E402
 from typer.testing import CliRunner  # noqa: E402
 
-from baselines.vace import Vace13B, Vace14B, VacePreview13B  # noqa: E402
-from baselines.wan.checkpoint import load_transformer, read_checkpoint  # noqa: E402
-from baselines.wan.conditioning import Geometry  # noqa: E402
-from baselines.wan.guidance import TEXT  # noqa: E402
-from baselines.wan.pipeline import WanSampler  # noqa: E402
-from baselines.wan.schedules import make_scheduler  # noqa: E402
-from baselines.wan.vace import VaceReferences, VaceTransformer3DModel, prepared_reference  # noqa: E402
-from bench.errors import UserError  # noqa: E402
-from bench.run_folder import read_run  # noqa: E402
-from bench.sample import Sample  # noqa: E402
-from bench.video import ALL_FRAMES, Video  # noqa: E402
+from kit.golden_networks import named, network, original_state, read, worst  # noqa: E402
+from kit.golden_vae import GoldenVAE  # noqa: E402
+from refbench.baselines.vace import Vace13B, Vace14B, VacePreview13B  # noqa: E402
+from refbench.baselines.wan.checkpoint import load_transformer, read_checkpoint  # noqa: E402
+from refbench.baselines.wan.conditioning import Geometry  # noqa: E402
+from refbench.baselines.wan.guidance import TEXT  # noqa: E402
+from refbench.baselines.wan.nets.vace import VaceReferences, VaceTransformer3DModel, prepared_reference  # noqa: E402
+from refbench.baselines.wan.sampler import WanSampler  # noqa: E402
+from refbench.baselines.wan.schedules import make_scheduler  # noqa: E402
+from refbench.bench.errors import UserError  # noqa: E402
+from refbench.bench.runs.folder import read_run  # noqa: E402
+from refbench.bench.sample import Sample  # noqa: E402
+from refbench.bench.video import ALL_FRAMES, Video  # noqa: E402
 
 ARRAYS = read("baselines/vace.npz")
 SPECIFICATION = read("baselines/vace_model.json")
@@ -228,7 +228,7 @@ def test_float32_images_are_not_rounded() -> None:
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Tiny checkpoints in the layouts of the released ones."""
-    from baselines.wan.tiny import vace, wan_base
+    from refbench.baselines.small import vace, wan_base
 
     folder = tmp_path_factory.mktemp("weights")
     vace.write_tiny(folder)
@@ -242,7 +242,7 @@ SMALL = [f"--set={text}" for text in ("width=96", "height=64", "num_frames=5", "
 @pytest.mark.parametrize("name", ["vace-1.3b", "vace-p1.3b", "vace-14b"])
 def test_generate_with_tiny_weights(name: str, weights: Path, dataset: Path, tmp_path: Path) -> None:
     """From the command line to files: samples with one reference and with two."""
-    from bench.cli.main import app
+    from refbench.bench.cli.main import app
 
     command = [
         "generate",

@@ -14,11 +14,11 @@ torch = pytest.importorskip("torch", reason="the generators need the extra 'base
 pytest.importorskip("diffusers", reason="the generators need the extra 'baselines'")
 
 from diffusers import WanTransformer3DModel  # noqa: E402
-from golden_networks import diffusers_config, original_state, read  # noqa: E402
 from safetensors.torch import save_file  # noqa: E402
 
-from baselines.wan import checkpoint as wan_checkpoint  # noqa: E402
-from baselines.wan.checkpoint import (  # noqa: E402
+from kit.golden_networks import diffusers_config, original_state, read  # noqa: E402
+from refbench.baselines.wan import checkpoint as wan_checkpoint  # noqa: E402
+from refbench.baselines.wan.checkpoint import (  # noqa: E402
     checkpoint_files,
     diffusers_key,
     load_transformer,
@@ -26,8 +26,8 @@ from baselines.wan.checkpoint import (  # noqa: E402
     read_checkpoint,
     save_checkpoint,
 )
-from bench.errors import UserError  # noqa: E402
-from refalign.transformer import RefAlignTransformer3DModel  # noqa: E402
+from refbench.bench.errors import UserError  # noqa: E402
+from refbench.refalign.transformer import RefAlignTransformer3DModel  # noqa: E402
 
 TINY = read("refalign/dit_tiny.json")
 HEADS = {"num_heads": 4}

@@ -8,11 +8,11 @@ from collections.abc import Mapping
 
 import pytest
 
-from baselines.wan.spec import WanOptions, parse_scales, resolved_settings
-from bench.errors import UserError
-from bench.registry import methods
-from bench.runner.generate import make_method
-from bench.sample import Reference, Sample
+from refbench.baselines.wan.spec import WanOptions, parse_scales, resolved_settings
+from refbench.bench.errors import UserError
+from refbench.bench.registry import methods
+from refbench.bench.runner.generate import make_method
+from refbench.bench.sample import Reference, Sample
 
 WAN_METHODS = [name for name in methods.names() if hasattr(methods.get(name), "spec")]
 

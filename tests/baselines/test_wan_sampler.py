@@ -13,18 +13,18 @@ pytest.importorskip("diffusers", reason="the generators need the extra 'baseline
 
 from PIL import Image  # noqa: E402
 
-from baselines.wan.checkpoint import load_transformer, read_checkpoint  # noqa: E402
-from baselines.wan.components import add_adapter, load_base, place_models  # noqa: E402
-from baselines.wan.conditioning import ConcatReferences, Geometry  # noqa: E402
-from baselines.wan.guidance import IMAGE_AND_TEXT  # noqa: E402
-from baselines.wan.pipeline import WanSampler  # noqa: E402
-from baselines.wan.prompts import WAN_NEGATIVE, cleaned_prompt  # noqa: E402
-from baselines.wan.references import to_tensor  # noqa: E402
-from baselines.wan.schedules import make_scheduler  # noqa: E402
-from baselines.wan.tiny.refalign import write_tiny as write_refalign  # noqa: E402
-from baselines.wan.tiny.wan_base import write_tiny as write_base  # noqa: E402
-from bench.errors import MissingWeights, UserError  # noqa: E402
-from refalign.transformer import RefAlignTransformer3DModel  # noqa: E402
+from refbench.baselines.small.refalign import write_tiny as write_refalign  # noqa: E402
+from refbench.baselines.small.wan_base import write_tiny as write_base  # noqa: E402
+from refbench.baselines.wan.checkpoint import load_transformer, read_checkpoint  # noqa: E402
+from refbench.baselines.wan.components import add_adapter, load_base, place_models  # noqa: E402
+from refbench.baselines.wan.conditioning import ConcatReferences, Geometry  # noqa: E402
+from refbench.baselines.wan.guidance import IMAGE_AND_TEXT  # noqa: E402
+from refbench.baselines.wan.prompts import WAN_NEGATIVE, cleaned_prompt  # noqa: E402
+from refbench.baselines.wan.references import to_tensor  # noqa: E402
+from refbench.baselines.wan.sampler import WanSampler  # noqa: E402
+from refbench.baselines.wan.schedules import make_scheduler  # noqa: E402
+from refbench.bench.errors import MissingWeights, UserError  # noqa: E402
+from refbench.refalign.transformer import RefAlignTransformer3DModel  # noqa: E402
 
 BASE = "Wan-AI/Wan2.1-T2V-1.3B-Diffusers"
 NETWORK = "gudaochangsheng/RefAlign-1.3B"

@@ -15,7 +15,7 @@ pytest.importorskip("diffusers", reason="the generators need the extra 'baseline
 
 from fill import normal  # noqa: E402
 
-from baselines.wan.schedules import make_scheduler  # noqa: E402
+from refbench.baselines.wan.schedules import make_scheduler  # noqa: E402
 
 SHAPE = (1, 4, 2, 3, 3)
 CASES = [

@@ -12,15 +12,15 @@ import pytest
 torch = pytest.importorskip("torch", reason="the generators need the extra 'baselines'")
 pytest.importorskip("diffusers", reason="the generators need the extra 'baselines'")
 
-from golden_networks import worst  # noqa: E402
 from typer.testing import CliRunner  # noqa: E402
 
-from baselines.wan.spec import WanOptions  # noqa: E402
-from baselines.wan_t2v import TextToVideo13B, TextToVideo14B  # noqa: E402
-from bench.metric import Environment  # noqa: E402
-from bench.run_folder import read_run  # noqa: E402
-from bench.sample import Reference, Sample  # noqa: E402
-from bench.video import ALL_FRAMES, Video  # noqa: E402
+from kit.golden_networks import worst  # noqa: E402
+from refbench.baselines.wan.spec import WanOptions  # noqa: E402
+from refbench.baselines.wan_t2v import TextToVideo13B, TextToVideo14B  # noqa: E402
+from refbench.bench.metric import Environment  # noqa: E402
+from refbench.bench.runs.folder import read_run  # noqa: E402
+from refbench.bench.sample import Reference, Sample  # noqa: E402
+from refbench.bench.video import ALL_FRAMES, Video  # noqa: E402
 
 SMALL = {"width": 96, "height": 64, "num_frames": 9, "steps": 3}
 PROMPT = "A woman in a green coat walks a dog."
@@ -29,7 +29,7 @@ PROMPT = "A woman in a green coat walks a dog."
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Tiny checkpoints in the layouts of the released ones."""
-    from baselines.wan.tiny import wan_base
+    from refbench.baselines.small import wan_base
 
     folder = tmp_path_factory.mktemp("weights")
     wan_base.write_tiny(folder)
@@ -110,7 +110,7 @@ def test_facts_of_the_two_methods() -> None:
 
 @pytest.mark.parametrize("name", ["wan-t2v-1.3b", "wan-t2v-14b"])
 def test_generate_with_tiny_weights(name: str, weights: Path, dataset: Path, tmp_path: Path) -> None:
-    from bench.cli.main import app
+    from refbench.bench.cli.main import app
 
     small = [f"--set={key}={value}" for key, value in SMALL.items()]
     command = ["generate", name, "--dataset", dataset, "--weights", weights, "--out", tmp_path / "runs"]

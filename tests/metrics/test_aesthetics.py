@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bench.errors import MissingWeights, SampleError, UserError
-from bench.metric import Environment
-from bench.sample import Sample
-from bench.video import Video, VideoError, uniform_frames, write_video
-from metrics.aesthetics import Aesthetics
-from metrics.tiny import aesthetics as tiny
+from refbench.bench.errors import MissingWeights, SampleError, UserError
+from refbench.bench.metric import Environment
+from refbench.bench.sample import Sample
+from refbench.bench.video import Video, VideoError, uniform_frames, write_video
+from refbench.metrics.aesthetics import Aesthetics
+from refbench.metrics.small import aesthetics as tiny
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("open_clip")
@@ -93,7 +93,7 @@ def metric(golden_weights: Path) -> Aesthetics:
 
 
 def test_the_head() -> None:
-    from metrics.nets.aesthetic_head import AestheticHead
+    from refbench.metrics.nets.aesthetic_head import AestheticHead
 
     head = AestheticHead()
     head.load_state_dict(filled(GOLDEN["head_keys"]))
@@ -108,7 +108,7 @@ def test_the_head() -> None:
 
 @pytest.mark.parametrize("case", GOLDEN["images"], ids=lambda case: case["image"][-7:])
 def test_pictures_through_the_whole_scorer(case: dict[str, Any], metric: Aesthetics) -> None:
-    from metrics.nets.clip_tower import image_embeddings
+    from refbench.metrics.nets.clip_tower import image_embeddings
 
     pixels = metric._crop.pixels(Image.fromarray(fill.uint8_image(case["image"], *case["hw"])))
     assert zlib.crc32(pixels.tobytes()) == case["pixel_crc32"]
@@ -171,7 +171,7 @@ def test_the_sample_videos(sample_id: str, metric: Aesthetics) -> None:
 def test_the_tower_is_open_clip_s_quick_gelu_vit_l_14() -> None:
     import open_clip
 
-    from metrics.nets.clip_tower import build_tower
+    from refbench.metrics.nets.clip_tower import build_tower
 
     settings = open_clip.get_model_config("ViT-L-14-quickgelu")
     with torch.device("meta"):
@@ -187,8 +187,8 @@ def test_the_tower_is_open_clip_s_quick_gelu_vit_l_14() -> None:
 @pytest.fixture(scope="module")
 def full_tower() -> Any:
     """The full-size tower with the goldens' weights, filled under the names of transformers."""
-    from bench.checkpoint import load_exactly
-    from metrics.nets.clip_tower import build_tower, open_clip_tensors
+    from refbench.bench.weights.checkpoint import load_exactly
+    from refbench.metrics.nets.clip_tower import build_tower, open_clip_tensors
 
     names = GOLDEN["tiny_clip_keys"]
     # Width 64 → 1024, MLP 256 → 4096; 257 positions, 3 channels, patch 14 and projection 768 stay.
@@ -206,7 +206,7 @@ def full_tower() -> Any:
 
 
 def test_the_full_size_tower(full_tower: Any, metric: Aesthetics) -> None:
-    from metrics.nets.clip_tower import crop_rule, image_embeddings
+    from refbench.metrics.nets.clip_tower import crop_rule, image_embeddings
 
     golden = GOLDEN["open_clip_and_newer_transformers"]["full_ViT-L-14_filled_embedding"]
     # The first of the golden's two pictures: one forward pass of 24 layers is slow enough.

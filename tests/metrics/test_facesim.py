@@ -17,13 +17,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bench.component import COMPONENTS
-from bench.dataset import load_track
-from bench.errors import MissingWeights, SampleError, UserError
-from bench.metric import Environment
-from bench.sample import Reference, Sample, category_of, kind_of
-from bench.video import ALL_FRAMES, Video, VideoError, write_video
-from metrics.facesim import (
+from refbench.bench.dataset import load_track
+from refbench.bench.errors import MissingWeights, SampleError, UserError
+from refbench.bench.metric import Environment
+from refbench.bench.sample import Reference, Sample, category_of, kind_of
+from refbench.bench.scores.columns import COMPONENTS
+from refbench.bench.video import ALL_FRAMES, Video, VideoError, write_video
+from refbench.metrics.facesim import (
     FaceSim,
     FaceSimOptions,
     arc_average,
@@ -31,7 +31,7 @@ from metrics.facesim import (
     cur_average,
     person_reference,
 )
-from metrics.tiny import facesim as tiny
+from refbench.metrics.small import facesim as tiny
 
 cv2 = pytest.importorskip("cv2")
 torch = pytest.importorskip("torch")
@@ -65,7 +65,7 @@ def network_golden() -> Any:
 @pytest.fixture(scope="module")
 def network() -> Any:
     """The full-size network with the plain golden weights."""
-    from metrics.nets.curricularface import CurricularFace
+    from refbench.metrics.nets.curricularface import CurricularFace
 
     torch.set_num_threads(2)
     with torch.device("meta"):
@@ -94,13 +94,13 @@ def damped_network(network: Any) -> Any:
 @pytest.fixture(scope="module")
 def faces(network_golden: Any) -> np.ndarray:
     """The two golden inputs, halved by the code that halves crops."""
-    from metrics.nets.faces import halved
+    from refbench.metrics.nets.faces import halved
 
     return np.stack([halved(fill.uint8_image(str(name), 224, 224)) for name in network_golden["input_names"]])
 
 
 def test_the_manifest_of_the_checkpoint_is_met_at_full_size() -> None:
-    from metrics.nets.curricularface import CurricularFace
+    from refbench.metrics.nets.curricularface import CurricularFace
 
     manifest = json.loads((OPENS2V / "manifests" / "curricularface_ir101.json").read_text())
     with torch.device("meta"):
@@ -119,7 +119,7 @@ def test_crops_are_halved_as_the_reference_does(network_golden: Any, faces: np.n
 def test_embeddings_are_the_reference_s(
     weights: str, network: Any, damped_network: Any, faces: np.ndarray, network_golden: Any
 ) -> None:
-    from metrics.nets.curricularface import face_embeddings
+    from refbench.metrics.nets.curricularface import face_embeddings
 
     made = network if weights == "plain" else damped_network
     means: dict[int, np.ndarray] = {}
@@ -153,7 +153,7 @@ def test_embeddings_are_the_reference_s(
 def test_the_golden_would_catch_a_mistake(
     mistake: str, damped_network: Any, faces: np.ndarray, network_golden: Any
 ) -> None:
-    from metrics.nets.curricularface import face_embeddings
+    from refbench.metrics.nets.curricularface import face_embeddings
 
     norms = [
         module
@@ -182,7 +182,7 @@ def test_the_golden_would_catch_a_mistake(
 @pytest.mark.parametrize("case", ["upright", "tilted_edge"])
 @pytest.mark.parametrize("shifted", [False, True])
 def test_the_alignment_crop_is_the_reference_s(case: str, shifted: bool) -> None:
-    from metrics.nets.faces import aligned_crop, halved
+    from refbench.metrics.nets.faces import aligned_crop, halved
 
     golden = np.load(OPENS2V / "face_align.npz")
     image = fill.uint8_image(f"face_align/{case}", *golden[f"{case}_image_hw"])
@@ -239,7 +239,7 @@ def constant_detector(path: Path, case: str) -> None:
 def test_the_detector_is_prepared_and_decoded_as_officially(
     case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from metrics.nets.faces import largest, load_faces
+    from refbench.metrics.nets.faces import largest, load_faces
 
     golden = np.load(OPENS2V / "scrfd_decode.npz")
     constant_detector(tmp_path / "pack" / "det.onnx", case)
@@ -268,14 +268,14 @@ def test_the_detector_is_prepared_and_decoded_as_officially(
 
 @pytest.mark.parametrize("case", RULES["largest_face"], ids=lambda case: case["case"])
 def test_the_largest_face(case: dict[str, Any]) -> None:
-    from metrics.nets.faces import largest
+    from refbench.metrics.nets.faces import largest
 
     assert largest(np.array(case["boxes_x1y1x2y2_in_detector_order"], np.float32)) == case["chosen_index"]
 
 
 @pytest.mark.parametrize("case", RULES["padding"], ids=lambda case: str(case["hw"]))
 def test_the_grey_frame(case: dict[str, Any]) -> None:
-    from metrics.nets.faces import framed
+    from refbench.metrics.nets.faces import framed
 
     image = np.zeros((*case["hw"], 3), np.uint8)
     bordered, left_top = framed(image)
@@ -313,7 +313,7 @@ class StubRecogniser:
 def test_a_picture_is_searched_and_cut_as_officially(
     case: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from metrics.nets import faces as module
+    from refbench.metrics.nets import faces as module
 
     image = fill.uint8_image("facesim/picture", *case["image_hw"])
     calls = len(case["detector_calls_hw"])
@@ -342,7 +342,7 @@ def test_a_picture_is_searched_and_cut_as_officially(
 
 
 def test_arcface_sees_the_framed_picture() -> None:
-    from metrics.nets.faces import FaceFinder, aligned_crop, framed
+    from refbench.metrics.nets.faces import FaceFinder, aligned_crop, framed
 
     image = np.full((240, 320, 3), (200, 100, 0), np.uint8)
     landmarks = np.array([[20, 20], [70, 22], [46, 50], [26, 80], [66, 79]], np.float32)
@@ -377,7 +377,7 @@ def test_a_zero_vector_has_cosine_zero() -> None:
 
 
 def test_zero_embeddings_are_dropped_without_a_warning(recwarn: pytest.WarningsRecorder) -> None:
-    from metrics.nets.curricularface import face_embeddings
+    from refbench.metrics.nets.curricularface import face_embeddings
 
     class Zero(torch.nn.Module):  # type: ignore[misc]
         def __init__(self) -> None:
@@ -482,7 +482,7 @@ def person(tmp_path: Path) -> Sample:
 
 
 def test_a_score_and_its_details(metric: FaceSim, person: Sample, tmp_path: Path) -> None:
-    from metrics.nets.curricularface import face_embeddings
+    from refbench.metrics.nets.curricularface import face_embeddings
 
     images = [np.roll(picture(), 9 * shift, axis=1) for shift in range(4)] + [
         np.zeros((96, 128, 3), np.uint8)
@@ -762,7 +762,7 @@ def test_the_released_weights_give_the_published_score() -> None:
 def test_providers_are_the_cpu_unless_cuda_is_asked_for_and_there(monkeypatch: pytest.MonkeyPatch) -> None:
     import onnxruntime
 
-    from metrics.nets.faces import execution_providers
+    from refbench.metrics.nets.faces import execution_providers
 
     cuda, cpu = "CUDAExecutionProvider", "CPUExecutionProvider"
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [cuda, cpu])
@@ -780,7 +780,7 @@ def test_the_licence_is_said() -> None:
 def test_importing_the_metric_is_light() -> None:
     heavy = "torch transformers cv2 PIL insightface onnxruntime open_clip"
     code = (
-        "import sys, metrics.facesim, metrics.aesthetics, metrics.clip_t, metrics.clip_i, metrics.dino_i;"
+        "import sys; from refbench.metrics import aesthetics, clip_i, clip_t, dino_i, facesim;"
         f"print([name for name in {heavy.split()} if name in sys.modules])"
     )
     found = subprocess.run(

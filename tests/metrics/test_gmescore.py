@@ -19,14 +19,14 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from bench.errors import MissingWeights, SampleError, UserError
-from bench.metric import Environment
-from bench.sample import Sample
-from bench.video import ALL_FRAMES, Video, write_video
-from metrics.gmescore import TEXT_INSTRUCTION, GmeScore, frame_groups, frame_scores
-from metrics.nets import gme
-from metrics.nets.gme import GmeEmbedder
-from metrics.tiny import gmescore as tiny_gmescore
+from refbench.bench.errors import MissingWeights, SampleError, UserError
+from refbench.bench.metric import Environment
+from refbench.bench.sample import Sample
+from refbench.bench.video import ALL_FRAMES, Video, write_video
+from refbench.metrics.gmescore import TEXT_INSTRUCTION, GmeScore, frame_groups, frame_scores
+from refbench.metrics.nets import gme
+from refbench.metrics.nets.gme import GmeEmbedder
+from refbench.metrics.small import gmescore as tiny_gmescore
 
 GOLDENS = Path(__file__).parents[1] / "goldens"
 FOLDER = GOLDENS / "opens2v_eval"
@@ -439,7 +439,7 @@ def test_language_head_is_not_needed(tmp_path: Path) -> None:
 
 def test_importing_the_metric_imports_no_model_library() -> None:
     code = (
-        "import sys, metrics.gmescore, metrics.naturalscore;"
+        "import sys, refbench.metrics.gmescore, refbench.metrics.naturalscore;"
         "print([name for name in ('torch', 'transformers', 'cv2', 'PIL', 'openai') if name in sys.modules])"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

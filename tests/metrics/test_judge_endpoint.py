@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from metrics.judges.cost import Account, Prices, estimate_cost
-from metrics.judges.endpoint import EndpointJudge, Limits, retry_after_s
-from metrics.judges.judge import Question, parse_score
+from refbench.metrics.judges.cost import Account, Prices, estimate_cost
+from refbench.metrics.judges.endpoint import EndpointJudge, Limits, retry_after_s
+from refbench.metrics.judges.judge import Question, parse_score
 
 KEY = "sk-test-secret-0123456789"
 QUESTION = Question(jpegs=(b"\xff\xd8first", b"\xff\xd8second"), instruction="How natural is it?")

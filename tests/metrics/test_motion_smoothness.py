@@ -20,15 +20,15 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from bench.errors import MissingWeights, SampleError, UserError  # noqa: E402
-from bench.metric import Environment  # noqa: E402
-from bench.sample import Sample  # noqa: E402
-from bench.video import Video, write_video  # noqa: E402
-from metrics import motion_smoothness as subject  # noqa: E402
-from metrics.motion_smoothness import MotionSmoothness, Prompt, WindowScorer  # noqa: E402
-from metrics.nets import mplug_owl2  # noqa: E402
-from metrics.nets.mplug_owl2 import MplugOwl2, MplugOwl2Config, Span  # noqa: E402
-from metrics.tiny.motion_smoothness import grid_positions, line_positions, write_tiny  # noqa: E402
+from refbench.bench.errors import MissingWeights, SampleError, UserError  # noqa: E402
+from refbench.bench.metric import Environment  # noqa: E402
+from refbench.bench.sample import Sample  # noqa: E402
+from refbench.bench.video import Video, write_video  # noqa: E402
+from refbench.metrics import motion_smoothness as subject  # noqa: E402
+from refbench.metrics.motion_smoothness import MotionSmoothness, Prompt, WindowScorer  # noqa: E402
+from refbench.metrics.nets.mplug_owl2 import scorer as mplug_owl2  # noqa: E402
+from refbench.metrics.nets.mplug_owl2.scorer import MplugOwl2, MplugOwl2Config, Span  # noqa: E402
+from refbench.metrics.small.motion_smoothness import grid_positions, line_positions, write_tiny  # noqa: E402
 
 GOLDENS = Path(__file__).parents[1] / "goldens"
 FOLDER = GOLDENS / "q_align"
@@ -599,7 +599,7 @@ def test_missing_files_are_named(tiny_weights: Path, tmp_path: Path) -> None:
 def test_a_missing_package_is_named(tiny_weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     find = importlib.util.find_spec
     monkeypatch.setattr(
-        "bench.weights.find_spec", lambda name: None if name == "sentencepiece" else find(name)
+        "refbench.bench.weights.store.find_spec", lambda name: None if name == "sentencepiece" else find(name)
     )
     assert "sentencepiece" in str(MotionSmoothness().unavailable(Environment(weights=tiny_weights)))
 
@@ -659,7 +659,7 @@ def test_damaged_weights_give_one_clear_line(tiny_weights: Path, tmp_path: Path,
 
 def test_importing_the_metric_is_light() -> None:
     code = (
-        "import sys, metrics.motion_smoothness, metrics.tiny.motion_smoothness; "
+        "import sys, refbench.metrics.motion_smoothness, refbench.metrics.small.motion_smoothness; "
         "heavy = ('torch', 'PIL', 'cv2', 'sentencepiece', 'transformers'); "
         "print([name for name in heavy if name in sys.modules])"
     )

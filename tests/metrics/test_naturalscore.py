@@ -18,16 +18,16 @@ import numpy as np
 import pytest
 import torch
 
-from bench.errors import MissingWeights, SampleError, UserError
-from bench.metric import Environment
-from bench.options import build_options
-from bench.sample import Sample
-from bench.video import ALL_FRAMES, Video, stride_frames, write_video
-from metrics.judges import instruction
-from metrics.judges.cache import AnswerCache
-from metrics.judges.endpoint import EndpointJudge, _Fault, _Reply, request_messages
-from metrics.judges.judge import Answer, Question
-from metrics.naturalscore import (
+from refbench.bench.errors import MissingWeights, SampleError, UserError
+from refbench.bench.metric import Environment
+from refbench.bench.options import build_options
+from refbench.bench.sample import Sample
+from refbench.bench.video import ALL_FRAMES, Video, stride_frames, write_video
+from refbench.metrics.judges import instruction
+from refbench.metrics.judges.cache import AnswerCache
+from refbench.metrics.judges.endpoint import EndpointJudge, _Fault, _Reply, request_messages
+from refbench.metrics.judges.judge import Answer, Question
+from refbench.metrics.naturalscore import (
     NaturalScore,
     NaturalScoreOptions,
     jpeg_of,
@@ -35,7 +35,7 @@ from metrics.naturalscore import (
     judge_jpegs,
     judge_size,
 )
-from metrics.tiny import naturalscore as tiny_naturalscore
+from refbench.metrics.small import naturalscore as tiny_naturalscore
 
 GOLDENS = Path(__file__).parents[1] / "goldens"
 GOLDEN = json.loads((GOLDENS / "opens2v_eval" / "natural.json").read_text())
@@ -470,7 +470,7 @@ def test_tiny_local_judge_answers_through_generate(tiny_weights: Path, tmp_path:
 
 
 def test_local_judge_answers_any_question_with_a_digit(tiny_weights: Path) -> None:
-    from metrics.judges.local import LocalJudge
+    from refbench.metrics.judges.local import LocalJudge
 
     judge = LocalJudge(tiny_weights / tiny_naturalscore.REPOSITORY, "cpu", "tiny")
     for number in range(4):
@@ -483,7 +483,7 @@ def test_local_judge_answers_any_question_with_a_digit(tiny_weights: Path) -> No
 def test_local_judge_without_a_number_is_a_failed_run(
     tiny_weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from metrics.judges.local import LocalJudge
+    from refbench.metrics.judges.local import LocalJudge
 
     judge = LocalJudge(tiny_weights / tiny_naturalscore.REPOSITORY, "cpu", "tiny")
     monkeypatch.setattr(judge, "_generate", lambda question: ("four, I think", 10, 4))

@@ -21,15 +21,15 @@ pytest.importorskip("transformers")
 
 from PIL import Image  # noqa: E402
 
-from bench.dataset import load_track  # noqa: E402
-from bench.errors import MissingWeights, SampleError, UserError  # noqa: E402
-from bench.metric import Environment, Score  # noqa: E402
-from bench.registry import metrics  # noqa: E402
-from bench.sample import Reference, Sample, category_of  # noqa: E402
-from bench.video import Video, uniform_frames, write_video  # noqa: E402
-from metrics.nets.image_prompt_detector import ImagePromptDetector  # noqa: E402
-from metrics.nets.yolo_world_boxes import Boxes  # noqa: E402
-from metrics.nexusscore import (  # noqa: E402
+from refbench.bench.dataset import load_track  # noqa: E402
+from refbench.bench.errors import MissingWeights, SampleError, UserError  # noqa: E402
+from refbench.bench.metric import Environment, Score  # noqa: E402
+from refbench.bench.registry import metrics  # noqa: E402
+from refbench.bench.sample import Reference, Sample, category_of  # noqa: E402
+from refbench.bench.video import Video, uniform_frames, write_video  # noqa: E402
+from refbench.metrics.nets.yolo_world.boxes import Boxes  # noqa: E402
+from refbench.metrics.nets.yolo_world.image_prompt_detector import ImagePromptDetector  # noqa: E402
+from refbench.metrics.nexusscore import (  # noqa: E402
     CROPS_HELD,
     DETECTOR_FILES,
     TEXT_INSTRUCTION,
@@ -38,7 +38,7 @@ from metrics.nexusscore import (  # noqa: E402
     score_video,
     subjects_of,
 )
-from metrics.tiny import nexusscore as tiny  # noqa: E402
+from refbench.metrics.small import nexusscore as tiny  # noqa: E402
 
 GOLDENS = Path(__file__).parents[1] / "goldens" / "yolo_world"
 OFFICIAL = json.loads((GOLDENS / "nexus_score.json").read_text())
@@ -345,7 +345,7 @@ class ColourEmbedder:
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Tiny checkpoints of all three models."""
-    gme = pytest.importorskip("metrics.tiny.gmescore")
+    gme = pytest.importorskip("refbench.metrics.small.gmescore")
     folder = tmp_path_factory.mktemp("weights")
     tiny.write_tiny(folder)
     gme.write_tiny(folder)

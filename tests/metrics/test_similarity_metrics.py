@@ -14,16 +14,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bench.dataset import load_track
-from bench.errors import MissingWeights, SampleError, UserError
-from bench.metric import Environment, Metric
-from bench.options import build_options
-from bench.sample import Reference, Sample
-from bench.video import Video, VideoError, uniform_frames, write_video
-from metrics.clip_i import ClipImage
-from metrics.clip_t import ClipText
-from metrics.dino_i import DinoImage
-from metrics.tiny import similarity as tiny
+from refbench.bench.dataset import load_track
+from refbench.bench.errors import MissingWeights, SampleError, UserError
+from refbench.bench.metric import Environment, Metric
+from refbench.bench.options import build_options
+from refbench.bench.sample import Reference, Sample
+from refbench.bench.video import Video, VideoError, uniform_frames, write_video
+from refbench.metrics.clip_i import ClipImage
+from refbench.metrics.clip_t import ClipText
+from refbench.metrics.dino_i import DinoImage
+from refbench.metrics.small import similarity as tiny
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -227,7 +227,7 @@ def test_a_video_that_cannot_be_read(
 
 @pytest.mark.parametrize("metric", METRICS)
 def test_they_are_supplementary_and_named(metric: type[Metric]) -> None:
-    from bench.registry import metrics
+    from refbench.bench.registry import metrics
 
     assert metric.declaration.component is None
     assert metrics.get(metric.declaration.name) is metric

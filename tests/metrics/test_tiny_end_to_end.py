@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from bench.cli.main import app
-from bench.component import COMPONENTS
-from bench.dataset import load_track
-from bench.demo.dataset import write_demo_dataset
-from bench.method import Frames
-from bench.runner.generate import make_method
-from bench.store import read_records
-from bench.video import write_video
+from refbench.bench.cli.main import app
+from refbench.bench.dataset import load_track
+from refbench.bench.demo.dataset import write_demo_dataset
+from refbench.bench.method import Frames
+from refbench.bench.runner.generate import make_method
+from refbench.bench.scores.columns import COMPONENTS
+from refbench.bench.scores.store import read_records
+from refbench.bench.video import write_video
 
 pytest.importorskip("torch", reason="the learned metrics need the extra 'metrics'")
 

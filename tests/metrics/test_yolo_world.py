@@ -26,19 +26,9 @@ transformers = pytest.importorskip("transformers")
 
 from PIL import Image  # noqa: E402
 
-from bench.errors import SampleError, UserError  # noqa: E402
-from metrics.nets import yolo_world_backbone  # noqa: E402
-from metrics.nets.image_prompt import ClipPictureTower  # noqa: E402
-from metrics.nets.image_prompt_detector import ImagePromptDetector  # noqa: E402
-from metrics.nets.yolo_world import (  # noqa: E402
-    INERT_PICKLED_TYPES,
-    YoloWorld,
-    YoloWorldSizes,
-    detector_tensors,
-    load_yolo_world,
-    read_training_checkpoint,
-)
-from metrics.nets.yolo_world_boxes import (  # noqa: E402
+from refbench.bench.errors import SampleError, UserError  # noqa: E402
+from refbench.metrics.nets.yolo_world import backbone as yolo_world_backbone  # noqa: E402
+from refbench.metrics.nets.yolo_world.boxes import (  # noqa: E402
     SCRIPT_SCORE,
     Letterbox,
     decoded_boxes,
@@ -46,8 +36,18 @@ from metrics.nets.yolo_world_boxes import (  # noqa: E402
     head_boxes,
     script_boxes,
 )
-from metrics.nets.yolo_world_head import expected_distances  # noqa: E402
-from metrics.tiny import nexusscore as tiny  # noqa: E402
+from refbench.metrics.nets.yolo_world.detector import (  # noqa: E402
+    INERT_PICKLED_TYPES,
+    YoloWorld,
+    YoloWorldSizes,
+    detector_tensors,
+    load_yolo_world,
+    read_training_checkpoint,
+)
+from refbench.metrics.nets.yolo_world.head import expected_distances  # noqa: E402
+from refbench.metrics.nets.yolo_world.image_prompt import ClipPictureTower  # noqa: E402
+from refbench.metrics.nets.yolo_world.image_prompt_detector import ImagePromptDetector  # noqa: E402
+from refbench.metrics.small import nexusscore as tiny  # noqa: E402
 
 GOLDENS = Path(__file__).parents[1] / "goldens"
 YOLO = GOLDENS / "yolo_world"

@@ -14,9 +14,9 @@ torch = pytest.importorskip("torch", reason="RefAlign needs the extra 'refalign'
 
 from fill import normal, parameter  # noqa: E402
 
-import refalign.alignment as alignment  # noqa: E402
-from bench.errors import UserError  # noqa: E402
-from refalign.alignment import (  # noqa: E402
+import refbench.refalign.alignment as alignment  # noqa: E402
+from refbench.bench.errors import UserError  # noqa: E402
+from refbench.refalign.alignment import (  # noqa: E402
     AlignmentConfig,
     AlignmentProjectors,
     AlignmentTerms,

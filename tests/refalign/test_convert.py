@@ -13,15 +13,15 @@ torch = pytest.importorskip("torch", reason="RefAlign needs the extra 'refalign'
 pytest.importorskip("diffusers", reason="RefAlign needs the extra 'refalign'")
 
 from diffusers import WanTransformer3DModel  # noqa: E402
-from golden_networks import original_state, read  # noqa: E402
 from safetensors.torch import save_file  # noqa: E402
 from typer.testing import CliRunner  # noqa: E402
 
-from baselines.wan.checkpoint import load_transformer, read_checkpoint, save_checkpoint  # noqa: E402
-from bench.checkpoint import read_state_dict  # noqa: E402
-from bench.cli.main import app  # noqa: E402
-from bench.errors import UserError  # noqa: E402
-from refalign.transformer import RefAlignTransformer3DModel  # noqa: E402
+from kit.golden_networks import original_state, read  # noqa: E402
+from refbench.baselines.wan.checkpoint import load_transformer, read_checkpoint, save_checkpoint  # noqa: E402
+from refbench.bench.cli.main import app  # noqa: E402
+from refbench.bench.errors import UserError  # noqa: E402
+from refbench.bench.weights.checkpoint import read_state_dict  # noqa: E402
+from refbench.refalign.transformer import RefAlignTransformer3DModel  # noqa: E402
 
 WEIGHTS = read("refalign/dit_tiny.json")["weights"]
 ORIGINAL = original_state(WEIGHTS)
@@ -90,7 +90,7 @@ def test_prefixes_of_trainers(file: Path, tmp_path: Path, prefix: str) -> None:
 
 def test_shards_and_pickles(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     network = load_transformer(RefAlignTransformer3DModel, read_checkpoint(file))
-    monkeypatch.setattr("baselines.wan.checkpoint.MAX_SHARD", "200KB")
+    monkeypatch.setattr("refbench.baselines.wan.checkpoint.MAX_SHARD", "200KB")
     sharded = tmp_path / "sharded"
     files = save_checkpoint(network.state_dict(), sharded, naming="original", config=dict(network.config))
     assert len(files) > 2
@@ -181,7 +181,9 @@ def test_without_the_packages_it_is_one_line(
 ) -> None:
     """On an installation of the core alone."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("bench.weights.find_spec", lambda name: None if name == "torch" else name)
+    monkeypatch.setattr(
+        "refbench.bench.weights.store.find_spec", lambda name: None if name == "torch" else name
+    )
     done = CliRunner().invoke(app, words)
     assert isinstance(done.exception, UserError)
     assert str(done.exception).endswith("needs torch; pip install 'refalign-bench[refalign]'")

@@ -14,19 +14,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bench.errors import SampleError, UserError
-from bench.video import ALL_FRAMES, Video, write_video
+from refbench.bench.errors import SampleError, UserError
+from refbench.bench.video import ALL_FRAMES, Video, write_video
 
 pytest.importorskip("torch")
 coco = pytest.importorskip("pycocotools.mask")
 
-from refalign.data.dataset import TrainingData, open_source, open_training_data  # noqa: E402
-from refalign.data.draws import Draws  # noqa: E402
-from refalign.data.frames import cover, letterbox  # noqa: E402
-from refalign.data.opens2v import OpenS2VSource  # noqa: E402
-from refalign.data.pairs import cluster_of  # noqa: E402
-from refalign.data.sample import ClipRule  # noqa: E402
-from refalign.data.source import Clip, ReferenceRates  # noqa: E402
+from refbench.refalign.data.dataset import TrainingData, open_source, open_training_data  # noqa: E402
+from refbench.refalign.data.draws import Draws  # noqa: E402
+from refbench.refalign.data.frames import cover, letterbox  # noqa: E402
+from refbench.refalign.data.opens2v import OpenS2VSource  # noqa: E402
+from refbench.refalign.data.pairs import cluster_of  # noqa: E402
+from refbench.refalign.data.sample import ClipRule  # noqa: E402
+from refbench.refalign.data.source import Clip, ReferenceRates  # noqa: E402
 
 RULE = ClipRule(width=64, height=32, num_frames=5, stride=2)
 OWN = ReferenceRates(cross_pair=0)

@@ -13,23 +13,23 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bench.errors import SampleError, UserError
-from bench.video import write_video
+from refbench.bench.errors import SampleError, UserError
+from refbench.bench.video import write_video
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("pycocotools")
 
-from refalign.data.dataset import (  # noqa: E402
+from refbench.refalign.data.dataset import (  # noqa: E402
     MOST_ATTEMPTS,
     PositionSampler,
     TrainingData,
     open_source,
     open_training_data,
 )
-from refalign.data.draws import Draws  # noqa: E402
-from refalign.data.frames import letterbox  # noqa: E402
-from refalign.data.sample import ClipRule, DropoutRates, EpochPosition, TrainingSample  # noqa: E402
-from refalign.data.source import Clip, ReferenceRates, Source  # noqa: E402
+from refbench.refalign.data.draws import Draws  # noqa: E402
+from refbench.refalign.data.frames import letterbox  # noqa: E402
+from refbench.refalign.data.sample import ClipRule, DropoutRates, EpochPosition, TrainingSample  # noqa: E402
+from refbench.refalign.data.source import Clip, ReferenceRates, Source  # noqa: E402
 
 RULE = ClipRule(width=32, height=16, num_frames=5, stride=2, max_references=2)
 

@@ -9,15 +9,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench.errors import SampleError
+from refbench.bench.errors import SampleError
 
 pytest.importorskip("torch")
 coco = pytest.importorskip("pycocotools.mask")
 
-from refalign.data.draws import Draws, below, permutation, uniform  # noqa: E402
-from refalign.data.frames import cover, frame_indices, letterbox, stacked_references  # noqa: E402
-from refalign.data.sample import ClipRule, DropoutRates, SkipLog, Skipped, TrainingSample  # noqa: E402
-from refalign.data.subjects import Subject, chosen_cutouts, cut_out, run_lengths  # noqa: E402
+from refbench.refalign.data.draws import Draws, below, permutation, uniform  # noqa: E402
+from refbench.refalign.data.frames import cover, frame_indices, letterbox, stacked_references  # noqa: E402
+from refbench.refalign.data.sample import ClipRule, DropoutRates, SkipLog, Skipped, TrainingSample  # noqa: E402
+from refbench.refalign.data.subjects import Subject, chosen_cutouts, cut_out, run_lengths  # noqa: E402
 
 SMALL = ClipRule(width=64, height=32, num_frames=5, stride=3)
 
@@ -263,7 +263,7 @@ def test_dropout_frequencies() -> None:
     [(0.0, "no_text"), (0.0999, "no_text"), (0.1, "no_references"), (0.2001, "neither"), (0.3001, "both")],
 )
 def test_condition_by_one_draw(r: float, condition: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("refalign.data.draws.uniform", lambda key: r)
+    monkeypatch.setattr("refbench.refalign.data.draws.uniform", lambda key: r)
     assert Draws(seed=0, epoch=0, position=0).condition(DropoutRates()) == condition
 
 

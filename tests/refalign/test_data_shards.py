@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench.errors import SampleError, UserError
-from refalign.data.places import contained_file
-from refalign.data.shards import Shard, line_entries, object_entries
+from refbench.bench.errors import SampleError, UserError
+from refbench.refalign.data.places import contained_file
+from refbench.refalign.data.shards import Shard, line_entries, object_entries
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
@@ -98,7 +98,7 @@ def test_lines_are_counted_with_blank_ones_and_found_by_id(tmp_path: Path) -> No
 def test_an_entry_that_is_too_large_is_refused_unread(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("refalign.data.shards.LARGEST_ENTRY_BYTES", 40)
+    monkeypatch.setattr("refbench.refalign.data.shards.LARGEST_ENTRY_BYTES", 40)
     for name, text in (("a.json", '{"a": {"x": "%s"}, "b": {}}'), ("a.jsonl", '"%s"\n{}\n')):
         read = shard(tmp_path / name, text % ("x" * 50))
         with pytest.raises(SampleError, match="too large"):
@@ -166,7 +166,7 @@ def test_faults_of_the_user_are_one_line(tmp_path: Path) -> None:
 
 
 def test_numpy_rows_are_small() -> None:
-    from refalign.data.shards import ENTRY
+    from refbench.refalign.data.shards import ENTRY
 
     assert np.dtype(ENTRY).itemsize == 40
 

@@ -11,11 +11,11 @@ torch = pytest.importorskip("torch", reason="RefAlign needs the extra 'refalign'
 pytest.importorskip("diffusers", reason="RefAlign needs the extra 'refalign'")
 
 from fill import normal  # noqa: E402
-from golden_networks import read  # noqa: E402
 
-from baselines.wan.schedules import make_scheduler  # noqa: E402
-from refalign.alignment import AlignmentConfig, timestep_gate  # noqa: E402
-from refalign.flow_matching import FlowSchedule, add_noise, flow_target, squared_error  # noqa: E402
+from kit.golden_networks import read  # noqa: E402
+from refbench.baselines.wan.schedules import make_scheduler  # noqa: E402
+from refbench.refalign.alignment import AlignmentConfig, timestep_gate  # noqa: E402
+from refbench.refalign.flow_matching import FlowSchedule, add_noise, flow_target, squared_error  # noqa: E402
 
 GOLDEN = read("refalign/flow_match.json")
 TRAINING = GOLDEN["training"]

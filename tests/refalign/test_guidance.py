@@ -9,14 +9,13 @@ import pytest
 torch = pytest.importorskip("torch", reason="RefAlign needs the extra 'refalign'")
 pytest.importorskip("diffusers", reason="RefAlign needs the extra 'refalign'")
 
-from golden_networks import named, network, read, worst  # noqa: E402
-
-from baselines.wan.conditioning import ConcatenatedReferences  # noqa: E402
-from baselines.wan.guidance import IMAGE_AND_TEXT  # noqa: E402
-from baselines.wan.pipeline import WanSampler  # noqa: E402
-from baselines.wan.schedules import make_scheduler  # noqa: E402
-from refalign.method import RefAlign13B, RefAlign14B  # noqa: E402
-from refalign.transformer import RefAlignTransformer3DModel  # noqa: E402
+from kit.golden_networks import named, network, read, worst  # noqa: E402
+from refbench.baselines.wan.conditioning import ConcatenatedReferences  # noqa: E402
+from refbench.baselines.wan.guidance import IMAGE_AND_TEXT  # noqa: E402
+from refbench.baselines.wan.sampler import WanSampler  # noqa: E402
+from refbench.baselines.wan.schedules import make_scheduler  # noqa: E402
+from refbench.refalign.method import RefAlign13B, RefAlign14B  # noqa: E402
+from refbench.refalign.transformer import RefAlignTransformer3DModel  # noqa: E402
 
 SPECIFICATION = read("refalign/dit_tiny.json")
 ARRAYS = read("refalign/guidance.npz")

@@ -26,26 +26,24 @@ pytest.importorskip("pycocotools", reason="RefAlign needs the extra 'refalign'")
 
 from safetensors import SafetensorError  # noqa: E402
 
-import refalign.prepare as prepare_module  # noqa: E402
-from baselines.wan.spec import WanOptions  # noqa: E402
-from baselines.wan.tiny.wan_base import write_tiny as write_base  # noqa: E402
-from bench.errors import UserError  # noqa: E402
-from bench.metric import Environment  # noqa: E402
-from bench.sample import Reference, Sample  # noqa: E402
-from bench.video import write_video  # noqa: E402
-from refalign.data.dataset import open_training_data  # noqa: E402
-from refalign.data.sample import EpochPosition, TrainingSample  # noqa: E402
-from refalign.example_source import guarded_items  # noqa: E402
-from refalign.features import FeatureEncoder  # noqa: E402
-from refalign.method import RefAlignTiny  # noqa: E402
-from refalign.prepare import PreparedSource  # noqa: E402
-from refalign.recipes import TrainingConfig, build_config  # noqa: E402
-from refalign.tiny_teacher import write_tiny as write_teacher  # noqa: E402
-from refalign.training_run import TrainingPlaces, make_encoder, prepare, train  # noqa: E402
-from tests.conftest import moving_square  # noqa: E402
-
-sys.path.insert(0, str(Path(__file__).parent))
-from training_kit import files_of  # noqa: E402
+import refbench.refalign.training.prepare as prepare_module  # noqa: E402
+from kit.clips import moving_square  # noqa: E402
+from kit.training import files_of  # noqa: E402
+from refbench.baselines.small.wan_base import write_tiny as write_base  # noqa: E402
+from refbench.baselines.wan.spec import WanOptions  # noqa: E402
+from refbench.bench.errors import UserError  # noqa: E402
+from refbench.bench.metric import Environment  # noqa: E402
+from refbench.bench.sample import Reference, Sample  # noqa: E402
+from refbench.bench.video import write_video  # noqa: E402
+from refbench.refalign.data.dataset import open_training_data  # noqa: E402
+from refbench.refalign.data.sample import EpochPosition, TrainingSample  # noqa: E402
+from refbench.refalign.method import RefAlignTiny  # noqa: E402
+from refbench.refalign.small_teacher import write_tiny as write_teacher  # noqa: E402
+from refbench.refalign.training.encoder import FeatureEncoder  # noqa: E402
+from refbench.refalign.training.examples import guarded_items  # noqa: E402
+from refbench.refalign.training.prepare import PreparedSource  # noqa: E402
+from refbench.refalign.training.recipes import TrainingConfig, build_config  # noqa: E402
+from refbench.refalign.training.run import TrainingPlaces, make_encoder, prepare, train  # noqa: E402
 
 SIZE = ("data.width=64", "data.height=48", "data.num_frames=5", "data.stride=1")
 SHORT = (*SIZE, "run.max_steps=4", "log.every=1000", "log.tensorboard=false", "alignment.blocks=0,1")
@@ -140,7 +138,7 @@ def test_features_of_a_sample(encoder: FeatureEncoder, clips: Path) -> None:
 
 
 def test_references_are_prepared_as_in_sampling(encoder: FeatureEncoder, clips: Path) -> None:
-    from baselines.wan.conditioning import encode_each
+    from refbench.baselines.wan.conditioning import encode_each
 
     sample = sample_of(clips)
     images = [Image.fromarray(picture) for picture in sample.references_NHWC]
@@ -448,7 +446,7 @@ def test_the_tiny_recipe_learns(weights: Path, tmp_path: Path) -> None:
 
 
 def test_a_full_disk_is_named_by_safetensors_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from bench.checkpoint import write_tensors
+    from refbench.bench.weights.checkpoint import write_tensors
 
     def full(*arguments: Any, **settings: Any) -> None:
         raise SafetensorError("No space left on device")

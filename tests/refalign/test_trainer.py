@@ -19,18 +19,16 @@ torch = pytest.importorskip("torch", reason="RefAlign needs the extra 'refalign'
 pytest.importorskip("diffusers", reason="RefAlign needs the extra 'refalign'")
 pytest.importorskip("accelerate", reason="RefAlign needs the extra 'refalign'")
 
-import refalign.checkpoints as checkpoints  # noqa: E402
-import refalign.parallel as parallel  # noqa: E402
-from baselines.wan.checkpoint import load_transformer, read_checkpoint  # noqa: E402
-from bench.checkpoint import read_state_dict, write_tensors  # noqa: E402
-from bench.cli.main import app  # noqa: E402
-from bench.errors import UserError  # noqa: E402
-from refalign.recipes import RECIPES, OptimizerConfig, build_config  # noqa: E402
-from refalign.trainer import learning_rate  # noqa: E402
-from refalign.transformer import RefAlignTransformer3DModel  # noqa: E402
-
-sys.path.insert(0, str(Path(__file__).parent))
-from training_kit import ARCHITECTURE, DrawnSource, files_of, run, small  # noqa: E402
+import refbench.refalign.training.checkpoints as checkpoints  # noqa: E402
+import refbench.refalign.training.parallel as parallel  # noqa: E402
+from kit.training import ARCHITECTURE, DrawnSource, files_of, run, small  # noqa: E402
+from refbench.baselines.wan.checkpoint import load_transformer, read_checkpoint  # noqa: E402
+from refbench.bench.cli.main import app  # noqa: E402
+from refbench.bench.errors import UserError  # noqa: E402
+from refbench.bench.weights.checkpoint import read_state_dict, write_tensors  # noqa: E402
+from refbench.refalign.training.recipes import RECIPES, OptimizerConfig, build_config  # noqa: E402
+from refbench.refalign.training.trainer import learning_rate  # noqa: E402
+from refbench.refalign.transformer import RefAlignTransformer3DModel  # noqa: E402
 
 
 def lines(out: Path) -> list[dict[str, Any]]:
@@ -91,7 +89,7 @@ def test_gradient_checkpointing_changes_nothing(straight: Path, tmp_path: Path) 
 
 def test_two_processes_equal_one(tmp_path: Path) -> None:
     """DDP and FSDP2 over gloo, straight and resumed, against one process that accumulates."""
-    script = Path(__file__).with_name("two_processes.py")
+    script = Path(__file__).parents[1] / "kit" / "two_processes.py"
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"]
     done = subprocess.run(
@@ -160,7 +158,7 @@ def test_a_full_disk_leaves_the_earlier_checkpoints(
         full = place.epoch * 5 + place.position >= 6
 
     monkeypatch.setattr(safetensors.torch, "save_file", save)
-    monkeypatch.setattr("refalign.trainer.write_state", state)
+    monkeypatch.setattr("refbench.refalign.training.trainer.write_state", state)
     with pytest.raises(
         UserError, match=r"step 4 could not be written: .*No space left.*good checkpoint is \S+2$"
     ):
@@ -208,7 +206,7 @@ def test_a_run_is_not_overwritten_nor_resumed_as_another(straight: Path) -> None
 
 
 def test_lora_trains_adapters_and_projectors_alone(tmp_path: Path) -> None:
-    from baselines.wan.components import add_adapter
+    from refbench.baselines.wan.components import add_adapter
 
     lora = ("lora.enabled=true", "lora.rank=4", "lora.alpha=8")
     trainer, _ = run(small(*lora), tmp_path / "straight")

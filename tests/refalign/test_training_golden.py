@@ -10,14 +10,13 @@ import pytest
 torch = pytest.importorskip("torch", reason="RefAlign needs the extra 'refalign'")
 pytest.importorskip("diffusers", reason="RefAlign needs the extra 'refalign'")
 
-from golden_networks import named, network, original_state, read, worst  # noqa: E402
-
-from baselines.wan.checkpoint import original_key  # noqa: E402
-from refalign.alignment import AlignmentConfig, AlignmentProjectors  # noqa: E402
-from refalign.features import Batch, Example, Features, NoiseDraw, collate  # noqa: E402
-from refalign.flow_matching import FlowSchedule  # noqa: E402
-from refalign.training_model import Losses, TrainingModel  # noqa: E402
-from refalign.transformer import RefAlignTransformer3DModel  # noqa: E402
+from kit.golden_networks import named, network, original_state, read, worst  # noqa: E402
+from refbench.baselines.wan.checkpoint import original_key  # noqa: E402
+from refbench.refalign.alignment import AlignmentConfig, AlignmentProjectors  # noqa: E402
+from refbench.refalign.flow_matching import FlowSchedule  # noqa: E402
+from refbench.refalign.training.encoder import Batch, Example, Features, NoiseDraw, collate  # noqa: E402
+from refbench.refalign.training.model import Losses, TrainingModel  # noqa: E402
+from refbench.refalign.transformer import RefAlignTransformer3DModel  # noqa: E402
 
 SPECIFICATION = read("refalign/dit_tiny.json")
 ARRAYS = read("refalign/dit_tiny.npz")

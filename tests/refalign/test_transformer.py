@@ -11,10 +11,9 @@ import pytest
 torch = pytest.importorskip("torch", reason="RefAlign needs the extra 'refalign'")
 pytest.importorskip("diffusers", reason="RefAlign needs the extra 'refalign'")
 
-from golden_networks import named, network, read, worst  # noqa: E402
-
-from baselines.wan.transformer import grid_positions, rotary_embedding  # noqa: E402
-from refalign.transformer import RefAlignTransformer3DModel  # noqa: E402
+from kit.golden_networks import named, network, read, worst  # noqa: E402
+from refbench.baselines.wan.nets.transformer import grid_positions, rotary_embedding  # noqa: E402
+from refbench.refalign.transformer import RefAlignTransformer3DModel  # noqa: E402
 
 ATOL = 5e-5
 SPECIFICATION = read("refalign/dit_tiny.json")

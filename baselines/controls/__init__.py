@@ -1,0 +1,1 @@
+"""Control methods: videos whose scores say what a score is worth. No model runs."""

@@ -1,0 +1,46 @@
+"""black: nothing but black frames, the emptiest video there is.
+
+A control: it shows what an evaluation pays for nothing, and which components do not notice. What we expect
+(reasoned from the metrics' definitions, not measured):
+
+* Aesthetics, GmeScore and NaturalScore at the floor, with `noise`.
+* FaceSim 0: no frame holds a face. The official mean takes that 0 in; it drops single frames, not videos.
+* NexusScore has no score, for no frame holds a box: the videos leave the official mean instead of lowering
+  it. In a run of nothing else no TotalScore is left; in a method's run a black video passes unpunished, and
+  only the coverage and the strict TotalScore show it.
+* MotionAmplitude 0.
+* MotionSmoothness 1, its best: it counts jumps of a quality score, and equal frames do not jump.
+
+Source: this project. That missing detections are dropped rather than counted is issue 10 of OpenS2V-Nexus.
+"""
+
+from __future__ import annotations
+
+from itertools import repeat
+
+import numpy as np
+
+from refbench.baselines.controls.canvas import CanvasOptions, canvas_card
+from refbench.bench.method import Frames, Method, MethodCard
+from refbench.bench.registry import methods
+from refbench.bench.sample import Sample
+
+
+@methods.register
+class Black(Method):
+    """One black frame, repeated; sample and seed change nothing."""
+
+    name = "black"
+    summary = "control: black frames, whatever is asked for"
+    Options = CanvasOptions
+
+    def card(self) -> MethodCard:
+        """The method card for these options."""
+        return canvas_card(self, "references are not used")
+
+    def generate(self, sample: Sample, seed: int) -> Frames:
+        """The same read-only frame `num_frames` times."""
+        frame_HWC = np.zeros((self.options.height, self.options.width, 3), np.uint8)
+        # Every frame is this one array: writing into one would change them all.
+        frame_HWC.setflags(write=False)
+        return Frames(images=repeat(frame_HWC, self.options.num_frames), fps=self.options.fps)

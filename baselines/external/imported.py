@@ -1,0 +1,290 @@
+"""Generators whose videos are imported and not made here: closed services, and open ones that are not ported.
+
+No method is registered here. The facts are data: what is known of a model's base, licence and inputs goes
+into the card of an imported run; how its videos were made is known only to who made them, so the authors'
+defaults are said as what they are, and size, length and rate are measured (`bench.runs.import_videos`).
+
+Sources: the repositories VINO@7302741, HunyuanCustom@abffb8f, Stand-In@cceec58, BindWeave@5d9f749,
+ConsisID@60429e4, Concat-ID@b15cb95, and those of FantasyID, EchoVideo, VideoMaker and ID-Animator; the
+services' public documentation, which was read and never called; OpenS2V-Nexus v1.1 for the date of the
+closed models' rows.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import MISSING, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from refbench.bench.dataset import read_json
+from refbench.bench.errors import UserError, first_fault, one_line
+from refbench.bench.method import MethodCard
+from refbench.bench.registry import methods
+from refbench.bench.runs.import_videos import Measured
+from refbench.bench.scores.record import plain_name
+from refbench.bench.scores.store import checked_name
+
+SNAPSHOT = "API snapshot of 2025-05-03; new calls do not reproduce it"
+NOT_VERIFIED = "the authors' defaults, not verified for these videos"
+UNKNOWN = "not known"
+CLOSED_LICENCE = "closed service"
+ONE_FACE = "one face"
+MEASURED_FIELDS = ("width", "height", "num_frames", "fps")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ForeignModel:
+    """What is known of a model whose videos are imported. What is not known stays None or empty.
+
+    `aliases` are other spellings; `defaults` the authors' default settings in words; `closed` a service whose
+    videos are a snapshot.
+    """
+
+    name: str
+    aliases: tuple[str, ...] = ()
+    summary: str
+    base_model: str | None = None
+    licence: str | None = None
+    max_references: int | None = None
+    reference_preparation: str | None = None
+    defaults: str = ""
+    notes: tuple[str, ...] = ()
+    closed: bool = False
+
+    @property
+    def card(self) -> MethodCard:
+        """The card before anything is measured."""
+        said = [f"{NOT_VERIFIED}: {self.defaults}"] if self.defaults else []
+        return MethodCard(
+            name=self.name,
+            summary=self.summary,
+            base_model=self.base_model,
+            licence=CLOSED_LICENCE if self.closed else self.licence,
+            max_references=self.max_references,
+            reference_preparation=self.reference_preparation,
+            deviations=(*([SNAPSHOT] if self.closed else []), *self.notes, *said),
+        )
+
+
+FOREIGN_MODELS = (
+    ForeignModel(
+        name="Vidu-2.0",
+        aliases=("Vidu2.0(20250503)",),
+        summary="closed service of Vidu, reference to video, model vidu2.0",
+        max_references=3,
+        closed=True,
+    ),
+    ForeignModel(
+        name="Vidu-Q1",
+        summary="closed service of Vidu, reference to video, model q1",
+        max_references=7,
+        closed=True,
+    ),
+    ForeignModel(
+        name="Pika-2.1",
+        aliases=("Pika2.1(20250503)",),
+        summary="closed service of Pika, model 2.1",
+        notes=("2.1 is no longer the documented version",),
+        closed=True,
+    ),
+    ForeignModel(
+        name="Kling-1.6",
+        aliases=("Kling1.6(20250503)",),
+        summary="closed service of Kling, several images to video, model kling-v1-6",
+        max_references=4,
+        closed=True,
+    ),
+    ForeignModel(
+        name="Hailuo-S2V-01",
+        aliases=("Hailuo", "Hailuo(20250503)", "MiniMax S2V-01", "S2V-01"),
+        summary="closed service of MiniMax (Hailuo), subject reference, model S2V-01",
+        max_references=1,
+        reference_preparation="one character only",
+        notes=("the service rewrites prompts unless told not to",),
+        closed=True,
+    ),
+    ForeignModel(
+        name="Saber-14B",
+        aliases=("Saber",),
+        summary="Saber of Meta; known from RefAlign's Table 1 alone",
+        notes=("no code, weights or service were found",),
+    ),
+    ForeignModel(
+        name="VINO",
+        summary="references as prefix tokens and 256 learned queries of a vision-language model",
+        base_model="HunyuanVideo and Qwen3-VL-4B-Instruct",
+        licence="code Apache-2.0, weights CC BY-NC 4.0",
+        reference_preparation="letterboxed on white at their own aspect",
+        defaults="848×480, 81 frames, 24 fps, 50 Euler steps, shift 7, guidance text 7, image 3, no negative",
+    ),
+    ForeignModel(
+        name="HunyuanCustom",
+        summary="reference latent as token prefix, and its image in the text encoder",
+        base_model="HunyuanVideo 13B and LLaVA",
+        licence="Tencent Hunyuan Community License (excludes the EU, the UK and South Korea)",
+        max_references=1,
+        reference_preparation="segmented, padded with white",
+        defaults="1280×720 or 896×512, 129 frames, 25 fps, 30 Euler steps, shift 13, guidance 7.5, DeepCache",
+    ),
+    ForeignModel(
+        name="Stand-In",
+        summary="face tokens with low-rank adapters, which the video attends to",
+        base_model="Wan2.1-T2V-14B",
+        licence="Apache-2.0",
+        max_references=1,
+        reference_preparation="the face, cut out 1.5 times as large, its background white, 512×512",
+        defaults="832×480, 81 frames, 25 fps, 20 Euler steps, shift 5, guidance 5",
+    ),
+    ForeignModel(
+        name="BindWeave",
+        summary="leading reference slots, CLIP tokens and a vision-language model's states",
+        base_model="Wan2.1-I2V-14B-720P and Qwen2.5-VL-7B-Instruct",
+        licence="code Apache-2.0, weights not verified",
+        max_references=4,
+        reference_preparation="fitted without enlarging, padded with black to 1280×720",
+        defaults="1280×720, 81 frames, 16 fps, 50 UniPC steps, shift 3, guidance 5",
+        notes=("the leaderboard's row was submitted by the authors",),
+    ),
+    ForeignModel(
+        name="ConsisID",
+        summary="identity-preserving text to video",
+        base_model="CogVideoX-5B",
+        licence="code Apache-2.0, weights under the CogVideoX licence",
+        max_references=1,
+        reference_preparation=ONE_FACE,
+        defaults="720×480, 49 frames, 8 fps, 50 steps, guidance 6, dynamic guidance off",
+    ),
+    ForeignModel(
+        name="Concat-ID",
+        summary="identity-preserving text to video; CogVideoX-5B or Wan2.1-1.3B, the name does not say which",
+        licence="no licence file",
+        max_references=1,
+        reference_preparation=ONE_FACE,
+    ),
+    ForeignModel(
+        name="Concat-ID-CogVideoX",
+        summary="identity-preserving text to video",
+        base_model="CogVideoX-5B",
+        licence="no licence file",
+        max_references=1,
+        reference_preparation=ONE_FACE,
+        defaults="720×480, 49 frames, 8 fps",
+    ),
+    ForeignModel(
+        name="Concat-ID-Wan-AdaLN",
+        summary="the reference at the sequence's tail with a modulation of its own",
+        base_model="Wan2.1-1.3B",
+        licence="no licence file",
+        max_references=1,
+        reference_preparation=ONE_FACE,
+        defaults="832×480, 81 frames, 50 steps, guidance 5",
+    ),
+    ForeignModel(
+        name="FantasyID",
+        summary="identity-preserving text to video with a 3D face",
+        base_model="CogVideoX-5B",
+        licence="code Apache-2.0",
+        max_references=1,
+        reference_preparation=ONE_FACE,
+        defaults="49 frames, 8 fps, 50 steps, guidance 6",
+    ),
+    ForeignModel(
+        name="EchoVideo",
+        summary="identity-preserving text to video",
+        base_model="CogVideoX-5B",
+        licence="code Apache-2.0, weights CC BY-NC",
+        max_references=1,
+        reference_preparation=ONE_FACE,
+        defaults="848×480, 49 frames, 16 fps, 50 steps, guidance 6",
+    ),
+    ForeignModel(
+        name="VideoMaker",
+        summary="identity-preserving text to video",
+        base_model="Stable Diffusion 1.5 with AnimateDiff",
+        licence="Tencent's, not for the EU",
+        max_references=1,
+        reference_preparation=ONE_FACE,
+        defaults="512×512, 16 frames, 30 steps, guidance 8",
+    ),
+    ForeignModel(
+        name="ID-Animator",
+        summary="identity-preserving text to video",
+        base_model="Stable Diffusion 1.5 with AnimateDiff",
+        licence="Apache-2.0 (the hub's tag)",
+        max_references=1,
+        reference_preparation=ONE_FACE,
+        defaults="512×512, 16 frames, 30 steps, guidance 8, adapter scale 0.8",
+    ),
+)
+
+
+def foreign_model(name: str) -> ForeignModel | None:
+    """The model of that name or alias, without case and punctuation, or None."""
+    wanted = plain_name(name)
+    return next(
+        (
+            model
+            for model in FOREIGN_MODELS
+            if wanted in {plain_name(spelling) for spelling in (model.name, *model.aliases)}
+        ),
+        None,
+    )
+
+
+def method_name(name: str) -> str:
+    """The name that an imported run goes by: a known model's own, else as given. Raises UserError."""
+    known = foreign_model(name)
+    return known.name if known is not None else checked_name(name, "--method")
+
+
+def imported_card(name: str, measured: Measured, file: Path | None = None) -> MethodCard:
+    """The card of imported videos: what is known of the model, what `file` says, and what was measured.
+
+    `file` is JSON with fields of a method card. A size, length or rate that it states is replaced by the
+    measured one, and a contradiction is said. Raises UserError for a file that is no card.
+    """
+    known = foreign_model(name)
+    card = known.card if known is not None else _ported_card(name)
+    # Whoever made the videos may have rewritten the prompts, or changed the defaults.
+    fields_of = card.model_dump(mode="json") | {"prompt_set": UNKNOWN, "settings": UNKNOWN}
+    if file is not None:
+        given = read_json(file)
+        if not isinstance(given, dict):
+            raise UserError(f"{file}: expected an object with fields of a method card")
+        fields_of |= given
+    fields_of["name"] = card.name
+    found = {field: getattr(measured, field) for field in MEASURED_FIELDS}
+    contradictions = [
+        f"the card said {field} {one_line(json.dumps(fields_of[field]), 40)}, the videos have {value:g}"
+        for field, value in found.items()
+        if fields_of[field] is not None and fields_of[field] != value
+    ]
+    checked = _validated({**fields_of, **found}, file)
+    deviations = (*checked.deviations, *contradictions, *measured.remarks)
+    return checked.model_copy(update={"deviations": deviations})
+
+
+def _validated(content: dict[str, Any], file: Path | None) -> MethodCard:
+    from pydantic import ValidationError
+
+    try:
+        return MethodCard.model_validate(content)
+    except ValidationError as error:
+        raise UserError(f"{file} is no method card: {first_fault(error)}") from None
+
+
+def _ported_card(name: str) -> MethodCard:
+    """The bare card of a name that is not in the list; a method of ours by that name lends what its videos
+    cannot contradict.
+    """
+    bare = MethodCard(name=name, summary="imported videos; how they were made is not known here")
+    same = [found for found in methods.names() if plain_name(found) == plain_name(name)]
+    if not same:
+        return bare
+    method_class = methods.get(same[0])
+    if any(f.default is MISSING and f.default_factory is MISSING for f in fields(method_class.Options)):
+        return bare
+    own = method_class().card()
+    facts = ("base_model", "licence", "max_references")
+    return bare.model_copy(update={fact: getattr(own, fact) for fact in facts})

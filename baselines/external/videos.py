@@ -1,0 +1,65 @@
+"""videos: a folder of finished mp4s, from whatever made them.
+
+The way in for closed models, for other people's results, and for code that will not run beside this project.
+The files are taken byte for byte, so the scores are those of the videos and of nothing that happened since.
+Nothing is expected of the scores: they are the scores of whoever made the videos.
+
+Layout: `<folder>/<sample id>.mp4` is seed 0; where `<folder>/seed-<n>/` exists, it alone holds seed n. The
+flat layout is that of the videos OpenS2V-Nexus publishes and evaluates (`eval/` of v1.1, commit 210eb08).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from refbench.bench.errors import SampleError, UserError
+from refbench.bench.method import Method, MethodCard
+from refbench.bench.metric import Environment
+from refbench.bench.registry import methods
+from refbench.bench.sample import Sample
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideosOptions:
+    """`folder`: where the mp4s lie; `~` is the home folder."""
+
+    folder: Path
+
+
+@methods.register
+class Videos(Method):
+    """Looks files up; generates nothing."""
+
+    name = "videos"
+    summary = "a folder of finished videos: <id>.mp4, or seed-<n>/<id>.mp4"
+    Options = VideosOptions
+
+    def card(self) -> MethodCard:
+        """The method card: how the videos were made is not known here."""
+        return MethodCard(name=self.name, summary=self.summary, options=self.option_values())
+
+    def load(self, environment: Environment) -> None:
+        """Check the folder; UserError when it is not there."""
+        if not self._folder.is_dir():
+            raise UserError(f"the folder of videos {self._folder} does not exist; give --set folder=DIR")
+
+    def generate(self, sample: Sample, seed: int) -> Path:
+        """The path of the sample's mp4; SampleError when the folder has none for this seed."""
+        seed_folder = self._folder / f"seed-{seed}"
+        if seed_folder.is_dir():
+            path = seed_folder / f"{sample.id}.mp4"
+        elif seed == 0:
+            path = self._folder / f"{sample.id}.mp4"
+        else:
+            raise SampleError(
+                f"{self._folder} has no folder seed-{seed}; files directly in it are seed 0 only"
+            )
+        if not path.is_file():
+            raise SampleError(f"{path.parent} has no {path.name}")
+        return path
+
+    @property
+    def _folder(self) -> Path:
+        folder: Path = self.options.folder
+        return folder.expanduser()

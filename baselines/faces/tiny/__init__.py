@@ -1,1 +1,0 @@
-"""Tiny random checkpoints of the face generators in the published layouts, so that they run on a CPU."""

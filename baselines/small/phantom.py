@@ -1,0 +1,28 @@
+"""Tiny Phantom checkpoints under the names of Wan's own code: 1.3B in a PyTorch file, 14B in two shards."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from refbench.baselines.small.networks import (
+    TEXT_NETWORK,
+    original_tensors,
+    write_original_config,
+    write_shards,
+)
+from refbench.bench.weights.tiny import marked_folder
+
+REPOSITORY = "bytedance-research/Phantom"
+SMALL_FILE = "Phantom-Wan-1.3B.pth"
+LARGE_STEM = "Phantom_Wan_14B"
+
+
+def write_tiny(folder: Path) -> None:
+    """Write both sizes below `folder`; the two networks are equal."""
+    import torch
+
+    place = marked_folder(folder, REPOSITORY)
+    state = original_tensors(TEXT_NETWORK)
+    torch.save(state, place / SMALL_FILE)
+    write_shards(place, state, LARGE_STEM, 2)
+    write_original_config(place, TEXT_NETWORK)

@@ -1,0 +1,65 @@
+"""What the networks on Wan's image-to-video layout share (MAGREF, SkyReels-A2): 36 input channels and CLIP
+tokens that the cross-attention reads before the text.
+
+The input is the noisy state (16 channels), a mask (4) and the latents of a clip (16). diffusers' attention
+takes the last 512 rows for text and whatever stands before them for image tokens, so any number of images
+fits.
+
+Shapes: B samples, N images, F latent frames, H and W latent rows and columns, T image tokens, D features.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import wraps
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from diffusers import WanTransformer3DModel
+
+from refbench.baselines.wan.conditioning import Condition
+from refbench.baselines.wan.nets.transformer import ExactTimesteps
+
+if TYPE_CHECKING:
+    from refbench.baselines.wan.sampler import WanSampler
+
+MASK_CHANNELS = 4
+
+
+class ImageWanTransformer3DModel(WanTransformer3DModel):
+    """diffusers' Wan network with the time sinusoid in float64, as in Wan's code."""
+
+    # With the parent's signature, which saving and loading read the configuration's names from.
+    @wraps(WanTransformer3DModel.__init__)  # type: ignore[misc]
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.condition_embedder.timesteps_proj = ExactTimesteps(self.config.freq_dim)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageCondition(Condition):
+    """Mask and clip latents beside the state, image tokens beside the text; the same in every pass."""
+
+    mask_B4FHW: torch.Tensor
+    latents_B16FHW: torch.Tensor
+    image_tokens_BTD: torch.Tensor
+
+    def inputs(self, latents: torch.Tensor, references: Literal["own", "zero"]) -> dict[str, torch.Tensor]:
+        """State, mask, clip latents on the channel axis. Raises ValueError for a pass without references."""
+        if references == "zero":
+            raise ValueError("networks with an image branch have no pass with zero latents for references")
+        parts = (latents, self.mask_B4FHW, self.latents_B16FHW)
+        return {
+            "hidden_states": torch.cat([part.to(latents.dtype) for part in parts], dim=1),
+            "encoder_hidden_states_image": self.image_tokens_BTD.to(latents.dtype),
+        }
+
+
+def image_tokens(sampler: WanSampler, pixels_N3HW: torch.Tensor) -> torch.Tensor:
+    """CLIP tokens (1,N·T,D) of normalised images, in order: each encoded alone, the second-last layer, class
+    token first (T = 257 for the released encoder).
+    """
+    encoder = sampler.image_encoder
+    pixels_N3HW = pixels_N3HW.to(sampler._execution_device, encoder.dtype)
+    states_NTD: torch.Tensor = encoder(pixels_N3HW, output_hidden_states=True).hidden_states[-2]
+    return states_NTD.reshape(1, -1, states_NTD.shape[-1])

@@ -1,0 +1,1 @@
+"""Runs: folders of videos with their `run.json`, made here or imported."""

@@ -1,0 +1,1 @@
+"""Scores: records and their store, the official protocols, tables of components, comparison."""

@@ -1,0 +1,346 @@
+"""From records to a scoreboard: component means, TotalScore, coverage, the strict TotalScore, and intervals.
+
+The official figure is the protocol's own arithmetic over the records that have a value. Beside it stand two
+figures of ours: the coverage (values that entered the mean / videos expected) and the strict score, in which
+every missing, failed or dropped value of an expected video counts as the worst of its range. Several seeds:
+clip and drop per video, then average within the sample, then over samples.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from refbench.bench.dataset import OFFICIAL_TRACKS, domain_of
+from refbench.bench.errors import one_line
+from refbench.bench.scores.bootstrap import Interval, interval, resampled_means
+from refbench.bench.scores.columns import COMPONENTS
+from refbench.bench.scores.protocol import Column, Protocol
+from refbench.bench.scores.record import NOT_APPLICABLE, Record, is_tiny_variant, latest, run_label
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleScores:
+    """Per-sample scores of one (method, track, variant) under a protocol, ready for means and resampling.
+
+    `official_SC` is (samples, columns): the clipped raw score averaged over seeds, NaN where nothing enters
+    the mean. `strict_SC` has the worst of the range for what is missing, NaN where the component does not
+    apply; `dropped_SC` is true where a score was left out by the protocol. Columns follow `columns`; samples
+    follow `samples`, in natural order of their ids.
+    """
+
+    columns: tuple[Column, ...]
+    samples: tuple[str, ...]
+    categories: tuple[str, ...]
+    official_SC: np.ndarray
+    strict_SC: np.ndarray
+    dropped_SC: np.ndarray
+
+    def values(self, rows: np.ndarray | slice = slice(None)) -> dict[str, float | None]:
+        """Component → normalised official mean over the chosen rows; None where no sample has a value."""
+        return {
+            column.component: _mean(
+                column, self.official_SC[rows, index], all_dropped=bool(self.dropped_SC[rows, index].any())
+            )
+            for index, column in enumerate(self.columns)
+        }
+
+    def strict_values(self) -> dict[str, float | None]:
+        """Component → normalised mean with the worst in place of what is missing."""
+        return {
+            column.component: _mean(column, self.strict_SC[:, index])
+            for index, column in enumerate(self.columns)
+        }
+
+    def resampled(self) -> np.ndarray:
+        """Bootstrap draws of the normalised component means, (resamples, columns)."""
+        low = np.array([column.low for column in self.columns])
+        high = np.array([column.high for column in self.columns])
+        means = resampled_means(self.official_SC)
+        if self.dropped_SC.any():
+            # Officially the mean of dropped scores alone is 0, not missing.
+            holds_dropped = np.isfinite(resampled_means(np.where(self.dropped_SC, 1.0, np.nan)))
+            means = np.where(np.isnan(means) & holds_dropped, 0.0, means)
+        draws: np.ndarray = (means - low) / (high - low)
+        return draws
+
+    def resampled_total(self, draws: np.ndarray, protocol: Protocol, domain: str) -> np.ndarray:
+        """TotalScore of each draw, (resamples,); NaN where a component has no sample in it."""
+        weights = protocol.weights(domain)
+        totals: np.ndarray = draws @ np.array([weights[column.component] for column in self.columns])
+        return totals
+
+
+def _mean(column: Column, clipped: np.ndarray, *, all_dropped: bool = False) -> float | None:
+    """The normalised mean; None for no score at all, but the official 0 where all scores were dropped."""
+    present = clipped[np.isfinite(clipped)].tolist()
+    return column.mean(present) if present or all_dropped else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComponentResult:
+    """One component of one method: the official value on the scale 0..1 and everything said beside it.
+
+    `value` and `strict` are None where not a single video was scored.
+
+    Counts are videos (sample × seed): `expected` (where the component applies), `scored` (have a value),
+    `dropped` (have one that the protocol leaves out); scored - dropped entered the mean. `reasons` counts why
+    the others have none.
+    """
+
+    component: str
+    label: str
+    weight: float
+    value: float | None
+    strict: float | None
+    interval: Interval | None
+    expected: int
+    scored: int
+    dropped: int
+    reasons: Mapping[str, int]
+
+    @property
+    def counted(self) -> int:
+        """Videos whose value entered the mean."""
+        return self.scored - self.dropped
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scoreboard:
+    """All figures of one (method, track, variant) under one protocol, on the scale 0..1.
+
+    `total` is None when a component is missing altogether (`missing` names them): that would be no
+    TotalScore. `supplementary` holds the plain means of metrics outside the protocol: metric → (mean,
+    videos).
+    """
+
+    method: str
+    track: str
+    variant: str
+    protocol: str
+    domain: str
+    samples: int
+    seeds: tuple[int, ...]
+    components: tuple[ComponentResult, ...]
+    total: float | None
+    total_interval: Interval | None
+    strict_total: float | None
+    categories: Mapping[str, Mapping[str, float | None]]
+    supplementary: Mapping[str, tuple[float, int]]
+    notes: tuple[str, ...]
+    unofficial: tuple[str, ...] = ()
+    unofficial_total: float | None = None
+
+    @property
+    def no_total_because(self) -> str:
+        """Why there is no TotalScore, or an empty text."""
+        if self.missing:
+            return f"nothing was scored for {', '.join(self.missing)}"
+        if self.total is None and self.unofficial:
+            value = (
+                "" if self.unofficial_total is None else f" (the sum would be {self.unofficial_total:.4f})"
+            )
+            return f"unofficial: {'; '.join(self.unofficial)}{value}"
+        return ""
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """Labels of the components without a single value."""
+        return tuple(result.label for result in self.components if result.value is None)
+
+    @property
+    def failed(self) -> int:
+        """Videos × metrics that have no value though one was expected."""
+        return sum(result.expected - result.scored for result in self.components)
+
+    @property
+    def label(self) -> str:
+        """The method's name, with the variant where it is not the plain run."""
+        return run_label(self.method, self.variant)
+
+
+def scoreboards(records: Iterable[Record], protocol: Protocol) -> list[Scoreboard]:
+    """One scoreboard for each (method, track, variant) in the records, in order of first appearance."""
+    return [scoreboard(group, protocol) for group in group_records(records).values()]
+
+
+def group_records(records: Iterable[Record]) -> dict[tuple[str, str, str], list[Record]]:
+    """The latest records by (method, track, variant)."""
+    groups: dict[tuple[str, str, str], list[Record]] = {}
+    for record in latest(records).values():
+        groups.setdefault((record.method, record.track, record.variant), []).append(record)
+    return groups
+
+
+def scoreboard(records: list[Record], protocol: Protocol) -> Scoreboard:
+    """The scoreboard of the records of one (method, track, variant), whatever their order."""
+    records = sorted(records, key=lambda record: record.key)
+    first = records[0]
+    domain = domain_of(first.track)
+    columns = protocol.weighted_columns(domain)
+    scores = sample_scores(records, columns)
+    values, strict = scores.values(), scores.strict_values()
+    draws = scores.resampled() if len(scores.samples) > 1 else np.full((1, len(columns)), np.nan)
+    weights = protocol.weights(domain)
+    components = tuple(
+        _component_result(
+            column, records, weights[column.component], values, strict, interval(draws[:, index])
+        )
+        for index, column in enumerate(columns)
+    )
+    complete = {name: value for name, value in values.items() if value is not None}
+    whole = len(complete) == len(columns)
+    unofficial = unofficial_reasons(records, columns)
+    total = protocol.total(complete, domain) if whole else None
+    official = whole and not unofficial
+    # Where every component has a value, every strict mean has one too.
+    strict_complete = {name: value for name, value in strict.items() if value is not None}
+    return Scoreboard(
+        method=first.method,
+        track=first.track,
+        variant=first.variant,
+        protocol=protocol.name,
+        domain=domain,
+        samples=len(scores.samples),
+        seeds=tuple(sorted({record.seed for record in records})),
+        components=components,
+        total=total if official else None,
+        total_interval=interval(scores.resampled_total(draws, protocol, domain)) if official else None,
+        strict_total=protocol.total(strict_complete, domain) if official else None,
+        categories=_by_category(scores),
+        supplementary=_supplementary(records),
+        # Where a total is missing for another reason, this must still be said.
+        notes=_notes(first.track, len(scores.samples)) + (() if whole else unofficial),
+        unofficial=unofficial,
+        unofficial_total=total if unofficial else None,
+    )
+
+
+def sample_scores(records: Iterable[Record], columns: tuple[Column, ...]) -> SampleScores:
+    """Clip and drop per video, average over seeds within the sample; see SampleScores."""
+    columns_by_metric = {COMPONENTS[column.component].metric: index for index, column in enumerate(columns)}
+    categories: dict[str, str] = {}
+    seeds: set[int] = set()
+    values: dict[tuple[str, int], list[float]] = {}
+    dropped: set[tuple[str, int]] = set()
+    not_applicable: set[tuple[str, int]] = set()
+    for record in records:
+        categories[record.sample] = record.category
+        seeds.add(record.seed)
+        index = columns_by_metric.get(record.metric)
+        if index is None:
+            continue
+        if record.reason_kind == NOT_APPLICABLE:
+            not_applicable.add((record.sample, index))
+        elif record.value is not None:
+            clipped = columns[index].clip(record.value)
+            if clipped is None:
+                dropped.add((record.sample, index))
+            else:
+                values.setdefault((record.sample, index), []).append(clipped)
+
+    samples = sorted(categories, key=natural_order)
+    official_SC = np.full((len(samples), len(columns)), np.nan)
+    strict_SC = np.full((len(samples), len(columns)), np.nan)
+    dropped_SC = np.zeros((len(samples), len(columns)), dtype=bool)
+    for row, sample in enumerate(samples):
+        for index, column in enumerate(columns):
+            counted = values.get((sample, index), [])
+            dropped_SC[row, index] = (sample, index) in dropped
+            if counted:
+                official_SC[row, index] = sum(counted) / len(counted)
+            if (sample, index) not in not_applicable:
+                worst = [column.low] * (len(seeds) - len(counted))
+                strict_SC[row, index] = sum(counted + worst) / len(seeds)
+    return SampleScores(
+        columns=columns,
+        samples=tuple(samples),
+        categories=tuple(categories[sample] for sample in samples),
+        official_SC=official_SC,
+        strict_SC=strict_SC,
+        dropped_SC=dropped_SC,
+    )
+
+
+def natural_order(text: str) -> list[tuple[int, int | str]]:
+    """A sort key that puts `faceobj_2` before `faceobj_10`."""
+    return [(0, int(part)) if part.isdigit() else (1, part) for part in re.split(r"(\d+)", text) if part]
+
+
+def _component_result(
+    column: Column,
+    records: list[Record],
+    weight: float,
+    values: Mapping[str, float | None],
+    strict: Mapping[str, float | None],
+    spread: Interval | None,
+) -> ComponentResult:
+    component = COMPONENTS[column.component]
+    seeds = {record.seed for record in records}
+    videos = {(record.sample, seed) for record in records for seed in seeds}
+    own = [record for record in records if record.metric == component.metric]
+    inapplicable = {record.sample for record in own if record.reason_kind == NOT_APPLICABLE}
+    expected = {video for video in videos if video[0] not in inapplicable}
+    scored = [record for record in own if record.value is not None]
+    reasons = Counter(
+        record.reason_kind for record in own if record.reason_kind not in (None, NOT_APPLICABLE)
+    )
+    unrecorded = len(expected - {(record.sample, record.seed) for record in own})
+    return ComponentResult(
+        component=column.component,
+        label=component.label,
+        weight=weight,
+        value=values[column.component],
+        strict=strict[column.component] if values[column.component] is not None else None,
+        interval=spread,
+        expected=len(expected),
+        scored=len(scored),
+        dropped=sum(record.value is not None and column.clip(record.value) is None for record in scored),
+        reasons={str(kind): count for kind, count in sorted(reasons.items(), key=str)}
+        | ({"not_scored": unrecorded} if unrecorded else {}),
+    )
+
+
+def _by_category(scores: SampleScores) -> dict[str, dict[str, float | None]]:
+    categories = np.array(scores.categories)
+    return {category: scores.values(categories == category) for category in dict.fromkeys(scores.categories)}
+
+
+def _supplementary(records: list[Record]) -> dict[str, tuple[float, int]]:
+    official = {component.metric for component in COMPONENTS.values()}
+    by_sample: dict[str, dict[str, list[float]]] = {}
+    for record in records:
+        if record.metric not in official and record.value is not None:
+            by_sample.setdefault(record.metric, {}).setdefault(record.sample, []).append(record.value)
+    result = {}
+    for metric, samples in sorted(by_sample.items()):
+        means = [sum(values) / len(values) for values in samples.values()]
+        result[metric] = (sum(means) / len(means), sum(map(len, samples.values())))
+    return result
+
+
+def unofficial_reasons(records: Iterable[Record], columns: tuple[Column, ...]) -> tuple[str, ...]:
+    """Why the records' total is not the protocol's: what a metric's details call `unofficial`, tiny weights
+    in a metric or in the generator.
+    """
+    records = list(records)
+    weighed = {COMPONENTS[column.component].metric for column in columns}
+    scored = [record for record in records if record.metric in weighed and record.value is not None]
+    reasons = {one_line(text) for record in scored if (text := record.details.get("unofficial"))}
+    tiny = sorted({record.metric for record in scored if record.provenance.is_tiny})
+    if tiny:
+        reasons.add(f"tiny random weights in {', '.join(tiny)}")
+    if any(is_tiny_variant(record.variant) for record in records):
+        reasons.add("generated with tiny weights")
+    return tuple(sorted(reasons))
+
+
+def _notes(track: str, samples: int) -> tuple[str, ...]:
+    official = OFFICIAL_TRACKS.get(track)
+    if official is None or samples == len(official.sample_ids):
+        return ()
+    return (f"covers {samples} of the {len(official.sample_ids)} samples of {track}",)

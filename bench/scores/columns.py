@@ -1,0 +1,162 @@
+"""The seven columns of OpenS2V-Eval: their names, files, and which samples they apply to.
+
+Source: `eval/` of PKU-YuanGroup/OpenS2V-Nexus at v1.1 (commit 210eb08): the file and key each script writes,
+and the inclusion rules of get_facesim.py and get_nexusscore.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from refbench.bench.sample import Sample
+
+# FaceSim scores only videos whose file name holds one of these words.
+FACESIM_CATEGORIES = ("singlehuman", "singleface", "faceobj", "humanobj")
+CATEGORIES_WITHOUT_FACESIM = ("singleobj", "multiobject", "multiface", "multihuman")
+# NexusScore leaves out references with these exact labels in samples whose id holds "face".
+NEXUS_FACE_LABELS = ("Man", "Woman")
+
+
+def facesim_not_applicable(sample: Sample) -> str | None:
+    """Why FaceSim does not apply to a sample, or None.
+
+    Official samples: the category decides, and a reference from a person folder must be there. A suite's
+    sample of another category counts when exactly one of its references is of kind `person` (with several the
+    protocol's "largest face" would compare strangers).
+    """
+    if sample.category in CATEGORIES_WITHOUT_FACESIM:
+        return f"FaceSim leaves out {sample.category}"
+    people = [reference for reference in sample.references if reference.kind == "person"]
+    if not people:
+        return "no reference shows a person"
+    if any(word in sample.category for word in FACESIM_CATEGORIES) or len(people) == 1:
+        return None
+    return "FaceSim compares one person; this sample has several"
+
+
+def nexus_not_applicable(sample: Sample) -> str | None:
+    """Why NexusScore does not apply to a sample, or None: only faces, which NexusScore leaves to FaceSim."""
+    if not sample.references:
+        return "no references"
+    in_face_sample = "face" in sample.category
+    if all(in_face_sample and reference.label in NEXUS_FACE_LABELS for reference in sample.references):
+        return "every reference is a face, which NexusScore leaves out"
+    return None
+
+
+def category_not_applicable(component: Component, category: str) -> str | None:
+    """Why a component can never apply to an official category, where only the id is known; or None."""
+    if component.name == "facesim" and category in CATEGORIES_WITHOUT_FACESIM:
+        return f"FaceSim leaves out {category}"
+    if component.name == "nexusscore" and category == "singleface":
+        return "every reference is a face, which NexusScore leaves out"
+    return None
+
+
+def always_applies(sample: Sample) -> str | None:
+    """The rule of the components that every sample has."""
+    return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Component:
+    """One column: `name` in code and records' tables, `label` in print, and its place in the official files.
+
+    `worst` and `best` are the raw score's range before it is mapped to 0..1; `not_applicable` is a rule that
+    depends on the sample alone. `licence_note` is said where a TotalScore that holds the component is
+    printed.
+    """
+
+    name: str
+    label: str
+    metric: str
+    official_file: str
+    official_key: str
+    worst: float
+    best: float
+    meaning: str
+    not_applicable: Callable[[Sample], str | None] = always_applies
+    licence_note: str = ""
+
+
+COMPONENTS = {
+    component.name: component
+    for component in (
+        Component(
+            name="aesthetics",
+            label="Aesthetics",
+            metric="aesthetics",
+            official_file="aesthetic_score.json",
+            official_key="aes_score",
+            worst=4.0,
+            best=7.0,
+            meaning="how pleasing the frames look (LAION predictor on CLIP ViT-L/14)",
+        ),
+        Component(
+            name="motion_smoothness",
+            label="MotionSmoothness",
+            metric="motion-smoothness",
+            official_file="motion_smoothness.json",
+            official_key="motion_smoothness",
+            worst=0.0,
+            best=1.0,
+            meaning="share of 3-frame windows without a quality artefact (OneAlign)",
+        ),
+        Component(
+            name="motion_amplitude",
+            label="MotionAmplitude",
+            metric="motion-amplitude",
+            official_file="motion_amplitude.json",
+            official_key="motion_fb",
+            worst=0.0,
+            best=1.0,
+            meaning="size of the mean signed optical flow (Farneback)",
+        ),
+        Component(
+            name="facesim",
+            label="FaceSim",
+            metric="facesim",
+            official_file="facesim.json",
+            official_key="cur_score",
+            worst=0.0,
+            best=1.0,
+            meaning="likeness of the largest face to the reference (CurricularFace)",
+            not_applicable=facesim_not_applicable,
+            licence_note=(
+                "FaceSim rests on InsightFace's model packs, licensed for non-commercial research only"
+            ),
+        ),
+        Component(
+            name="gmescore",
+            label="GmeScore",
+            metric="gmescore",
+            official_file="gmescore.json",
+            official_key="gme_score",
+            worst=0.0,
+            best=1.0,
+            meaning="agreement of prompt and frames (GME-Qwen2-VL-7B)",
+        ),
+        Component(
+            name="nexusscore",
+            label="NexusScore",
+            metric="nexusscore",
+            official_file="nexusscore.json",
+            official_key="nexus_score",
+            worst=0.0,
+            best=0.05,
+            meaning="likeness of detected subjects to their references (YOLO-World and GME)",
+            not_applicable=nexus_not_applicable,
+        ),
+        Component(
+            name="naturalscore",
+            label="NaturalScore",
+            metric="naturalscore",
+            official_file="naturalscore_{run}.json",
+            official_key="",
+            worst=1.0,
+            best=5.0,
+            meaning="how natural a vision-language judge finds the video (1 to 5)",
+        ),
+    )
+}

@@ -1,0 +1,188 @@
+"""The score store: append-only JSONL, one file per method and track, `<root>/<method>/<track>.jsonl`.
+
+One process writes a file at a time (a lock that dies with the process). A line is written whole or, in a
+crash, torn at the end of the file: a torn last line is ignored by readers and cut off by the next writer, so
+a crash loses at most that line.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, BinaryIO, Self
+
+from pydantic import ValidationError
+
+from refbench.bench.errors import UserError, first_fault, one_line
+from refbench.bench.scores.record import Record, RecordKey, latest
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
+
+
+def checked_name(name: str, what: str) -> str:
+    """`name` if it can be a folder's name (letters, digits, `.`, `_`, `+`, `-`), else a UserError."""
+    if not NAME.fullmatch(name):
+        raise UserError(f"{what} {one_line(name, 60)!r} may hold letters, digits, '.', '_', '+' and '-' only")
+    return name
+
+
+def store_path(root: Path, method: str, track: str) -> Path:
+    """The file that holds the records of one method and track."""
+    return root / checked_name(method, "the method name") / f"{checked_name(track, 'the track name')}.jsonl"
+
+
+class StoreWriter:
+    """The one writer of a store file, as a context manager. `records` are those that were there, latest by
+    key.
+
+    Raises UserError when another process writes the file, or when it is damaged before its last line.
+    """
+
+    def __init__(self, path: Path) -> None:
+        from filelock import FileLock
+
+        self.path = path
+        self.records: dict[RecordKey, Record] = {}
+        self._lock = FileLock(path.with_suffix(".lock"))
+        self._file: BinaryIO | None = None
+
+    def __enter__(self) -> Self:
+        from filelock import Timeout
+
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            raise UserError(
+                f"{self.path} is being written by another run; wait for it, or use another --out and merge"
+            ) from None
+        except OSError as error:
+            raise UserError(f"{self.path} cannot be written: {one_line(error.strerror)}") from None
+        try:
+            self.records = latest(read_records(self.path)) if self.path.exists() else {}
+            self._file = self.path.open("ab")
+            self._cut_torn_line()
+        except BaseException:
+            self._lock.release()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._file is not None:
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._file.close()
+        self._lock.release()
+
+    def append(self, records: Sequence[Record]) -> None:
+        """Write records, each as one line; they are with the operating system when this returns."""
+        assert self._file is not None, "append() outside of the with block"
+        for record in records:
+            self._file.write(record.model_dump_json().encode() + b"\n")
+            self.records[record.key] = record
+        self._file.flush()
+
+    def _cut_torn_line(self) -> None:
+        content = self.path.read_bytes()
+        end = content.rfind(b"\n") + 1
+        if end < len(content):
+            os.truncate(self.path, end)
+
+
+def read_records(path: Path) -> list[Record]:
+    """All records of one file, in order; a torn last line is left out.
+
+    Raises UserError with the line number for anything else that is no record.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {one_line(error.strerror)}") from None
+    lines = content.split(b"\n")
+    # What follows the last newline is empty or torn.
+    del lines[-1]
+    records = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            records.append(Record.model_validate_json(line))
+        except ValidationError as error:
+            fault = first_fault(error)
+            raise UserError(f"{path}, line {number} is no score record: {fault}") from None
+    return records
+
+
+def store_files(places: Iterable[Path]) -> list[Path]:
+    """The store files below the given folders (or the files themselves), sorted.
+
+    Raises UserError when a place does not exist or when nothing is found.
+    """
+    files: set[Path] = set()
+    wanted = list(places)
+    for place in wanted:
+        if place.is_file():
+            files.add(place)
+        elif place.is_dir():
+            files.update(place.rglob("*.jsonl"))
+        else:
+            raise UserError(f"the score store {place} does not exist")
+    if not files:
+        raise UserError(f"no score records (*.jsonl) below {', '.join(str(place) for place in wanted)}")
+    return sorted(files)
+
+
+def load_records(places: Iterable[Path]) -> list[Record]:
+    """The latest record of every key in the given stores, in order of the files."""
+    return list(latest(record for file in store_files(places) for record in read_records(file)).values())
+
+
+def merge_stores(places: Sequence[Path], root: Path) -> dict[Path, int]:
+    """Join stores (of several machines or shards) into the store below `root`; later places win.
+
+    A missing video or missing weights never replace a value that another place holds: the machine that had
+    the video is right. Returns the number of records added or changed per written file.
+    """
+    by_file: dict[Path, list[Record]] = {}
+    for file in (file for place in places for file in store_files([place])):
+        for record in read_records(file):
+            by_file.setdefault(store_path(root, record.method, record.track), []).append(record)
+    written = {}
+    for path, records in sorted(by_file.items()):
+        with StoreWriter(path) as writer:
+            joined = dict(writer.records)
+            for record in records:
+                held = joined.get(record.key)
+                if held is None or held.value is None or record.value is not None:
+                    joined[record.key] = record
+            changed = [record for key, record in joined.items() if writer.records.get(key) != record]
+            writer.append(changed)
+        written[path] = len(changed)
+    return written
+
+
+def records_frame(records: Iterable[Record]) -> pd.DataFrame:
+    """Records as a tidy table: one row each, with the key's fields, value, reason and digests as columns."""
+    import pandas as pd
+
+    rows = [
+        {
+            **record.key._asdict(),
+            "category": record.category,
+            "value": record.value,
+            "reason": record.reason,
+            "metric_version": record.provenance.metric_version,
+            "video_digest": record.provenance.video,
+        }
+        for record in records
+    ]
+    columns = ["method", "track", "variant", "sample", "category", "seed", "metric", "value", "reason"]
+    return pd.DataFrame(rows, columns=[*columns, "metric_version", "video_digest"]).astype(
+        {"value": "float64"}
+    )

@@ -1,0 +1,311 @@
+"""Weights on disk: where a catalogue entry is, whether it is whole, its digest, and how it gets there.
+
+Search order: `--weights DIR`, `REFBENCH_WEIGHTS` (a folder per repository, `<owner>/<name>` or `<name>`),
+then the hub cache. Nothing is downloaded unless `refbench weights pull` asks for it; a pull records every
+file's size and SHA-256 in `refbench-manifest.json`, against which the files are checked later.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path, PurePosixPath
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from refbench.bench.errors import MissingWeights, UserError, one_line
+from refbench.bench.scores.record import TINY_PREFIX
+from refbench.bench.weights.catalogue import CATALOGUE as CATALOGUE
+from refbench.bench.weights.catalogue import WeightEntry as WeightEntry
+
+WEIGHTS_VARIABLE = "REFBENCH_WEIGHTS"
+MANIFEST_FILE = "refbench-manifest.json"
+# Lies in a repository's folder that `refbench weights make-tiny` wrote.
+TINY_MARKER = "REFBENCH_TINY"
+# A file up to this size is hashed whole for a fingerprint; of a larger one only its ends are read.
+LARGEST_HASHED_BYTES = 64 * 2**20
+SAMPLED_BYTES = 2**20
+SAMPLED_PREFIX = "sampled-"
+# Weights of other frameworks that some repositories carry beside ours.
+FOREIGN_FILES = ("*.h5", "*.msgpack", "*.ot", "tf_model*", "flax_model*", "openvino/*", "coreml/*")
+
+
+class _File(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    bytes: int
+    sha256: str
+
+
+class Manifest(BaseModel):
+    """What a pull recorded: the exact revision, the licence as the hub's card states it, every file."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    schema_version: int = 1
+    repository: str
+    revision: str
+    licence: str = ""
+    files: dict[str, _File]
+
+
+def get_entry(name: str) -> WeightEntry:
+    """The catalogue's entry by name or repository; an unknown one is a UserError."""
+    for entry in CATALOGUE.values():
+        if name in (entry.name, entry.repository):
+            return entry
+    raise UserError(f"no weights are called {one_line(name, 60)!r}; known: {', '.join(CATALOGUE)}")
+
+
+def weights_folder(given: Path | None) -> Path | None:
+    """The folder of `--weights`, else of REFBENCH_WEIGHTS, else None."""
+    chosen = given or os.environ.get(WEIGHTS_VARIABLE)
+    return Path(chosen).expanduser() if chosen else None
+
+
+def locate(entry: WeightEntry, folder: Path | None) -> Path | None:
+    """Where an entry's files are, or None: in `folder`, else the newest snapshot in the hub cache."""
+    if folder is not None:
+        for name in (entry.repository, entry.repository.partition("/")[2]):
+            if (folder / name).is_dir():
+                return folder / name
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    snapshots = Path(HF_HUB_CACHE) / f"models--{entry.repository.replace('/', '--')}" / "snapshots"
+    found = [place for place in snapshots.glob("*") if place.is_dir()] if snapshots.is_dir() else []
+    return max(found, key=lambda place: place.stat().st_mtime) if found else None
+
+
+def require(name: str, folder: Path | None) -> Path:
+    """The folder of a catalogue entry's files; MissingWeights says how to get them.
+
+    Where a pull left its manifest, a file that is gone or has another size is a UserError at once.
+    """
+    return _require_entry(CATALOGUE[name], folder)
+
+
+def _require_entry(entry: WeightEntry, folder: Path | None) -> Path:
+    place = locate(entry, weights_folder(folder))
+    if place is None:
+        raise MissingWeights(
+            f"{entry.repository} is not on disk; {how_to_get(entry)}, then --weights WEIGHTS"
+        )
+    faults = size_faults(place)
+    if faults:
+        raise UserError(f"{faults[0]}; {how_to_get(entry)}")
+    return place
+
+
+def require_file(name: str, candidates: Sequence[str], folder: Path | None) -> Path:
+    """The first of the files (relative to the entry's folder) that exists; else MissingWeights names them."""
+    place = require(name, folder)
+    for candidate in candidates:
+        if (place / candidate).exists():
+            return place / candidate
+    raise MissingWeights(f"{place} lacks {' or '.join(candidates)}; {how_to_get(CATALOGUE[name])}")
+
+
+def require_model_folder(repository: str, folder: Path | None) -> Path:
+    """The folder of a Hugging Face model, looked for where all weights are; it need not be catalogued.
+
+    Raises MissingWeights for one that is not there or lacks its config or its weights.
+    """
+    known = next((entry for entry in CATALOGUE.values() if entry.repository == repository), None)
+    entry = known or WeightEntry(name=repository, repository=repository, used_by=(), holds="")
+    place = _require_entry(entry, folder)
+    if not (place / "config.json").is_file():
+        raise MissingWeights(f"{place} lacks config.json; {how_to_get(entry)}")
+    if not any(True for pattern in ("*.safetensors", "pytorch_model*.bin") for _ in place.glob(pattern)):
+        raise MissingWeights(f"{place} lacks model.safetensors or pytorch_model.bin; {how_to_get(entry)}")
+    return place
+
+
+def missing_packages(modules: Iterable[str], extra: str = "metrics") -> str | None:
+    """Which of the modules are not installed and which extra brings them, or None; nothing is imported."""
+    absent = [module for module in modules if find_spec(module) is None]
+    if not absent:
+        return None
+    named = " and ".join(filter(None, [", ".join(absent[:-1]), absent[-1]]))
+    return f"needs {named}; pip install 'refalign-bench[{extra}]'"
+
+
+def how_to_get(entry: WeightEntry) -> str:
+    """The command that downloads an entry."""
+    if entry.name in CATALOGUE:
+        return f"refbench weights pull {entry.name} --weights WEIGHTS"
+    return f"hf download {entry.repository} --local-dir WEIGHTS/{entry.repository}"
+
+
+def is_tiny(folder: Path) -> bool:
+    """Whether a weights folder is marked as holding made-up tiny checkpoints."""
+    return (folder / TINY_MARKER).exists()
+
+
+def any_tiny(names: Iterable[str], folder: Path | None) -> bool:
+    """Whether one of these catalogue entries would be read from a folder of tiny checkpoints."""
+    places = (locate(CATALOGUE[name], weights_folder(folder)) for name in names if name in CATALOGUE)
+    return any(place is not None and is_tiny(place) for place in places)
+
+
+def file_digests(folder: Path, files: Mapping[str, Path]) -> dict[str, str]:
+    """Name → SHA-256 of each file, prefixed with `tiny:` where the weights folder is marked as tiny."""
+    prefix = TINY_PREFIX if is_tiny(folder) else ""
+    return {name: prefix + sha256_of(path) for name, path in files.items()}
+
+
+def weights_fingerprint(place: Path, files: Sequence[Path]) -> str:
+    """A digest of weight files below the folder `place` that is cheap for many GiB.
+
+    Where a pull left its manifest (in `place` or up to two folders above it): `<revision> sha256:<digest of
+    names and recorded hashes>`. Else `sha256:` over names and SHA-256 of the files, or `sampled-sha256:`
+    where one is larger than 64 MiB and stands in by its size and its first and last MiB. `tiny:` comes before
+    all that where the folder is marked as made-up. Raises MissingWeights for no files or one that is gone.
+    """
+    if not files:
+        raise MissingWeights(f"{place} holds no weights")
+    root = _repository_folder(place)
+    manifest = read_manifest(root)
+    recorded = manifest.files if manifest is not None else {}
+    hashes = {}
+    for path in sorted(place / file for file in files):
+        # A file from elsewhere has no place below the folder.
+        name = path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
+        hashes[name] = recorded[name].sha256 if name in recorded else _quick_digest(path)
+    lines = "".join(f"{name} {text}\n" for name, text in hashes.items())
+    sampled = any(text.startswith(SAMPLED_PREFIX) for text in hashes.values())
+    digest = f"{SAMPLED_PREFIX if sampled else ''}sha256:{hashlib.sha256(lines.encode()).hexdigest()}"
+    revision = (
+        f"{manifest.revision[:12]} " if manifest is not None and hashes.keys() <= recorded.keys() else ""
+    )
+    return f"{TINY_PREFIX if is_tiny(root) else ''}{revision}{digest}"
+
+
+def _repository_folder(place: Path) -> Path:
+    """`place`, or one of the two folders above it that a pull or `make-tiny` has marked."""
+    # A network's own folder (`transformer`) lies below that of its repository.
+    for folder in (place, *place.parents[:2]):
+        if (folder / MANIFEST_FILE).exists() or (folder / TINY_MARKER).exists():
+            return folder
+    return place
+
+
+def _quick_digest(path: Path) -> str:
+    """SHA-256 of a file, or of the size and both ends of a large one, which is marked as sampled."""
+    try:
+        size = path.stat().st_size
+        if size <= LARGEST_HASHED_BYTES:
+            return sha256_of(path)
+        with path.open("rb") as file:
+            digest = hashlib.sha256(f"{size} ".encode() + file.read(SAMPLED_BYTES))
+            file.seek(-SAMPLED_BYTES, os.SEEK_END)
+            digest.update(file.read(SAMPLED_BYTES))
+    except OSError as error:
+        raise MissingWeights(f"{path} cannot be read: {one_line(error.strerror)}") from None
+    return f"{SAMPLED_PREFIX}{digest.hexdigest()}"
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file, read in pieces."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_manifest(place: Path) -> Manifest | None:
+    """What a pull recorded in a folder, or None where there is no manifest. A damaged one is a UserError."""
+    path = place / MANIFEST_FILE
+    if not path.is_file():
+        return None
+    try:
+        manifest = Manifest.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError) as error:
+        raise UserError(f"{path} is damaged: {one_line(error, 120)}; pull again") from None
+    for name in manifest.files:
+        if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+            raise UserError(f"{path} names a file outside of its folder: {one_line(name, 80)!r}")
+    return manifest
+
+
+def size_faults(place: Path) -> list[str]:
+    """Files that are missing or have another size than the pull recorded, one line each; cheap."""
+    manifest = read_manifest(place)
+    if manifest is None:
+        return []
+    faults = []
+    for name, recorded in manifest.files.items():
+        path = place / name
+        if not path.is_file():
+            faults.append(f"{path} is missing")
+        elif path.stat().st_size != recorded.bytes:
+            faults.append(f"{path} has {path.stat().st_size:,} bytes instead of {recorded.bytes:,}")
+    return faults
+
+
+def missing_files(entry: WeightEntry, place: Path) -> list[str]:
+    """What of an entry's required files its folder lacks."""
+    return [
+        alternatives
+        for alternatives in entry.required
+        if not any(any(place.glob(name)) for name in alternatives.split("|"))
+    ]
+
+
+def verify(entry: WeightEntry, place: Path) -> list[str]:
+    """What is wrong with an entry's folder, one line each: required files, sizes, then every file's
+    SHA-256.
+    """
+    faults = [f"{place} lacks {name.replace('|', ' or ')}" for name in missing_files(entry, place)]
+    faults += size_faults(place)
+    manifest = read_manifest(place)
+    if manifest is None or faults:
+        return faults
+    return [
+        f"{place / name} is not the file that was pulled: its SHA-256 differs"
+        for name, recorded in manifest.files.items()
+        if sha256_of(place / name) != recorded.sha256
+    ]
+
+
+def pull(entry: WeightEntry, folder: Path) -> Manifest:
+    """Download an entry into `folder/<owner>/<name>` and record what came. Raises UserError.
+
+    An interrupted download goes on when it is called again; a file that is whole is not fetched twice.
+    """
+    from huggingface_hub import HfApi, snapshot_download
+
+    place = folder / entry.repository
+    try:
+        information = HfApi().model_info(entry.repository, revision=entry.revision or None)
+        snapshot_download(
+            entry.repository,
+            revision=information.sha,
+            local_dir=place,
+            allow_patterns=list(entry.only) or None,
+            ignore_patterns=list(FOREIGN_FILES),
+        )
+    except Exception as error:  # noqa: BLE001 - the hub client raises many kinds; all mean one thing here
+        raise UserError(f"{entry.repository} could not be downloaded: {one_line(error, 200)}") from None
+    card = information.card_data
+    licence = str(card.get("license") or "") if card is not None else ""
+    return write_manifest(place, entry.repository, information.sha or "", licence)
+
+
+def write_manifest(place: Path, repository: str, revision: str, licence: str) -> Manifest:
+    """Record every file below a pulled folder, in the folder itself."""
+    manifest = Manifest(
+        repository=repository,
+        revision=revision,
+        licence=licence,
+        files={
+            path.relative_to(place).as_posix(): _File(bytes=path.stat().st_size, sha256=sha256_of(path))
+            for path in sorted(place.rglob("*"))
+            if path.is_file() and path.name != MANIFEST_FILE and ".cache" not in path.relative_to(place).parts
+        },
+    )
+    text = json.dumps(manifest.model_dump(mode="json"), indent=1) + "\n"
+    partial = place / f".{MANIFEST_FILE}.partial"
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(place / MANIFEST_FILE)
+    return manifest

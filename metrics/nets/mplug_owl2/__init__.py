@@ -1,0 +1,1 @@
+"""mPLUG-Owl2, the network of OneAlign (Q-Align)."""

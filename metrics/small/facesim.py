@@ -1,0 +1,134 @@
+"""Tiny FaceSim weights: a face detector and an ArcFace as ONNX files, and a narrow CurricularFace network.
+
+The detector calls each bright 32-pixel cell of its 320-pixel input a face, whose box and landmarks lean on
+the cell's colour; dark pictures, and grey, have none. Formats, names and output layout are those of
+buffalo_l's det_10g.onnx (nine outputs: scores, boxes and landmarks at strides 8, 16 and 32) and
+w600k_r50.onnx.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from refbench.bench.weights.tiny import marked_folder, random_parameter, random_state_dict
+
+REPOSITORY = "BestWishYsh/OpenS2V-Weight"
+PACK = "face_extractor/models/buffalo_l"
+NETWORK_FILE = "glint360k_curricular_face_r101_backbone.bin"
+UNIT_WIDTHS = (8, 8, 12, 16, 16, 20)
+EMBEDDING_WIDTH = 32
+
+STRIDES = (8, 16, 32)
+ANCHORS = 2
+# A cell is a face when its mean exceeds 0.08 in [-1, 1], a grey value of about 138.
+STEEPNESS, BRIGHTNESS = 20.0, 0.08
+NEVER = -20.0
+# Eyes, nose and mouth corners as shares of half the box, from its middle.
+LANDMARKS = ((-0.35, -0.3), (0.35, -0.3), (0.0, 0.1), (-0.3, 0.5), (0.3, 0.5))
+HALF_BOX_STRIDES = 2.5
+
+
+def write_tiny(folder: Path) -> None:
+    """Write detector, recogniser and network below `folder`, where `locate` looks for them."""
+    import onnx
+    import torch
+
+    from refbench.metrics.nets.curricularface import CurricularFace, Layout
+
+    place = marked_folder(folder, REPOSITORY)
+    pack = place / PACK
+    pack.mkdir(parents=True, exist_ok=True)
+    onnx.save(detector_model(), str(pack / "det_10g.onnx"))
+    onnx.save(recogniser_model(), str(pack / "w600k_r50.onnx"))
+    layout = Layout(stem_width=8, unit_widths=UNIT_WIDTHS, embedding_width=EMBEDDING_WIDTH)
+    torch.save(random_state_dict(CurricularFace(layout)), place / NETWORK_FILE)
+
+
+def detector_model() -> Any:
+    """The detector as an ONNX model: per stride an average pool, three 1×1 convolutions and a sigmoid."""
+    from onnx import TensorProto, helper
+
+    nodes: list[Any] = []
+    tensors: list[Any] = []
+    outputs: dict[str, list[Any]] = {"score": [], "bbox": [], "kps": []}
+    for stride in STRIDES:
+        pooled = f"pooled_{stride}"
+        nodes.append(
+            helper.make_node(
+                "AveragePool", ["input.1"], [pooled], kernel_shape=[stride] * 2, strides=[stride] * 2
+            )
+        )
+        for head, width in (("score", 1), ("bbox", 4), ("kps", 10)):
+            name = f"{head}_{stride}"
+            weight, bias = _detector_head(head, stride)
+            shape = np.array([-1, width], dtype=np.int64)
+            tensors += [_tensor(f"{name}_w", weight), _tensor(f"{name}_b", bias), _tensor(f"{name}_s", shape)]
+            nodes += [
+                helper.make_node("Conv", [pooled, f"{name}_w", f"{name}_b"], [f"{name}_map"]),
+                helper.make_node("Transpose", [f"{name}_map"], [f"{name}_last"], perm=[0, 2, 3, 1]),
+            ]
+            flat = f"{name}_flat" if head == "score" else name
+            nodes.append(helper.make_node("Reshape", [f"{name}_last", f"{name}_s"], [flat]))
+            if head == "score":
+                nodes.append(helper.make_node("Sigmoid", [flat], [name]))
+            outputs[head].append(
+                helper.make_tensor_value_info(name, TensorProto.FLOAT, [f"n{stride}", width])
+            )
+    picture = helper.make_tensor_value_info("input.1", TensorProto.FLOAT, [1, 3, "height", "width"])
+    results = [*outputs["score"], *outputs["bbox"], *outputs["kps"]]
+    return _model(helper.make_graph(nodes, "tiny_detector", [picture], results, tensors))
+
+
+def _detector_head(head: str, stride: int) -> tuple[np.ndarray, np.ndarray]:
+    """Weight (out, 3, 1, 1) and bias (out,) of a head; only the first anchor of stride 32 is ever a face."""
+    if head == "score":
+        weight = np.zeros((ANCHORS, 3), np.float32)
+        bias = np.full(ANCHORS, NEVER, dtype=np.float32)
+        if stride == STRIDES[-1]:
+            weight[0] = STEEPNESS / 3
+            bias[0] = -STEEPNESS * BRIGHTNESS
+    elif head == "bbox":
+        # The box grows with the cell's colour, so that one face of a picture is the largest.
+        weight = np.float32(0.5) * np.abs(random_parameter(f"bbox_{stride}", (ANCHORS * 4, 3)))
+        bias = np.full(ANCHORS * 4, HALF_BOX_STRIDES, dtype=np.float32)
+    else:
+        weight = np.float32(0.1) * random_parameter(f"kps_{stride}", (ANCHORS * 10, 3))
+        bias = np.tile(HALF_BOX_STRIDES * np.array(LANDMARKS, dtype=np.float32).ravel(), ANCHORS)
+    return weight[:, :, None, None], bias
+
+
+def recogniser_model() -> Any:
+    """The recogniser as an ONNX model: an average pool of 16×16 pixels and a linear layer."""
+    from onnx import TensorProto, helper
+
+    width = 3 * 7 * 7
+    nodes = [
+        helper.make_node("AveragePool", ["input.1"], ["pooled"], kernel_shape=[16, 16], strides=[16, 16]),
+        helper.make_node("Flatten", ["pooled"], ["flat"]),
+        helper.make_node("Gemm", ["flat", "w", "b"], ["683"]),
+    ]
+    tensors = [
+        _tensor("w", random_parameter("arcface.weight", (width, EMBEDDING_WIDTH))),
+        _tensor("b", random_parameter("arcface.bias", (EMBEDDING_WIDTH,))),
+    ]
+    faces = helper.make_tensor_value_info("input.1", TensorProto.FLOAT, ["batch", 3, 112, 112])
+    embedding = helper.make_tensor_value_info("683", TensorProto.FLOAT, ["batch", EMBEDDING_WIDTH])
+    return _model(helper.make_graph(nodes, "tiny_recogniser", [faces], [embedding], tensors))
+
+
+def _tensor(name: str, value: np.ndarray) -> Any:
+    from onnx import numpy_helper
+
+    return numpy_helper.from_array(np.ascontiguousarray(value), name)
+
+
+def _model(graph: Any) -> Any:
+    """A checked model in the generation of the published packs, which every ONNX Runtime reads."""
+    from onnx import checker, helper
+
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 11)], ir_version=6)
+    checker.check_model(model)
+    return model

@@ -1,0 +1,40 @@
+"""A tiny random DINOv3 for the `tiny` recipe, in the format and the folder of the real teacher."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from refbench.bench.weights.tiny import marked_folder, random_state_dict
+from refbench.refalign.teacher import get_teacher_spec
+
+WIDTH = 40
+LAYERS = 2
+
+
+def write_tiny(folder: Path, name: str = "dinov3-vitb16") -> None:
+    """Write the tiny stand-in of a DINOv3 teacher below `folder`."""
+    import torch
+    from transformers import DINOv3ViTConfig, DINOv3ViTModel
+    from transformers.utils import logging
+
+    spec = get_teacher_spec(name)
+    place = marked_folder(folder, spec.repository)
+    config = DINOv3ViTConfig(
+        patch_size=spec.patch_px,
+        hidden_size=WIDTH,
+        intermediate_size=2 * WIDTH,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=2,
+        num_register_tokens=4,
+    )
+    # Drawn by torch only to be replaced: values by name are the same on every machine.
+    with torch.random.fork_rng(devices=[]):
+        network = DINOv3ViTModel(config)
+    network.load_state_dict(random_state_dict(network))
+    had_bars = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        network.save_pretrained(place)
+    finally:
+        if had_bars:
+            logging.enable_progress_bar()

@@ -1,0 +1,1 @@
+"""RefAlign's trainer: recipes, data to batches, the training step, checkpoints, many processes."""

@@ -1,0 +1,239 @@
+"""Putting the training model together: the network to start from, LoRA adapters, projectors.
+
+Everything that is drawn (fresh projectors, adapters, a fresh network) follows from the seed alone.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from refbench.baselines.wan.checkpoint import (
+    WanCheckpoint,
+    load_transformer,
+    read_checkpoint,
+    save_checkpoint,
+)
+from refbench.baselines.wan.components import find_network
+from refbench.bench.errors import UserError, one_line
+from refbench.bench.weights.checkpoint import read_state_dict, write_tensors
+from refbench.bench.weights.store import require
+from refbench.refalign.alignment import AlignmentProjectors
+from refbench.refalign.data.draws import uniform
+from refbench.refalign.training.checkpoints import ADAPTER, PROJECTORS, TRANSFORMER, Checkpoint
+from refbench.refalign.training.model import TrainingModel
+from refbench.refalign.training.recipes import LoraConfig, TrainingConfig
+from refbench.refalign.transformer import RefAlignTransformer3DModel
+
+ADAPTER_NAME = "default"
+ADAPTER_FILE = "pytorch_lora_weights.safetensors"
+BASE_FILES = ("transformer/*.safetensors",)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StartingPoint:
+    """Where the weights come from: `network` None is a fresh one of `architecture`; `projectors` under
+    original names, None for fresh ones.
+    """
+
+    architecture: Mapping[str, Any]
+    network: WanCheckpoint | None
+    projectors: Mapping[str, torch.Tensor] | None
+    adapter: Path | None = None
+
+
+def starting_point(config: TrainingConfig, weights: Path | None, resumed: Checkpoint | None) -> StartingPoint:
+    """Read the network that training starts from or goes on with, in float32.
+
+    With LoRA the frozen network is read in the run's precision. Raises MissingWeights and UserError.
+    """
+    if resumed is not None and not config.lora.enabled:
+        network = read_checkpoint(resumed.folder / TRANSFORMER, dtype=torch.float32)
+        return StartingPoint(
+            architecture=network.config, network=network, projectors=network.projectors or None
+        )
+    adapter, projectors = None, None
+    if resumed is not None:
+        adapter = resumed.folder / ADAPTER / ADAPTER_FILE
+        stored = resumed.folder / PROJECTORS
+        projectors = read_state_dict(stored) if stored.is_file() else None
+    half = config.lora.enabled and config.run.precision == "bfloat16"
+    dtype = torch.bfloat16 if half else torch.float32
+    if config.model.transformer is not None:
+        network = read_checkpoint(config.model.transformer, dtype=dtype)
+        return StartingPoint(
+            architecture=network.config,
+            network=network,
+            projectors=projectors or network.projectors or None,
+            adapter=adapter,
+        )
+    if config.model.random:
+        place = require(config.model.base, weights)
+        return StartingPoint(
+            architecture=_stored_architecture(place), network=None, projectors=projectors, adapter=adapter
+        )
+    files = find_network(config.model.base, BASE_FILES, weights)
+    network = read_checkpoint(files[0].parent, dtype=dtype, files=files)
+    return StartingPoint(architecture=network.config, network=network, projectors=projectors, adapter=adapter)
+
+
+def _stored_architecture(place: Path) -> dict[str, Any]:
+    path = place / "transformer" / "config.json"
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read: {one_line(error, 120)}") from None
+    known = inspect.signature(RefAlignTransformer3DModel.__init__).parameters
+    return {key: value for key, value in stored.items() if key in known}
+
+
+def build_model(config: TrainingConfig, start: StartingPoint, teacher_widths: Sequence[int]) -> TrainingModel:
+    """The training model on the CPU. Raises UserError for what does not fit."""
+    model = empty_model(config, start.architecture, teacher_widths, network=start.network)
+    if model.projectors is not None and start.projectors is not None:
+        model.projectors.load_original_state_dict(start.projectors, "the checkpoint to start from")
+    if start.adapter is not None:
+        _load_adapter(model.transformer, start.adapter)
+    for parameter in model.parameters():
+        # Sums on a CPU follow the memory's alignment, which tensors inside of a file share with no others: a
+        # resumed run would differ in the last bit.
+        parameter.data = parameter.data.clone()
+    return model
+
+
+def empty_model(
+    config: TrainingConfig,
+    architecture: Mapping[str, Any],
+    teacher_widths: Sequence[int],
+    *,
+    network: WanCheckpoint | None = None,
+) -> TrainingModel:
+    """The training model with fresh weights, but for those of `network`; on torch's default device.
+
+    Raises UserError for aligned blocks that the network does not have.
+    """
+    layers = architecture["num_layers"]
+    if config.alignment.enabled and config.alignment.blocks[-1] >= layers:
+        raise UserError(
+            f"alignment.blocks names block {config.alignment.blocks[-1]}, the network has {layers} "
+            f"(0..{layers - 1})"
+        )
+    if network is None:
+        with _seeded(config, "network"):
+            transformer = RefAlignTransformer3DModel(**architecture)
+    else:
+        transformer = load_transformer(RefAlignTransformer3DModel, network)
+    if config.run.gradient_checkpointing:
+        transformer.enable_gradient_checkpointing()
+    if config.lora.enabled:
+        with _seeded(config, "adapter"):
+            _add_adapter(transformer, config.lora)
+    projectors = None
+    if config.alignment.enabled:
+        width = architecture["num_attention_heads"] * architecture["attention_head_dim"]
+        with _seeded(config, "projectors"):
+            projectors = AlignmentProjectors(config.alignment, width=width, teacher_widths=teacher_widths)
+    model = TrainingModel(transformer, projectors, config.alignment)
+    model.train()
+    return model
+
+
+@contextmanager
+def _seeded(config: TrainingConfig, what: str) -> Iterator[None]:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int(uniform(f"{config.run.seed}/{what}") * 2**53))
+        yield
+
+
+def _add_adapter(transformer: Any, config: LoraConfig) -> None:
+    try:
+        from peft import LoraConfig as PeftConfig
+    except ImportError:
+        raise UserError("lora.enabled=true needs peft; pip install peft") from None
+    transformer.requires_grad_(False)
+    try:
+        transformer.add_adapter(
+            PeftConfig(r=config.rank, lora_alpha=config.alpha, target_modules=list(config.targets)),
+            adapter_name=ADAPTER_NAME,
+        )
+    except ValueError as error:
+        raise UserError(f"lora.targets: {one_line(error, 200)}") from None
+    for parameter in transformer.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+
+
+def _load_adapter(transformer: Any, file: Path) -> None:
+    from peft import set_peft_model_state_dict
+
+    report = set_peft_model_state_dict(transformer, read_state_dict(file), adapter_name=ADAPTER_NAME)
+    absent = [key for key in report.missing_keys if ".lora_" in key]
+    if absent or report.unexpected_keys:
+        raise UserError(f"{file} does not fit: keys {', '.join([*absent, *report.unexpected_keys][:3])}")
+
+
+def save_network(
+    folder: Path, model: TrainingModel, config: TrainingConfig, state: Mapping[str, torch.Tensor]
+) -> None:
+    """Write the network (with LoRA its adapter) and the projectors out of the training model's whole `state`.
+
+    The network in original naming with the projectors; an adapter as diffusers and peft read it.
+    """
+    network = _below(state, "transformer.")
+    projectors = projector_tensors(model, state)
+    if config.lora.enabled:
+        save_adapter(folder / ADAPTER, model, network)
+        if projectors:
+            write_tensors(folder / PROJECTORS, projectors)
+        return
+    save_checkpoint(
+        network,
+        folder / TRANSFORMER,
+        naming="original",
+        config=plain_config(model.transformer),
+        projectors=projectors or None,
+    )
+
+
+def plain_config(network: Any) -> dict[str, Any]:
+    """A network's configuration without diffusers' own notes."""
+    return {key: value for key, value in network.config.items() if not key.startswith("_")}
+
+
+def save_adapter(folder: Path, model: TrainingModel, network: Mapping[str, torch.Tensor]) -> None:
+    """Write the adapter among a network's tensors."""
+    from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY
+    from peft import get_peft_model_state_dict
+
+    transformer = model.transformer
+    settings = transformer.peft_config[ADAPTER_NAME].to_dict()
+    settings = {key: sorted(value) if isinstance(value, set) else value for key, value in settings.items()}
+    adapter = get_peft_model_state_dict(transformer, state_dict=dict(network), adapter_name=ADAPTER_NAME)
+    metadata = {LORA_ADAPTER_METADATA_KEY: json.dumps(settings, sort_keys=True)}
+    write_tensors(folder / ADAPTER_FILE, adapter, metadata)
+
+
+def projector_tensors(model: TrainingModel, state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The projectors of a whole state under their original names."""
+    if model.projectors is None:
+        return {}
+    own = _below(state, "projectors.")
+    # Shards have no original names: a whole copy of the module has.
+    widths = [own[f"by_teacher.{number}.0.2.weight"].shape[0] for number in range(len(model.config.teachers))]
+    with torch.device("meta"):
+        whole = AlignmentProjectors(
+            model.config, width=own["by_teacher.0.0.0.weight"].shape[1], teacher_widths=widths
+        )
+    whole.load_state_dict(own, assign=True)
+    return whole.original_state_dict()
+
+
+def _below(state: Mapping[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}

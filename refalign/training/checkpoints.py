@@ -1,0 +1,176 @@
+"""Checkpoints of a training run: written whole or not at all, pruned afterwards, refused where they differ.
+
+`<out>/checkpoints/step-00000500/` holds `transformer/` (original Wan naming with the projectors, sharded
+safetensors; `--set transformer=…` of the registered methods and `refbench convert` take it), with LoRA
+`adapter/` instead, with a moving average `ema/`, the optimiser's state, and `state.json`. It is written into
+a hidden folder that is renamed when everything is there; older ones are removed only after that.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from refbench.bench.errors import UserError, first_fault, one_line
+
+FOLDER = "checkpoints"
+TRANSFORMER, ADAPTER, EMA, OPTIMIZER, PROJECTORS = (
+    "transformer",
+    "adapter",
+    "ema",
+    "optimizer.safetensors",
+    "projectors.safetensors",
+)
+STATE = "state.json"
+STEP_NAME = re.compile(r"step-(\d{8})")
+# May differ between a run and its continuation: neither changes what is computed at a step.
+FREE_SECTIONS = frozenset({"validation", "checkpoints", "log"})
+FREE_FIELDS = frozenset(
+    {
+        "run.max_steps",
+        "run.samples_per_call",
+        "run.strategy",
+        "run.gradient_checkpointing",
+        "data.workers",
+        "model.transformer",
+        "model.needs_transformer",
+    }
+)
+
+
+class TrainingState(BaseModel):
+    """Where a run stands.
+
+    `step` updates have been made; `places` positions of the order were consumed by them; `average_steps` is
+    the moving average's own count. The configuration is the recipe with its overrides.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    schema_version: int = 1
+    step: int
+    places: int
+    average_steps: int | None = None
+    processes: int
+    config: dict[str, Any]
+    versions: dict[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """A whole checkpoint on disk."""
+
+    folder: Path
+    state: TrainingState
+
+
+class CheckpointStore:
+    """The checkpoints below a run's output folder, of which the newest `keep` stay."""
+
+    def __init__(self, out: Path, keep: int) -> None:
+        self.folder = out / FOLDER
+        self.keep = keep
+
+    def steps(self) -> list[int]:
+        """Steps of whole checkpoints, ascending."""
+        places = self.folder.iterdir() if self.folder.is_dir() else ()
+        found = [(match, place) for place in places if (match := STEP_NAME.fullmatch(place.name))]
+        return sorted(int(match[1]) for match, place in found if (place / STATE).is_file())
+
+    def place(self, step: int) -> Path:
+        """The folder of a step's checkpoint."""
+        return self.folder / f"step-{step:08d}"
+
+    def newest(self) -> Checkpoint | None:
+        """The newest whole checkpoint, or None. Raises UserError for a state file that is none."""
+        steps = self.steps()
+        if not steps:
+            return None
+        folder = self.place(steps[-1])
+        try:
+            state = TrainingState.model_validate_json((folder / STATE).read_bytes())
+        except ValidationError as error:
+            raise UserError(f"{folder / STATE} is damaged: {first_fault(error)}") from None
+        return Checkpoint(folder=folder, state=state)
+
+    def newest_text(self) -> str:
+        """The newest checkpoint in words, for error lines."""
+        steps = self.steps()
+        return f"the last good checkpoint is {self.place(steps[-1])}" if steps else "there is no checkpoint"
+
+    @contextmanager
+    def writing(self, step: int) -> Iterator[Path]:
+        """A hidden folder that becomes the checkpoint of `step` when the block ends well, and vanishes when
+        it does not.
+        """
+        partial = self.folder / f".{self.place(step).name}.partial"
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        try:
+            yield partial
+            final = self.place(step)
+            if final.exists():
+                shutil.rmtree(final)
+            partial.rename(final)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
+    def prune(self) -> None:
+        """Remove all but the newest `keep`, and what a killed run left half written."""
+        for step in self.steps()[: -self.keep]:
+            # A folder that loses its name first cannot be taken for a whole one half-way through.
+            doomed = self.folder / f".{self.place(step).name}.removed"
+            self.place(step).rename(doomed)
+            shutil.rmtree(doomed, ignore_errors=True)
+        for leftover in self.folder.glob(".step-*"):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+
+def write_state(folder: Path, state: TrainingState) -> None:
+    """Write `state.json`, last of all."""
+    text = json.dumps(state.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n"
+    (folder / STATE).write_text(text, encoding="utf-8")
+
+
+def guarded_save(store: CheckpointStore, step: int, write: Callable[[Path], None]) -> str | None:
+    """Write the checkpoint of `step` with `write(folder)` and prune; the reason where it failed, or None.
+
+    Whatever happens, earlier checkpoints stay as they are.
+    """
+    try:
+        with store.writing(step) as folder:
+            write(folder)
+        store.prune()
+    except OSError as error:
+        reason = one_line(getattr(error, "strerror", None) or error, 160)
+        return f"the checkpoint of step {step} could not be written: {reason}; {store.newest_text()}"
+    return None
+
+
+def check_same_run(stored: Mapping[str, Any], config: Mapping[str, Any], folder: Path) -> None:
+    """Raises UserError where a run is to go on under another configuration than it had; lengths, machine and
+    intervals may change.
+    """
+    for section in stored.keys() | config.keys():
+        if section in FREE_SECTIONS:
+            continue
+        before, now = stored.get(section), config.get(section)
+        pairs = (
+            {f"{section}.{name}": (before.get(name), now.get(name)) for name in before.keys() | now.keys()}
+            if isinstance(before, Mapping) and isinstance(now, Mapping)
+            else {section: (before, now)}
+        )
+        for name, (old, new) in sorted(pairs.items()):
+            if old != new and name not in FREE_FIELDS:
+                raise UserError(
+                    f"{folder} was trained with {name}={one_line(old, 60)}, not {one_line(new, 60)}; "
+                    "give the same settings, or start a new run in another --out"
+                )

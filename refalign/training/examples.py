@@ -1,0 +1,90 @@
+"""Where training examples come from: decoded and encoded on the way, or prepared beforehand."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from refbench.bench.errors import UserError
+from refbench.refalign.data.dataset import PositionSampler, TrainingData
+from refbench.refalign.data.sample import EpochPosition
+from refbench.refalign.training.encoder import Example, FeatureEncoder
+
+
+class ExampleSource(ABC):
+    """Examples by position of the training order.
+
+    `length` positions make an epoch; `teacher_widths` are the channels of each teacher's tokens.
+    """
+
+    length: int
+    teacher_widths: tuple[int, ...]
+
+    @abstractmethod
+    def examples(self, *, start: int, rank: int, world_size: int) -> Iterator[Example]:
+        """Endless examples of one process: those of the global positions p from `start` on with
+        p % world_size == rank. Raises UserError when the data cannot be used.
+        """
+
+
+class EncodedSource(ExampleSource):
+    """Clips decoded in `workers` processes and encoded in this one."""
+
+    def __init__(self, data: TrainingData, encoder: FeatureEncoder, *, workers: int) -> None:
+        self.length = len(data)
+        self.teacher_widths = tuple(teacher.width for teacher in encoder.teachers.values())
+        self._data = data
+        self._encoder = encoder
+        self._workers = workers
+
+    def examples(self, *, start: int, rank: int, world_size: int) -> Iterator[Example]:
+        """See the parent."""
+        order = PositionSampler(self.length, start=start, rank=rank, world_size=world_size)
+        for sample in guarded_items(self._data, order, self._workers):
+            yield Example(
+                key=sample.key,
+                epoch=sample.epoch,
+                position=sample.position,
+                features=self._encoder.encode(sample),
+                skipped=sample.skipped,
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Failure:
+    text: str
+
+
+class _Guarded(torch.utils.data.Dataset):
+    """Items of `items`; a UserError travels as a value, since a loader would turn it into a traceback."""
+
+    def __init__(self, items: Any) -> None:
+        self._items = items
+
+    def __getitem__(self, place: EpochPosition) -> Any:
+        try:
+            return self._items[place]
+        except UserError as error:
+            return _Failure(text=str(error))
+
+
+def guarded_items(items: Any, order: Iterable[EpochPosition], workers: int) -> Iterator[Any]:
+    """`items[place]` for each place of `order`, made in `workers` processes (0: in this one).
+
+    Raises UserError as the items do.
+    """
+    loader = torch.utils.data.DataLoader(
+        _Guarded(items), sampler=order, batch_size=None, num_workers=workers, collate_fn=_as_it_is
+    )
+    for item in loader:
+        if isinstance(item, _Failure):
+            raise UserError(item.text)
+        yield item
+
+
+def _as_it_is(item: Any) -> Any:
+    return item

@@ -1,0 +1,151 @@
+"""What a training run says: a console line, `log.jsonl` with every step, and curves (TensorBoard, W&B)."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from refbench.bench.console import note
+from refbench.bench.errors import one_line
+from refbench.refalign.data.sample import Skipped
+from refbench.refalign.training.parallel import Parallel
+from refbench.refalign.training.recipes import TrainingConfig
+
+FILE = "log.jsonl"
+REPORTED_SKIPS = 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepReport:
+    """One update: means over its samples, and over those with a teacher's references for the alignment terms
+    (None where there was none); the gradient's norm over all parameters before clipping, None where DeepSpeed
+    keeps it to itself.
+    """
+
+    step: int
+    loss: float
+    flow: float
+    ra: float
+    squared_error: float
+    ra_positive: float | None
+    ra_negative: float | None
+    gradient_norm: float | None
+    learning_rate: float
+    samples: int
+    tokens: int
+    seconds: float
+    skipped: int
+
+
+class TrainingLog:
+    """Written by the main process alone; the others hold one that keeps silent."""
+
+    def __init__(self, config: TrainingConfig, out: Path, parallel: Parallel, *, after_step: int) -> None:
+        self._config = config
+        self._parallel = parallel
+        self._path = out / FILE
+        self._known: set[tuple[str, str]] = set()
+        self._first_step = after_step
+        self._started = time.perf_counter()
+        self._window: list[StepReport] = []
+        parallel.accelerator.init_trackers(config.log.project)
+        if parallel.is_main:
+            self._known = _cut(self._path, after_step)
+
+    def say(self, text: str) -> None:
+        """One line on standard error, from the main process."""
+        if self._parallel.is_main:
+            note(text)
+
+    def skipped(self, found: Iterable[Skipped]) -> int:
+        """Name samples that could not be used, each once; returns how many there are so far."""
+        for skip in found:
+            name = (skip.key, skip.reason)
+            if name not in self._known:
+                self._known.add(name)
+                if len(self._known) <= REPORTED_SKIPS:
+                    self.say(f"skipped {one_line(skip.key, 120)}: {one_line(skip.reason, 160)}")
+                self._write({"skipped": skip.key, "reason": skip.reason})
+        return len(self._known)
+
+    def step(self, report: StepReport) -> None:
+        """Record an update."""
+        values = vars(report)
+        self._write(values)
+        names = ("loss", "flow", "ra", "squared_error", "ra_positive", "ra_negative")
+        losses = {name: values[name] for name in names if values[name] is not None}
+        curves: dict[str, float] = {f"loss/{name}": value for name, value in losses.items()}
+        curves |= {
+            "samples_per_second": report.samples / report.seconds,
+            "tokens_per_second": report.tokens / report.seconds,
+            "learning_rate": report.learning_rate,
+            "skipped": report.skipped,
+        }
+        if report.gradient_norm is not None:
+            curves["gradient_norm"] = report.gradient_norm
+        self._parallel.accelerator.log(curves, step=report.step)
+        self._window.append(report)
+        last = report.step == self._config.run.max_steps
+        if report.step % self._config.log.every == 0 or last:
+            self.say(self._line(self._window))
+            self._window = []
+
+    def close(self) -> None:
+        """Flush the curves."""
+        for tracker in self._parallel.accelerator.trackers:
+            tracker.finish()
+
+    def _write(self, values: Mapping[str, Any]) -> None:
+        if self._parallel.is_main:
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(values, ensure_ascii=False) + "\n")
+
+    def _line(self, reports: list[StepReport]) -> str:
+        seconds = math.fsum(report.seconds for report in reports)
+        left = self._config.run.max_steps - reports[-1].step
+        per_step = (time.perf_counter() - self._started) / (reports[-1].step - self._first_step)
+        parts = [
+            f"step {reports[-1].step}/{self._config.run.max_steps}",
+            f"loss {_mean(report.loss for report in reports)}",
+            f"flow {_mean(report.flow for report in reports)}",
+            f"RA+ {_mean(report.ra_positive for report in reports)}",
+            f"RA- {_mean(report.ra_negative for report in reports)}",
+            f"{sum(report.samples for report in reports) / seconds:.2f} samples/s",
+            f"{sum(report.tokens for report in reports) / seconds:.0f} tokens/s",
+            f"{timedelta(seconds=round(left * per_step))} left",
+        ]
+        return "  ".join(parts)
+
+
+def _mean(values: Iterable[float | None]) -> str:
+    known = [value for value in values if value is not None]
+    return f"{math.fsum(known) / len(known):.4f}" if known else "–"
+
+
+def _cut(path: Path, after_step: int) -> set[tuple[str, str]]:
+    """Drop the lines of steps that will be made again, and one that a killed run left half written; what was
+    skipped according to the others.
+    """
+    known: set[tuple[str, str]] = set()
+    if not path.is_file():
+        return known
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            values = json.loads(line)
+        except ValueError:
+            continue
+        if values.get("step", 0) <= after_step and after_step > 0:
+            kept.append(line + "\n")
+            if "reason" in values:
+                known.add((values["skipped"], values["reason"]))
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text("".join(kept), encoding="utf-8")
+    partial.replace(path)
+    return known

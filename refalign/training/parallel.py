@@ -1,0 +1,266 @@
+"""One process or many: DDP, FSDP2 or DeepSpeed ZeRO-2 around the training model, and its whole state.
+
+accelerate finds the processes, moves and wraps the model, and accumulates. FSDP2 is put on with torch's
+`fully_shard` itself: accelerate 1.15 does so on accelerators only (on a CPU its plugin is ignored and DDP
+used), and would cast the inputs of every block, the rotary tables among them, to bfloat16. Under FSDP2 only
+the main process holds the whole network, on the CPU. ZeRO-2 follows accelerate's and DeepSpeed's documented
+ways; it has not been run, for want of DeepSpeed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from refbench.bench.errors import UserError, one_line
+from refbench.refalign.training.model import TrainingModel
+from refbench.refalign.training.recipes import RunConfig, TrainingConfig
+
+MOMENTS = ("step", "exp_avg", "exp_avg_sq")
+
+
+class Parallel:
+    """The processes of a run and what they do together."""
+
+    def __init__(self, config: TrainingConfig, out: Path) -> None:
+        from accelerate import Accelerator
+        from accelerate.utils import GradientAccumulationPlugin, ProjectConfiguration
+
+        run = config.run
+        world_size = _world_size()
+        self.accumulation = _accumulation(run, world_size)
+        self.strategy = run.strategy if world_size > 1 or run.strategy == "zero2" else "single"
+        self.accelerator = Accelerator(
+            cpu=not torch.cuda.is_available(),
+            mixed_precision="bf16" if run.precision == "bfloat16" else "no",
+            gradient_accumulation_plugin=GradientAccumulationPlugin(
+                num_steps=self.accumulation, sync_with_dataloader=False
+            ),
+            deepspeed_plugin=zero2_plugin(config, self.accumulation) if self.strategy == "zero2" else None,
+            log_with=_trackers(config) or None,
+            project_config=ProjectConfiguration(project_dir=str(out), logging_dir=str(out / "curves")),
+        )
+        self.device: torch.device = self.accelerator.device
+        self.is_main: bool = self.accelerator.is_main_process
+        self.rank: int = self.accelerator.process_index
+        self.world_size: int = self.accelerator.num_processes
+
+    def wrap(
+        self, model: TrainingModel | None, make: Callable[[], TrainingModel], optimizer: Callable[[Any], Any]
+    ) -> tuple[TrainingModel, Any, Any]:
+        """(the module itself, what is called in training, its optimiser).
+
+        `model` may be None under FSDP2 in all processes but the main one, which then build theirs with `make`
+        on the meta device.
+        """
+        if self.strategy == "fsdp2":
+            sharded = self._shard(model, make)
+            return sharded, sharded, optimizer(sharded)
+        assert model is not None
+        if self.strategy == "zero2":
+            called, stepper = self.accelerator.prepare(model, optimizer(model))
+            return model, called, stepper
+        return model, self.accelerator.prepare(model), optimizer(model)
+
+    def _shard(self, model: TrainingModel | None, make: Callable[[], TrainingModel]) -> TrainingModel:
+        from accelerate.utils import broadcast_object_list
+        from torch.distributed.device_mesh import init_device_mesh
+        from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
+
+        state = {} if model is None else {name: value.detach() for name, value in model.named_parameters()}
+        types: list[Any] = [{name: value.dtype for name, value in state.items()}]
+        broadcast_object_list(types)
+        if model is None:
+            with torch.device("meta"):
+                model = make()
+            for name, value in model.named_parameters():
+                value.data = value.data.to(types[0][name])
+        else:
+            model = model.to("meta")
+        half = self.accelerator.mixed_precision == "bf16"
+        settings: dict[str, Any] = {
+            "mesh": init_device_mesh(self.device.type, (self.world_size,)),
+            "mp_policy": MixedPrecisionPolicy(
+                param_dtype=torch.bfloat16 if half else None,
+                reduce_dtype=torch.float32 if half else None,
+                cast_forward_inputs=False,
+            ),
+        }
+        for block in model.transformer.blocks:
+            fully_shard(block, **settings)
+        fully_shard(model, **settings)
+        model.to_empty(device=self.device)
+        register_fsdp_forward_method(model, "predict")
+        self.load(dict(model.named_parameters()), state)
+        return model
+
+    @contextmanager
+    def micro_step(self, called: Any) -> Iterator[bool]:
+        """One call among those accumulated for an update; yields whether it is the last of them."""
+        with self.accelerator.accumulate(called):
+            last = bool(self.accelerator.sync_gradients)
+            if self.strategy == "fsdp2":
+                called.set_requires_gradient_sync(last)
+            yield last
+
+    def load(self, targets: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor]) -> None:
+        """Copy whole tensors into tensors of the same names, sharded or not; `state` of sharded ones is
+        looked at in the main process alone.
+        """
+        with torch.no_grad():
+            for name, target in targets.items():
+                target.copy_(self.sharded_like(target, state.get(name)))
+
+    def sharded_like(self, target: Any, value: torch.Tensor | None) -> torch.Tensor:
+        """A whole tensor, of the main process, as `target` is sharded; itself where it is not."""
+        if not hasattr(target, "full_tensor"):
+            assert value is not None
+            return value
+        from torch.distributed.tensor import distribute_tensor
+
+        if self.is_main:
+            assert value is not None
+            whole = value.to(self.device, target.dtype)
+        else:
+            whole = torch.empty(target.shape, dtype=target.dtype, device=self.device)
+        placed: torch.Tensor = distribute_tensor(whole, target.device_mesh, target.placements)
+        return placed
+
+    def whole(self, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Tensors by name, whole and on the CPU, in the main process; an empty mapping in others."""
+        found = {}
+        for name, value in tensors.items():
+            full = value.detach()
+            if hasattr(full, "full_tensor"):
+                full = full.full_tensor()
+            if self.is_main:
+                found[name] = full.cpu()
+        return found
+
+    def optimizer_state(self, model: nn.Module, optimizer: Any) -> dict[str, torch.Tensor]:
+        """AdamW's state by `<parameter>/<name>`, whole, in the main process."""
+        return self.whole(
+            {
+                f"{name}/{moment}": optimizer.state[parameter][moment]
+                for name, parameter in model.named_parameters()
+                if parameter in optimizer.state
+                for moment in MOMENTS
+            }
+        )
+
+    def load_optimizer_state(self, model: nn.Module, optimizer: Any, file: Path) -> None:
+        """Put back what `optimizer_state` gave and a safetensors file holds.
+
+        Raises UserError for a damaged file and for a state of other parameters.
+        """
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(file, framework="pt") as stored:
+                names = set(stored.keys())
+                for name, parameter in model.named_parameters():
+                    if not parameter.requires_grad:
+                        continue
+                    keys = {moment: f"{name}/{moment}" for moment in MOMENTS}
+                    if not names.issuperset(keys.values()) or any(
+                        stored.get_slice(keys[moment]).get_shape() != list(parameter.shape)
+                        for moment in MOMENTS[1:]
+                    ):
+                        raise UserError(f"{file} does not fit the network: no state of {name}")
+                    # AdamW keeps its count on the CPU.
+                    state = {MOMENTS[0]: stored.get_tensor(keys[MOMENTS[0]])}
+                    for moment in MOMENTS[1:]:
+                        here = self.is_main or not hasattr(parameter, "full_tensor")
+                        value = stored.get_tensor(keys[moment]) if here else None
+                        empty = torch.empty_like(parameter, requires_grad=False)
+                        state[moment] = empty.copy_(self.sharded_like(parameter, value))
+                    optimizer.state[parameter] = state
+        except (OSError, SafetensorError) as error:
+            raise UserError(f"{file} is damaged or missing: {one_line(error, 160)}") from None
+
+    def gather(self, values: torch.Tensor) -> torch.Tensor:
+        """Rows of all processes, in the order of the positions that they stand for."""
+        rows: torch.Tensor = self.accelerator.gather(values)
+        return rows.view(self.world_size, -1, values.shape[1]).transpose(0, 1).flatten(0, 1)
+
+    def gather_objects(self, values: list[Any]) -> list[Any]:
+        """The lists of all processes as one."""
+        from accelerate.utils import gather_object
+
+        found: list[Any] = gather_object(values)
+        return found
+
+    def together(self, work: Callable[[], str | None]) -> None:
+        """Do `work` in the main process; the reason that it returns is a UserError in all."""
+        from accelerate.utils import broadcast_object_list
+
+        reason = [work() if self.is_main else None]
+        broadcast_object_list(reason)
+        if reason[0] is not None:
+            raise UserError(reason[0])
+
+
+def _world_size() -> int:
+    import os
+
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def _accumulation(run: RunConfig, world_size: int) -> int:
+    """Calls of each process that make one update."""
+    together = world_size * run.samples_per_call
+    if run.samples_per_step % together:
+        raise UserError(
+            f"run.samples_per_step={run.samples_per_step} does not divide into {world_size} processes with "
+            f"run.samples_per_call={run.samples_per_call}; take a multiple of {together}"
+        )
+    return run.samples_per_step // together
+
+
+def _trackers(config: TrainingConfig) -> list[str]:
+    chosen = [
+        (name, package)
+        for wanted, name, package in (
+            (config.log.tensorboard, "tensorboard", "tensorboard"),
+            (config.log.wandb, "wandb", "wandb"),
+        )
+        if wanted
+    ]
+    for name, package in chosen:
+        if find_spec(package) is None:
+            raise UserError(f"log.{name}=true needs the package {package}; pip install {package}")
+    return [name for name, _ in chosen]
+
+
+def zero2_plugin(config: TrainingConfig, accumulation: int) -> Any:
+    """DeepSpeed ZeRO-2 for accelerate: moments and gradients sharded, bfloat16 network, float32 masters.
+
+    Raises UserError without DeepSpeed.
+    """
+    if find_spec("deepspeed") is None:
+        raise UserError(
+            "run.strategy=zero2 needs DeepSpeed; pip install deepspeed, or take run.strategy=fsdp2"
+        )
+    from accelerate.utils import DeepSpeedPlugin
+
+    return DeepSpeedPlugin(hf_ds_config=zero2_settings(config, accumulation))
+
+
+def zero2_settings(config: TrainingConfig, accumulation: int) -> dict[str, Any]:
+    """The DeepSpeed configuration of a recipe."""
+    settings: dict[str, Any] = {
+        "train_micro_batch_size_per_gpu": config.run.samples_per_call,
+        "gradient_accumulation_steps": accumulation,
+        "zero_optimization": {"stage": 2, "overlap_comm": True, "contiguous_gradients": True},
+        "zero_allow_untested_optimizer": True,
+        "bf16": {"enabled": config.run.precision == "bfloat16"},
+    }
+    if config.optimizer.max_gradient_norm is not None:
+        settings["gradient_clipping"] = config.optimizer.max_gradient_norm
+    return settings

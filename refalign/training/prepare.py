@@ -1,0 +1,340 @@
+"""Features computed once: what the frozen networks give for the positions of the first epochs, on disk.
+
+    index.json                 what the features belong to: settings, weights, lengths
+    features-00000.safetensors the features of 64 positions in order, with their samples' keys
+
+Frame window, references and dropped conditions follow from (seed, epoch, position), so features are kept by
+position of the order: `epochs` E of `length` positions. Training with them gives the losses of encoding on
+the way, to the bit where it runs on the same machine. Beyond epoch E-1 it goes through the prepared epochs
+again: windows, references and dropped conditions repeat then, noise and noise levels do not. A shard appears
+when it is whole; an interrupted preparation goes on with those that are missing. Shards are shared out over
+processes by number.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from refbench.bench.errors import MissingWeights, UserError, first_fault, one_line
+from refbench.bench.runs.folder import write_text
+from refbench.bench.weights.checkpoint import write_tensors
+from refbench.bench.weights.store import require, require_model_folder, weights_fingerprint
+from refbench.refalign.data.dataset import PositionSampler, TrainingData
+from refbench.refalign.data.sample import EpochPosition, Skipped
+from refbench.refalign.teacher import get_teacher_spec
+from refbench.refalign.training.encoder import Example, FeatureEncoder, Features
+from refbench.refalign.training.examples import ExampleSource, guarded_items
+from refbench.refalign.training.recipes import TrainingConfig
+
+INDEX = "index.json"
+POSITIONS_PER_SHARD = 64
+HELD_SHARDS = 4
+ENCODERS = ("text_encoder", "vae")
+
+
+class FeatureIndex(BaseModel):
+    """What prepared features belong to."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    schema_version: int = 1
+    settings: dict[str, Any]
+    weights: dict[str, str]
+    first_sample: str
+    length: int
+    epochs: int
+    teacher_widths: list[int]
+
+    @property
+    def places(self) -> int:
+        """Prepared positions."""
+        return self.length * self.epochs
+
+    @property
+    def shards(self) -> int:
+        """Files of features."""
+        return math.ceil(self.places / POSITIONS_PER_SHARD)
+
+
+def feature_settings(config: TrainingConfig) -> dict[str, Any]:
+    """The part of a configuration that features depend on."""
+    plain = config.plain()
+    data = {name: value for name, value in plain["data"].items() if name != "workers"}
+    return {
+        "data": data,
+        "seed": config.run.seed,
+        "base": config.model.base,
+        "teachers": list(teacher_names(config)),
+        "precision": config.run.precision,
+    }
+
+
+def teacher_names(config: TrainingConfig) -> tuple[str, ...]:
+    """The teachers that a run needs."""
+    return config.alignment.teachers if config.alignment.enabled else ()
+
+
+def weight_fingerprints(config: TrainingConfig, weights: Path | None) -> dict[str, str]:
+    """Digests of the frozen networks that are on disk."""
+    found = {}
+    places: dict[str, Callable[[], Path]] = {
+        part: lambda part=part: require(config.model.base, weights) / part  # type: ignore[misc]
+        for part in ENCODERS
+    }
+    for name in teacher_names(config):
+        repository = get_teacher_spec(name).repository
+        places[name] = lambda repository=repository: require_model_folder(repository, weights)  # type: ignore[misc]
+    for name, find in places.items():
+        try:
+            place = find()
+            files = sorted(place.glob("*.safetensors")) or sorted(place.glob("*.bin"))
+            found[name] = weights_fingerprint(place, files)
+        except MissingWeights:
+            continue
+    return found
+
+
+def sample_digest(data: TrainingData) -> str:
+    """The first position's sample in one word: key, clip and pixels."""
+    sample = data.sample(0, 0)
+    digest = hashlib.sha256(f"{sample.key}\n{sample.clip_start}\n{sample.prompt}\n".encode())
+    digest.update(sample.video_FHWC.tobytes())
+    digest.update(sample.references_NHWC.tobytes())
+    return digest.hexdigest()
+
+
+def shard_file(folder: Path, number: int) -> Path:
+    """A file of features."""
+    return folder / f"features-{number:05d}.safetensors"
+
+
+def prepare_features(
+    config: TrainingConfig,
+    data: TrainingData,
+    encoder: FeatureEncoder,
+    folder: Path,
+    *,
+    epochs: int,
+    weights: Path | None,
+    rank: int = 0,
+    world_size: int = 1,
+    on_shard: Callable[[int, int], None] | None = None,
+) -> FeatureIndex:
+    """Write the features of all positions of `epochs` epochs; shards that are there are kept.
+
+    `on_shard` is called with (shards done, shards in all) of this process. Raises UserError for a folder with
+    features of other settings and for a disk that is full.
+    """
+    index = FeatureIndex(
+        settings=feature_settings(config),
+        weights=weight_fingerprints(config, weights),
+        first_sample=sample_digest(data),
+        length=len(data),
+        epochs=epochs,
+        teacher_widths=[teacher.width for teacher in encoder.teachers.values()],
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    if (folder / INDEX).exists():
+        stored = read_index(folder)
+        _check_index(stored, index.settings, index.weights, index.first_sample, index.length, folder)
+        if stored.epochs > epochs:
+            index = stored
+    if rank == 0:
+        write_text(folder / INDEX, json.dumps(index.model_dump(mode="json"), indent=1) + "\n")
+    mine = [
+        number for number in range(rank, index.shards, world_size) if not _is_whole(folder, index, number)
+    ]
+    for done, number in enumerate(mine, start=1):
+        try:
+            _write_shard(config, data, encoder, folder, index, number)
+        except OSError as error:
+            raise UserError(
+                f"{shard_file(folder, number)} could not be written: "
+                f"{one_line(error.strerror or error, 160)}; the same command goes on from there"
+            ) from None
+        if on_shard is not None:
+            on_shard(done, len(mine))
+    return index
+
+
+def _write_shard(
+    config: TrainingConfig,
+    data: TrainingData,
+    encoder: FeatureEncoder,
+    folder: Path,
+    index: FeatureIndex,
+    number: int,
+) -> None:
+    tensors: dict[str, torch.Tensor] = {}
+    described: dict[str, Any] = {}
+    first = number * POSITIONS_PER_SHARD
+    places = range(first, min(first + POSITIONS_PER_SHARD, index.places))
+    order = [EpochPosition(epoch=place // index.length, position=place % index.length) for place in places]
+    for place, sample in zip(places, guarded_items(data, order, config.data.workers), strict=True):
+        features = encoder.encode(sample)
+        tensors |= {
+            f"{place}/latents": features.latents_CFhw,
+            f"{place}/text": features.text_LD,
+            f"{place}/references": features.references_CNhw,
+        }
+        for teacher, tokens in zip(encoder.teachers, features.teachers, strict=True):
+            tensors[f"{place}/teacher/{teacher}"] = tokens
+        skipped = [[skip.key, skip.reason] for skip in sample.skipped]
+        described[str(place)] = {"key": sample.key, "skipped": skipped}
+    final = shard_file(folder, number)
+    partial = final.with_name(f".{final.name}.partial")
+    try:
+        write_tensors(partial, tensors, {"samples": json.dumps(described)})
+        partial.replace(final)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _is_whole(folder: Path, index: FeatureIndex, number: int) -> bool:
+    """Whether a shard is there with all its positions: the last one grows when epochs are added."""
+    file = shard_file(folder, number)
+    if not file.is_file():
+        return False
+    last = min((number + 1) * POSITIONS_PER_SHARD, index.places) - 1
+    with _opened(file) as stored:
+        return f"{last}/latents" in stored.keys()  # noqa: SIM118 - not a mapping
+
+
+def read_index(folder: Path) -> FeatureIndex:
+    """The index of prepared features. Raises UserError where there is none."""
+    path = folder / INDEX
+    try:
+        return FeatureIndex.model_validate_json(path.read_bytes())
+    except OSError:
+        raise UserError(
+            f"{folder} holds no prepared features ({INDEX} is missing); run refbench prepare"
+        ) from None
+    except ValidationError as error:
+        raise UserError(f"{path} is damaged: {first_fault(error)}") from None
+
+
+def _check_index(
+    stored: FeatureIndex,
+    settings: Mapping[str, Any],
+    weights: Mapping[str, str],
+    first_sample: str | None,
+    length: int | None,
+    folder: Path,
+) -> None:
+    flat = [_flat(stored.settings), _flat(settings)]
+    differing = sorted(
+        name for name in flat[0].keys() | flat[1].keys() if flat[0].get(name) != flat[1].get(name)
+    )
+    if differing:
+        name = differing[0]
+        raise UserError(
+            f"the features in {folder} were prepared with {name}={one_line(flat[0].get(name), 60)}, not "
+            f"{one_line(flat[1].get(name), 60)}; prepare them again in another folder"
+        )
+    for name in sorted(stored.weights.keys() & weights.keys()):
+        if stored.weights[name] != weights[name]:
+            raise UserError(
+                f"the features in {folder} come from other weights of {name}; prepare them again in another "
+                "folder"
+            )
+    if first_sample not in (None, stored.first_sample) or length not in (None, stored.length):
+        raise UserError(
+            f"the features in {folder} come from other data; prepare them again in another folder"
+        )
+
+
+def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            flat |= {f"{name}.{key}": each for key, each in value.items()}
+        else:
+            flat[name] = value
+    return flat
+
+
+class PreparedSource(ExampleSource):
+    """Examples out of prepared features.
+
+    `data`, where it is at hand, is compared with what the features were made of. Raises UserError for
+    features of other settings, weights or data, and for a shard that is missing.
+    """
+
+    def __init__(
+        self, folder: Path, config: TrainingConfig, *, weights: Path | None, data: TrainingData | None = None
+    ) -> None:
+        self.index = read_index(folder)
+        _check_index(
+            self.index,
+            feature_settings(config),
+            weight_fingerprints(config, weights),
+            None if data is None else sample_digest(data),
+            None if data is None else len(data),
+            folder,
+        )
+        there = {file.name for file in folder.glob("features-*.safetensors")}
+        wanted = range(self.index.shards)
+        absent = [number for number in wanted if shard_file(folder, number).name not in there]
+        if absent:
+            raise UserError(
+                f"{folder} lacks {len(absent)} of {self.index.shards} shards, the first is "
+                f"{shard_file(folder, absent[0]).name}; run refbench prepare again, it goes on from there"
+            )
+        self.length = self.index.length
+        self.teacher_widths = tuple(self.index.teacher_widths)
+        self.folder = folder
+        self._teachers = teacher_names(config)
+        self._open = lru_cache(maxsize=HELD_SHARDS)(_opened_file)
+
+    def examples(self, *, start: int, rank: int, world_size: int) -> Iterator[Example]:
+        """See the parent."""
+        order = PositionSampler(self.length, start=start, rank=rank, world_size=world_size)
+        for place in order:
+            yield self._example(place)
+
+    def _example(self, wanted: EpochPosition) -> Example:
+        place = (wanted.epoch * self.length + wanted.position) % self.index.places
+        file = shard_file(self.folder, place // POSITIONS_PER_SHARD)
+        stored, samples = self._open(file)
+        described = samples.get(str(place))
+        if described is None:
+            raise UserError(f"{file} does not hold all its positions; run refbench prepare again")
+        return Example(
+            key=described["key"],
+            epoch=wanted.epoch,
+            position=wanted.position,
+            features=Features(
+                latents_CFhw=stored.get_tensor(f"{place}/latents"),
+                text_LD=stored.get_tensor(f"{place}/text"),
+                references_CNhw=stored.get_tensor(f"{place}/references"),
+                teachers=tuple(stored.get_tensor(f"{place}/teacher/{name}") for name in self._teachers),
+            ),
+            skipped=tuple(Skipped(key=key, reason=reason) for key, reason in described["skipped"]),
+        )
+
+
+def _opened(file: Path) -> Any:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        return safe_open(file, framework="pt")
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{file} is damaged: {one_line(error, 160)}; remove it and prepare again") from None
+
+
+def _opened_file(file: Path) -> tuple[Any, dict[str, Any]]:
+    stored = _opened(file)
+    try:
+        samples = json.loads((stored.metadata() or {})["samples"])
+    except (KeyError, ValueError):
+        raise UserError(f"{file} names no samples; remove it and prepare again") from None
+    return stored, samples

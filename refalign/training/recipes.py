@@ -1,0 +1,375 @@
+"""Recipes: complete training configurations as plain functions, and overrides `section.field=value`.
+
+What is public of RefAlign's training: AdamW with torch's defaults, learning rate 5e-5 in stage 1 and 1e-5
+in stage 2, no gradient clipping, batch 1 per process, 81 frames of 832×480 at every third source frame, RA of
+weight 1 at blocks 0 to 8 with the gate (t/1000)³, DINOv3 ViT-B/16 as the teacher of 1.3B and ViT-L/16 of
+14B. Not public: how many GPUs and steps, and what distinguishes the stages beyond the learning rate; stage 2
+starts from the network that stage 1 made. `samples_per_step`, `max_steps` and the intervals are therefore
+ours.
+
+Source: arXiv 2603.25743; gudaochangsheng/RefAlign@6f91526 (byte code of its trainer).
+"""
+
+from __future__ import annotations
+
+import types
+import typing
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import TypeAdapter, ValidationError
+
+from refbench.bench.errors import UserError, first_fault, one_line
+from refbench.bench.registry import unknown_name
+from refbench.refalign.alignment import AlignmentConfig
+from refbench.refalign.data.sample import ClipRule, DropoutRates
+from refbench.refalign.data.source import CROSS_PAIR_PROBABILITY
+
+Precision = Literal["float32", "bfloat16"]
+Strategy = Literal["ddp", "fsdp2", "zero2"]
+LORA_TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "ffn.net.0.proj", "ffn.net.2")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """What is trained.
+
+    `base`: catalogue name of the repository with VAE, text encoder and the network to start from.
+    `transformer`: another network to start from, a file or folder of either naming, with or without
+    projectors. `random`: no network is read but one of the base's configuration, freshly initialised from the
+    seed, is trained. `needs_transformer`: `transformer` has to be given (stage 2).
+    """
+
+    base: str
+    transformer: Path | None = None
+    random: bool = False
+    needs_transformer: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """How clips are cut and conditions dropped; see `refalign.data`. `workers`: decoding processes."""
+
+    width: int = 832
+    height: int = 480
+    num_frames: int = 81
+    stride: int = 3
+    max_references: int = 3
+    cross_pair_probability: float = CROSS_PAIR_PROBABILITY
+    gpt_probability: float = 0.0
+    no_text: float = 0.1
+    no_references: float = 0.1
+    neither: float = 0.1
+    workers: int = 2
+
+    def __post_init__(self) -> None:
+        _ = self.rule, self.dropout
+        for name in ("cross_pair_probability", "gpt_probability"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must lie in 0..1, {getattr(self, name)} does not")
+        _at_least(self, 0, "workers")
+
+    @property
+    def rule(self) -> ClipRule:
+        """The geometry of a clip."""
+        return ClipRule(
+            width=self.width,
+            height=self.height,
+            num_frames=self.num_frames,
+            stride=self.stride,
+            max_references=self.max_references,
+        )
+
+    @property
+    def dropout(self) -> DropoutRates:
+        """Shares of dropped conditions."""
+        return DropoutRates(no_text=self.no_text, no_references=self.no_references, neither=self.neither)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FlowConfig:
+    """`shift` of the noise schedule; `round_timesteps` to bfloat16 before everything, as the authors do."""
+
+    shift: float = 5.0
+    round_timesteps: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 < self.shift <= 1000:
+            raise ValueError(f"shift must be above 0 and at most 1000, {self.shift} is not")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    """AdamW with torch's defaults.
+
+    `max_gradient_norm` None: no clipping. `warmup_steps`: the rate rises linearly over so many updates.
+    `authors_warmup`: a third of the rate until 5 scheduler steps are done, of which each update makes as many
+    as there are processes (accelerate's way): with 5 or more only the first update is reduced.
+    """
+
+    learning_rate: float
+    beta1: float = 0.9
+    beta2: float = 0.999
+    epsilon: float = 1e-8
+    weight_decay: float = 0.01
+    max_gradient_norm: float | None = None
+    warmup_steps: int = 0
+    authors_warmup: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("learning_rate", "epsilon"):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise ValueError(f"{name} must be positive, {getattr(self, name)} is not")
+        for name in ("beta1", "beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must lie in 0..1, {getattr(self, name)} does not")
+        if self.max_gradient_norm is not None and not self.max_gradient_norm > 0:
+            raise ValueError(f"max_gradient_norm must be positive, {self.max_gradient_norm} is not")
+        _at_least(self, 0, "weight_decay", "warmup_steps")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """Length, batch and machine.
+
+    `samples_per_step` make one update, whatever the number of processes: it is divided into calls of
+    `samples_per_call` on each, and the rest is accumulated. `precision` bfloat16: float32 weights under
+    autocast. `strategy`: how several processes share the work; one process needs none.
+    """
+
+    seed: int = 0
+    max_steps: int = 10_000
+    samples_per_step: int = 8
+    samples_per_call: int = 1
+    precision: Precision = "bfloat16"
+    gradient_checkpointing: bool = True
+    strategy: Strategy = "ddp"
+
+    def __post_init__(self) -> None:
+        _at_least(self, 1, "max_steps", "samples_per_step", "samples_per_call")
+        if self.samples_per_step % self.samples_per_call:
+            raise ValueError(
+                f"samples_per_step {self.samples_per_step} is no multiple of "
+                f"samples_per_call {self.samples_per_call}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmaConfig:
+    """A moving average of the trained weights, saved beside them and used for validation.
+
+    The factor grows to `decay` as (1 + n)/(10 + n) after n updates (diffusers' `EMAModel`).
+    """
+
+    enabled: bool = False
+    decay: float = 0.9999
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.decay < 1:
+            raise ValueError(f"decay must lie in 0..1, {self.decay} does not")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoraConfig:
+    """Train low-rank adapters instead of the network; the projectors of RA are trained whole."""
+
+    enabled: bool = False
+    rank: int = 64
+    alpha: float = 64.0
+    targets: tuple[str, ...] = LORA_TARGETS
+
+    def __post_init__(self) -> None:
+        _at_least(self, 1, "rank")
+        if not self.targets or not self.alpha > 0:
+            raise ValueError("lora needs targets and a positive alpha")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValidationConfig:
+    """Videos of benchmark samples every so many steps; 0: none.
+
+    `dataset`: an OpenS2V-Eval folder (None: where it is looked for always) or suite file; `samples` of its
+    `track` by id.
+    """
+
+    every: int = 0
+    dataset: Path | None = None
+    track: str = "open-domain"
+    samples: tuple[str, ...] = ("singleobj_1", "singlehuman_1", "faceobj_1")
+    steps: int = 20
+    seed: int = 0
+    image_scale: float = 5.0
+    text_scale: float = 7.5
+
+    def __post_init__(self) -> None:
+        _at_least(self, 0, "every")
+        _at_least(self, 1, "steps")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointConfig:
+    """A checkpoint every so many steps and at the end; of the written ones the newest `keep` stay."""
+
+    every: int = 500
+    keep: int = 3
+
+    def __post_init__(self) -> None:
+        _at_least(self, 1, "every", "keep")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogConfig:
+    """A console line every so many steps; curves for TensorBoard, and for W&B under `project`."""
+
+    every: int = 10
+    tensorboard: bool = True
+    wandb: bool = False
+    project: str = "refalign"
+
+    def __post_init__(self) -> None:
+        _at_least(self, 1, "every")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+    """One complete training run, but for its data, weights and output folders."""
+
+    recipe: str
+    model: ModelConfig
+    data: DataConfig = field(default_factory=DataConfig)
+    alignment: AlignmentConfig = field(default_factory=AlignmentConfig)
+    flow: FlowConfig = field(default_factory=FlowConfig)
+    optimizer: OptimizerConfig
+    run: RunConfig = field(default_factory=RunConfig)
+    ema: EmaConfig = field(default_factory=EmaConfig)
+    lora: LoraConfig = field(default_factory=LoraConfig)
+    validation: ValidationConfig = field(default_factory=ValidationConfig)
+    checkpoints: CheckpointConfig = field(default_factory=CheckpointConfig)
+    log: LogConfig = field(default_factory=LogConfig)
+
+    def plain(self) -> dict[str, Any]:
+        """The configuration as JSON-serialisable data."""
+        plain: dict[str, Any] = TypeAdapter(dict[str, Any]).dump_python(asdict(self), mode="json")
+        return plain
+
+
+def stage1_1_3b() -> TrainingConfig:
+    """RefAlign 1.3B, stage 1: from Wan2.1-T2V-1.3B; whole network in every process."""
+    return TrainingConfig(
+        recipe="stage1_1_3b",
+        model=ModelConfig(base="wan2.1-t2v-1.3b"),
+        alignment=AlignmentConfig(teachers=("dinov3-vitb16",)),
+        optimizer=OptimizerConfig(learning_rate=5e-5),
+    )
+
+
+def stage2_1_3b() -> TrainingConfig:
+    """RefAlign 1.3B, stage 2: a fifth of the learning rate, from the network that stage 1 made.
+
+    `model.transformer` has to name it. What else the authors changed between the stages is not public.
+    """
+    first = stage1_1_3b()
+    return _second_stage(first, "stage2_1_3b")
+
+
+def stage1_14b() -> TrainingConfig:
+    """RefAlign 14B, stage 1: from Wan2.1-T2V-14B, sharded over all processes (FSDP2), blocks recomputed."""
+    return TrainingConfig(
+        recipe="stage1_14b",
+        model=ModelConfig(base="wan2.1-t2v-14b"),
+        alignment=AlignmentConfig(teachers=("dinov3-vitl16",)),
+        optimizer=OptimizerConfig(learning_rate=5e-5),
+        run=RunConfig(strategy="fsdp2"),
+    )
+
+
+def stage2_14b() -> TrainingConfig:
+    """RefAlign 14B, stage 2: as `stage2_1_3b`, sharded like stage 1."""
+    return _second_stage(stage1_14b(), "stage2_14b")
+
+
+def tiny() -> TrainingConfig:
+    """A network of 4 blocks of 96 channels on clips of 96×64 and 9 frames, with random VAE, text encoder and
+    teacher made on the spot: the whole trainer on a laptop's CPU in a minute or two, without any weights.
+    """
+    return TrainingConfig(
+        recipe="tiny",
+        model=ModelConfig(base="wan2.1-t2v-1.3b", random=True),
+        data=DataConfig(width=96, height=64, num_frames=9, workers=0),
+        alignment=AlignmentConfig(blocks=(0, 1, 2)),
+        optimizer=OptimizerConfig(learning_rate=2e-3),
+        run=RunConfig(max_steps=300, samples_per_step=2, precision="float32", gradient_checkpointing=False),
+        validation=ValidationConfig(steps=4),
+        checkpoints=CheckpointConfig(every=100),
+    )
+
+
+def _second_stage(first: TrainingConfig, name: str) -> TrainingConfig:
+    return replace(
+        first,
+        recipe=name,
+        model=replace(first.model, needs_transformer=True),
+        optimizer=replace(first.optimizer, learning_rate=1e-5),
+    )
+
+
+RECIPES: dict[str, Callable[[], TrainingConfig]] = {
+    recipe.__name__: recipe for recipe in (stage1_1_3b, stage2_1_3b, stage1_14b, stage2_14b, tiny)
+}
+
+
+def build_config(recipe: str, overrides: Iterable[str] = ()) -> TrainingConfig:
+    """A recipe with overrides `section.field=value` (`none` for None, `0,1,2` for several values).
+
+    Raises UserError for an unknown recipe, section or field, with the nearest known name, for a value of the
+    wrong type or out of range, and for a recipe that lacks the network it starts from.
+    """
+    if recipe not in RECIPES:
+        raise UserError(unknown_name("recipe", recipe, RECIPES))
+    config = RECIPES[recipe]()
+    sections = {item.name: getattr(config, item.name) for item in fields(config)}
+    sections = {name: section for name, section in sections.items() if is_dataclass(section)}
+    changes: dict[str, dict[str, Any]] = {}
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        section, dot, name = key.partition(".")
+        if not equals or not dot:
+            raise UserError(f"an override is section.field=value, not {one_line(override, 80)!r}")
+        if section not in sections:
+            raise UserError(unknown_name("section", section, sections))
+        hints = typing.get_type_hints(type(sections[section]))
+        if name not in hints:
+            raise UserError(unknown_name("setting", key, [f"{section}.{known}" for known in hints]))
+        changes.setdefault(section, {})[name] = _parsed(key, text, hints[name])
+    for section, values in changes.items():
+        try:
+            config = replace(config, **{section: replace(sections[section], **values)})
+        except ValueError as error:
+            raise UserError(f"{section}: {one_line(error, 200)}") from None
+    if config.model.needs_transformer and config.model.transformer is None:
+        raise UserError(
+            f"{config.recipe} starts from the network that stage 1 made; name it: "
+            "model.transformer=OUT/checkpoints/step-N/transformer"
+        )
+    return config
+
+
+def _parsed(key: str, text: str, hint: Any) -> Any:
+    """The text as the field's type; several values are separated by commas."""
+    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    if types.NoneType in options and text.lower() == "none":
+        return None
+    several = any(typing.get_origin(option) is tuple for option in options)
+    value = [part.strip() for part in text.split(",") if part.strip()] if several else text
+    try:
+        return TypeAdapter(hint).validate_python(value)
+    except ValidationError as error:
+        raise UserError(f"{key}={one_line(text, 60)}: {first_fault(error)}") from None
+
+
+def _at_least(config: Any, smallest: float, *names: str) -> None:
+    for name in names:
+        if not getattr(config, name) >= smallest:
+            raise ValueError(f"{name} must be at least {smallest}, {getattr(config, name)} is not")

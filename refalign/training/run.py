@@ -1,0 +1,206 @@
+"""From a configuration and folders to a finished run: what `refbench train` and `refbench prepare` do."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from refbench.baselines.wan.components import find_base, load_base
+from refbench.bench.console import note
+from refbench.bench.errors import MissingWeights, UserError
+from refbench.refalign.data.dataset import TrainingData, open_training_data
+from refbench.refalign.teacher import get_teacher_spec
+from refbench.refalign.training.checkpoints import CheckpointStore
+from refbench.refalign.training.encoder import FeatureEncoder, load_teachers
+from refbench.refalign.training.examples import EncodedSource, ExampleSource
+from refbench.refalign.training.parallel import Parallel
+from refbench.refalign.training.prepare import FeatureIndex, PreparedSource, prepare_features, teacher_names
+from refbench.refalign.training.recipes import TrainingConfig
+from refbench.refalign.training.trainer import Trainer, TrainingResult, find_resumed, read_start
+from refbench.refalign.training.validation import Validation
+
+CACHE_FOLDER = "data-index"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingPlaces:
+    """Folders of a run. `data` may be None where `features` are prepared; `weights` None: where weights are
+    looked for always.
+    """
+
+    out: Path
+    data: Path | None = None
+    features: Path | None = None
+    weights: Path | None = None
+
+
+def train(config: TrainingConfig, places: TrainingPlaces, *, resume: bool) -> TrainingResult:
+    """Train a recipe, in as many processes as were launched.
+
+    Raises UserError for everything that the user can mend, missing weights included, before the first step
+    where that is possible.
+    """
+    _quiet()
+    with made_weights(config, places.weights) as weights:
+        try:
+            places.out.mkdir(parents=True, exist_ok=True)
+            parallel = Parallel(config, places.out)
+            result = _run(config, places, parallel, weights, resume=resume)
+        except MissingWeights as missing:
+            raise UserError(str(missing)) from None
+        parallel.accelerator.wait_for_everyone()
+        # DDP's module keeps the group of processes, whose threads abort an interpreter that ends first.
+        parallel.accelerator.free_memory()
+        gc.collect()
+        parallel.accelerator.end_training()
+        return result
+
+
+def _run(
+    config: TrainingConfig, places: TrainingPlaces, parallel: Parallel, weights: Path | None, *, resume: bool
+) -> TrainingResult:
+    store = CheckpointStore(places.out, config.checkpoints.keep)
+    resumed = find_resumed(store, config, resume=resume)
+    if resume and resumed is None and parallel.is_main:
+        note(f"nothing to resume in {places.out}: starting at step 0")
+    encoder = None
+    if places.features is None or config.validation.every:
+        encoder = make_encoder(config, weights, parallel.device)
+    source = _source(config, places, weights, encoder, tell=parallel.is_main)
+    validation = None
+    if config.validation.every and encoder is not None:
+        validation = Validation(config, encoder)
+    trainer = Trainer(
+        config,
+        parallel,
+        source,
+        places.out,
+        start=read_start(config, parallel, weights, resumed),
+        resumed=resumed,
+        validation=validation,
+    )
+    parallel.accelerator.wait_for_everyone()
+    return trainer.run()
+
+
+def prepare(
+    config: TrainingConfig, data: Path, folder: Path, weights: Path | None, *, epochs: int
+) -> FeatureIndex:
+    """Prepare the features of a recipe, in as many processes as were launched. Raises UserError."""
+    from accelerate import PartialState
+
+    _quiet()
+    with made_weights(config, weights) as found:
+        state = PartialState(cpu=not torch.cuda.is_available())
+        try:
+            encoder = make_encoder(config, found, state.device)
+        except MissingWeights as missing:
+            raise UserError(str(missing)) from None
+        started = time.perf_counter()
+
+        def report(done: int, total: int) -> None:
+            if state.is_main_process:
+                minutes = (time.perf_counter() - started) / done * (total - done) / 60
+                note(f"shard {done}/{total} of this process, {minutes:.0f} min left")
+
+        index = prepare_features(
+            config,
+            open_data(config, data, folder / CACHE_FOLDER),
+            encoder,
+            folder,
+            epochs=epochs,
+            weights=found,
+            rank=state.process_index,
+            world_size=state.num_processes,
+            on_shard=report,
+        )
+        state.wait_for_everyone()
+        state.destroy_process_group()
+        return index
+
+
+def make_encoder(config: TrainingConfig, weights: Path | None, device: torch.device | str) -> FeatureEncoder:
+    """The frozen networks of a recipe. Raises MissingWeights and UserError."""
+    base = find_base(config.model.base, weights, image_branch=False)
+    dtype = torch.bfloat16 if config.run.precision == "bfloat16" else torch.float32
+    # Teachers first: a missing one should not be found out after reading a text encoder of 11 GB.
+    teachers = load_teachers(teacher_names(config), weights, device=device, dtype=dtype)
+    return FeatureEncoder(
+        load_base(base, dtype=dtype), teachers, rule=config.data.rule, device=device, dtype=dtype
+    )
+
+
+def _source(
+    config: TrainingConfig,
+    places: TrainingPlaces,
+    weights: Path | None,
+    encoder: FeatureEncoder | None,
+    *,
+    tell: bool,
+) -> ExampleSource:
+    data = None
+    if places.data is not None:
+        data = open_data(config, places.data, places.out / CACHE_FOLDER)
+    if places.features is not None:
+        source = PreparedSource(places.features, config, weights=weights, data=data)
+        used = config.run.max_steps * config.run.samples_per_step
+        if tell and used > source.index.places:
+            note(
+                f"the run takes {used} samples, {places.features} holds {source.index.places}: prepared "
+                "epochs are gone through again with new noise"
+            )
+        return source
+    if data is None or encoder is None:
+        raise UserError("training needs --data, or --features that refbench prepare made")
+    return EncodedSource(data, encoder, workers=config.data.workers)
+
+
+def open_data(config: TrainingConfig, place: Path, cache: Path) -> TrainingData:
+    """The training data as a recipe cuts it; its index is kept in `cache`. Raises UserError."""
+    return open_training_data(
+        place,
+        config.data.rule,
+        seed=config.run.seed,
+        cache=cache,
+        cross_pair_probability=config.data.cross_pair_probability,
+        gpt_probability=config.data.gpt_probability,
+        dropout=config.data.dropout,
+    )
+
+
+@contextmanager
+def made_weights(config: TrainingConfig, folder: Path | None) -> Iterator[Path | None]:
+    """The weights folder; for the `tiny` recipe without one, made-up weights that vanish afterwards."""
+    if config.recipe != "tiny" or folder is not None:
+        yield folder
+        return
+    from refbench.baselines.small.wan_base import write_small as write_base
+    from refbench.refalign.small_teacher import write_tiny as write_teacher
+
+    writers: list[Callable[[Path], None]] = [write_base]
+    for name in config.alignment.teachers:
+        if get_teacher_spec(name).kind == "dinov3_vit":
+            writers.append(lambda place, name=name: write_teacher(place, name))  # type: ignore[misc]
+    with tempfile.TemporaryDirectory(prefix="refalign-tiny-") as made:
+        for write in writers:
+            write(Path(made))
+        yield Path(made)
+
+
+def _quiet() -> None:
+    """Progress bars and repeated advice of libraries would drown the run's own lines."""
+    import transformers
+
+    transformers.utils.logging.disable_progress_bar()
+    logging.getLogger("torch.distributed").setLevel(logging.ERROR)
+    # Norms keep float32 weights under autocast; that torch then takes its plain kernel is known.
+    warnings.filterwarnings("ignore", message="Mismatch dtype between input and weight")

@@ -1,0 +1,411 @@
+"""RefAlign's trainer: flow matching with reference alignment, on one process or many.
+
+Update s uses the positions [s·B, (s+1)·B) of the training order, B = `run.samples_per_step`, whatever the
+number of processes; noise, noise level and dropped conditions follow from (seed, epoch, position). So a run
+is a function of its configuration, its data and its weights: it may be interrupted and resumed at a
+checkpoint (on a CPU to the bit), or spread over other machines (up to the order of sums). A loss or gradient
+that is not finite ends the run before it reaches the weights.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from refbench.bench.errors import UserError, one_line
+from refbench.bench.provenance import package_versions
+from refbench.bench.runs.folder import write_text
+from refbench.bench.weights.checkpoint import write_tensors
+from refbench.refalign.flow_matching import FlowSchedule
+from refbench.refalign.training.assembly import (
+    StartingPoint,
+    build_model,
+    empty_model,
+    save_network,
+    starting_point,
+)
+from refbench.refalign.training.checkpoints import (
+    EMA,
+    OPTIMIZER,
+    Checkpoint,
+    CheckpointStore,
+    TrainingState,
+    check_same_run,
+    guarded_save,
+    write_state,
+)
+from refbench.refalign.training.encoder import Example, collate
+from refbench.refalign.training.examples import ExampleSource
+from refbench.refalign.training.log import StepReport, TrainingLog
+from refbench.refalign.training.model import Losses, TrainingModel
+from refbench.refalign.training.parallel import Parallel
+from refbench.refalign.training.recipes import OptimizerConfig, TrainingConfig
+from refbench.refalign.training.validation import Validation
+
+CONFIG_FILE = "config.json"
+VALIDATION_FOLDER = "validation"
+AVERAGE_FILE = "average.safetensors"
+DEEPSPEED_FOLDER = "deepspeed"
+ENGINE_SCRATCH = ".step-deepspeed.partial"
+VERSIONS = ("torch", "diffusers", "accelerate", "transformers", "peft")
+# The authors' scheduler: a third of the rate until it has made five steps.
+AUTHORS_FACTOR, AUTHORS_STEPS = 1 / 3, 5
+NAMED_KEYS = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingResult:
+    """`step` updates are made in all; `stopped`: a signal ended the run before its last step."""
+
+    step: int
+    checkpoint: Path
+    stopped: bool
+
+
+def learning_rate(config: OptimizerConfig, step: int, world_size: int) -> float:
+    """The rate of update `step` (from 0 on)."""
+    rate = config.learning_rate
+    if config.warmup_steps:
+        rate *= min((step + 1) / config.warmup_steps, 1)
+    if config.authors_warmup and step * world_size < AUTHORS_STEPS:
+        rate *= AUTHORS_FACTOR
+    return rate
+
+
+class Trainer:
+    """One run. The parts come from outside: processes, examples, where to start, what validates.
+
+    Args:
+        out: the run's folder: checkpoints, `log.jsonl`, `curves`, validation videos.
+        start: read in the main process; under FSDP2 other processes give only its architecture.
+        resumed: the checkpoint to go on from, or None.
+    """
+
+    def __init__(
+        self,
+        config: TrainingConfig,
+        parallel: Parallel,
+        source: ExampleSource,
+        out: Path,
+        *,
+        start: StartingPoint,
+        resumed: Checkpoint | None = None,
+        validation: Validation | None = None,
+    ) -> None:
+        self.config = config
+        self.parallel = parallel
+        self.source = source
+        self.out = out
+        self.validation = validation
+        self.store = CheckpointStore(out, config.checkpoints.keep)
+        self.schedule = FlowSchedule(config.flow.shift, round_timesteps=config.flow.round_timesteps)
+        self.step = 0 if resumed is None else resumed.state.step
+        widths = source.teacher_widths
+        elsewhere = parallel.strategy == "fsdp2" and not parallel.is_main
+        self.model, self.called, self.optimizer = parallel.wrap(
+            None if elsewhere else build_model(config, start, widths),
+            lambda: empty_model(config, start.architecture, widths),
+            self._make_optimizer,
+        )
+        self.averaged = [value for value in self.model.transformer.parameters() if value.requires_grad]
+        self.average = _make_average(config, self.averaged)
+        if resumed is not None:
+            self._restore(resumed)
+        self.log = TrainingLog(config, out, parallel, after_step=self.step)
+
+    def run(self) -> TrainingResult:
+        """Train up to `run.max_steps`, or until SIGINT or SIGTERM; either way a checkpoint stands at the end.
+
+        Raises UserError for data that cannot be used, losses that are not finite, and a checkpoint that
+        cannot be written.
+        """
+        run, batch = self.config.run, self.config.run.samples_per_step
+        examples = self.source.examples(
+            start=self.step * batch, rank=self.parallel.rank, world_size=self.parallel.world_size
+        )
+        if self.parallel.is_main:
+            text = json.dumps(self.config.plain(), indent=1, ensure_ascii=False) + "\n"
+            write_text(self.out / CONFIG_FILE, text)
+        stopped = False
+        try:
+            with _signals() as asked:
+                while self.step < run.max_steps and not stopped:
+                    stopped = self.update(examples, asked)
+                    every = self.config.checkpoints.every
+                    if self.step % every == 0 or self.step == run.max_steps or stopped:
+                        self.save()
+                    if self._validates() and not stopped:
+                        self.validate()
+        finally:
+            self.log.close()
+        return TrainingResult(step=self.step, checkpoint=self.store.place(self.step), stopped=stopped)
+
+    def update(self, examples: Iterator[Example], asked: Callable[[], bool] = lambda: False) -> bool:
+        """One update of the weights with the next examples; whether any process has been asked to stop.
+
+        Raises UserError for a loss or gradient that is not finite, before the weights are touched.
+        """
+        started = time.perf_counter()
+        config, parallel = self.config, self.parallel
+        rate = learning_rate(config.optimizer, self.step, parallel.world_size)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        rows: list[torch.Tensor] = []
+        used: list[Example] = []
+        gathered = None
+        for _ in range(parallel.accumulation):
+            chosen = [next(examples) for _ in range(config.run.samples_per_call)]
+            used += chosen
+            batch = collate(chosen, self.schedule, config.run.seed).to(parallel.device)
+            with parallel.micro_step(self.called) as last:
+                with parallel.accelerator.autocast():
+                    losses: Losses = self.called(batch)
+                tokens = torch.full_like(losses.flow, batch.tokens / len(chosen))
+                skips = torch.tensor([float(len(example.skipped)) for example in chosen]).to(tokens)
+                rows.append(
+                    torch.stack([*(value.detach().float() for value in losses), tokens, skips], dim=1)
+                )
+                if last:
+                    flag = torch.full_like(rows[0][:1], float(asked()))
+                    gathered = parallel.gather(torch.cat([*rows, flag]))
+                    self._check_finite(bool(gathered[:, 0].isfinite().all()), "loss", used)
+                parallel.accelerator.backward(losses.total.mean())
+        assert gathered is not None
+        norm = self._descend(used)
+        self.step += 1
+        flags = gathered[-parallel.world_size :]
+        self._report(gathered[: -parallel.world_size], norm, rate, used, time.perf_counter() - started)
+        return bool(flags.any())
+
+    def _descend(self, used: list[Example]) -> float | None:
+        """Check the gradient, then update weights and average; the gradient's norm."""
+        norm = None
+        if self.parallel.strategy != "zero2":
+            norm = self._gradient_norm()
+            self._check_finite(math.isfinite(norm), "gradient", used)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        if self.average is not None:
+            self.average.step(self.averaged)
+        return norm
+
+    def _gradient_norm(self) -> float:
+        parameters = [value for value in self.model.parameters() if value.grad is not None]
+        limit = self.config.optimizer.max_gradient_norm
+        if limit is not None:
+            norm = torch.nn.utils.clip_grad_norm_(parameters, limit)
+        else:
+            norm = torch.nn.utils.get_total_norm([value.grad for value in parameters])
+        return float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
+
+    def _check_finite(self, finite: bool, what: str, used: list[Example]) -> None:
+        """All processes see the same sums and come to the same answer."""
+        if finite:
+            return
+        keys = self.parallel.gather_objects([example.key for example in used])
+        more = f" and {len(keys) - NAMED_KEYS} more" if len(keys) > NAMED_KEYS else ""
+        named = ", ".join(one_line(key, 80) for key in keys[:NAMED_KEYS]) + more
+        raise UserError(
+            f"the {what} of step {self.step + 1} is not finite (samples {named}); the weights were not "
+            f"touched by it, {self.store.newest_text()}"
+        )
+
+    def _report(
+        self, rows: torch.Tensor, norm: float | None, rate: float, used: list[Example], seconds: float
+    ) -> None:
+        """Record an update out of its samples' losses."""
+        columns = dict(zip((*Losses._fields, "tokens", "skips"), rows.double().cpu().T, strict=True))
+        found = [skip for example in used for skip in example.skipped]
+        if self.parallel.world_size > 1 and bool(columns["skips"].any()):
+            found = self.parallel.gather_objects(found)
+        skipped = self.log.skipped(found)
+        aligned = columns["aligned"] > 0
+
+        def of_aligned(name: str) -> float | None:
+            return float(columns[name][aligned].mean()) if bool(aligned.any()) else None
+
+        self.log.step(
+            StepReport(
+                step=self.step,
+                loss=float(columns["total"].mean()),
+                flow=float(columns["flow"].mean()),
+                ra=float(columns["ra"].mean()),
+                squared_error=float(columns["squared_error"].mean()),
+                ra_positive=of_aligned("ra_positive"),
+                ra_negative=of_aligned("ra_negative"),
+                gradient_norm=norm,
+                learning_rate=rate,
+                samples=len(rows),
+                tokens=round(float(columns["tokens"].sum())),
+                seconds=seconds,
+                skipped=skipped,
+            )
+        )
+
+    def save(self) -> None:
+        """Write a checkpoint of this step. Raises UserError when it cannot be written."""
+        whole = self.parallel.whole(dict(self.model.named_parameters()))
+        averages = {} if self.average is None else self.parallel.whole(self._average_by_name())
+        zero2 = self.parallel.strategy == "zero2"
+        moments = {} if zero2 else self.parallel.optimizer_state(self.model, self.optimizer)
+        engine = self.store.folder / ENGINE_SCRATCH
+        if zero2:
+            # DeepSpeed shards its state over the processes, which write it by themselves.
+            self.parallel.accelerator.save_state(str(engine))
+
+        def write(folder: Path) -> None:
+            save_network(folder, self.model, self.config, whole)
+            if averages:
+                save_network(folder / EMA, self.model, self.config, whole | averages)
+                write_tensors(folder / AVERAGE_FILE, averages)
+            if zero2:
+                engine.rename(folder / DEEPSPEED_FOLDER)
+            else:
+                write_tensors(folder / OPTIMIZER, moments)
+            write_state(folder, self._state())
+
+        self.parallel.together(lambda: guarded_save(self.store, self.step, write))
+
+    def _state(self) -> TrainingState:
+        return TrainingState(
+            step=self.step,
+            places=self.step * self.config.run.samples_per_step,
+            average_steps=None if self.average is None else self.average.optimization_step,
+            processes=self.parallel.world_size,
+            config=self.config.plain(),
+            versions=package_versions(VERSIONS),
+        )
+
+    def _average_by_name(self) -> dict[str, torch.Tensor]:
+        names = {id(value): name for name, value in self.model.named_parameters()}
+        assert self.average is not None
+        pairs = zip(self.averaged, self.average.shadow_params, strict=True)
+        return {names[id(value)]: shadow for value, shadow in pairs}
+
+    def _restore(self, checkpoint: Checkpoint) -> None:
+        """Take over optimiser and average; the network was read before."""
+        if self.parallel.strategy == "zero2":
+            self.parallel.accelerator.load_state(str(checkpoint.folder / DEEPSPEED_FOLDER))
+        else:
+            self.parallel.load_optimizer_state(self.model, self.optimizer, checkpoint.folder / OPTIMIZER)
+        if self.average is not None:
+            from refbench.bench.weights.checkpoint import read_state_dict
+
+            self.parallel.load(self._average_by_name(), read_state_dict(checkpoint.folder / AVERAGE_FILE))
+            self.average.optimization_step = checkpoint.state.average_steps or 0
+
+    def _validates(self) -> bool:
+        return self.validation is not None and self.step % self.config.validation.every == 0
+
+    def validate(self) -> None:
+        """Make the validation videos with the averaged weights, or the trained ones where there is no
+        average.
+        """
+        assert self.validation is not None
+        folder = self.out / VALIDATION_FOLDER / f"step-{self.step:08d}"
+        others = None if self.average is None else self.average.shadow_params
+        with _swapped(self.averaged, others):
+            self.validation.run(self.model, self.parallel, folder)
+        self.log.say(f"validation videos: {folder}")
+
+    def _make_optimizer(self, model: TrainingModel) -> torch.optim.AdamW:
+        settings = self.config.optimizer
+        return torch.optim.AdamW(
+            [value for value in model.parameters() if value.requires_grad],
+            lr=settings.learning_rate,
+            betas=(settings.beta1, settings.beta2),
+            eps=settings.epsilon,
+            weight_decay=settings.weight_decay,
+        )
+
+
+def _make_average(config: TrainingConfig, parameters: list[torch.nn.Parameter]) -> Any:
+    if not config.ema.enabled:
+        return None
+    from diffusers.training_utils import EMAModel
+
+    return EMAModel(parameters, decay=config.ema.decay)
+
+
+@contextmanager
+def _swapped(parameters: list[torch.nn.Parameter], others: list[torch.Tensor] | None) -> Iterator[None]:
+    """Parameters with the values of `others` (None: their own) inside of the block."""
+    if others is None:
+        yield
+        return
+    with torch.no_grad():
+        own = [parameter.detach().clone() for parameter in parameters]
+        for parameter, other in zip(parameters, others, strict=True):
+            parameter.copy_(other)
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for parameter, value in zip(parameters, own, strict=True):
+                parameter.copy_(value)
+
+
+@contextmanager
+def _signals() -> Iterator[Callable[[], bool]]:
+    """SIGINT and SIGTERM ask for an end after the update at hand; a second one ends at once.
+
+    Yields whether one has come.
+    """
+    came = False
+
+    def ask(number: int, frame: object) -> None:
+        nonlocal came
+        if came:
+            raise KeyboardInterrupt
+        came = True
+
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: came
+        return
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: came
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def find_resumed(store: CheckpointStore, config: TrainingConfig, *, resume: bool) -> Checkpoint | None:
+    """The checkpoint that a run goes on from.
+
+    Raises UserError for a run in a folder that holds another one, and for other settings than it had.
+    """
+    newest = store.newest()
+    if newest is None:
+        return None
+    if not resume:
+        raise UserError(
+            f"{store.folder.parent} holds a run at step {newest.state.step}; add --resume to go on with it, "
+            "or choose another --out"
+        )
+    check_same_run(newest.state.config, config.plain(), newest.folder)
+    return newest
+
+
+def read_start(
+    config: TrainingConfig, parallel: Parallel, weights: Path | None, resumed: Checkpoint | None
+) -> StartingPoint:
+    """The starting point, read by the main process alone under FSDP2."""
+    if parallel.strategy != "fsdp2":
+        return starting_point(config, weights, resumed)
+    from accelerate.utils import broadcast_object_list
+
+    start = starting_point(config, weights, resumed) if parallel.is_main else None
+    architecture = [dict(start.architecture) if start is not None else None]
+    broadcast_object_list(architecture)
+    return start or StartingPoint(architecture=architecture[0] or {}, network=None, projectors=None)

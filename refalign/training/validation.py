@@ -1,0 +1,100 @@
+"""Videos of a few benchmark samples during training, by the loop that the registered method uses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+
+from refbench.baselines.wan.prompts import WAN_NEGATIVE
+from refbench.baselines.wan.spec import WanSettings
+from refbench.bench.dataset import load_suite, load_track
+from refbench.bench.errors import UserError
+from refbench.bench.sample import Sample
+from refbench.bench.video import write_video
+from refbench.refalign.sampler import sample_video
+from refbench.refalign.training.encoder import FeatureEncoder
+from refbench.refalign.training.model import TrainingModel
+from refbench.refalign.training.parallel import Parallel
+from refbench.refalign.training.recipes import TrainingConfig
+
+FPS = 16.0
+
+
+class Validation:
+    """The samples to make, and the models that it takes beside the network.
+
+    Raises UserError for a sample that the track does not have.
+    """
+
+    def __init__(self, config: TrainingConfig, encoder: FeatureEncoder) -> None:
+        chosen = config.validation
+        place = chosen.dataset
+        if place is not None and place.is_file():
+            track = load_suite(place)
+        else:
+            track = load_track(chosen.track, place)
+        self.samples: list[Sample] = []
+        for name in chosen.samples:
+            sample = track.sample(name)
+            if sample is None:
+                raise UserError(f"validation.samples: {track.name} has no sample {name!r}")
+            self.samples.append(sample)
+        self.seed = chosen.seed
+        self.settings = WanSettings(
+            width=config.data.width,
+            height=config.data.height,
+            num_frames=config.data.num_frames,
+            fps=FPS,
+            steps=chosen.steps,
+            solver="euler",
+            shift=config.flow.shift,
+            guidance={"image": chosen.image_scale, "text": chosen.text_scale},
+            negative_prompt=WAN_NEGATIVE,
+        )
+        self._encoder = encoder
+
+    def run(self, model: TrainingModel, parallel: Parallel, folder: Path) -> None:
+        """Write `<folder>/<sample>.mp4` for each sample.
+
+        Processes share the samples, except under FSDP2, where each call needs all of them. Draws come from
+        generators of their own, so training goes on as if nothing had happened.
+        """
+        sampler = self._encoder.sampler_with(_Network(model, parallel))
+        sampler.set_progress_bar_config(disable=True)
+        for number, sample in enumerate(self.samples):
+            mine = number % parallel.world_size == parallel.rank
+            if not (mine or parallel.strategy == "fsdp2"):
+                continue
+            references = [reference.open_on_white() for reference in sample.references]
+            frames = sample_video(
+                sampler, self.settings, prompt=sample.prompt, references=references, seed=self.seed
+            )
+            if mine:
+                folder.mkdir(parents=True, exist_ok=True)
+                partial = folder / f".{sample.id}.partial"
+                write_video(partial, frames, FPS)
+                partial.replace(folder / f"{sample.id}.mp4")
+            else:
+                for _ in frames:
+                    pass
+        parallel.accelerator.wait_for_everyone()
+
+
+class _Network(torch.nn.Module):
+    """The network in training behind the sampler's interface; not its owner, so nothing is moved."""
+
+    def __init__(self, model: TrainingModel, parallel: Parallel) -> None:
+        super().__init__()
+        self._parts = (model, parallel)
+        half = parallel.accelerator.mixed_precision == "bf16"
+        self.dtype = torch.bfloat16 if half else torch.float32
+        self.device = parallel.device
+
+    def forward(self, **inputs: Any) -> SimpleNamespace:
+        """An object with `sample`."""
+        model, parallel = self._parts
+        with torch.no_grad(), parallel.accelerator.autocast():
+            return SimpleNamespace(sample=model.predict(**inputs).to(self.dtype))

@@ -1,0 +1,428 @@
+"""Generation: resumable run folders, failures that stay with their sample, settings that never mix."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import random
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from kit.cli import Run
+from kit.clips import SMALL_IDS
+from refbench.bench.runner import progress
+from refbench.bench.runs.folder import read_run
+from refbench.bench.video import Video
+
+
+@pytest.fixture
+def refbench(tmp_path: Path) -> Run:
+    (tmp_path / "cwd").mkdir()
+    return Run(tmp_path / "cwd")
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(folder)): file.read_bytes() for file in sorted(folder.rglob("*.mp4"))}
+
+
+def test_a_run_folder_holds_finished_videos_and_its_card(refbench: Run, dataset: Path, plugin: Path) -> None:
+    base = ("generate", "dummy-grey", "--dataset", dataset, "--plugin", plugin)
+    refbench(*base, "--seed", 0, "--seed", 3)
+    folder = refbench.folder / "runs/dummy-grey/open-domain"
+    assert sorted(contents(folder)) == sorted(f"seed-{s}/{i}.mp4" for s in (0, 3) for i in SMALL_IDS)
+    info = read_run(folder / "run.json")
+    assert info.card is not None
+    assert (info.method, info.track, info.variant) == ("dummy-grey", "open-domain", "plain")
+    assert info.card.options["level"] == 100
+    assert "refalign-bench" in info.versions
+    # Nothing is made twice, and nothing temporary stays.
+    times = {file: file.stat().st_mtime_ns for file in folder.rglob("*.mp4")}
+    again = refbench(*base, "--seed", 3)
+    assert "0 made, 6 there already" in again.stderr
+    assert {file: file.stat().st_mtime_ns for file in folder.rglob("*.mp4")} == times
+    assert not list(folder.rglob(".*"))
+
+
+def test_one_folder_never_mixes_settings(refbench: Run, dataset: Path, plugin: Path) -> None:
+    base = ("generate", "dummy-grey", "--dataset", dataset, "--plugin", plugin)
+    refbench(*base)
+    done = refbench(*base, "--set", "level=3", expect=2)
+    assert "was generated with another card" in done.stderr
+    refbench(*base, "--set", "level=3", "--name", "darker")
+    assert (refbench.folder / "runs/darker/open-domain/seed-0").is_dir()
+
+
+def test_a_failing_sample_is_named_kept_and_tried_again(refbench: Run, dataset: Path, plugin: Path) -> None:
+    base = ("generate", "dummy-grey", "--dataset", dataset, "--plugin", plugin)
+    done = refbench(*base, "--set", "fail_on=faceobj_2", expect=1)
+    assert "faceobj_2, seed 0: asked to fail" in done.stderr
+    folder = refbench.folder / "runs/dummy-grey/open-domain"
+    assert (folder / "seed-0/faceobj_2.error.txt").read_text() == "asked to fail\n"
+    assert len(contents(folder)) == 5
+    # The reason travels into the record.
+    refbench("evaluate", folder, "--dataset", dataset)
+    store = (refbench.folder / "results/dummy-grey/open-domain.jsonl").read_text()
+    assert "missing_video: generation failed: asked to fail" in store
+
+
+def test_killed_generation_leaves_no_damaged_video(refbench: Run, dataset: Path) -> None:
+    arguments = (
+        "generate",
+        "noise",
+        "--dataset",
+        dataset,
+        "--set",
+        "num_frames=40",
+        "--set",
+        "width=208",
+        "--set",
+        "height=120",
+    )
+    refbench(*arguments, "--out", "peaceful")
+    generator = random.Random(3)
+    killed = 0
+    for _ in range(6):
+        process = subprocess.Popen(
+            refbench.command(*arguments, "--out", "killed"), cwd=refbench.folder, stderr=subprocess.DEVNULL
+        )
+        time.sleep(generator.uniform(0.4, 0.9))
+        if process.poll() is None:
+            os.kill(process.pid, signal.SIGKILL)
+            killed += 1
+        process.wait()
+        for file in (refbench.folder / "killed").rglob("*.mp4"):
+            assert Video(file).probe.frames == 40
+    assert killed
+    refbench(*arguments, "--out", "killed")
+    track = "noise/open-domain"
+    assert contents(refbench.folder / "killed" / track) == contents(refbench.folder / "peaceful" / track)
+
+
+def test_shuffled_references_are_a_run_of_their_own(refbench: Run, dataset: Path) -> None:
+    base = (
+        "static-reference",
+        "--dataset",
+        dataset,
+        "--set",
+        "num_frames=2",
+        "--set",
+        "width=64",
+        "--set",
+        "height=64",
+    )
+    refbench("generate", *base)
+    refbench("generate", *base, "--references", "shuffled", "--shuffle-seed", 4)
+    runs = refbench.folder / "runs/static-reference"
+    info = read_run(runs / "open-domain.generated-shuffled/run.json")
+    assert (info.references, info.reference_seed, info.variant) == ("shuffled", 4, "generated-shuffled")
+    own = contents(runs / "open-domain")
+    shuffled = contents(runs / "open-domain.generated-shuffled")
+    assert own.keys() == shuffled.keys()
+    assert own != shuffled
+    refbench("evaluate", runs / "open-domain.generated-shuffled", "--dataset", dataset)
+    records = (refbench.folder / "results/static-reference/open-domain.jsonl").read_text()
+    assert '"variant":"generated-shuffled"' in records
+
+
+def test_finished_videos_are_copied_byte_for_byte(refbench: Run, dataset: Path, videos: Path) -> None:
+    refbench("generate", "videos", "--dataset", dataset, "--set", f"folder={videos}", "--name", "imported")
+    copied = contents(refbench.folder / "runs/imported/open-domain/seed-0")
+    assert copied == contents(videos)
+
+
+def test_run_does_everything(refbench: Run, dataset: Path) -> None:
+    small = [
+        f"--set={method}.{option}"
+        for method in ("static-reference", "noise")
+        for option in ("num_frames=3", "width=64", "height=48")
+    ]
+    arguments = ("run", "static-reference", "noise", "--dataset", dataset, "--limit", 3, *small)
+    done = refbench(*arguments)
+    assert "static-reference · open-domain" in done.stdout
+    assert (refbench.folder / "report/report.html").is_file()
+    boards = json.loads(refbench(*arguments, "--json").stdout)["scoreboards"]
+    assert [board["method"] for board in boards] == ["noise", "static-reference"]
+    assert all(board["components"]["motion_amplitude"]["scored"] == 3 for board in boards)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["static-referense"], "did you mean static-reference"),
+        (["noise", "--set", "widht=3"], "has no option 'widht'"),
+        (["noise", "--seed", "-1"], "must not be negative"),
+        (["videos"], "needs --set folder="),
+        (["videos", "--set", "folder=nowhere"], "nowhere"),
+        (["command", "--set", "template=prog --out x"], "{output}"),
+        (["command", "--set", "template=no-such-program-at-all {output}"], "no-such-program-at-all"),
+        (["noise", "--name", "a/b"], "may hold letters"),
+    ],
+)
+def test_what_the_user_can_mend_is_one_line(
+    refbench: Run, dataset: Path, arguments: list[str], message: str
+) -> None:
+    done = refbench("generate", *arguments, "--dataset", dataset, expect=2)
+    assert message in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+MODEL_PLUGIN = '''
+"""A method with weights, limits and steps, and no network."""
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from refbench.bench.errors import MissingWeights, UserError
+from refbench.bench.method import Frames, Method, MethodCard
+from refbench.bench.registry import methods
+from refbench.bench.weights.store import weights_fingerprint
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions:
+    settings: Literal["native", "matched"] = "native"
+    most: int = 1
+
+
+@methods.register
+class Model(Method):
+    name = "dummy-model"
+    summary = "reads a file and refuses samples"
+    Options = ModelOptions
+
+    def card(self):
+        frames = 4 if self.options.settings == "native" else 2
+        return MethodCard(
+            name=self.name,
+            summary=self.summary,
+            weights={"net": "owner/net"},
+            num_frames=frames,
+            settings=self.options.settings,
+            options=self.option_values(),
+        )
+
+    def find_weights(self, environment):
+        if environment.weights is None or not (environment.weights / "net.bin").is_file():
+            raise MissingWeights("net.bin is not on disk")
+        if not (environment.weights / "net.bin").stat().st_size:
+            raise UserError("net.bin is empty")
+        return {"net": weights_fingerprint(environment.weights, [environment.weights / "net.bin"])}
+
+    def refuses(self, sample):
+        count = len(sample.references)
+        return f"{count} references, it takes {self.options.most}" if count > self.options.most else None
+
+    def load(self, environment):
+        with (environment.weights / "loads").open("a") as log:
+            log.write("load\\n")
+
+    def generate(self, sample, seed):
+        assert self.refuses(sample) is None
+        for step in range(3):
+            self.on_step(step + 1, 3)
+        frames = [np.full((16, 16, 3), 40, np.uint8)] * self.card().num_frames
+        return Frames(images=frames, fps=8, notes=("the prompt was cut",))
+
+
+@methods.register
+class Homeless(Method):
+    name = "dummy-homeless"
+    summary = "needs a package that nobody has"
+    modules = ("json", "no_such_package_at_all")
+
+    def card(self):
+        return MethodCard(name=self.name, summary=self.summary)
+
+    def find_weights(self, environment):
+        import no_such_package_at_all
+
+    def generate(self, sample, seed):
+        raise AssertionError
+'''
+# Of the fixture's six samples those with one reference.
+SINGLES = ("singleobj_1", "singlehuman_1", "singleface_1")
+
+
+@pytest.fixture
+def model(refbench: Run, dataset: Path, tmp_path: Path) -> tuple[object, ...]:
+    plugin = tmp_path / "model_plugin.py"
+    plugin.write_text(MODEL_PLUGIN)
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights/net.bin").write_bytes(b"weights")
+    return (
+        "generate",
+        "dummy-model",
+        "--dataset",
+        dataset,
+        "--plugin",
+        plugin,
+        "--weights",
+        tmp_path / "weights",
+    )
+
+
+def test_refused_samples_are_said_first_and_recorded(refbench: Run, model: tuple[object, ...]) -> None:
+    done = refbench(*model, expect=1)
+    first = done.stderr.splitlines()[0]
+    assert first.startswith(
+        "3 of 6 samples cannot be generated by dummy-model: faceobj_2: 2 references, it takes 1; faceobj_10: "
+    )
+    folder = refbench.folder / "runs/dummy-model/open-domain"
+    assert sorted(contents(folder)) == sorted(f"seed-0/{one}.mp4" for one in SINGLES)
+    assert (folder / "seed-0/multiface_1.error.txt").read_text() == "2 references, it takes 1\n"
+    assert "singleobj_1: the prompt was cut" in done.stderr
+    # The second time only what is refused is left: nothing is loaded, and the run still says so.
+    again = refbench(*model, expect=1)
+    assert "0 made, 3 there already, 3 failed" in again.stderr
+    assert (Path(str(model[-1])) / "loads").read_text() == "load\n"
+
+
+def test_more_than_three_refusals_are_counted(
+    refbench: Run, model: tuple[object, ...], tmp_path: Path
+) -> None:
+    done = refbench(*model, "--set", "most=0", expect=2)
+    assert "none of the 6 samples can be generated by dummy-model: singleobj_1: 1 references" in done.stderr
+    assert "; and 3 more" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert not (refbench.folder / "runs").exists()
+    assert not (tmp_path / "weights/loads").exists()
+
+
+def test_the_card_names_what_was_loaded(refbench: Run, model: tuple[object, ...], tmp_path: Path) -> None:
+    everything = (*model, "--set", "most=2")
+    refbench(*everything)
+    run_file = refbench.folder / "runs/dummy-model/open-domain/run.json"
+    info = read_run(run_file)
+    assert info.card is not None
+    digest = info.card.weights["net"]
+    assert digest.startswith("sha256:")
+    # Nothing is to be made: what was recorded stands, whatever lies there now or is gone.
+    (tmp_path / "weights/net.bin").write_bytes(b"other weights")
+    refbench(*everything)
+    (tmp_path / "weights/net.bin").unlink()
+    assert "0 made, 6 there already" in refbench(*everything).stderr
+    assert read_run(run_file) == info
+    # Something is to be made: weights must be there, and the same.
+    (run_file.parent / "seed-0/faceobj_2.mp4").unlink()
+    assert "dummy-model cannot run: net.bin is not on disk" in refbench(*everything, expect=2).stderr
+    (tmp_path / "weights/net.bin").write_bytes(b"")
+    assert "refbench: net.bin is empty" in refbench(*everything, expect=2).stderr
+    (tmp_path / "weights/net.bin").write_bytes(b"other weights")
+    assert "with another card (weights)" in refbench(*everything, expect=2).stderr
+    (tmp_path / "weights/net.bin").write_bytes(b"weights")
+    refbench(*everything)
+
+
+def test_missing_packages_are_said_before_any_work(refbench: Run, model: tuple[object, ...]) -> None:
+    done = refbench("generate", "dummy-homeless", *model[2:], expect=2)
+    assert done.stderr == (
+        "refbench: dummy-homeless cannot run: needs no_such_package_at_all; "
+        "pip install 'refalign-bench[baselines]'\n"
+    )
+    assert not (refbench.folder / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("shuffled", "variant"),
+    [((), "tiny-weights"), (("--references", "shuffled"), "generated-shuffled+tiny-weights")],
+)
+def test_tiny_weights_are_a_run_apart_and_never_official(
+    refbench: Run,
+    model: tuple[object, ...],
+    dataset: Path,
+    tmp_path: Path,
+    shuffled: tuple[str, ...],
+    variant: str,
+) -> None:
+    (tmp_path / "weights/REFBENCH_TINY").touch()
+    # A name that a published row has: it must still not stand beside it.
+    refbench(*model, "--set", "most=2", "--name", "vace-14b", *shuffled)
+    folder = refbench.folder / f"runs/vace-14b/open-domain.{variant}"
+    info = read_run(folder / "run.json")
+    assert info.variant == variant and info.card is not None
+    assert info.card.weights["net"].startswith("tiny:sha256:")
+    done = refbench("evaluate", folder, "--dataset", dataset, "--metrics", "motion-amplitude", "--json")
+    (board,) = json.loads(done.stdout)
+    assert (board["variant"], board["unofficial"]) == (variant, ["generated with tiny weights"])
+    table = refbench("reproduce", "table1", "results", "--json")
+    assert all(row["reported_only"] for row in json.loads(table.stdout)["rows"])
+    assert "is left out: generated with tiny weights" in table.stderr
+    exported = refbench("export", "results", "-o", "official")
+    assert "no merged file: generated with tiny weights" in exported.stderr
+
+
+def test_settings_reach_the_methods_that_have_them(refbench: Run, model: tuple[object, ...]) -> None:
+    everything = (*model, "--set", "most=2", "--limit", 1)
+    refbench(*everything, "--settings", "matched", "--name", "alike")
+    info = read_run(refbench.folder / "runs/alike/open-domain/run.json")
+    assert info.card is not None and (info.card.settings, info.card.num_frames) == ("matched", 2)
+    refbench(*everything)
+    # Native is what stands without it.
+    assert "1 there already" in refbench(*everything, "--settings", "native").stderr
+    contradiction = refbench(*everything, "--settings", "matched", "--set", "settings=native", expect=2)
+    assert "--settings matched contradicts --set settings=native" in contradiction.stderr
+    assert "native or matched, not 'equal'" in refbench(*everything, "--settings", "equal", expect=2).stderr
+
+
+def test_a_method_without_settings_refuses_them(refbench: Run, dataset: Path) -> None:
+    small = ("--set", "num_frames=2", "--set", "width=64", "--set", "height=48", "--limit", 1)
+    base = ("generate", "noise", "--dataset", dataset, *small)
+    refbench(*base, "--settings", "native")
+    assert "noise has no matched settings" in refbench(*base, "--settings", "matched", expect=2).stderr
+    done = refbench("run", "noise", "--dataset", dataset, "--settings", "matched", expect=2)
+    assert "noise has no matched settings" in done.stderr
+
+
+def test_long_samples_report_their_steps(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    with progress.Progress("generating x", 3) as bar:
+        bar.begin("faceobj_14")
+        now[0] += 20.0
+        bar.part(0, 50)
+        for step in range(1, 7):
+            now[0] += 3.0
+            bar.part(step, 50)
+        bar.step()
+        bar.begin("faceobj_15")
+        now[0] += 4.0
+        bar.part(1, 50)
+    assert capsys.readouterr().err.splitlines() == [
+        # Twenty seconds before the first step do not slow its rate, and lines are ten seconds apart.
+        "faceobj_14: step 1/50, 3.0 s each, 0:02:27 remaining",
+        "faceobj_14: step 5/50, 3.0 s each, 0:02:15 remaining",
+    ]
+
+
+def test_a_terminal_shows_a_second_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = Console(force_terminal=True, width=120, file=io.StringIO())
+    monkeypatch.setattr(progress, "console", lambda stderr: screen)
+    with progress.Progress("generating x", 2) as bar:
+        bar.begin("faceobj_14")
+        bar.part(12, 50)
+        assert bar._bar is not None
+        inner = bar._bar.tasks[-1]
+        assert (inner.description, inner.completed, inner.total) == ("faceobj_14", 12, 50)
+        bar.step()
+        assert [task.description for task in bar._bar.tasks] == ["generating x"]
+
+
+def test_options_of_a_method_with_a_dot_in_its_name() -> None:
+    """`run` and `plan` take NAME.KEY=VALUE, and vace-1.3b is a name."""
+    from refbench.bench.errors import UserError
+    from refbench.bench.options import assignments_by_owner
+
+    found = assignments_by_owner(["vace-1.3b.steps=4", "vace-1.3b.guidance=text=5.5", "noise.cell_px=4"])
+    assert found == {"vace-1.3b": {"steps": "4", "guidance": "text=5.5"}, "noise": {"cell_px": "4"}}
+    with pytest.raises(UserError, match="needs the method's or metric's name before it"):
+        assignments_by_owner(["steps=4"])

@@ -1,0 +1,141 @@
+"""Records and their store: one writer, torn lines, merging, speed of nothing but correctness."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from kit.records import record
+from refbench.bench.errors import UserError
+from refbench.bench.scores.record import Record, latest
+from refbench.bench.scores.store import (
+    StoreWriter,
+    load_records,
+    merge_stores,
+    read_records,
+    records_frame,
+    store_files,
+    store_path,
+)
+
+
+def write(path: Path, *records: Record) -> None:
+    with StoreWriter(path) as writer:
+        writer.append(records)
+
+
+@given(st.floats(allow_nan=False, allow_infinity=False), st.text(max_size=50))
+def test_a_record_survives_its_line(value: float, text: str) -> None:
+    original = record("facesim", "faceobj_1", value, details={"text": text, "list": [1, None, {"a": 0.1}]})
+    assert Record.model_validate_json(original.model_dump_json()) == original
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"value": None, "reason": None},
+        {"value": 1.0, "reason": "failed: both"},
+        {"value": float("nan"), "reason": None},
+        {"value": float("inf"), "reason": None},
+        {"value": None, "reason": "because"},
+    ],
+)
+def test_a_record_holds_a_value_or_a_known_reason(fields: dict[str, object]) -> None:
+    with pytest.raises(ValidationError):
+        record("facesim", "a_1", **fields)  # type: ignore[arg-type]
+
+
+def test_the_last_record_of_a_key_wins(tmp_path: Path) -> None:
+    path = store_path(tmp_path, "m", "open-domain")
+    write(path, record("x", "a_1", 1.0), record("x", "a_2", 2.0))
+    write(path, record("x", "a_1", 3.0))
+    assert [one.value for one in read_records(path)] == [1.0, 2.0, 3.0]
+    assert [one.value for one in load_records([tmp_path])] == [3.0, 2.0]
+    assert len(latest(read_records(path))) == 2
+
+
+@given(cut=st.integers(1, 400))
+def test_a_torn_last_line_is_ignored_and_cut_off(tmp_path_factory: pytest.TempPathFactory, cut: int) -> None:
+    path = tmp_path_factory.mktemp("store") / "m" / "t.jsonl"
+    write(path, record("x", "a_1", 1.0), record("x", "a_2", 2.0))
+    whole = path.read_bytes()
+    line = whole.splitlines(keepends=True)[1]
+    path.write_bytes(whole[: len(whole) - min(cut, len(line))])
+    assert [one.value for one in read_records(path)] == [1.0]
+    write(path, record("x", "a_3", 3.0))
+    assert [one.value for one in read_records(path)] == [1.0, 3.0]
+
+
+def test_damage_before_the_last_line_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "m" / "t.jsonl"
+    write(path, record("x", "a_1", 1.0), record("x", "a_2", 2.0))
+    path.write_bytes(path.read_bytes().replace(b'"a_1"', b'"a_1', 1))
+    with pytest.raises(UserError, match="line 1 is no score record"):
+        read_records(path)
+    with pytest.raises(UserError, match="line 1"), StoreWriter(path):
+        pass
+    newer = record("x", "a_1", 1.0).model_dump_json().replace('"schema_version":1', '"schema_version":2')
+    path.write_text(newer + "\n")
+    with pytest.raises(UserError, match="schema_version"):
+        read_records(path)
+
+
+def test_two_writers_at_once_are_refused(tmp_path: Path) -> None:
+    path = store_path(tmp_path, "m", "t")
+    code = (
+        "import sys, pathlib\n"
+        "from refbench.bench.errors import UserError\n"
+        "from refbench.bench.scores.store import StoreWriter\n"
+        "try:\n"
+        "    StoreWriter(pathlib.Path(sys.argv[1])).__enter__()\n"
+        "except UserError as error:\n"
+        "    print(error)\n"
+    )
+    with StoreWriter(path):
+        done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True)
+    assert "is being written by another run" in done.stdout
+    # Nothing is left behind that would refuse the next run.
+    write(path, record("x", "a_1", 1.0))
+
+
+def test_names_that_are_no_folder_names_are_refused(tmp_path: Path) -> None:
+    for name in ("", "../up", "a/b", "a b", ".hidden", "x" * 200):
+        with pytest.raises(UserError, match="may hold"):
+            store_path(tmp_path, name, "open-domain")
+
+
+def test_merging_shards_keeps_what_was_scored(tmp_path: Path) -> None:
+    missing = {"value": None, "reason": "missing_video"}
+    write(store_path(tmp_path / "1", "m", "t"), record("x", "a_1", 1.0), record("x", "a_2", **missing))
+    write(store_path(tmp_path / "2", "m", "t"), record("x", "a_1", **missing), record("x", "a_2", 2.0))
+    counts = merge_stores([tmp_path / "1", tmp_path / "2"], tmp_path / "all")
+    assert list(counts.values()) == [2]
+    assert {one.sample: one.value for one in load_records([tmp_path / "all"])} == {"a_1": 1.0, "a_2": 2.0}
+    # Merging again changes nothing.
+    before = (tmp_path / "all/m/open-domain.jsonl").read_bytes()
+    assert list(merge_stores([tmp_path / "2"], tmp_path / "all").values()) == [0]
+    assert (tmp_path / "all/m/open-domain.jsonl").read_bytes() == before
+
+
+def test_stores_are_found_or_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="does not exist"):
+        store_files([tmp_path / "nowhere"])
+    with pytest.raises(UserError, match="no score records"):
+        store_files([tmp_path])
+    path = store_path(tmp_path, "m", "t")
+    write(path, record("x", "a_1", 1.0))
+    assert store_files([tmp_path, path]) == [path]
+
+
+def test_records_as_a_tidy_table() -> None:
+    frame = records_frame([record("x", "a_1", 1.5), record("y", "a_1")])
+    assert frame["value"].tolist()[0] == 1.5
+    assert frame["reason"].fillna("").tolist() == ["", "failed: test"]
+    assert frame["value"].isna().tolist() == [False, True]
+    assert records_frame([]).shape[0] == 0

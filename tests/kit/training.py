@@ -1,0 +1,147 @@
+"""What the trainer's tests share: a tiny recipe on drawn features, without any frozen network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from refbench.bench.weights.checkpoint import read_state_dict
+from refbench.refalign.data.dataset import PositionSampler
+from refbench.refalign.data.sample import EpochPosition, Skipped
+from refbench.refalign.training.assembly import StartingPoint
+from refbench.refalign.training.checkpoints import CheckpointStore
+from refbench.refalign.training.encoder import Example, Features
+from refbench.refalign.training.examples import ExampleSource
+from refbench.refalign.training.parallel import Parallel
+from refbench.refalign.training.recipes import TrainingConfig, build_config
+from refbench.refalign.training.trainer import Trainer, TrainingResult, find_resumed, read_start
+
+TOKENS = 6
+TEACHER_WIDTH = 20
+ARCHITECTURE = {
+    "num_attention_heads": 2,
+    "attention_head_dim": 24,
+    "in_channels": 16,
+    "out_channels": 16,
+    "text_dim": 8,
+    "freq_dim": 16,
+    "ffn_dim": 64,
+    "num_layers": 3,
+}
+SMALL = (
+    "data.width=48",
+    "data.height=32",
+    "data.num_frames=5",
+    "alignment.blocks=0,1",
+    "run.max_steps=4",
+    "log.every=1000",
+    "log.tensorboard=false",
+)
+
+
+class DrawnSource(ExampleSource):
+    """Features drawn from their position; every third sample has no references. `broken` positions hold NaN,
+    and `on_place` hears of each that is taken.
+    """
+
+    def __init__(
+        self,
+        length: int = 5,
+        broken: int | None = None,
+        on_place: Callable[[EpochPosition], None] | None = None,
+    ) -> None:
+        self.length = length
+        self.teacher_widths = (TEACHER_WIDTH,)
+        self.broken = broken
+        self.on_place = on_place
+
+    def examples(self, *, start: int, rank: int, world_size: int) -> Iterator[Example]:
+        for place in PositionSampler(self.length, start=start, rank=rank, world_size=world_size):
+            if self.on_place is not None:
+                self.on_place(place)
+            yield self.example(place)
+
+    def example(self, place: EpochPosition) -> Example:
+        number = place.epoch * self.length + place.position
+        state = np.random.RandomState(number)
+        references = number % 3
+
+        def drawn(*shape: int) -> torch.Tensor:
+            return torch.from_numpy(state.standard_normal(shape).astype(np.float32))
+
+        features = Features(
+            latents_CFhw=drawn(16, 2, 4, 6) * (float("nan") if number == self.broken else 1),
+            text_LD=drawn(3 + references, 8),
+            references_CNhw=drawn(16, references, 4, 6),
+            teachers=(drawn(references, TOKENS, TEACHER_WIDTH),),
+        )
+        skipped = (Skipped(key="bad clip", reason="it is broken"),) if number == 1 else ()
+        return Example(
+            key=f"clip {number}",
+            epoch=place.epoch,
+            position=place.position,
+            features=features,
+            skipped=skipped,
+        )
+
+
+def small(*overrides: str) -> TrainingConfig:
+    """A run of a few steps of two samples."""
+    return build_config("tiny", [*SMALL, *overrides])
+
+
+def run(
+    config: TrainingConfig,
+    out: Path,
+    *,
+    resume: bool = False,
+    source: DrawnSource | None = None,
+    validation: Any = None,
+) -> tuple[Trainer, TrainingResult]:
+    """Train a fresh network of `ARCHITECTURE`, or go on with what is in `out`."""
+    from accelerate.state import AcceleratorState
+
+    AcceleratorState._reset_state(reset_partial_state=False)
+    out.mkdir(parents=True, exist_ok=True)
+    parallel = Parallel(config, out)
+    resumed = find_resumed(CheckpointStore(out, config.checkpoints.keep), config, resume=resume)
+    fresh = StartingPoint(architecture=ARCHITECTURE, network=None, projectors=None)
+    start = fresh if resumed is None or config.lora.enabled else read_start(config, parallel, None, resumed)
+    if resumed is not None and config.lora.enabled:
+        start = replace(fresh, **resumed_adapter(resumed))
+    trainer = Trainer(
+        config,
+        parallel,
+        source or DrawnSource(),
+        out,
+        start=start,
+        resumed=resumed,
+        validation=validation,
+    )
+    return trainer, trainer.run()
+
+
+def resumed_adapter(resumed: Any) -> dict[str, Any]:
+    """The adapter and projectors of a checkpoint."""
+    from refbench.refalign.training.assembly import ADAPTER_FILE
+    from refbench.refalign.training.checkpoints import ADAPTER, PROJECTORS
+
+    return {
+        "adapter": resumed.folder / ADAPTER / ADAPTER_FILE,
+        "projectors": read_state_dict(resumed.folder / PROJECTORS),
+    }
+
+
+def files_of(folder: Path) -> dict[str, dict[str, bytes]]:
+    """The tensors of all files below a folder, as bytes: safetensors writes metadata in any order."""
+    return {
+        path.relative_to(folder).as_posix(): {
+            key: value.numpy().tobytes() for key, value in read_state_dict(path).items()
+        }
+        for path in sorted(folder.rglob("*.safetensors"))
+    }

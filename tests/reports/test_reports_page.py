@@ -1,0 +1,231 @@
+"""The report as a whole: its files and its page, which loads nothing, escapes everything, repeats itself."""
+
+from __future__ import annotations
+
+import random
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+from test_reports_tables import PROTOCOL, run_records
+
+from kit.records import record
+from refbench.bench.errors import UserError
+from refbench.bench.method import MethodCard
+from refbench.bench.runs.folder import RunInfo, stored_run_file, write_run
+from refbench.bench.scores.record import Provenance, Record, run_label
+from refbench.bench.scores.store import StoreWriter, store_path
+from refbench.reports.page import not_applicable_lines, unscored_table
+from refbench.reports.report import report_contents, write_report
+from refbench.reports.stored_runs import read_stored_runs
+
+SCRIPT = "<script>alert(1)</script>"
+# A name cannot hold a slash, which could name a folder; all else of a hostile one it can.
+IMAGE = "<img src=x onerror=alert(1)>"
+IDS = ("singlehuman_1", "singleobj_2")
+VOID = {"meta", "img", "br", "link"}
+
+
+class Page(HTMLParser):
+    """Elements of a page: what it links to, its text outside script and style, and whether tags balance."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.links: list[str] = []
+        self.tags: list[str] = []
+        self.words: list[str] = []
+        self.open: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.links += [value or "" for name, value in attrs if name in ("src", "href", "action", "srcset")]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] not in ("script", "style"):
+            self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).split())
+
+
+def hostile_records() -> list[Record]:
+    facesim = run_records(IMAGE, ids=IDS, without=("facesim",))
+    failed = [
+        record("facesim", "singlehuman_1", None, method=IMAGE, reason=f"failed: {SCRIPT}"),
+        record("facesim", "singleobj_2", None, method=IMAGE, reason="not_applicable: no <i>person</i>"),
+    ]
+    return facesim + failed + run_records("plain", 0.6, ids=IDS)
+
+
+def run_info(**card: object) -> RunInfo:
+    fields = {"name": "m", "summary": "draws <b>frames</b>", **card}
+    return RunInfo(
+        method="m", track="open-domain", card=MethodCard.model_validate(fields), versions={"torch": "2.15"}
+    )
+
+
+@pytest.fixture(scope="module")
+def contents() -> dict[str, str | bytes]:
+    infos = {(IMAGE, "open-domain", "plain"): run_info(guidance={"text": 7.5}, steps=50)}
+    return report_contents(hostile_records(), PROTOCOL, infos)
+
+
+@pytest.fixture(scope="module")
+def page(contents: dict[str, str | bytes]) -> Page:
+    text = contents["report.html"]
+    assert isinstance(text, str)
+    return Page(text)
+
+
+def test_every_file_is_there(contents: dict[str, str | bytes]) -> None:
+    tables = {f"tables/open-domain.{what}.{kind}" for what in ("components", "categories")
+              for kind in ("md", "csv", "tex")}  # fmt: skip
+    plots = {f"plots/open-domain.{what}.{kind}" for what in ("total", "radar", "categories")
+             for kind in ("png", "pdf")}  # fmt: skip
+    assert set(contents) == {"report.html"} | tables | plots
+
+
+def test_names_and_reasons_are_escaped(contents: dict[str, str | bytes], page: Page) -> None:
+    assert page.tags.count("script") == 1
+    assert "b" not in page.tags and "i" not in page.tags
+    assert IMAGE in page.text
+    assert f"{SCRIPT} (1 ×, as in singlehuman_1)" in page.text
+    assert "no <i>person</i>" in page.text
+    assert "draws <b>frames</b>" in page.text
+
+
+def test_the_page_is_well_formed_and_loads_nothing(contents: dict[str, str | bytes], page: Page) -> None:
+    assert page.open == []
+    assert page.links and all(link.startswith(("#", "data:image/png;base64,")) for link in page.links)
+    assert "default-src 'none'" in str(contents["report.html"])
+    assert "url(" not in str(contents["report.html"]) and "@import" not in str(contents["report.html"])
+
+
+def test_the_page_shows_what_a_reader_needs(page: Page) -> None:
+    for words in (
+        "95 % bootstrap intervals over samples",
+        "coverage, videos counted / videos expected",
+        "strict scores",
+        "guidance.text 7.5",
+        "versions.torch 2.15",
+        "No run.json beside the records of: plain on open-domain",
+        f"No TotalScore for {IMAGE}: nothing was scored for FaceSim.",
+        "facesim does not apply to 1 sample: no <i>person</i>",
+        "Weight, open-domain",
+        "a NexusScore of exactly 0",
+    ):
+        assert words in page.text
+
+
+def test_tables_sort_by_buttons_that_say_so(contents: dict[str, str | bytes], page: Page) -> None:
+    text = str(contents["report.html"])
+    assert text.count('<th scope="col"><button type="button">') == page.tags.count("button") > 20
+    assert 'setAttribute("aria-sort", direction)' in text
+    assert 'data-number="0.6' in text
+
+
+def test_the_report_repeats_itself_in_any_order(contents: dict[str, str | bytes]) -> None:
+    shuffled = hostile_records()
+    random.Random(1).shuffle(shuffled)
+    infos = {(IMAGE, "open-domain", "plain"): run_info(guidance={"text": 7.5}, steps=50)}
+    assert report_contents(shuffled, PROTOCOL, infos) == contents
+
+
+def test_write_report_writes_what_it_returns(tmp_path: Path, contents: dict[str, str | bytes]) -> None:
+    files = write_report(run_records(ids=IDS[:1]), tmp_path / "out", PROTOCOL, {})
+    assert files[0] == tmp_path / "out" / "report.html"
+    assert {file.relative_to(tmp_path / "out").as_posix() for file in files} == set(contents)
+    assert all(file.stat().st_size > 100 for file in files)
+
+
+def test_reports_without_a_place_or_a_record_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(UserError, match="nothing can be written"):
+        write_report(run_records(ids=IDS[:1]), tmp_path / "file", PROTOCOL, {})
+    with pytest.raises(UserError, match="no score record"):
+        write_report([], tmp_path, PROTOCOL, {})
+    with pytest.raises(UserError, match="track name"):
+        write_report(run_records(track="a track"), tmp_path, PROTOCOL, {})
+
+
+def test_reasons_are_counted_per_method(tmp_path: Path) -> None:
+    from refbench.bench.scores.aggregate import scoreboards
+
+    gme = [record("gmescore", f"singleobj_{n}", None, reason="failed: out of memory") for n in (1, 2, 3)]
+    gme += [
+        record("gmescore", "singleobj_4", 0.5),
+        record("gmescore", "singleobj_5", None, reason="missing_video"),
+    ]
+    table = unscored_table(gme, scoreboards(gme, PROTOCOL))
+    assert table is not None
+    row = next(row for row in table.rows if row[1].text == "GmeScore")
+    assert [cell.text for cell in row] == [
+        "m", "GmeScore", "4", "5", "3 failed, 1 missing_video", "out of memory (3 ×, as in singleobj_1)",
+    ]  # fmt: skip
+    assert any(row[4].text == "5 not_scored" for row in table.rows)
+
+
+def test_nothing_left_out_gives_no_table_of_reasons() -> None:
+    from refbench.bench.scores.aggregate import scoreboards
+
+    run = run_records(ids=("singlehuman_1",))
+    assert unscored_table(run, scoreboards(run, PROTOCOL)) is None
+    assert not_applicable_lines(run) == []
+
+
+def test_mixed_metric_versions_are_pointed_out() -> None:
+    from refbench.reports.page import metric_table
+
+    mixed = [
+        record("gmescore", f"singleobj_{n}", 0.5, provenance=Provenance(metric_version=f"{n}"))
+        for n in (1, 2)
+    ]
+    table = metric_table(mixed)
+    assert table.rows[0][1].text == "1, 2"
+    assert "several versions" in table.notes[0]
+
+
+def store(root: Path, records: list[Record], info: RunInfo | None = None) -> Path:
+    path = store_path(root, records[0].method, records[0].track)
+    with StoreWriter(path) as writer:
+        writer.append(records)
+    if info is not None:
+        write_run(stored_run_file(path, records[0].variant), info)
+    return path
+
+
+def test_stores_are_read_with_the_run_descriptions_beside_them(tmp_path: Path) -> None:
+    store(tmp_path, run_records("b", ids=IDS), run_info())
+    store(tmp_path, run_records("b", ids=IDS, variant="shuffled"), run_info(steps=7))
+    store(tmp_path, run_records("a", ids=IDS))
+    stored = read_stored_runs([tmp_path])
+    assert list(stored.groups()) == [
+        ("a", "open-domain", "plain"),
+        ("b", "open-domain", "plain"),
+        ("b", "open-domain", "shuffled"),
+    ]
+    assert set(stored.run_infos) == {("b", "open-domain", "plain"), ("b", "open-domain", "shuffled")}
+    card = stored.run_infos["b", "open-domain", "shuffled"].card
+    assert card is not None and card.steps == 7
+    assert run_label("b", "shuffled") == "b (shuffled)"
+
+
+@pytest.mark.parametrize("field", ["method", "track", "variant"])
+@pytest.mark.parametrize("name", ["x/../../secret", "../up", "a\\b", ".hidden", "", "line\nbreak"])
+def test_a_name_that_could_be_a_path_is_no_record(field: str, name: str) -> None:
+    with pytest.raises(ValidationError, match=field):
+        record("gmescore", "singleobj_1", 0.5, **{field: name})
+
+
+def test_a_store_without_a_record_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "empty.jsonl").write_text("")
+    with pytest.raises(UserError, match="no score records"):
+        read_stored_runs([tmp_path])

@@ -1,0 +1,1 @@
+../../refbench/__init__.py

@@ -1,0 +1,1 @@
+../../refbench/__main__.py
