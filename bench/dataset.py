@@ -8,23 +8,22 @@ this project. Everything read here is untrusted: a path may not leave its folder
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from refbench.bench.errors import UserError, first_fault, one_line
+from refbench.bench.files import leaves_its_folder, parse_json, read_json, read_text
 from refbench.bench.sample import Kind, Reference, Sample, category_of, kind_of
 
 HUB_DATASET = "BestWishYsh/OpenS2V-Eval"
+DEFAULT_TRACK = "open-domain"
 DATASET_VARIABLE = "REFBENCH_DATASET"
-# No sample list comes near this size; a larger file is refused before it is read.
-LARGEST_JSON_BYTES = 64 * 2**20
 SAMPLE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
@@ -217,6 +216,11 @@ def _official_samples(path: Path) -> Iterator[Sample]:
         )
 
 
+def as_track(track: Track | str, dataset: str | Path | None = None) -> Track:
+    """A track as it is, or an official one by name from `dataset` (see `load_track`)."""
+    return track if isinstance(track, Track) else load_track(track, dataset)
+
+
 def load_suite(path: Path) -> Track:
     """A user's suite (JSONL) as a track of its own, named `suite-<file stem>-<first 8 hex digits of its
     digest>`.
@@ -260,44 +264,6 @@ def _suite_sample(row: _SuiteRow, root: Path, where: str) -> Sample:
     )
 
 
-def read_json(path: Path) -> Any:
-    """The content of a JSON file; a missing, oversized, broken or ambiguous (duplicate keys) one is a
-    UserError.
-    """
-    return parse_json(read_text(path), str(path))
-
-
-def read_text(path: Path) -> str:
-    """A data file's text; a missing, oversized or unreadable one is a UserError."""
-    try:
-        if path.stat().st_size > LARGEST_JSON_BYTES:
-            raise UserError(
-                f"{path} is larger than {LARGEST_JSON_BYTES // 2**20} MiB: not a file of this kind"
-            )
-        return path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist") from None
-    except (OSError, UnicodeDecodeError, ValueError) as error:
-        raise UserError(f"{path} cannot be read: {one_line(error)}") from None
-
-
-def parse_json(text: str, where: str) -> Any:
-    """JSON from a data file; broken JSON and duplicate keys are UserErrors that say `where`."""
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        result = dict(pairs)
-        if len(result) < len(pairs):
-            keys = [key for key, _ in pairs]
-            twice = next(key for key in keys if keys.count(key) > 1)
-            raise UserError(f"{where}: the id {one_line(twice, 60)!r} appears twice")
-        return result
-
-    try:
-        return json.loads(text, object_pairs_hook=unique)
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{where}: broken JSON: {one_line(error)}") from None
-
-
 Row = TypeVar("Row", bound=BaseModel)
 
 
@@ -321,7 +287,6 @@ def _inside(path: str, where: str) -> str:
     """`path` if it stays inside its folder. Links are not followed: the hub cache itself consists of
     links.
     """
-    posix, windows = PurePosixPath(path), PureWindowsPath(path)
-    if not path or "\0" in path or posix.is_absolute() or windows.anchor or ".." in windows.parts:
+    if leaves_its_folder(path):
         raise UserError(f"{where}: the reference path {one_line(path, 80)!r} leaves the data set's folder")
     return path

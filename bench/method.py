@@ -1,4 +1,7 @@
-"""The method interface: one file in `baselines/` (or a plugin) declares and implements one generator."""
+"""The method interface: one file in `baselines/` (or a plugin) declares and implements one generator.
+
+A `Method` is light and knows its card; `load()` returns a ready `Generator`, which holds the networks.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +14,10 @@ from typing import Any, ClassVar
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from refbench.bench.metric import Environment
+from refbench.bench.environment import Environment
 from refbench.bench.options import NoOptions
 from refbench.bench.sample import Sample
+from refbench.bench.weights.entry import WeightEntry
 
 
 class MethodCard(BaseModel):
@@ -66,33 +70,48 @@ class Frames:
     notes: tuple[str, ...] = ()
 
 
+OnStep = Callable[[int, int], None]
+
+
 def silent(done: int, total: int) -> None:
-    """What `Method.on_step` is until somebody listens."""
+    """The `on_step` of a generation that nobody watches."""
+
+
+class Generator(ABC):
+    """A loaded method: makes videos. It is made ready and closed once."""
+
+    @abstractmethod
+    def generate(self, sample: Sample, seed: int, on_step: OnStep = silent) -> Frames | Path:
+        """The video for one sample: frames, or the path of a finished mp4, which is copied byte for byte.
+
+        `on_step(done, total)` may be called after each step of a long sample, and with 0 when the first
+        begins. Raises SampleError with the reason when this sample cannot be generated.
+        """
+
+    def close(self) -> None:
+        """Give memory back."""
+        return
 
 
 class Method(ABC):
-    """A generator of videos.
+    """A generator of videos with its options, before anything is loaded.
 
-    `Options` is a frozen dataclass of settings that the user may change with `--set key=value`; a field
-    `settings` of it (`native` or `matched`) is what `--settings` sets. A result must depend on (sample, seed,
-    options) alone, never on what was generated before. `weights` are names in the weight catalogue, `modules`
-    importable names of optional packages that `load` needs.
-
-    `on_step(done, total)` may be called within `generate` after each step of a long sample (and with 0 when
-    the first begins); the runner listens.
+    `Options` is a frozen dataclass of settings that the user may change with `--set key=value`; the text
+    under each field is shown by `methods show`, and a field `settings` of it (`native` or `matched`) is what
+    `--settings` sets. A result must depend on (sample, seed, options) alone, never on what was generated
+    before. `weights` are the repositories that it loads, `modules` importable names of optional packages that
+    `load` needs.
     """
 
     name: ClassVar[str]
     summary: ClassVar[str]
     needs_torch: ClassVar[bool] = False
-    weights: ClassVar[tuple[str, ...]] = ()
+    weights: ClassVar[tuple[WeightEntry, ...]] = ()
     modules: ClassVar[tuple[str, ...]] = ()
     Options: ClassVar[type] = NoOptions
-    on_step: Callable[[int, int], None]
 
     def __init__(self, options: Any = None) -> None:
         self.options = self.Options() if options is None else options
-        self.on_step = silent
 
     @abstractmethod
     def card(self) -> MethodCard:
@@ -113,20 +132,9 @@ class Method(ABC):
         """
         return None
 
-    def load(self, environment: Environment) -> None:
-        """Load models; called once before the first `generate`. Raises MissingWeights."""
-        return
-
     @abstractmethod
-    def generate(self, sample: Sample, seed: int) -> Frames | Path:
-        """The video for one sample: frames, or the path of a finished mp4, which is copied byte for byte.
-
-        Raises SampleError with the reason when this sample cannot be generated.
-        """
-
-    def close(self) -> None:
-        """Give memory back."""
-        return
+    def load(self, environment: Environment) -> Generator:
+        """A ready generator; called once before the first video. Raises MissingWeights."""
 
     def option_values(self) -> dict[str, Any]:
         """The options as JSON-serialisable values, for the card."""

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
+import textwrap
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, Field, dataclass, fields
+from itertools import pairwise
 from typing import Any
 
 from refbench.bench.errors import UserError, one_line
+
+REQUIRED = "required"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,8 +20,63 @@ class NoOptions:
     """The options of something that has none."""
 
 
-def build_options(options_type: type, values: Mapping[str, str], owner: str) -> Any:
-    """An instance of the dataclass `options_type` from text values.
+@dataclass(frozen=True, kw_only=True)
+class OptionDescription:
+    """An option as `methods show` and `metrics show` print it; `default` is `required` for none."""
+
+    name: str
+    type: str
+    default: str
+    meaning: str
+
+    @property
+    def required(self) -> bool:
+        """Whether the option has no default."""
+        return self.default == REQUIRED
+
+
+def describe_options(options_type: type) -> list[OptionDescription]:
+    """The options of a dataclass in order, each with the text that stands under its field in the source."""
+    meanings = _field_texts(options_type)
+    return [
+        OptionDescription(
+            name=field.name,
+            type=str(field.type),
+            default=REQUIRED if _is_required(field) else str(field.default),
+            meaning=meanings.get(field.name, ""),
+        )
+        for field in fields(options_type)
+    ]
+
+
+def _field_texts(options_type: type) -> dict[str, str]:
+    """Field name → the string literal that follows it, of the class and those that it inherits from."""
+    texts: dict[str, str] = {}
+    for parent in reversed(options_type.__mro__):
+        try:
+            source = textwrap.dedent(inspect.getsource(parent))
+        except (OSError, TypeError):
+            # A built-in class, or one that was made without a file.
+            continue
+        body = next(node for node in ast.parse(source).body if isinstance(node, ast.ClassDef)).body
+        for field, text in pairwise(body):
+            if (
+                isinstance(field, ast.AnnAssign)
+                and isinstance(field.target, ast.Name)
+                and isinstance(text, ast.Expr)
+                and isinstance(text.value, ast.Constant)
+                and isinstance(text.value.value, str)
+            ):
+                texts[field.target.id] = " ".join(text.value.value.split())
+    return texts
+
+
+def _is_required(field: Field[Any]) -> bool:
+    return field.default is MISSING and field.default_factory is MISSING
+
+
+def build_options(options_type: type, values: Mapping[str, Any], owner: str) -> Any:
+    """An instance of the dataclass `options_type` from text values (or values of the right type).
 
     Raises UserError for an unknown key, a value of the wrong type, and a missing required option; an options
     class may raise ValueError in `__post_init__` for values that do not fit.
@@ -27,7 +88,7 @@ def build_options(options_type: type, values: Mapping[str, str], owner: str) -> 
         if key not in known:
             raise UserError(f"{owner} has no option {key!r}; it has: {', '.join(known) or 'none'}")
     for name, field in known.items():
-        if name not in values and field.default is MISSING and field.default_factory is MISSING:
+        if name not in values and _is_required(field):
             raise UserError(f"{owner} needs --set {name}=…")
     try:
         return TypeAdapter(options_type).validate_python(dict(values))

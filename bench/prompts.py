@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from refbench.bench.dataset import parse_json, read_text
 from refbench.bench.errors import UserError, one_line
+from refbench.bench.files import parse_json, read_text
 from refbench.bench.sample import Sample
 
 LINES_SUFFIX = ".jsonl"

@@ -1,8 +1,11 @@
 """Registries: how metrics and methods are found by name.
 
-Three ways in: a decorator (`@metrics.register`), the entry-point groups `metrics` and
+Three ways in: a decorator (`@metrics.register`), the entry-point groups `refbench.metrics` and
 `refbench.methods` (each value names a class, a module, or a package whose modules are imported), and
-`--plugin FILE.py`.
+`--plugin FILE.py`. A module that fails to import costs itself alone and is named in `problems`.
+
+The interface that metrics and methods are written against has a version, `INTERFACE_VERSION`; what is written
+for an older one is refused with one line that says what to change (`docs/plugins.md`).
 """
 
 from __future__ import annotations
@@ -13,7 +16,8 @@ import importlib
 import importlib.util
 import pkgutil
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
@@ -24,6 +28,12 @@ from refbench.bench.method import Method
 from refbench.bench.metric import Metric
 
 Registered = TypeVar("Registered")
+
+# 1: `load()` made the object itself ready, which then scored or generated. 2: `load()` returns a Scorer or a
+# Generator, and weights are declared as entries.
+INTERFACE_VERSION = 2
+# Import packages of version 1, which stood at the top level.
+FORMER_PACKAGES = ("bench", "metrics", "baselines", "refalign", "reports")
 
 
 class Registry(Generic[Registered]):
@@ -40,8 +50,13 @@ class Registry(Generic[Registered]):
         self._loaded = False
 
     def register(self, registered: type[Registered]) -> type[Registered]:
-        """Class decorator. Raises UserError when another class has the name already."""
+        """Class decorator. Raises UserError when another class has the name already, and for a class that is
+        written for an older interface.
+        """
         name = self._name_of(registered)
+        outdated = _outdated(registered)
+        if outdated is not None:
+            raise UserError(f"the {self.kind} {name!r} ({_home(registered)}) {outdated}")
         existing = self._classes.get(self._key(name))
         if existing is not None and existing.__qualname__ != registered.__qualname__:
             raise UserError(
@@ -72,25 +87,47 @@ class Registry(Generic[Registered]):
             return
         self._loaded = True
         for point in entry_points(group=self.group):
-            try:
+            with self._noting_problems(point.value):
                 self._load_point(point)
-            except Exception as error:  # noqa: BLE001 - somebody else's package may fail in any way
-                self.problems.append(f"{point.value}: {type(error).__name__}: {one_line(error)}")
 
     def _load_point(self, point: EntryPoint) -> None:
         loaded = point.load()
         if isinstance(loaded, ModuleType):
             for module in pkgutil.iter_modules(getattr(loaded, "__path__", []), loaded.__name__ + "."):
                 if not module.ispkg:
-                    importlib.import_module(module.name)
+                    with self._noting_problems(module.name):
+                        importlib.import_module(module.name)
         elif isinstance(loaded, type):
             self.register(loaded)
         else:
             raise TypeError(f"{point.value} is neither a class, a module nor a package")
 
+    @contextmanager
+    def _noting_problems(self, what: str) -> Iterator[None]:
+        """Whatever the block raises becomes a line of `problems`."""
+        try:
+            yield
+        except UserError as error:
+            self.problems.append(f"{what}: {error}")
+        except Exception as error:  # noqa: BLE001 - a module may fail in any way
+            self.problems.append(f"{what}: {type(error).__name__}: {one_line(error)}")
+
 
 def _home(registered: type) -> str:
     return f"{registered.__module__}.{registered.__qualname__}"
+
+
+def _outdated(registered: type) -> str | None:
+    """What a class has to change for the present interface, or None."""
+    see = f"interface 1, this is {INTERFACE_VERSION}: see docs/plugins.md"
+    if issubclass(registered, Metric) and hasattr(registered, "score"):
+        return f"is written for {see}; move score() into a Scorer that load() returns"
+    if issubclass(registered, Method) and hasattr(registered, "generate"):
+        return f"is written for {see}; move generate() into a Generator that load() returns"
+    owner = registered.declaration if issubclass(registered, Metric) else registered
+    if any(isinstance(entry, str) for entry in getattr(owner, "weights", ())):
+        return f"is written for {see}; weights are WeightEntry objects, not names"
+    return None
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str], problems: Iterable[str] = ()) -> str:
@@ -107,12 +144,17 @@ metrics: Registry[Metric] = Registry("metric", "refbench.metrics", lambda metric
 methods: Registry[Method] = Registry("method", "refbench.methods", lambda method: method.name)
 
 
-def load_plugins(files: Iterable[Path]) -> None:
-    """Import each `--plugin FILE.py` once, so that its decorators register; a failing one is a UserError."""
+def load_plugins(files: Iterable[Path]) -> list[ModuleType]:
+    """Import each `--plugin FILE.py` once, so that its decorators register; the modules in the same order.
+
+    A plugin that fails is a UserError.
+    """
+    modules = []
     for file in files:
         path = file.resolve()
         name = f"refbench_plugin_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
         if name in sys.modules:
+            modules.append(sys.modules[name])
             continue
         specification = importlib.util.spec_from_file_location(name, path)
         if not path.is_file() or specification is None or specification.loader is None:
@@ -125,6 +167,16 @@ def load_plugins(files: Iterable[Path]) -> None:
             del sys.modules[name]
             if isinstance(error, UserError):
                 raise
-            raise UserError(
-                f"the plugin {file} failed to load: {type(error).__name__}: {one_line(error)}"
-            ) from None
+            fault = f"{type(error).__name__}: {one_line(error)}{_import_hint(error)}"
+            raise UserError(f"the plugin {file} failed to load: {fault}") from None
+        modules.append(module)
+    return modules
+
+
+def _import_hint(error: Exception) -> str:
+    """What to write instead of an import of version 1's packages; empty for anything else."""
+    missing = error.name if isinstance(error, ImportError) else None
+    former = (missing or "").partition(".")[0]
+    if former not in FORMER_PACKAGES:
+        return ""
+    return f"; the packages stand below refbench now: import refbench.{former} (docs/plugins.md)"

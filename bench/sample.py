@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,6 +23,10 @@ Input = Literal["video", "prompt", "references"]
 # (case-sensitive, both slashes), see eval/get_facesim.py of OpenS2V-Nexus v1.1.
 PERSON_FOLDERS = ("/man/", "/woman/", "/crop_woman/", "/crop_man/")
 SCENE_FOLDERS = ("/environment/", "/scene/")
+# Words of a class label that name a person, for references of which only the label is known.
+PERSON_WORDS = frozenset(
+    ("man", "woman", "boy", "girl", "person", "human", "people", "child", "face", "lady", "guy", "baby")
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,6 +133,12 @@ def kind_of(path: str) -> Kind:
     if any(folder in path for folder in PERSON_FOLDERS):
         return "person"
     return "scene" if any(folder in path for folder in SCENE_FOLDERS) else "object"
+
+
+def kind_of_label(label: str) -> Kind:
+    """What a reference shows, where only its class label is known: a person if a word of it says so."""
+    words = re.findall(r"[a-z]+", label.lower())
+    return "person" if PERSON_WORDS.intersection(words) else "object"
 
 
 def shuffle_references(samples: Sequence[Sample], seed: int) -> list[Sample]:

@@ -16,12 +16,14 @@ which does not cancel. `motion_lk` is not computed: no protocol uses it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
 
+from refbench.bench.environment import Environment
 from refbench.bench.errors import SampleError
-from refbench.bench.metric import Metric, MetricDeclaration, Score
+from refbench.bench.metric import Metric, MetricDeclaration, Score, Scorer
 from refbench.bench.registry import metrics
 from refbench.bench.sample import Sample
 from refbench.bench.streams import mapped
@@ -39,7 +41,7 @@ REDUCED_COLUMNS = 16
 
 @metrics.register
 class MotionAmplitude(Metric):
-    """Streams over the frames; at most two flow fields per thread are in memory."""
+    """Needs no weights and no GPU."""
 
     declaration = MetricDeclaration(
         name="motion-amplitude",
@@ -51,6 +53,17 @@ class MotionAmplitude(Metric):
         packages=("opencv-python", "numpy"),
     )
 
+    def load(self, environment: Environment) -> Scorer:
+        """A scorer that computes flow by `environment.threads` threads."""
+        return MotionAmplitudeScorer(threads=max(environment.threads, 1))
+
+
+@dataclass(frozen=True, kw_only=True)
+class MotionAmplitudeScorer(Scorer):
+    """Streams over the frames; at most two flow fields per thread are in memory."""
+
+    threads: int
+
     def score(self, sample: Sample, video: Video) -> Score:
         """The raw value of one video; SampleError for fewer than two frames or a picture too wide to
         reduce.
@@ -58,7 +71,7 @@ class MotionAmplitude(Metric):
         pairs = 0
         magnitude_sum = 0.0
         flow_sum: np.ndarray | None = None
-        for flow in self._reduced_flows(grey_frames(video.frames(ALL_FRAMES))):
+        for flow in reduced_flows(grey_frames(video.frames(ALL_FRAMES)), self.threads):
             # Sequential float32 addition is what numpy's mean over the first axis does.
             flow_sum = flow.copy() if flow_sum is None else flow_sum + flow
             magnitude_sum += float(np.hypot(flow[..., 0], flow[..., 1]).mean(dtype=np.float64))
@@ -71,13 +84,14 @@ class MotionAmplitude(Metric):
             details={"pairs": pairs, "mean_flow_magnitude": magnitude_sum / pairs},
         )
 
-    def _reduced_flows(self, greys: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-        """The reduced flow maps in order of time, computed by `environment.threads` threads."""
-        import cv2
 
-        # OpenCV's own threads would fight ours over the cores; they do not change the numbers.
-        cv2.setNumThreads(1)
-        return mapped(lambda pair: reduced_flow(*pair), pairwise(greys), max(self.environment.threads, 1))
+def reduced_flows(greys: Iterable[np.ndarray], threads: int) -> Iterator[np.ndarray]:
+    """The reduced flow maps of neighbouring frames in order of time, computed by `threads` threads."""
+    import cv2
+
+    # OpenCV's own threads would fight ours over the cores; they do not change the numbers.
+    cv2.setNumThreads(1)
+    return mapped(lambda pair: reduced_flow(*pair), pairwise(greys), threads)
 
 
 def grey_frames(frames_HWC: Iterable[np.ndarray]) -> Iterator[np.ndarray]:

@@ -28,19 +28,18 @@ from dataclasses import dataclass
 import numpy as np
 
 from refbench.baselines.controls.canvas import CanvasOptions, canvas_card
-from refbench.bench.method import Frames, Method, MethodCard
+from refbench.bench.environment import Environment
+from refbench.bench.method import Frames, Generator, Method, MethodCard, OnStep, silent
 from refbench.bench.registry import methods
 from refbench.bench.sample import Sample
 
 
 @dataclass(frozen=True, kw_only=True)
 class NoiseOptions(CanvasOptions):
-    """`cell_px`: side of a cell of one colour in pixels; cells at the right and lower edge may be cut.
-
-    Raises ValueError for a cell larger than the frame.
-    """
+    """Options of `noise`. Raises ValueError for a cell larger than the frame."""
 
     cell_px: int = 8
+    """Side of a cell of one colour in pixels; cells at the right and lower edge may be cut."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -60,7 +59,18 @@ class Noise(Method):
         """The method card for these options."""
         return canvas_card(self, "references are not used")
 
-    def generate(self, sample: Sample, seed: int) -> Frames:
+    def load(self, environment: Environment) -> Generator:
+        """Ready at once: nothing is loaded."""
+        return NoiseGenerator(options=self.options)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoiseGenerator(Generator):
+    """Makes the frames of one video after the other."""
+
+    options: NoiseOptions
+
+    def generate(self, sample: Sample, seed: int, on_step: OnStep = silent) -> Frames:
         """`num_frames` frames, each made when asked for."""
         return Frames(images=noise_frames(sample.id, seed, self.options), fps=self.options.fps)
 

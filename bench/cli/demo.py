@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from refbench.bench.cli.work import DEFAULT_TRACK, exit_on_failure, other_command, run_all
+from refbench.bench.cli.work import exit_on_failure, other_command
 from refbench.bench.errors import UserError
 
 DEMO_MARK = ".refbench-demo"
@@ -32,8 +32,9 @@ def demo(
     no weights, recomputes the published leaderboards and writes a report.
     """
     from refbench.bench.console import print_text
-    from refbench.bench.dataset import load_track
+    from refbench.bench.dataset import DEFAULT_TRACK, load_track
     from refbench.bench.demo.dataset import write_demo_dataset
+    from refbench.bench.runner.run import MethodsRun, run_methods
 
     dataset, mark = out / "dataset", out / DEMO_MARK
     if dataset.exists() and not mark.exists():
@@ -48,23 +49,21 @@ def demo(
         for method in DEMO_METHODS
         for key, value in {"width": 416, "height": 240, "num_frames": 25}.items()
     ]
-    done, failed = run_all(
-        DEMO_METHODS,
-        demo_track,
-        seeds=[0],
-        assignments=small,
-        shared={},
-        metrics=DEMO_METRIC,
-        workers=1,
-        plugins=(),
-        runs=out / "runs",
-        out=out / "results",
+    done = run_methods(
+        MethodsRun(
+            methods=DEMO_METHODS,
+            track=demo_track,
+            assignments=small,
+            metrics=DEMO_METRIC,
+            runs=out / "runs",
+            out=out / "results",
+        )
     )
-    other_command("report")(stores=[one.store for one in done], out=out / "report")
+    other_command("report")(stores=done.stores, out=out / "report")
     _recompute_leaderboards(out / "leaderboards")
     _print_unscored()
     print_text(f"Report: {out / 'report' / 'report.html'}")
-    exit_on_failure(done, failed=failed)
+    exit_on_failure(done.evaluated, failed=done.generation_failed)
 
 
 def _recompute_leaderboards(folder: Path) -> None:
@@ -72,7 +71,7 @@ def _recompute_leaderboards(folder: Path) -> None:
     from contextlib import redirect_stdout
 
     from refbench.bench.console import print_text
-    from refbench.bench.dataset import OFFICIAL_TRACKS
+    from refbench.bench.dataset import DEFAULT_TRACK, OFFICIAL_TRACKS
     from refbench.bench.scores.protocol import PROTOCOLS
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -89,7 +88,7 @@ def _recompute_leaderboards(folder: Path) -> None:
 def _print_unscored() -> None:
     """Which components of TotalScore the demonstration leaves out, and what each would need."""
     from refbench.bench.console import print_text
-    from refbench.bench.metric import Environment
+    from refbench.bench.environment import Environment
     from refbench.bench.registry import metrics
     from refbench.bench.runner.scoring import make_metric
     from refbench.bench.scores.columns import COMPONENTS

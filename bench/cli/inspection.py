@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from refbench.bench.cli import options as o
 from refbench.bench.errors import UserError
+
+if TYPE_CHECKING:
+    from refbench.bench.options import OptionDescription
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -27,7 +31,7 @@ def methods(
     plugin: o.PluginOption = None,
     json: o.JsonOption = False,
 ) -> None:
-    """List the methods, or show one's card.
+    """List the methods, or show one's card and options.
 
     Example: refbench methods show pan-reference
     """
@@ -36,64 +40,56 @@ def methods(
     from refbench.bench.registry import methods as registry
 
     load_plugins(plugin or [])
-    if action is None:
-        listed = {found: registry.get(found).summary for found in registry.names()}
-        _report_problems(registry.problems)
-        if json:
-            print_json(listed)
-        else:
-            _print_list(listed)
+    if action is not None:
+        _show_method(_shown(action, name, "methods"), set_ or [], json=json)
         return
+    listed = {found: registry.get(found).summary for found in registry.names()}
+    _report_problems(registry.problems)
+    if json:
+        print_json(listed)
+    else:
+        _print_list(listed)
+
+
+def _shown(action: str, name: str | None, command: str) -> str:
+    """The name in `COMMAND show NAME`; anything else is a UserError."""
     if action != "show" or name is None:
-        raise UserError("say refbench methods, or refbench methods show NAME")
-    _show_method(name, set_ or [], json=json)
+        raise UserError(f"say refbench {command}, or refbench {command} show NAME")
+    return name
 
 
 def _show_method(name: str, assignments: list[str], *, json: bool) -> None:
-    from dataclasses import MISSING, fields
-
-    from refbench.bench.console import console, print_json, print_text, table
-    from refbench.bench.options import parse_assignments
+    from refbench.bench.console import print_json
+    from refbench.bench.options import describe_options, parse_assignments
     from refbench.bench.registry import methods as registry
     from refbench.bench.runner.generate import make_method
 
     method_class = registry.get(name)
-    option_rows = [
-        [
-            field.name,
-            str(field.type),
-            "required"
-            if field.default is MISSING and field.default_factory is MISSING
-            else str(field.default),
-        ]
-        for field in fields(method_class.Options)
-    ]
-    needs = [row[0] for row in option_rows if row[2] == "required"]
+    options = describe_options(method_class.Options)
     given = parse_assignments(assignments)
-    if all(option in given for option in needs):
+    if all(option.name in given for option in options if option.required):
         card = make_method(name, given).card().model_dump(mode="json")
     else:
         # A card depends on the options; without the required ones only the declaration can be shown.
         card = {"name": method_class.name, "summary": method_class.summary}
     if json:
-        print_json(
-            {"card": card, "options": {row[0]: {"type": row[1], "default": row[2]} for row in option_rows}}
-        )
+        print_json({"card": card, "options": _options_json(options)})
         return
-    rows = [[key, str(value)] for key, value in card.items() if value not in (None, {}, [], ())]
-    console().print(table(f"Method card: {method_class.name}", ["field", "value"], rows, words=True))
-    if option_rows:
-        console().print(
-            table("Options (--set KEY=VALUE)", ["option", "type", "default"], option_rows, words=True)
-        )
-    if needs:
-        print_text(f"required: {', '.join(needs)}")
+    _print_fields(f"Method card: {method_class.name}", card)
+    _print_options(options, "KEY=VALUE")
 
 
-def metrics(plugin: o.PluginOption = None, json: o.JsonOption = False) -> None:
-    """List the installed metrics.
+def metrics(
+    action: Annotated[str | None, typer.Argument(metavar="[show NAME]", show_default=False)] = None,
+    name: Annotated[str | None, typer.Argument(hidden=True)] = None,
+    plugin: o.PluginOption = None,
+    json: o.JsonOption = False,
+) -> None:
+    """List the installed metrics, or show what one measures, needs and can be told.
 
-    Components of TotalScore that none of them fills are listed after them.
+    Components of TotalScore that no metric fills are listed after them. Example:
+
+    refbench metrics show facesim
     """
     from refbench.bench.console import print_json, print_text
     from refbench.bench.registry import load_plugins
@@ -101,6 +97,9 @@ def metrics(plugin: o.PluginOption = None, json: o.JsonOption = False) -> None:
     from refbench.bench.scores.columns import COMPONENTS
 
     load_plugins(plugin or [])
+    if action is not None:
+        _show_metric(_shown(action, name, "metrics"), json=json)
+        return
     declared = [registry.get(found).declaration for found in registry.names()]
     _report_problems(registry.problems)
     filled = {declaration.component for declaration in declared}
@@ -119,6 +118,63 @@ def metrics(plugin: o.PluginOption = None, json: o.JsonOption = False) -> None:
     if absent:
         print_text("\nComponents of TotalScore without an installed metric:")
         _print_list(absent)
+
+
+def _show_metric(name: str, *, json: bool) -> None:
+    from refbench.bench.console import print_json
+    from refbench.bench.options import describe_options
+    from refbench.bench.registry import metrics as registry
+
+    metric_class = registry.get(name)
+    declaration = metric_class.declaration
+    shown = {
+        "name": declaration.name,
+        "version": declaration.version,
+        "summary": declaration.summary,
+        "component": declaration.component or "none: supplementary, outside of TotalScore",
+        "source": declaration.source,
+        "uses": sorted(declaration.uses),
+        "weights": [entry.repository for entry in declaration.weights],
+        "optional_weights": [entry.repository for entry in declaration.optional_weights],
+        "packages": list(declaration.packages),
+    }
+    options = describe_options(metric_class.Options)
+    if json:
+        print_json({"metric": shown, "options": _options_json(options)})
+        return
+    texts = {
+        key.replace("_", " "): ", ".join(value) if isinstance(value, list) else value
+        for key, value in shown.items()
+    }
+    _print_fields(f"Metric: {declaration.name}", texts)
+    _print_options(options, f"{declaration.name}.KEY=VALUE")
+
+
+def _options_json(options: Sequence[OptionDescription]) -> dict[str, dict[str, str]]:
+    return {
+        option.name: {"type": option.type, "default": option.default, "meaning": option.meaning}
+        for option in options
+    }
+
+
+def _print_fields(title: str, fields: Mapping[str, object]) -> None:
+    from refbench.bench.console import console, table
+
+    rows = [[key, str(value)] for key, value in fields.items() if value not in (None, {}, [], (), "")]
+    console().print(table(title, ["field", "value"], rows, words=True))
+
+
+def _print_options(options: Sequence[OptionDescription], form: str) -> None:
+    from refbench.bench.console import console, print_text, table
+
+    if not options:
+        return
+    rows = [[option.name, option.type, option.default, option.meaning] for option in options]
+    columns = ["option", "type", "default", "meaning"]
+    console().print(table(f"Options (--set {form})", columns, rows, words=True))
+    needs = [option.name for option in options if option.required]
+    if needs:
+        print_text(f"required: {', '.join(needs)}")
 
 
 def tracks(dataset: o.DatasetOption = None, json: o.JsonOption = False) -> None:
@@ -215,7 +271,7 @@ def _software() -> dict[str, str]:
 def _devices() -> dict[str, str]:
     from importlib.util import find_spec
 
-    from refbench.bench.runner.executors import usable_cores
+    from refbench.bench.environment import usable_cores
 
     devices = {"cpu": f"{usable_cores()} cores usable"}
     if find_spec("torch") is None:
@@ -262,13 +318,15 @@ def _dataset_state(dataset: str | None) -> str:
 
 
 def _weights_state(weights: Path | None) -> dict[str, str]:
-    from refbench.bench.weights.store import CATALOGUE, how_to_get, locate, weights_folder
+    from refbench.bench.weights.catalogue import catalogue
+    from refbench.bench.weights.store import how_to_get, locate, weights_folder
 
     folder = weights_folder(weights)
     state = {}
-    for entry in CATALOGUE.values():
+    for row in catalogue().values():
+        entry = row.entry
         place = locate(entry, folder)
-        users = ", ".join(entry.used_by)
+        users = ", ".join(row.used_by)
         state[entry.repository] = (
             f"found at {place}" if place else f"missing; for {users} ({entry.holds}); {how_to_get(entry)}"
         )

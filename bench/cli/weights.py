@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from refbench.bench.cli import options as o
-from refbench.bench.errors import UserError, one_line
+from refbench.bench.errors import UserError
 
 if TYPE_CHECKING:
-    from refbench.bench.weights.store import Manifest, WeightEntry
+    from refbench.bench.weights.entry import WeightEntry
+    from refbench.bench.weights.store import Manifest
 
-TINY_GROUP = "refbench.tiny_weights"
 UNVERIFIED = "unverified"
 TITLES = {
     "metric": "Weights of metrics",
@@ -42,29 +42,28 @@ def add_commands(app: typer.Typer) -> None:
     app.add_typer(group, name="weights")
 
 
-def list_weights(weights: o.WeightsOption = None, json: o.JsonOption = False) -> None:
+def list_weights(
+    weights: o.WeightsOption = None, plugin: o.PluginOption = None, json: o.JsonOption = False
+) -> None:
     """List the catalogue and what of it is on disk.
 
     Looked for in --weights, then $REFBENCH_WEIGHTS, then the hub cache.
     """
     from refbench.bench.console import console, print_json, table
-    from refbench.bench.weights.store import (
-        CATALOGUE,
-        is_tiny,
-        locate,
-        missing_files,
-        read_manifest,
-        weights_folder,
-    )
+    from refbench.bench.registry import load_plugins
+    from refbench.bench.weights.catalogue import catalogue
+    from refbench.bench.weights.store import is_tiny, locate, missing_files, read_manifest, weights_folder
 
+    load_plugins(plugin or [])
     listed: dict[str, dict[str, Any]] = {}
-    for entry in CATALOGUE.values():
+    for row in catalogue().values():
+        entry = row.entry
         place = locate(entry, weights_folder(weights))
         manifest = read_manifest(place) if place else None
         listed[entry.name] = {
             "repository": entry.repository,
             "kind": entry.kind,
-            "used_by": list(entry.used_by),
+            "used_by": list(row.used_by),
             "holds": entry.holds,
             "memory_gib": entry.memory_gib,
             "revision": manifest.revision if manifest else entry.revision or UNVERIFIED,
@@ -80,14 +79,14 @@ def list_weights(weights: o.WeightsOption = None, json: o.JsonOption = False) ->
         rows = [
             [
                 name,
-                str(row["repository"]),
-                ", ".join(row["used_by"]),
-                f"{row['memory_gib']:g}",
-                str(row["revision"])[:12],
-                _state(row),
+                str(shown["repository"]),
+                ", ".join(shown["used_by"]),
+                f"{shown['memory_gib']:g}",
+                str(shown["revision"])[:12],
+                _state(shown),
             ]
-            for name, row in listed.items()
-            if row["kind"] == kind
+            for name, shown in listed.items()
+            if shown["kind"] == kind
         ]
         console().print(table(title, columns, rows, words=True))
 
@@ -115,6 +114,7 @@ def pull(
         str | None, typer.Option("--method", help="What this method needs instead of names.")
     ] = None,
     weights: o.WeightsOption = None,
+    plugin: o.PluginOption = None,
 ) -> None:
     """Download weights, or a model's official videos, and record what came.
 
@@ -126,10 +126,12 @@ def pull(
     refbench weights pull results/VACE-14B --weights weights
     """
     from refbench.bench.console import print_text
+    from refbench.bench.registry import load_plugins
     from refbench.bench.runs.official_videos import RESULTS_PREFIX
     from refbench.bench.weights.store import pull as download
     from refbench.bench.weights.store import weights_folder
 
+    load_plugins(plugin or [])
     folder = weights_folder(weights)
     if folder is None:
         raise UserError("say where weights are kept: --weights DIR or REFBENCH_WEIGHTS")
@@ -166,16 +168,20 @@ def _pulled(what: str, manifest: Manifest) -> str:
     return f"{what}@{manifest.revision[:12]}: {len(manifest.files)} files, {gib:.2f} GiB"
 
 
-def verify(names: NamesArgument = None, weights: o.WeightsOption = None) -> None:
+def verify(
+    names: NamesArgument = None, weights: o.WeightsOption = None, plugin: o.PluginOption = None
+) -> None:
     """Check weights on disk against their pull.
 
     Required files, then sizes and SHA-256 as the pull recorded them; every file is read. Exit code 2 when one
     is missing, truncated or another one.
     """
     from refbench.bench.console import note, print_text
+    from refbench.bench.registry import load_plugins
     from refbench.bench.weights.store import locate, read_manifest, weights_folder
     from refbench.bench.weights.store import verify as check
 
+    load_plugins(plugin or [])
     wrong = 0
     for entry in _entries(names):
         place = locate(entry, weights_folder(weights))
@@ -196,20 +202,24 @@ def verify(names: NamesArgument = None, weights: o.WeightsOption = None) -> None
         raise UserError(f"{wrong} file{'s' if wrong > 1 else ''} missing or not as pulled; pull again")
 
 
-def licences(weights: o.WeightsOption = None) -> None:
+def licences(weights: o.WeightsOption = None, plugin: o.PluginOption = None) -> None:
     """List the licences of weights and model packs.
 
     As the hub's card stated them at the pull; what was not pulled is unverified here.
     """
     from refbench.bench.console import print_text
+    from refbench.bench.registry import load_plugins
     from refbench.bench.scores.columns import COMPONENTS
-    from refbench.bench.weights.store import CATALOGUE, locate, read_manifest, weights_folder
+    from refbench.bench.weights.catalogue import catalogue
+    from refbench.bench.weights.store import locate, read_manifest, weights_folder
 
-    for entry in CATALOGUE.values():
+    load_plugins(plugin or [])
+    for row in catalogue().values():
+        entry = row.entry
         place = locate(entry, weights_folder(weights))
         manifest = read_manifest(place) if place else None
         licence = (manifest.licence if manifest else "") or entry.licence or UNVERIFIED
-        print_text(f"{entry.repository}: {licence}; used by {', '.join(entry.used_by)}")
+        print_text(f"{entry.repository}: {licence}; used by {', '.join(row.used_by)}")
     for component in COMPONENTS.values():
         if component.licence_note:
             print_text(f"{component.label}: {component.licence_note}")
@@ -217,45 +227,28 @@ def licences(weights: o.WeightsOption = None) -> None:
 
 def make_tiny(
     folder: Annotated[Path, typer.Argument(help="Where the tiny checkpoints go; use it as --weights.")],
+    plugin: o.PluginOption = None,
 ) -> None:
     """Write tiny random checkpoints in the real formats.
 
     For trying the whole pipeline without a download: every video and score made with them is marked and means
-    nothing. Example: refbench weights make-tiny tiny, then refbench evaluate … --weights tiny
+    nothing. A plugin's function `write_tiny(folder)` writes those of its own metrics and methods. Example:
+
+    refbench weights make-tiny tiny, then refbench evaluate … --weights tiny
     """
-    import importlib
-    import pkgutil
-    from importlib.metadata import entry_points
-
     from refbench.bench.console import note, print_text
-    from refbench.bench.weights.store import TINY_MARKER, is_tiny
+    from refbench.bench.registry import load_plugins
+    from refbench.bench.weights.tiny import write_tiny_weights
 
-    for place in folder.glob("*/*"):
-        if place.is_dir() and not is_tiny(place):
-            raise UserError(f"{place} holds other weights ({TINY_MARKER} is missing): choose another folder")
-    written = 0
-    lacking: dict[str, str] = {}
-    for point in entry_points(group=TINY_GROUP):
-        try:
-            package = point.load()
-        except ImportError as error:
-            raise UserError(f"{point.value} does not load: {one_line(error)}") from None
-        for module in pkgutil.iter_modules(package.__path__, package.__name__ + "."):
-            write = getattr(importlib.import_module(module.name), "write_tiny", None)
-            if write is None:
-                continue
-            try:
-                write(folder)
-                written += 1
-            except ModuleNotFoundError as error:
-                # An installation of the metrics or of the generators alone makes its own part.
-                lacking[module.name.rpartition(".")[2]] = str(error.name)
-    if lacking:
-        packages = ", ".join(sorted(set(lacking.values())))
-        note(f"not written, {packages} not installed: {', '.join(lacking)}")
-    if not written:
+    written = write_tiny_weights(folder, load_plugins(plugin or []))
+    if written.lacking:
+        packages = ", ".join(sorted(set(written.lacking.values())))
+        note(f"not written, {packages} not installed: {', '.join(written.lacking)}")
+    if not written.sets:
         raise UserError("nothing was written; pip install 'refalign-bench[metrics,baselines]'")
-    print_text(f"tiny random weights, {written} sets: refbench generate … or evaluate … --weights {folder}")
+    print_text(
+        f"tiny random weights, {written.sets} sets: refbench generate … or evaluate … --weights {folder}"
+    )
 
 
 def _entries(
@@ -263,16 +256,16 @@ def _entries(
 ) -> list[WeightEntry]:
     """The catalogue's entries by name, and what a metric or method needs; all of them for neither."""
     from refbench.bench.registry import methods, metrics
-    from refbench.bench.weights.store import CATALOGUE, get_entry
+    from refbench.bench.weights.catalogue import catalogue, get_entry
 
     if not names and metric is None and method is None:
-        return list(CATALOGUE.values())
-    needed = dict.fromkeys(names or [])
+        return [row.entry for row in catalogue().values()]
+    needed = [get_entry(name) for name in names or []]
     for kind, name, weights in (
         ("metric", metric, metrics.get(metric).declaration.weights if metric else ()),
         ("method", method, methods.get(method).weights if method else ()),
     ):
         if name is not None and not weights:
             raise UserError(f"the {kind} {name} needs no weights")
-        needed |= dict.fromkeys(weights)
-    return list({entry.name: entry for entry in map(get_entry, needed)}.values())
+        needed += weights
+    return list({entry.name: entry for entry in needed}.values())

@@ -14,9 +14,7 @@ if TYPE_CHECKING:
     from refbench.bench.dataset import Track
     from refbench.bench.prompts import PromptSet
     from refbench.bench.runner.evaluate import Evaluated, PreparedEvaluation
-    from refbench.bench.runner.generate import Generated, Generation
 
-DEFAULT_TRACK = "open-domain"
 # The metric that --judge-model and its siblings are options of.
 JUDGED_METRIC = "naturalscore"
 EXIT_SAMPLE_FAILED = 1
@@ -26,6 +24,7 @@ NAMED_FAILURES = 10
 def add_commands(app: typer.Typer) -> None:
     """Add this module's commands."""
     app.command()(evaluate)
+    app.command()(score)
     app.command()(generate)
     app.command()(run)
 
@@ -103,6 +102,73 @@ def evaluate(
     exit_on_failure([done], strict=strict)
 
 
+def score(
+    video: Annotated[Path, typer.Argument(help="One video file.")],
+    prompt: Annotated[str, typer.Option("--prompt", help="What the video was to show.")],
+    reference: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--reference",
+            metavar="LABEL=FILE",
+            help="A reference picture with its class label (woman=a.png); may be given several times.",
+        ),
+    ] = None,
+    metrics: o.MetricsOption = None,
+    set_: o.SetOption = None,
+    device: o.DeviceOption = "auto",
+    weights: o.WeightsOption = None,
+    plugin: o.PluginOption = None,
+    json: o.JsonOption = False,
+) -> None:
+    """Score one video with its prompt and references.
+
+    Prints the raw score of each metric, or the reason why there is none; nothing is kept. Example:
+
+    refbench score a.mp4 --prompt 'a woman with a hat' --reference woman=a.png --reference hat=b.png
+    """
+    from refbench.bench.console import console, print_json, table
+    from refbench.bench.registry import load_plugins
+    from refbench.bench.runner.score import score as score_video
+    from refbench.bench.scores.record import FAILED
+
+    load_plugins(plugin or [])
+    outcomes = score_video(
+        video,
+        prompt=prompt,
+        references=_references(reference or []),
+        metrics=metrics,
+        options=_metric_options(set_, metrics),
+        weights=weights,
+        device=device,
+    )
+    if json:
+        print_json(
+            {
+                name: {"value": one.value, "reason": one.reason, "details": dict(one.details)}
+                for name, one in outcomes.items()
+            }
+        )
+    else:
+        rows = [
+            [name, "–" if one.value is None else f"{one.value:.4f}", one.reason or ""]
+            for name, one in outcomes.items()
+        ]
+        console().print(table(f"{video}", ["metric", "raw score", "why there is none"], rows, words=True))
+    if any((one.reason or "").startswith(FAILED) for one in outcomes.values()):
+        raise typer.Exit(EXIT_SAMPLE_FAILED)
+
+
+def _references(assignments: list[str]) -> list[tuple[str, Path]]:
+    """`["LABEL=FILE", …]` as pairs; anything else is a UserError."""
+    pairs = []
+    for text in assignments:
+        label, equals, file = text.partition("=")
+        if not (equals and label.strip() and file):
+            raise UserError(f"--reference takes LABEL=FILE (woman=a.png), not {text!r}")
+        pairs.append((label.strip(), Path(file)))
+    return pairs
+
+
 def generate(
     method: Annotated[str, typer.Argument(help="A registered method (refbench methods lists them).")],
     track: o.TrackOption = None,
@@ -140,9 +206,10 @@ def generate(
     from refbench.bench.registry import load_plugins
     from refbench.bench.runner.evaluate import Shard
     from refbench.bench.runner.generate import Generation, check_seeds
+    from refbench.bench.runner.run import generate_and_say
 
     load_plugins(plugin or [])
-    done = _generate(
+    done = generate_and_say(
         Generation(
             method=method,
             track=_track(track, suite, dataset),
@@ -196,102 +263,36 @@ def run(
     Resumable like its parts. Example: refbench run static-reference noise --dataset OpenS2V-Eval --limit 10
     """
     from refbench.bench.registry import load_plugins
+    from refbench.bench.runner.run import MethodsRun, run_methods
     from refbench.bench.scores.protocol import get_protocol
 
     get_protocol(protocol)
     load_plugins(plugin or [])
     chosen_track = _track(track, suite, dataset)
-    done, failed = run_all(
-        methods,
-        chosen_track,
-        seeds=seed or [0],
-        assignments=set_ or [],
-        settings=settings,
-        prompts=prompts,
-        shared={"limit": limit, "device": device, "weights": weights},
-        metrics=metrics,
-        workers=workers,
-        plugins=tuple(plugin or ()),
-        runs=runs,
-        out=out,
-    )
-    other_command("report")(stores=[one.store for one in done], out=report, protocol=protocol, json=json)
-    exit_on_failure(done, failed=failed)
-
-
-def run_all(
-    names: list[str],
-    track: Track,
-    *,
-    seeds: list[int],
-    assignments: list[str],
-    shared: dict[str, Any],
-    metrics: str | None,
-    workers: int,
-    plugins: tuple[Path, ...],
-    runs: Path,
-    out: Path,
-    settings: str | None = None,
-    prompts: Path | None = None,
-) -> tuple[list[Evaluated], bool]:
-    """Generate and evaluate each method; the evaluations, and whether a generation failed."""
-    from refbench.bench.options import assignments_by_owner
-    from refbench.bench.registry import methods as method_registry
-    from refbench.bench.runner.evaluate import Evaluation, PreparedEvaluation
-    from refbench.bench.runner.generate import Generation, check_seeds, make_method
-
-    by_owner = assignments_by_owner(assignments)
-    method_names = [method_registry.get(name).name for name in names]
-    metric_options = {owner: values for owner, values in by_owner.items() if owner not in method_names}
-    for name in method_names:
-        make_method(name, by_owner.get(name, {}), settings)
-    prompt_set = _prompts(prompts)
-    done = []
-    failed = False
-    for name in method_names:
-        generated = _generate(
-            Generation(
-                method=name,
-                track=track,
-                options=by_owner.get(name, {}),
-                settings=settings,
-                prompts=prompt_set,
-                seeds=check_seeds(seeds),
-                out=runs,
-                **shared,
-            )
+    done = run_methods(
+        MethodsRun(
+            methods=methods,
+            track=chosen_track,
+            seeds=seed or [0],
+            assignments=set_ or [],
+            settings=settings,
+            prompts=_prompts(prompts),
+            metrics=metrics,
+            limit=limit,
+            workers=workers,
+            device=device,
+            weights=weights,
+            plugins=tuple(plugin or ()),
+            runs=runs,
+            out=out,
         )
-        failed = failed or bool(generated.failures)
-        prepared = PreparedEvaluation(
-            Evaluation(
-                videos=generated.folder,
-                track=track,
-                metrics=metrics,
-                options=metric_options,
-                workers=workers,
-                plugins=plugins,
-                out=out,
-                **shared,
-            )
-        )
-        done.append(prepared.run())
-    return done, failed
-
-
-def _generate(generation: Generation) -> Generated:
-    from refbench.bench.console import note
-    from refbench.bench.runner.generate import generate as generate_run
-
-    done = generate_run(generation)
-    note(
-        f"{done.folder}: {done.made} made, {done.kept} there already, {len(done.failures)} failed"
-        + (" (tried again by the same command)" if done.failures else "")
     )
-    return done
+    other_command("report")(stores=done.stores, out=report, protocol=protocol, json=json)
+    exit_on_failure(done.evaluated, failed=done.generation_failed)
 
 
 def _track(name: str | None, suite: Path | None, dataset: str | None) -> Track:
-    from refbench.bench.dataset import load_suite, load_track
+    from refbench.bench.dataset import DEFAULT_TRACK, load_suite, load_track
 
     if suite is not None:
         if name is not None or dataset is not None:

@@ -34,6 +34,7 @@ from refbench.bench.demo.things import (
     draw_seaside,
     draw_teapot,
 )
+from refbench.bench.files import replacing
 from refbench.bench.sample import category_of
 
 SUPERSAMPLING = 3
@@ -107,10 +108,8 @@ def _official_row(sample: DemoSample, references: Sequence[DemoReference]) -> di
 
 
 def _replace(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_bytes(content)
-    partial.replace(path)
+    with replacing(path) as partial:
+        partial.write_bytes(content)
 
 
 def _encoded(picture: DemoReference, seed: int) -> bytes:

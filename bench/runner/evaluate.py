@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from refbench.bench.dataset import Track
+from refbench.bench.dataset import DEFAULT_TRACK, Track, as_track
+from refbench.bench.environment import available_gib
 from refbench.bench.errors import SampleError, UserError
-from refbench.bench.metric import Environment
-from refbench.bench.runner.devices import available_gib, resolve_device
-from refbench.bench.runner.executors import WorkerDied, make_executor, usable_cores
+from refbench.bench.registry import load_plugins
+from refbench.bench.runner.executors import WorkerDied, make_executor
 from refbench.bench.runner.plan import Plan, Subject, make_plan, selected_metrics
 from refbench.bench.runner.progress import Progress
-from refbench.bench.runner.scoring import ScoringOutcome, ScoringWorkerFactory
+from refbench.bench.runner.scoring import ScoringOutcome, ScoringWorkerFactory, scoring_environment
 from refbench.bench.runs.folder import VideoFolder, scan_videos, stored_run_file, write_run
 from refbench.bench.sample import Sample, shuffle_references
 from refbench.bench.scores.record import FAILED, NOT_APPLICABLE, Record, RecordKey, joined_variant, latest
@@ -55,7 +56,7 @@ class Evaluation:
     track: Track
     name: str | None = None
     metrics: str | None = None
-    options: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     limit: int | None = None
     shard: Shard = EVERYTHING
     workers: int = 1
@@ -88,6 +89,48 @@ class Evaluated:
         return [record for record in self.records if record.reason_kind not in (None, NOT_APPLICABLE)]
 
 
+def evaluate(
+    videos: Path | str,
+    *,
+    track: Track | str = DEFAULT_TRACK,
+    dataset: Path | str | None = None,
+    name: str | None = None,
+    metrics: str | None = None,
+    options: Mapping[str, Mapping[str, Any]] | None = None,
+    weights: Path | str | None = None,
+    device: str = "auto",
+    workers: int = 1,
+    limit: int | None = None,
+    plugins: Iterable[Path | str] = (),
+    out: Path | str = "results",
+) -> Evaluated:
+    """Score a folder of videos into the store below `out`, and return what the store then holds of it.
+
+    `videos` is a run folder or a flat folder of `<sample id>.mp4`; `track` a loaded track, or an official
+    one's name, which is read from `dataset`. `name` is the method's name (a run folder knows its own).
+    `metrics` is `components` (the default: those in TotalScore), `all`, or names separated by commas;
+    `options` are values by metric and key. What is current in the store is not scored again. Raises UserError
+    for what the caller can mend; a sample that fails is a record with its reason.
+    """
+    paths = tuple(map(Path, plugins))
+    load_plugins(paths)
+    return PreparedEvaluation(
+        Evaluation(
+            videos=Path(videos),
+            track=as_track(track, dataset),
+            name=name,
+            metrics=metrics,
+            options=options or {},
+            weights=Path(weights) if weights is not None else None,
+            device=device,
+            workers=workers,
+            limit=limit,
+            plugins=paths,
+            out=Path(out),
+        )
+    ).run()
+
+
 class PreparedEvaluation:
     """An evaluation whose inputs are read and checked; it can be planned, and carried out."""
 
@@ -99,16 +142,8 @@ class PreparedEvaluation:
         self.metrics = selected_metrics(evaluation.metrics, evaluation.options)
         if not self.metrics:
             raise UserError("no metric is selected; refbench metrics lists them")
-        # Without its weights a metric does not run, and torch need not be imported to learn of a GPU.
-        anywhere = Environment(weights=evaluation.weights)
-        needs_torch = any(
-            "torch" in metric.declaration.packages and metric.unavailable(anywhere) is None
-            for metric in self.metrics
-        )
-        self.environment = Environment(
-            device=resolve_device(evaluation.device, needs_torch=needs_torch),
-            threads=max(usable_cores() // evaluation.workers, 1),
-            weights=evaluation.weights,
+        self.environment = scoring_environment(
+            self.metrics, evaluation.device, evaluation.weights, workers=evaluation.workers
         )
         self.samples = chosen_samples(
             evaluation.track, evaluation.shuffled_references, evaluation.shard, evaluation.limit

@@ -8,7 +8,6 @@ processes, or in a Ray actor. Results come in any order; nothing may depend on i
 from __future__ import annotations
 
 import multiprocessing
-import os
 import signal
 from abc import ABC, abstractmethod
 from collections import deque
@@ -172,10 +171,3 @@ def _serve(pipe: Connection, factory: Callable[[], Worker[Any, Any]]) -> None:
 def make_executor(workers: int) -> Executor[Any, Any]:
     """The executor for `--workers N`: this process for one, a pool for more."""
     return InProcessExecutor() if workers == 1 else ProcessPoolExecutor(workers)
-
-
-def usable_cores() -> int:
-    """CPU cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

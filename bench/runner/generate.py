@@ -7,24 +7,23 @@ time, and the run goes on; so does one that the method refuses, without being tr
 
 from __future__ import annotations
 
-import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 from refbench.bench.console import note
-from refbench.bench.dataset import Track
+from refbench.bench.dataset import DEFAULT_TRACK, Track, as_track
+from refbench.bench.environment import Environment, missing_packages, resolve_device, usable_cores
 from refbench.bench.errors import MissingWeights, SampleError, UserError, one_line
-from refbench.bench.method import Frames, Method, MethodCard, silent
-from refbench.bench.metric import Environment
+from refbench.bench.files import replacing, write_text
+from refbench.bench.method import Frames, Generator, Method, MethodCard
 from refbench.bench.options import build_options
 from refbench.bench.prompts import PromptSet
 from refbench.bench.provenance import package_versions, python_version, source_commit
-from refbench.bench.registry import methods
-from refbench.bench.runner.devices import resolve_device
+from refbench.bench.registry import load_plugins, methods
 from refbench.bench.runner.evaluate import EVERYTHING, Shard, chosen_samples
-from refbench.bench.runner.executors import usable_cores
 from refbench.bench.runner.progress import Progress
 from refbench.bench.runs.folder import (
     ERROR_SUFFIX,
@@ -32,13 +31,11 @@ from refbench.bench.runs.folder import (
     begin_run,
     dataset_digest,
     run_folder,
-    write_text,
 )
 from refbench.bench.sample import Sample
 from refbench.bench.scores.record import PLAIN, TINY_PREFIX, TINY_VARIANT, joined_variant
 from refbench.bench.scores.store import checked_name
 from refbench.bench.video import write_video
-from refbench.bench.weights.store import missing_packages
 
 SHUFFLED_GENERATION = "generated-shuffled"
 SETTINGS = ("native", "matched")
@@ -55,7 +52,7 @@ class Generation:
     method: str
     track: Track
     name: str | None = None
-    options: Mapping[str, str] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
     settings: str | None = None
     prompts: PromptSet | None = None
     seeds: tuple[int, ...] = (0,)
@@ -79,7 +76,7 @@ class Generated:
     failures: Mapping[tuple[str, int], str]
 
 
-def make_method(name: str, assignments: Mapping[str, str], settings: str | None = None) -> Method:
+def make_method(name: str, assignments: Mapping[str, Any], settings: str | None = None) -> Method:
     """A method by name with its options filled from text values; faults are UserErrors.
 
     `settings` fills the option of that name; a method that has none knows its native settings only.
@@ -100,7 +97,47 @@ def make_method(name: str, assignments: Mapping[str, str], settings: str | None 
     return method_class(options)
 
 
-def generate(generation: Generation) -> Generated:
+def generate(
+    method: str,
+    *,
+    track: Track | str = DEFAULT_TRACK,
+    dataset: Path | str | None = None,
+    name: str | None = None,
+    options: Mapping[str, Any] | None = None,
+    settings: str | None = None,
+    prompts: PromptSet | None = None,
+    seeds: Sequence[int] = (0,),
+    limit: int | None = None,
+    weights: Path | str | None = None,
+    device: str = "auto",
+    plugins: Iterable[Path | str] = (),
+    out: Path | str = "runs",
+) -> Generated:
+    """Make a registered method's videos below `out`, and say how many were made, kept and failed.
+
+    `track` is a loaded track, or an official one's name, which is read from `dataset`; `options` are the
+    method's options by name, `settings` `native` or `matched`. What is finished is not made again. Raises
+    UserError for what the caller can mend; a sample that fails leaves its reason and the run goes on.
+    """
+    load_plugins(map(Path, plugins))
+    return run_generation(
+        Generation(
+            method=method,
+            track=as_track(track, dataset),
+            name=name,
+            options=options or {},
+            settings=settings,
+            prompts=prompts,
+            seeds=check_seeds(seeds),
+            limit=limit,
+            weights=Path(weights) if weights is not None else None,
+            device=device,
+            out=Path(out),
+        )
+    )
+
+
+def run_generation(generation: Generation) -> Generated:
     """Make the videos that are not there yet. Raises UserError before any long work for what the user can
     mend.
     """
@@ -220,23 +257,21 @@ def _make(
         weights=generation.weights,
     )
     try:
-        method.load(environment)
+        generator = method.load(environment)
     except MissingWeights as error:
         raise UserError(f"{method.name} cannot run: {one_line(error)}") from None
     failures: dict[tuple[str, int], str] = {}
     try:
         with Progress(f"generating {name}", len(wanted)) as progress:
-            method.on_step = progress.part
             for sample, seed in wanted:
                 progress.begin(sample.id)
-                reason = _generate_one(method, sample, seed, _video_path(folder, sample, seed), progress)
+                reason = _generate_one(generator, sample, seed, _video_path(folder, sample, seed), progress)
                 if reason is not None:
                     failures[sample.id, seed] = reason
                     progress.say(f"{sample.id}, seed {seed}: {reason}")
                 progress.step()
     finally:
-        method.on_step = silent
-        method.close()
+        generator.close()
     return failures
 
 
@@ -248,20 +283,20 @@ def _error_path(video: Path) -> Path:
     return video.with_name(f"{video.stem}{ERROR_SUFFIX}")
 
 
-def _generate_one(method: Method, sample: Sample, seed: int, path: Path, progress: Progress) -> str | None:
+def _generate_one(
+    generator: Generator, sample: Sample, seed: int, path: Path, progress: Progress
+) -> str | None:
     """Make one video; the reason where that failed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     error_file = _error_path(path)
-    partial = path.with_name(f".{sample.id}.{os.getpid()}.partial")
     try:
-        made = method.generate(sample, seed)
-        if isinstance(made, Frames):
-            padding = write_video(partial, made.images, made.fps).note
-            for remark in (*made.notes, *([padding] if padding else [])):
-                progress.say(f"{sample.id}: {one_line(remark)}")
-        else:
-            _copy(made, partial)
-        partial.replace(path)
+        with replacing(path) as partial:
+            made = generator.generate(sample, seed, progress.part)
+            if isinstance(made, Frames):
+                padding = write_video(partial, made.images, made.fps).note
+                for remark in (*made.notes, *([padding] if padding else [])):
+                    progress.say(f"{sample.id}: {one_line(remark)}")
+            else:
+                _copy(made, partial)
     except UserError:
         raise
     except SampleError as error:
@@ -271,8 +306,6 @@ def _generate_one(method: Method, sample: Sample, seed: int, path: Path, progres
     else:
         error_file.unlink(missing_ok=True)
         return None
-    finally:
-        partial.unlink(missing_ok=True)
     write_text(error_file, reason + "\n")
     return reason
 

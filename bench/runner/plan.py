@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
+from refbench.bench.environment import Environment
 from refbench.bench.errors import SampleError, UserError
-from refbench.bench.metric import Environment, Metric
+from refbench.bench.metric import Metric
 from refbench.bench.provenance import digest_of, package_versions
 from refbench.bench.registry import metrics
-from refbench.bench.runner.devices import turns
 from refbench.bench.runner.scoring import ScoringJob, ScoringOutcome, make_metric
+from refbench.bench.runner.turns import turns
 from refbench.bench.runs.folder import VideoFolder
 from refbench.bench.sample import Sample
 from refbench.bench.scores.columns import COMPONENTS
@@ -80,7 +82,7 @@ class Plan:
         )
 
 
-def selected_metrics(selection: str | None, options: Mapping[str, Mapping[str, str]]) -> list[Metric]:
+def selected_metrics(selection: str | None, options: Mapping[str, Mapping[str, Any]]) -> list[Metric]:
     """The metrics to run: `components` (the default: those that fill a protocol's column), `all`, or a comma
     list.
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from refbench.bench.environment import Environment, resolve_device, usable_cores
 from refbench.bench.errors import MissingWeights, SampleError, UserError, one_line
-from refbench.bench.metric import Environment, Metric
+from refbench.bench.metric import Metric, Scorer
 from refbench.bench.options import build_options
 from refbench.bench.registry import load_plugins, metrics
 from refbench.bench.sample import Sample
@@ -43,18 +44,42 @@ class ScoringOutcome:
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
 
-def make_metric(name: str, assignments: Mapping[str, str]) -> Metric:
+def make_metric(name: str, assignments: Mapping[str, Any]) -> Metric:
     """A metric by name with its options filled from text values; faults are UserErrors."""
     metric_class = metrics.get(name)
     owner = f"the metric {metric_class.declaration.name}"
     return metric_class(build_options(metric_class.Options, assignments, owner))
 
 
+def scoring_environment(
+    metrics: Iterable[Metric], device: str, weights: Path | None, *, workers: int = 1
+) -> Environment:
+    """Where these metrics run: the device (see `resolve_device`) and each worker's share of the cores."""
+    # Without its weights a metric does not run, and torch need not be imported to learn of a GPU.
+    anywhere = Environment(weights=weights)
+    needs_torch = any(
+        "torch" in metric.declaration.packages and metric.unavailable(anywhere) is None for metric in metrics
+    )
+    return Environment(
+        device=resolve_device(device, needs_torch=needs_torch),
+        threads=max(usable_cores() // workers, 1),
+        weights=weights,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadedMetric:
+    """A ready scorer and where it runs."""
+
+    scorer: Scorer
+    device: str
+
+
 @dataclass(frozen=True, kw_only=True)
 class ScoringWorkerFactory:
     """Makes a scoring worker, here or in another process: everything in it can be pickled."""
 
-    options: Mapping[str, Mapping[str, str]]
+    options: Mapping[str, Mapping[str, Any]]
     environment: Environment
     plugins: tuple[Path, ...] = ()
 
@@ -68,12 +93,12 @@ class ScoringWorker:
     begins.
     """
 
-    def __init__(self, options: Mapping[str, Mapping[str, str]], environment: Environment) -> None:
+    def __init__(self, options: Mapping[str, Mapping[str, Any]], environment: Environment) -> None:
         self._options = options
         self._environment = environment
         self._turn = 0
-        # A metric, or the reason why it could not be loaded.
-        self._loaded: dict[str, Metric | str] = {}
+        # Of each metric the scorer, or the reason why it could not be loaded.
+        self._loaded: dict[str, LoadedMetric | str] = {}
         self._video: Video | None = None
 
     def work(self, job: ScoringJob) -> ScoringOutcome:
@@ -83,14 +108,14 @@ class ScoringWorker:
             self._turn = job.turn
         if job.metric not in self._loaded:
             self._loaded[job.metric] = self._load(job.metric)
-        metric = self._loaded[job.metric]
-        if isinstance(metric, str):
-            return ScoringOutcome(reason=metric)
+        loaded = self._loaded[job.metric]
+        if isinstance(loaded, str):
+            return ScoringOutcome(reason=loaded)
         if self._video is None or self._video.path != job.video:
             # Kept for the next metric of the turn: what was probed is not probed again.
             self._video = Video(job.video, ahead=FRAMES_AHEAD)
         try:
-            score = metric.score(job.sample, self._video)
+            score = loaded.scorer.score(job.sample, self._video)
         except SampleError as error:
             return ScoringOutcome(reason=f"{FAILED}: {one_line(error)}")
         except UserError:
@@ -100,25 +125,24 @@ class ScoringWorker:
         fault = _fault(score.value, score.details)
         if fault:
             return ScoringOutcome(reason=f"{FAILED}: {fault}")
-        device = self._environment.device if metric.declaration.weights else "cpu"
         return ScoringOutcome(
             value=float(score.value),
             details=score.details,
-            provenance={"device": device, **metric.provenance()},
+            provenance={"device": loaded.device, **loaded.scorer.provenance()},
         )
 
     def close(self) -> None:
         """Close all loaded metrics."""
-        for metric in self._loaded.values():
-            if isinstance(metric, Metric):
-                metric.close()
+        for loaded in self._loaded.values():
+            if isinstance(loaded, LoadedMetric):
+                loaded.scorer.close()
         self._loaded = {}
         self._video = None
 
-    def _load(self, name: str) -> Metric | str:
+    def _load(self, name: str) -> LoadedMetric | str:
         metric = make_metric(name, self._options.get(name, {}))
         try:
-            metric.load(self._environment)
+            scorer = metric.load(self._environment)
         except MissingWeights as error:
             return f"{MISSING_WEIGHTS}: {one_line(error)}"
         except UserError:
@@ -127,7 +151,8 @@ class ScoringWorker:
             return f"{FAILED}: {name} did not load: {type(error).__name__}: {one_line(error)}"
         if (torch := sys.modules.get("torch")) is not None:
             torch.set_num_threads(self._environment.threads)
-        return metric
+        device = self._environment.device if metric.declaration.weights else "cpu"
+        return LoadedMetric(scorer=scorer, device=device)
 
 
 def _fault(value: float, details: Mapping[str, Any]) -> str | None:

@@ -7,8 +7,6 @@ A run that differs from the plain one (shuffled references, say) lies in `<track
 
 from __future__ import annotations
 
-import json
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +14,9 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from refbench.bench.dataset import Track, read_json
+from refbench.bench.dataset import Track
 from refbench.bench.errors import UserError, first_fault, one_line
+from refbench.bench.files import read_json, write_json
 from refbench.bench.method import MethodCard
 from refbench.bench.provenance import digest_of
 from refbench.bench.scores.record import PLAIN, Name
@@ -81,18 +80,7 @@ def read_run(path: Path) -> RunInfo:
 
 def write_run(path: Path, info: RunInfo) -> None:
     """Write a `run.json` whole or not at all."""
-    write_text(path, json.dumps(info.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file under a temporary name and rename it: readers never see half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_json(path, info.model_dump(mode="json"))
 
 
 def dataset_digest(track: Track) -> str:

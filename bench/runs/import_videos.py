@@ -8,7 +8,6 @@ videos have come.
 from __future__ import annotations
 
 import filecmp
-import os
 import shutil
 from collections import Counter
 from collections.abc import Callable
@@ -18,6 +17,7 @@ from typing import Any
 
 from refbench.bench.dataset import Track
 from refbench.bench.errors import UserError, one_line
+from refbench.bench.files import replacing, write_text
 from refbench.bench.method import MethodCard
 from refbench.bench.provenance import package_versions, python_version, source_commit
 from refbench.bench.runs.folder import (
@@ -30,7 +30,6 @@ from refbench.bench.runs.folder import (
     run_folder,
     scan_videos,
     write_run,
-    write_text,
 )
 from refbench.bench.video import Probe, Video, VideoError
 
@@ -215,10 +214,5 @@ def _error_file(folder: Path, key: VideoKey) -> Path:
 
 
 def _copy(source: Path, place: Path) -> None:
-    place.parent.mkdir(parents=True, exist_ok=True)
-    partial = place.with_name(f".{place.stem}.{os.getpid()}.partial")
-    try:
+    with replacing(place) as partial:
         shutil.copyfile(source, partial)
-        partial.replace(place)
-    finally:
-        partial.unlink(missing_ok=True)

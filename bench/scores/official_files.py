@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from refbench.bench.dataset import OFFICIAL_TRACKS, Track, domain_of, read_json
+from refbench.bench.dataset import OFFICIAL_TRACKS, Track, domain_of
 from refbench.bench.errors import UserError, one_line
-from refbench.bench.runs.folder import variant_name, write_text
+from refbench.bench.files import read_json, write_text
+from refbench.bench.runs.folder import variant_name
 from refbench.bench.sample import category_of
 from refbench.bench.scores.aggregate import unofficial_reasons
 from refbench.bench.scores.columns import COMPONENTS, Component, category_not_applicable

@@ -8,18 +8,17 @@ file's size and SHA-256 in `refbench-manifest.json`, against which the files are
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from importlib.util import find_spec
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from refbench.bench.errors import MissingWeights, UserError, one_line
+from refbench.bench.files import leaves_its_folder, write_json
 from refbench.bench.scores.record import TINY_PREFIX
-from refbench.bench.weights.catalogue import CATALOGUE as CATALOGUE
-from refbench.bench.weights.catalogue import WeightEntry as WeightEntry
+from refbench.bench.weights.catalogue import catalogue
+from refbench.bench.weights.entry import WeightEntry
 
 WEIGHTS_VARIABLE = "REFBENCH_WEIGHTS"
 MANIFEST_FILE = "refbench-manifest.json"
@@ -52,14 +51,6 @@ class Manifest(BaseModel):
     files: dict[str, _File]
 
 
-def get_entry(name: str) -> WeightEntry:
-    """The catalogue's entry by name or repository; an unknown one is a UserError."""
-    for entry in CATALOGUE.values():
-        if name in (entry.name, entry.repository):
-            return entry
-    raise UserError(f"no weights are called {one_line(name, 60)!r}; known: {', '.join(CATALOGUE)}")
-
-
 def weights_folder(given: Path | None) -> Path | None:
     """The folder of `--weights`, else of REFBENCH_WEIGHTS, else None."""
     chosen = given or os.environ.get(WEIGHTS_VARIABLE)
@@ -79,15 +70,11 @@ def locate(entry: WeightEntry, folder: Path | None) -> Path | None:
     return max(found, key=lambda place: place.stat().st_mtime) if found else None
 
 
-def require(name: str, folder: Path | None) -> Path:
-    """The folder of a catalogue entry's files; MissingWeights says how to get them.
+def require(entry: WeightEntry, folder: Path | None) -> Path:
+    """The folder of an entry's files; MissingWeights says how to get them.
 
     Where a pull left its manifest, a file that is gone or has another size is a UserError at once.
     """
-    return _require_entry(CATALOGUE[name], folder)
-
-
-def _require_entry(entry: WeightEntry, folder: Path | None) -> Path:
     place = locate(entry, weights_folder(folder))
     if place is None:
         raise MissingWeights(
@@ -99,23 +86,23 @@ def _require_entry(entry: WeightEntry, folder: Path | None) -> Path:
     return place
 
 
-def require_file(name: str, candidates: Sequence[str], folder: Path | None) -> Path:
+def require_file(entry: WeightEntry, candidates: Sequence[str], folder: Path | None) -> Path:
     """The first of the files (relative to the entry's folder) that exists; else MissingWeights names them."""
-    place = require(name, folder)
+    place = require(entry, folder)
     for candidate in candidates:
         if (place / candidate).exists():
             return place / candidate
-    raise MissingWeights(f"{place} lacks {' or '.join(candidates)}; {how_to_get(CATALOGUE[name])}")
+    raise MissingWeights(f"{place} lacks {' or '.join(candidates)}; {how_to_get(entry)}")
 
 
-def require_model_folder(repository: str, folder: Path | None) -> Path:
-    """The folder of a Hugging Face model, looked for where all weights are; it need not be catalogued.
+def require_model_folder(wanted: WeightEntry | str, folder: Path | None) -> Path:
+    """The folder of a Hugging Face model, looked for where all weights are.
 
-    Raises MissingWeights for one that is not there or lacks its config or its weights.
+    `wanted` is an entry, or a repository that need not be catalogued. Raises MissingWeights for a model that
+    is not there or lacks its config or its weights.
     """
-    known = next((entry for entry in CATALOGUE.values() if entry.repository == repository), None)
-    entry = known or WeightEntry(name=repository, repository=repository, used_by=(), holds="")
-    place = _require_entry(entry, folder)
+    entry = wanted if isinstance(wanted, WeightEntry) else entry_of(wanted)
+    place = require(entry, folder)
     if not (place / "config.json").is_file():
         raise MissingWeights(f"{place} lacks config.json; {how_to_get(entry)}")
     if not any(True for pattern in ("*.safetensors", "pytorch_model*.bin") for _ in place.glob(pattern)):
@@ -123,20 +110,18 @@ def require_model_folder(repository: str, folder: Path | None) -> Path:
     return place
 
 
-def missing_packages(modules: Iterable[str], extra: str = "metrics") -> str | None:
-    """Which of the modules are not installed and which extra brings them, or None; nothing is imported."""
-    absent = [module for module in modules if find_spec(module) is None]
-    if not absent:
-        return None
-    named = " and ".join(filter(None, [", ".join(absent[:-1]), absent[-1]]))
-    return f"needs {named}; pip install 'refalign-bench[{extra}]'"
+def entry_of(repository: str) -> WeightEntry:
+    """The catalogue's entry of a repository, or one with the repository's own name."""
+    rows = (row.entry for row in catalogue().values() if row.entry.repository == repository)
+    return next(rows, WeightEntry(name=repository, repository=repository, holds=""))
 
 
 def how_to_get(entry: WeightEntry) -> str:
     """The command that downloads an entry."""
-    if entry.name in CATALOGUE:
-        return f"refbench weights pull {entry.name} --weights WEIGHTS"
-    return f"hf download {entry.repository} --local-dir WEIGHTS/{entry.repository}"
+    if entry.name == entry.repository:
+        # Not catalogued: some repository that an option names.
+        return f"hf download {entry.repository} --local-dir WEIGHTS/{entry.repository}"
+    return f"refbench weights pull {entry.name} --weights WEIGHTS"
 
 
 def is_tiny(folder: Path) -> bool:
@@ -144,9 +129,9 @@ def is_tiny(folder: Path) -> bool:
     return (folder / TINY_MARKER).exists()
 
 
-def any_tiny(names: Iterable[str], folder: Path | None) -> bool:
-    """Whether one of these catalogue entries would be read from a folder of tiny checkpoints."""
-    places = (locate(CATALOGUE[name], weights_folder(folder)) for name in names if name in CATALOGUE)
+def any_tiny(entries: Iterable[WeightEntry], folder: Path | None) -> bool:
+    """Whether one of these entries would be read from a folder of tiny checkpoints."""
+    places = (locate(entry, weights_folder(folder)) for entry in entries)
     return any(place is not None and is_tiny(place) for place in places)
 
 
@@ -223,7 +208,7 @@ def read_manifest(place: Path) -> Manifest | None:
     except (OSError, ValidationError) as error:
         raise UserError(f"{path} is damaged: {one_line(error, 120)}; pull again") from None
     for name in manifest.files:
-        if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+        if leaves_its_folder(name):
             raise UserError(f"{path} names a file outside of its folder: {one_line(name, 80)!r}")
     return manifest
 
@@ -304,8 +289,5 @@ def write_manifest(place: Path, repository: str, revision: str, licence: str) ->
             if path.is_file() and path.name != MANIFEST_FILE and ".cache" not in path.relative_to(place).parts
         },
     )
-    text = json.dumps(manifest.model_dump(mode="json"), indent=1) + "\n"
-    partial = place / f".{MANIFEST_FILE}.partial"
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(place / MANIFEST_FILE)
+    write_json(place / MANIFEST_FILE, manifest.model_dump(mode="json"))
     return manifest

@@ -1,20 +1,77 @@
-"""Random tensors that are a function of their name alone, for tiny checkpoints, and how those are written."""
+"""Tiny checkpoints in the real formats: who writes them, and random tensors that are a function of their name
+alone.
+
+Packages named by the entry-point group `refbench.tiny_weights`, and plugins, have modules with a function
+`write_tiny(folder)`, which writes complete small checkpoints below a folder of weights.
+"""
 
 from __future__ import annotations
 
+import importlib
 import math
+import pkgutil
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from importlib.metadata import entry_points
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from refbench.bench.errors import UserError, one_line
 from refbench.bench.weights.checkpoint import write_tensors
-from refbench.bench.weights.store import TINY_MARKER
+from refbench.bench.weights.store import TINY_MARKER, is_tiny
 
 if TYPE_CHECKING:
     import torch
+
+
+TINY_GROUP = "refbench.tiny_weights"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TinyWritten:
+    """How many sets of tiny weights were written, and which were not: writer → the package it lacks."""
+
+    sets: int
+    lacking: Mapping[str, str]
+
+
+def write_tiny_weights(folder: Path, plugins: Iterable[ModuleType] = ()) -> TinyWritten:
+    """Write the tiny weights of all installed metrics and methods, and of these plugins, below `folder`.
+
+    What needs a package that is not installed is left out and named. Raises UserError where the folder holds
+    weights that are not tiny.
+    """
+    for place in folder.glob("*/*"):
+        if place.is_dir() and not is_tiny(place):
+            raise UserError(f"{place} holds other weights ({TINY_MARKER} is missing): choose another folder")
+    sets = 0
+    lacking: dict[str, str] = {}
+    for module in (*_writers(), *plugins):
+        write = getattr(module, "write_tiny", None)
+        if write is None:
+            continue
+        try:
+            write(folder)
+            sets += 1
+        except ModuleNotFoundError as error:
+            # An installation of the metrics or of the generators alone makes its own part.
+            lacking[module.__name__.rpartition(".")[2]] = str(error.name)
+    return TinyWritten(sets=sets, lacking=lacking)
+
+
+def _writers() -> Iterator[ModuleType]:
+    """The modules of the packages that the entry points name."""
+    for point in entry_points(group=TINY_GROUP):
+        try:
+            package = point.load()
+        except ImportError as error:
+            raise UserError(f"{point.value} does not load: {one_line(error)}") from None
+        for module in pkgutil.iter_modules(package.__path__, package.__name__ + "."):
+            yield importlib.import_module(module.name)
 
 
 def random_parameter(key: str, shape: tuple[int, ...]) -> np.ndarray:

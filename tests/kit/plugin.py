@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from refbench.bench.errors import MissingWeights, SampleError
-from refbench.bench.method import Frames, Method, MethodCard
-from refbench.bench.metric import Metric, MetricDeclaration, Score
+from refbench.bench.method import Frames, Generator, Method, MethodCard, silent
+from refbench.bench.metric import Metric, MetricDeclaration, Score, Scorer
 from refbench.bench.registry import methods, metrics
 from refbench.bench.video import ALL_FRAMES
 
@@ -39,7 +39,12 @@ class Brightness(Metric):
     def load(self, environment):
         if self.options.without_weights:
             raise MissingWeights("no weights at all")
-        super().load(environment)
+        return BrightnessScorer(self.options)
+
+
+class BrightnessScorer(Scorer):
+    def __init__(self, options):
+        self.options = options
 
     def score(self, sample, video):
         time.sleep(self.options.sleep_s)
@@ -70,7 +75,15 @@ class Grey(Method):
     def card(self):
         return MethodCard(name=self.name, summary=self.summary, options=self.option_values())
 
-    def generate(self, sample, seed):
+    def load(self, environment):
+        return GreyGenerator(self.options)
+
+
+class GreyGenerator(Generator):
+    def __init__(self, options):
+        self.options = options
+
+    def generate(self, sample, seed, on_step=silent):
         if sample.id == self.options.fail_on:
             raise SampleError("asked to fail")
         level = (self.options.level + 7 * sum(map(ord, sample.id)) + 31 * seed) % 200

@@ -1,0 +1,60 @@
+"""Weights that several generators of the Wan family load, each declared once.
+
+Sizes: transformer in bfloat16 (counted from the networks' dimensions), UMT5-XXL encoder 10.6 GiB in bfloat16,
+VAE 0.5 GiB in float32, CLIP ViT-H image encoder 2.4 GiB in float32.
+"""
+
+from __future__ import annotations
+
+from refbench.bench.weights.entry import BASE_FILES, IMAGE_FILES, TRANSFORMER_FILES, WeightEntry
+
+WAN21_T2V_1_3B = WeightEntry(
+    name="wan2.1-t2v-1.3b",
+    repository="Wan-AI/Wan2.1-T2V-1.3B-Diffusers",
+    holds="Wan2.1-T2V-1.3B (2.6 GiB) with the VAE and text encoder of all 1.3B generators",
+    kind="generator",
+    memory_gib=13.7,
+    required=(*TRANSFORMER_FILES, *BASE_FILES),
+    licence="apache-2.0",
+)
+WAN21_T2V_14B = WeightEntry(
+    name="wan2.1-t2v-14b",
+    repository="Wan-AI/Wan2.1-T2V-14B-Diffusers",
+    holds="Wan2.1-T2V-14B (26.6 GiB) with the VAE and text encoder of the 14B generators",
+    kind="generator",
+    memory_gib=37.7,
+    required=(*TRANSFORMER_FILES, *BASE_FILES),
+    licence="apache-2.0",
+)
+WAN21_I2V_14B_480P = WeightEntry(
+    name="wan2.1-i2v-14b-480p",
+    repository="Wan-AI/Wan2.1-I2V-14B-480P-Diffusers",
+    holds="image encoder, VAE and text encoder of Wan2.1-I2V-14B-480P, without its transformer",
+    kind="generator",
+    memory_gib=13.5,
+    required=(*IMAGE_FILES, *BASE_FILES),
+    only=(
+        "*.json",
+        "README.md",
+        "LICENSE*",
+        *(f"{part}/*" for part in ("image_encoder", "image_processor", "vae", "text_encoder")),
+        "tokenizer/*",
+    ),
+    licence="apache-2.0",
+)
+WAN21_I2V_14B_720P = WeightEntry(
+    name="wan2.1-i2v-14b-720p",
+    repository="Wan-AI/Wan2.1-I2V-14B-720P-Diffusers",
+    holds="image encoder, VAE and text encoder of Wan2.1-I2V-14B-720P, without its transformer",
+    kind="generator",
+    memory_gib=13.5,
+    required=(*IMAGE_FILES, *BASE_FILES),
+    only=(
+        "*.json",
+        "README.md",
+        "LICENSE*",
+        *(f"{part}/*" for part in ("image_encoder", "image_processor", "vae", "text_encoder")),
+        "tokenizer/*",
+    ),
+    licence="apache-2.0",
+)

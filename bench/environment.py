@@ -1,0 +1,65 @@
+"""Where work runs: the device, its memory, CPU threads, the folder of weights, installed packages."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+from refbench.bench.errors import UserError, one_line
+
+
+@dataclass(frozen=True, kw_only=True)
+class Environment:
+    """What a metric or method is loaded into: `device` as torch names it, CPU threads it may use, and the
+    folder of weights (None: where weights are looked for always).
+    """
+
+    device: str = "cpu"
+    threads: int = 1
+    weights: Path | None = None
+
+
+def resolve_device(name: str, *, needs_torch: bool) -> str:
+    """`auto` as `cuda` where torch sees a GPU, else `cpu`; a device that is not there is a UserError.
+
+    torch is imported only where something that needs it is going to run.
+    """
+    if name == "cpu" or not needs_torch or find_spec("torch") is None:
+        if name not in ("auto", "cpu"):
+            raise UserError(f"--device {name} needs torch and a metric that uses it")
+        return "cpu"
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=name)
+    except Exception as error:  # noqa: BLE001 - torch has a kind of error per back-end
+        raise UserError(f"--device {name} cannot be used: {one_line(error, 120)}") from None
+    return name
+
+
+def available_gib(device: str) -> float:
+    """Free memory of a GPU, or the machine's memory for the CPU, in GiB."""
+    if device.startswith("cuda"):
+        import torch
+
+        return float(torch.cuda.mem_get_info(device)[0]) / 2**30
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+
+
+def usable_cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def missing_packages(modules: Iterable[str], extra: str = "metrics") -> str | None:
+    """Which of the modules are not installed and which extra brings them, or None; nothing is imported."""
+    absent = [module for module in modules if find_spec(module) is None]
+    if not absent:
+        return None
+    named = " and ".join(filter(None, [", ".join(absent[:-1]), absent[-1]]))
+    return f"needs {named}; pip install 'refalign-bench[{extra}]'"

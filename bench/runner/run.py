@@ -1,0 +1,101 @@
+"""Run: generate and evaluate one or several methods, one after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from refbench.bench.console import note
+from refbench.bench.dataset import Track
+from refbench.bench.options import assignments_by_owner
+from refbench.bench.prompts import PromptSet
+from refbench.bench.registry import methods as method_registry
+from refbench.bench.runner.evaluate import Evaluated, Evaluation, PreparedEvaluation
+from refbench.bench.runner.generate import Generated, Generation, check_seeds, make_method, run_generation
+
+
+@dataclass(frozen=True, kw_only=True)
+class MethodsRun:
+    """Methods by name to run over a track; `assignments` are `NAME.KEY=VALUE` of methods and metrics."""
+
+    methods: Sequence[str]
+    track: Track
+    seeds: Sequence[int] = (0,)
+    assignments: Sequence[str] = ()
+    settings: str | None = None
+    prompts: PromptSet | None = None
+    metrics: str | None = None
+    limit: int | None = None
+    workers: int = 1
+    device: str = "auto"
+    weights: Path | None = None
+    plugins: tuple[Path, ...] = ()
+    runs: Path = Path("runs")
+    out: Path = Path("results")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MethodsDone:
+    """The evaluations in order, and whether a generation failed."""
+
+    evaluated: list[Evaluated]
+    generation_failed: bool
+
+    @property
+    def stores(self) -> list[Path]:
+        """The score stores that were written."""
+        return [one.store for one in self.evaluated]
+
+
+def run_methods(run: MethodsRun) -> MethodsDone:
+    """Generate and evaluate each method; names and options of all are checked before the first begins."""
+    by_owner = assignments_by_owner(list(run.assignments))
+    names = [method_registry.get(name).name for name in run.methods]
+    metric_options = {owner: values for owner, values in by_owner.items() if owner not in names}
+    for name in names:
+        make_method(name, by_owner.get(name, {}), run.settings)
+    evaluated = []
+    failed = False
+    for name in names:
+        generated = generate_and_say(
+            Generation(
+                method=name,
+                track=run.track,
+                options=by_owner.get(name, {}),
+                settings=run.settings,
+                prompts=run.prompts,
+                seeds=check_seeds(run.seeds),
+                limit=run.limit,
+                device=run.device,
+                weights=run.weights,
+                out=run.runs,
+            )
+        )
+        failed = failed or bool(generated.failures)
+        prepared = PreparedEvaluation(
+            Evaluation(
+                videos=generated.folder,
+                track=run.track,
+                metrics=run.metrics,
+                options=metric_options,
+                limit=run.limit,
+                workers=run.workers,
+                device=run.device,
+                weights=run.weights,
+                plugins=run.plugins,
+                out=run.out,
+            )
+        )
+        evaluated.append(prepared.run())
+    return MethodsDone(evaluated=evaluated, generation_failed=failed)
+
+
+def generate_and_say(generation: Generation) -> Generated:
+    """Generate, and say on stderr how many videos were made, kept and failed."""
+    done = run_generation(generation)
+    note(
+        f"{done.folder}: {done.made} made, {done.kept} there already, {len(done.failures)} failed"
+        + (" (tried again by the same command)" if done.failures else "")
+    )
+    return done
