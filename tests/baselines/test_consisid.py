@@ -356,7 +356,7 @@ def test_damaged_weights_are_one_line(weights: Path, tmp_path: Path) -> None:
     assert "\n" not in str(raised.value)
 
 
-def test_the_tiny_repository_has_the_published_layout(weights: Path) -> None:
+def test_the_tiny_repository_has_the_published_layout(weights: Path, tmp_path: Path) -> None:
     place, entry = weights / tiny.REPOSITORY, CATALOGUE["consisid"]
     assert entry.repository == tiny.REPOSITORY and is_tiny(place)
     assert missing_files(entry, place) == []
@@ -365,7 +365,9 @@ def test_the_tiny_repository_has_the_published_layout(weights: Path) -> None:
         "import sys, refbench.baselines.consisid.method, refbench.baselines.small.consisid\n"
         "print([name for name in ('torch', 'diffusers', 'PIL', 'cv2') if name in sys.modules])"
     )
-    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    answer = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path
+    )
     assert answer.stdout.strip() == "[]"
 
 

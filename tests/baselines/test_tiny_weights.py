@@ -309,12 +309,14 @@ def test_kaleido_is_wans_network_under_sats_names(weights: Path) -> None:
     assert set(sat_tensors(original)) == set(content["module"])
 
 
-def test_importing_the_writers_loads_nothing_heavy() -> None:
+def test_importing_the_writers_loads_nothing_heavy(tmp_path: Path) -> None:
     names = [
         module.name
         for module in pkgutil.iter_modules(refbench.baselines.small.__path__, "refbench.baselines.small.")
     ]
     heavy = ("torch", "transformers", "diffusers", "tokenizers", "safetensors")
     code = f"import sys, {', '.join(names)}\nprint([name for name in {heavy!r} if name in sys.modules])"
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path
+    )
     assert result.stdout.strip() == "[]"
