@@ -6,6 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+from typer.testing import CliRunner, Result
+
+from refbench.bench.cli.main import EXIT_USER_ERROR, app
+from refbench.bench.errors import UserError
+
 
 class Run:
     """`refbench` as a process, in a working folder of its own."""
@@ -23,3 +28,22 @@ class Run:
         assert done.returncode == expect, (done.returncode, done.stdout, done.stderr)
         assert "Traceback" not in done.stderr
         return done
+
+
+def invoke(*words: object, expect: int = 0) -> Result:
+    """`refbench WORDS` within this process; its exit code must be `expect`.
+
+    What the user can mend ends as in the process: exit code 2, and one line on standard error.
+    """
+    result = CliRunner().invoke(app, [str(word) for word in words])
+    fault = result.exception
+    if isinstance(fault, UserError | OSError):
+        assert "\n" not in str(fault), fault
+        line = f"refbench: {fault}\n".encode()
+        result.exit_code = EXIT_USER_ERROR
+        result.stderr_bytes += line
+        result.output_bytes += line
+    elif fault is not None and not isinstance(fault, SystemExit):
+        raise fault
+    assert result.exit_code == expect, (result.exit_code, result.output)
+    return result
