@@ -5,32 +5,17 @@ through the entry-point group `refbench.commands`, and everything heavy is impor
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from refbench.bench.cli import options as o
 from refbench.bench.errors import UserError
 
-# As in the command line's own commands.
-DEFAULT_TRACK = "open-domain"
-EXIT_SAMPLE_FAILED = 1
-NAMED_FILES = 5
+if TYPE_CHECKING:
+    from refbench.bench.dataset import Track
 
-DatasetOption = Annotated[
-    str | None,
-    typer.Option(
-        "--dataset",
-        metavar="DIR|hub",
-        help="Copy of BestWishYsh/OpenS2V-Eval, or 'hub' to download it. Default: $REFBENCH_DATASET.",
-    ),
-]
-TrackOption = Annotated[
-    str | None, typer.Option("--track", help="open-domain (default), human-domain or single-domain.")
-]
-SuiteOption = Annotated[
-    Path | None,
-    typer.Option("--suite", metavar="FILE.jsonl", help="Your own samples instead of an official track."),
-]
+EXIT_SAMPLE_FAILED = 1
 
 
 def import_videos(
@@ -40,9 +25,9 @@ def import_videos(
     method: Annotated[
         str, typer.Option("--method", metavar="NAME", help="Who made the videos: Vidu-2.0, VINO, any name.")
     ],
-    track: TrackOption = None,
-    dataset: DatasetOption = None,
-    suite: SuiteOption = None,
+    track: o.TrackOption = None,
+    dataset: o.DatasetOption = None,
+    suite: o.SuiteOption = None,
     card: Annotated[
         Path | None,
         typer.Option(
@@ -62,18 +47,17 @@ def import_videos(
     """
     from refbench.baselines.external.imported import imported_card, method_name
     from refbench.bench.console import note, print_text
-    from refbench.bench.dataset import load_suite, load_track
+    from refbench.bench.files import shortlist
     from refbench.bench.runs.import_videos import import_run
 
-    if suite is not None and (track is not None or dataset is not None):
-        raise UserError("--suite is a track of its own: leave --track and --dataset out")
-    samples = load_suite(suite) if suite is not None else load_track(track or DEFAULT_TRACK, dataset)
+    samples = chosen_track(track, suite, dataset)
     name = method_name(method)
     done = import_run(folder, samples, name, out, lambda measured: imported_card(name, measured, card))
     if done.unknown:
-        note(f"left out, no sample of {samples.name} has this name: {_named(list(done.unknown))}")
+        note(f"left out, no sample of {samples.name} has this name: {shortlist(done.unknown)}")
     if done.damaged:
-        note(f"left out, damaged: {_named([f'{key[0]} ({reason})' for key, reason in done.damaged.items()])}")
+        damaged = (f"{sample_id} ({reason})" for (sample_id, _), reason in done.damaged.items())
+        note(f"left out, damaged: {shortlist(damaged)}")
     made = done.card
     print_text(
         f"{done.folder}: {done.copied} copied, {done.kept} there already, {len(done.damaged)} damaged, "
@@ -86,6 +70,12 @@ def import_videos(
         raise typer.Exit(EXIT_SAMPLE_FAILED)
 
 
-def _named(names: list[str]) -> str:
-    more = len(names) - NAMED_FILES
-    return ", ".join(names[:NAMED_FILES]) + (f" and {more} more" if more > 0 else "")
+def chosen_track(track: str | None, suite: Path | None, dataset: str | None) -> Track:
+    """The user's own samples, or an official track of the data set. Raises UserError for both."""
+    from refbench.bench.dataset import DEFAULT_TRACK, load_suite, load_track
+
+    if suite is None:
+        return load_track(track or DEFAULT_TRACK, dataset)
+    if track is not None or dataset is not None:
+        raise UserError("--suite is a track of its own: leave --track and --dataset out")
+    return load_suite(suite)

@@ -27,7 +27,8 @@ from refbench.bench.scores.store import checked_name
 
 SNAPSHOT = "API snapshot of 2025-05-03; new calls do not reproduce it"
 UNVERIFIED_DEFAULTS = "the authors' defaults, not verified for these videos"
-UNVERIFIED_LICENCE = "not verified"
+# As `refbench weights list` says it.
+UNVERIFIED_LICENCE = "unverified"
 UNKNOWN = "not known"
 CLOSED_LICENCE = "closed service"
 ONE_FACE = "one face"

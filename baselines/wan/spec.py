@@ -15,7 +15,7 @@ from refbench.bench.method import MethodCard
 from refbench.bench.weights.entry import WeightEntry
 
 Solver = Literal["unipc", "euler"]
-Overflow = Literal["refuse", "first"]
+Offload = Literal["none", "model", "group"]
 # Patches of 2 latent cells of 8 pixels.
 SIZE_MULTIPLE_PX = 16
 LARGEST_SIDE_PX = 4096
@@ -152,7 +152,7 @@ class WanOptions:
     """Draw noise from the seed alone, as the authors do, or from seed and sample."""
     noise_device: Literal["cpu", "model"] = "cpu"
     """Draw noise on the CPU, equal on every machine, or where the model runs, as original Wan code does."""
-    overflow: Overflow = "refuse"
+    overflow: Literal["refuse", "first"] = "refuse"
     """What happens to a sample with more references than the network takes: refuse it, or use the first."""
     transformer: Path | None = None
     """Another checkpoint of the same kind: a file or folder, original or diffusers naming."""
