@@ -1,5 +1,7 @@
-"""Commands about generators: import-videos. Plain functions with typer annotations; the CLI finds them
-through the entry-point group `refbench.commands`, and everything heavy is imported when one runs.
+"""The command import-videos, a plain function with typer annotations.
+
+The CLI finds it through the entry-point group `refbench.commands`; what is slow to import is imported when it
+runs.
 """
 
 from __future__ import annotations
@@ -38,7 +40,7 @@ def import_videos(
         Path, typer.Option("--out", metavar="DIR", help="Videos go to DIR/<method>/<track>/seed-<n>/.")
     ] = Path("runs"),
 ) -> None:
-    """Make a run of finished videos, of a closed model or of anybody's.
+    """Make a run of finished videos that another program or service made.
 
     The files are copied byte for byte. The run's card names what is known of the model; size, length and rate
     are measured. The same command goes on after an interruption, and when more videos have come. Example:

@@ -79,8 +79,10 @@ def plan(
     """Estimate tokens, operations, hours and memory of generating a track.
 
     Analytic, from the sizes of the networks; nothing is loaded. Without a data set (--dataset, --suite or
-    $REFBENCH_DATASET) the official numbers of references are taken. A plan that does not fit says so and is
-    still a plan. Example: refbench plan phantom-14b vace-14b --track open-domain --gpu-memory 80
+    $REFBENCH_DATASET) the official numbers of references are taken. Where a method does not fit into
+    --gpu-memory, the plan says so. Example:
+
+    refbench plan phantom-14b vace-14b --track open-domain --gpu-memory 80
     """
     from refbench.bench.console import print_json
     from refbench.bench.dataset import DEFAULT_TRACK
@@ -172,7 +174,7 @@ def plan_method(
     memory: float | None,
     tflops: float,
 ) -> MethodPlan:
-    """One method's plan. Raises UserError for options that the method has not."""
+    """One method's plan. Raises UserError for options that the method does not have."""
     from refbench.baselines.wan.method import WanMethod
     from refbench.bench.options import build_options
     from refbench.bench.registry import methods
@@ -296,7 +298,7 @@ def _each(texts: Any) -> str:
 
 
 def _remarks(one: MethodPlan, memory: float | None) -> list[str]:
-    """What a table cannot say: refusals, and whether it fits."""
+    """Lines below the table: refusals, and whether the method fits into the memory."""
     lines = [one.note] if one.note else []
     if one.refused:
         lines.append(f"{one.refused} videos are refused for their number of references and not counted")

@@ -109,7 +109,7 @@ def tokens_per_call(spec: WanSpec, settings: WanSettings, references: int) -> in
 
 
 def passes_per_step(spec: WanSpec, settings: WanSettings) -> int:
-    """Guidance passes that the method's scales ask for."""
+    """Guidance passes of a step under the method's scales."""
     return len(RULES[spec.guidance_rule].active_passes(settings.guidance))
 
 
@@ -218,7 +218,7 @@ def parameter_bytes_of(options: WanOptions) -> int:
 
 
 def needed_passes(spec: WanSpec, settings: WanSettings, options: WanOptions) -> int:
-    """Passes that must share a call: all where the user insists on it; `auto` falls back to one."""
+    """Passes that must share a call: all with `batch_passes=yes`, else one, to which `auto` falls back."""
     return passes_per_step(spec, settings) if options.batch_passes == "yes" else 1
 
 

@@ -1,4 +1,5 @@
-"""From weights on disk to a generator's networks: what is there, what fits the method, and the loop over it.
+"""Loading a generator's networks: their files are found, read, checked against the method, and put into the
+sampling loop.
 
 Nothing is downloaded.
 """
@@ -121,7 +122,7 @@ def load_sampler(
 ) -> WanSampler:
     """The loop over a method's networks, which are still on the CPU and shall run on `device`.
 
-    With `any_size` the network need not have the spec's width and depth (made-up tiny weights, a user's own
+    With `any_size` the network need not have the spec's width and depth (tiny random weights, a user's own
     checkpoint). Raises UserError for a checkpoint of another method and for anything damaged.
     """
     checkpoint = read_checkpoint(files.transformer, dtype=dtype, files=list(files.transformer_files))
