@@ -17,8 +17,8 @@ from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from refbench.bench.files import read_json
 from refbench.bench.errors import UserError, first_fault, one_line
+from refbench.bench.files import read_json
 from refbench.bench.method import MethodCard
 from refbench.bench.registry import methods
 from refbench.bench.runs.import_videos import Measured

@@ -12,7 +12,7 @@ from refbench.bench.environment import available_gib
 from refbench.bench.errors import SampleError, UserError
 from refbench.bench.registry import load_plugins
 from refbench.bench.runner.executors import WorkerDied, make_executor
-from refbench.bench.runner.plan import Plan, Subject, make_plan, selected_metrics
+from refbench.bench.runner.plan import Plan, RunKey, make_plan, selected_metrics
 from refbench.bench.runner.progress import Progress
 from refbench.bench.runner.scoring import ScoringOutcome, ScoringWorkerFactory, scoring_environment
 from refbench.bench.runs.folder import VideoFolder, scan_videos, stored_run_file, write_run
@@ -70,9 +70,9 @@ class Evaluation:
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluated:
-    """What came of it: the subject, its records in the store, the plan, and the run's video folder."""
+    """What came of it: whose scores these are, the records in the store, the plan, and the video folder."""
 
-    subject: Subject
+    run: RunKey
     store: Path
     records: list[Record]
     plan: Plan
@@ -137,8 +137,8 @@ class PreparedEvaluation:
     def __init__(self, evaluation: Evaluation) -> None:
         self.evaluation = evaluation
         self.folder = scan_videos(evaluation.videos, evaluation.track)
-        self.subject = _subject(evaluation, self.folder)
-        self.store = store_path(evaluation.out, self.subject.method, self.subject.track)
+        self.run = _run_key(evaluation, self.folder)
+        self.store = store_path(evaluation.out, self.run.method, self.run.track)
         self.metrics = selected_metrics(evaluation.metrics, evaluation.options)
         if not self.metrics:
             raise UserError("no metric is selected; refbench metrics lists them")
@@ -154,7 +154,7 @@ class PreparedEvaluation:
         if held is None:
             held = latest(read_records(self.store)) if self.store.is_file() else {}
         return make_plan(
-            subject=self.subject,
+            run=self.run,
             samples=self.samples,
             folder=self.folder,
             chosen=self.metrics,
@@ -179,7 +179,7 @@ class PreparedEvaluation:
             plan = self.plan(writer.records)
             writer.append(plan.settled)
             if self.folder.info is not None:
-                write_run(stored_run_file(self.store, self.subject.variant), self.folder.info)
+                write_run(stored_run_file(self.store, self.run.variant), self.folder.info)
             if plan.jobs:
                 with Progress("scoring", len(plan.jobs)) as progress:
                     for text in plan.forecasts:
@@ -198,14 +198,12 @@ class PreparedEvaluation:
             records = [
                 record
                 for record in writer.records.values()
-                if record.variant == self.subject.variant and record.sample in wanted
+                if record.variant == self.run.variant and record.sample in wanted
             ]
-        return Evaluated(
-            subject=self.subject, store=self.store, records=records, plan=plan, folder=self.folder
-        )
+        return Evaluated(run=self.run, store=self.store, records=records, plan=plan, folder=self.folder)
 
 
-def _subject(evaluation: Evaluation, folder: VideoFolder) -> Subject:
+def _run_key(evaluation: Evaluation, folder: VideoFolder) -> RunKey:
     info = folder.info
     name = evaluation.name or (info.method if info else None)
     if name is None:
@@ -213,7 +211,7 @@ def _subject(evaluation: Evaluation, folder: VideoFolder) -> Subject:
     variants = [info.variant] if info is not None else []
     if evaluation.shuffled_references is not None:
         variants.append(SHUFFLED_SCORING)
-    return Subject(
+    return RunKey(
         method=checked_name(name, "--name"),
         track=evaluation.track.name,
         variant=joined_variant(variants),

@@ -76,13 +76,15 @@ class Generated:
     failures: Mapping[tuple[str, int], str]
 
 
-def make_method(name: str, assignments: Mapping[str, Any], settings: str | None = None) -> Method:
-    """A method by name with its options filled from text values; faults are UserErrors.
+def make_method(
+    name: str, assignments: Mapping[str, Any] | None = None, settings: str | None = None
+) -> Method:
+    """A method by name, with options by key (text, or values of their type); faults are UserErrors.
 
     `settings` fills the option of that name; a method that has none knows its native settings only.
     """
     method_class = methods.get(name)
-    values = dict(assignments)
+    values = dict(assignments or {})
     if settings is not None:
         if settings not in SETTINGS:
             raise UserError(f"--settings is {' or '.join(SETTINGS)}, not {settings!r}")

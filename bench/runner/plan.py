@@ -32,7 +32,7 @@ from refbench.bench.weights.store import any_tiny
 
 
 @dataclass(frozen=True, kw_only=True)
-class Subject:
+class RunKey:
     """Whose scores these are: the part of a record's key that one evaluation shares."""
 
     method: str
@@ -58,7 +58,7 @@ class Plan:
     yet.
     """
 
-    subject: Subject
+    run: RunKey
     jobs: list[ScoringJob] = field(default_factory=list)
     settled: list[Record] = field(default_factory=list)
     per_metric: dict[str, MetricPlan] = field(default_factory=dict)
@@ -106,7 +106,7 @@ def selected_metrics(selection: str | None, options: Mapping[str, Mapping[str, A
 
 def make_plan(
     *,
-    subject: Subject,
+    run: RunKey,
     samples: Iterable[Sample],
     folder: VideoFolder,
     chosen: Iterable[Metric],
@@ -120,7 +120,7 @@ def make_plan(
     missing video are looked at again in every run: their causes lie outside the digests. A value of another
     variant with the same inputs is taken over instead of being scored twice.
     """
-    plan = Plan(subject=subject)
+    plan = Plan(run=run)
     chosen = list(chosen)
     by_inputs = {
         (record.sample, record.seed, record.metric, record.provenance.inputs()): record
@@ -138,7 +138,7 @@ def make_plan(
         for sample in samples:
             inapplicable = metric.not_applicable(sample)
             for seed in folder.seeds:
-                blank = _blank(subject, metric, sample, seed, settings, digests)
+                blank = _blank(run, metric, sample, seed, settings, digests)
                 reason, video = _settled_reason(inapplicable, folder, sample, seed, digests)
                 if reason is not None:
                     _settle(plan, counts, blank, reason, held)
@@ -150,7 +150,7 @@ def make_plan(
                 twin = by_inputs.get((sample.id, seed, name, blank.provenance.inputs()))
                 if twin is not None and _is_current(twin, blank, metric, tiny=tiny):
                     counts.reused += 1
-                    plan.settled.append(twin.model_copy(update={"variant": subject.variant}))
+                    plan.settled.append(twin.model_copy(update={"variant": run.variant}))
                     continue
                 if counts.cannot:
                     # Only now: a value that was scored where the weights were is not given up for this.
@@ -217,15 +217,15 @@ class _Digests:
 
 
 def _blank(
-    subject: Subject, metric: Metric, sample: Sample, seed: int, settings: str, digests: _Digests
+    run: RunKey, metric: Metric, sample: Sample, seed: int, settings: str, digests: _Digests
 ) -> Record:
     """The record as far as it is known before scoring; its reason is a placeholder."""
     uses = metric.declaration.uses
     video = digests.video(sample, seed)
     return Record(
-        method=subject.method,
-        track=subject.track,
-        variant=subject.variant,
+        method=run.method,
+        track=run.track,
+        variant=run.variant,
         sample=sample.id,
         category=sample.category,
         seed=seed,
