@@ -327,11 +327,11 @@ def _metric_options(assignments: list[str] | None, metrics: str | None) -> dict[
 
 def _report_unknown(prepared: PreparedEvaluation) -> None:
     from refbench.bench.console import note
+    from refbench.bench.files import shortlist
 
     unknown = prepared.folder.unknown
     if unknown:
-        named = ", ".join(unknown[:5]) + (f" and {len(unknown) - 5} more" if len(unknown) > 5 else "")
-        note(f"not scored, no sample of {prepared.run.track} has this name: {named}")
+        note(f"not scored, no sample of {prepared.run_key.track} has this name: {shortlist(unknown)}")
 
 
 def _print_plan(prepared: PreparedEvaluation, *, json: bool) -> None:
@@ -344,7 +344,7 @@ def _print_plan(prepared: PreparedEvaluation, *, json: bool) -> None:
         print_json(
             {
                 "store": str(prepared.store),
-                **asdict(plan.run),
+                **asdict(plan.run_key),
                 "metrics": {name: asdict(counts) for name, counts in plan.per_metric.items()},
                 "not_installed": plan.unregistered,
                 "turns": plan.turns,
@@ -362,7 +362,7 @@ def _print_plan(prepared: PreparedEvaluation, *, json: bool) -> None:
         ]
         for name, c in plan.per_metric.items()
     ]
-    title = f"Plan: {plan.run.method} on {plan.run.track} ({plan.run.variant}) → {prepared.store}"
+    title = f"Plan: {plan.run_key.method} on {plan.run_key.track} ({plan.run_key.variant}) → {prepared.store}"
     console().print(table(title, columns, rows))
     for number, turn in enumerate(plan.turns, start=1):
         print_text(f"turn {number}: {', '.join(turn)}")

@@ -72,7 +72,7 @@ class Evaluation:
 class Evaluated:
     """What came of it: whose scores these are, the records in the store, the plan, and the video folder."""
 
-    run: RunKey
+    run_key: RunKey
     store: Path
     records: list[Record]
     plan: Plan
@@ -137,8 +137,8 @@ class PreparedEvaluation:
     def __init__(self, evaluation: Evaluation) -> None:
         self.evaluation = evaluation
         self.folder = scan_videos(evaluation.videos, evaluation.track)
-        self.run = _run_key(evaluation, self.folder)
-        self.store = store_path(evaluation.out, self.run.method, self.run.track)
+        self.run_key = _run_key(evaluation, self.folder)
+        self.store = store_path(evaluation.out, self.run_key.method, self.run_key.track)
         self.metrics = selected_metrics(evaluation.metrics, evaluation.options)
         if not self.metrics:
             raise UserError("no metric is selected; refbench metrics lists them")
@@ -154,7 +154,7 @@ class PreparedEvaluation:
         if held is None:
             held = latest(read_records(self.store)) if self.store.is_file() else {}
         return make_plan(
-            run=self.run,
+            run_key=self.run_key,
             samples=self.samples,
             folder=self.folder,
             chosen=self.metrics,
@@ -179,7 +179,7 @@ class PreparedEvaluation:
             plan = self.plan(writer.records)
             writer.append(plan.settled)
             if self.folder.info is not None:
-                write_run(stored_run_file(self.store, self.run.variant), self.folder.info)
+                write_run(stored_run_file(self.store, self.run_key.variant), self.folder.info)
             if plan.jobs:
                 with Progress("scoring", len(plan.jobs)) as progress:
                     for text in plan.forecasts:
@@ -198,9 +198,11 @@ class PreparedEvaluation:
             records = [
                 record
                 for record in writer.records.values()
-                if record.variant == self.run.variant and record.sample in wanted
+                if record.variant == self.run_key.variant and record.sample in wanted
             ]
-        return Evaluated(run=self.run, store=self.store, records=records, plan=plan, folder=self.folder)
+        return Evaluated(
+            run_key=self.run_key, store=self.store, records=records, plan=plan, folder=self.folder
+        )
 
 
 def _run_key(evaluation: Evaluation, folder: VideoFolder) -> RunKey:

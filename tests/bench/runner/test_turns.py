@@ -170,7 +170,7 @@ def test_mapped_keeps_the_order_and_its_bounds() -> None:
 def gme_plan(clip: Path, weights: Path, held: dict[RecordKey, Record]) -> Plan:
     """The plan of GmeScore for one video."""
     return make_plan(
-        run=RunKey(method="m", track="open-domain"),
+        run_key=RunKey(method="m", track="open-domain"),
         samples=[Sample(id="a_1", category="a", prompt="p", references=())],
         folder=VideoFolder(info=None, videos={("a_1", 0): clip}, errors={}, unknown=(), seeds=(0,)),
         chosen=[metrics.get("gmescore")()],
