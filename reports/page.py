@@ -225,8 +225,8 @@ def weight_table(protocol: Protocol, tracks: Iterable[str]) -> Table:
     domains.pop("", None)
     rows = []
     for column in protocol.columns:
-        weights = [protocol.weights(domain).get(column.component) for domain in domains.values()]
-        component = COMPONENTS[column.component]
+        component = column.component
+        weights = [protocol.weights(domain).get(component.name) for domain in domains.values()]
         cells = [Cell(text=NONE if weight is None else f"{weight:.2f}", number=weight) for weight in weights]
         rows.append((Cell(text=component.label), *cells, Cell(text=component.meaning)))
     return Table(

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from refbench.bench.scores.columns import COMPONENTS
-from refbench.bench.scores.protocol import PROTOCOLS
+from refbench.bench.scores.protocol import get_protocol
 
 PUBLISHED_FOLDER = "published"
 SOURCES_FILE = "sources.csv"
@@ -74,7 +74,7 @@ def published_rows(source: Source) -> tuple[PublishedRow, ...]:
 
 def recomputed_total(row: PublishedRow) -> float:
     """TotalScore in percent from the published components, by the weights of the source's protocol."""
-    return PROTOCOLS[row.source.protocol].total(row.components, row.source.track)
+    return get_protocol(row.source.protocol).total(row.components, row.source.track)
 
 
 def total_difference(row: PublishedRow) -> float:

@@ -73,14 +73,14 @@ def _recompute_leaderboards(folder: Path) -> None:
 
     from refbench.bench.console import print_text
     from refbench.bench.dataset import OFFICIAL_TRACKS
-    from refbench.bench.scores.protocol import PROTOCOLS
+    from refbench.bench.scores.protocol import OFFICIAL_PROTOCOLS
 
     folder.mkdir(parents=True, exist_ok=True)
     for track in OFFICIAL_TRACKS:
-        for protocol in PROTOCOLS:
-            file = folder / f"{track}_{protocol}.txt"
+        for protocol in OFFICIAL_PROTOCOLS:
+            file = folder / f"{track}_{protocol.name}.txt"
             with file.open("w", encoding="utf-8") as text, redirect_stdout(text):
-                other_command("leaderboard")(track=track, protocol=protocol)
+                other_command("leaderboard")(track=track, protocol=protocol.name)
     print_text("")
     other_command("leaderboard")(track=DEFAULT_TRACK)
     print_text(f"all published leaderboards, recomputed: {folder}")

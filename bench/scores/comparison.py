@@ -18,7 +18,6 @@ from refbench.bench.dataset import domain_of
 from refbench.bench.errors import UserError
 from refbench.bench.scores.aggregate import SampleScores, sample_scores, unofficial_reasons
 from refbench.bench.scores.bootstrap import CONFIDENCE, Interval, interval
-from refbench.bench.scores.columns import COMPONENTS
 from refbench.bench.scores.protocol import Protocol
 from refbench.bench.scores.record import FAILED, MISSING_VIDEO, MISSING_WEIGHTS, Record
 
@@ -89,21 +88,24 @@ def compare(
         sample_scores(_restricted(records, common, unusable), columns) for records in (records_a, records_b)
     )
     for column in columns:
-        metric = COMPONENTS[column.component].metric
-        failed = sum(1 for sample, name in unusable if name == metric and sample in common)
+        component = column.component
+        failed = sum(1 for sample, name in unusable if name == component.metric and sample in common)
         if failed:
-            label = COMPONENTS[column.component].label
-            notes.append(f"{label}: {_samples(failed)} left out, not scored in one of the two")
-    unofficial = {*unofficial_reasons(records_a, columns), *unofficial_reasons(records_b, columns)}
+            notes.append(f"{component.label}: {_samples(failed)} left out, not scored in one of the two")
+    unofficial = {
+        reason
+        for records in (records_a, records_b)
+        for reason in unofficial_reasons(records, protocol, domain)
+    }
     notes += [f"not a TotalScore: {text}" for text in sorted(unofficial)]
     draws_a, draws_b = scores_a.resampled(), scores_b.resampled()
     values_a, values_b = scores_a.values(), scores_b.values()
     components = tuple(
         _difference(
-            column.component,
-            COMPONENTS[column.component].label,
-            values_a[column.component],
-            values_b[column.component],
+            column.component.name,
+            column.component.label,
+            values_a[column.component.name],
+            values_b[column.component.name],
             draws_a[:, index] - draws_b[:, index],
             _entered(scores_a, scores_b, index),
         )

@@ -92,7 +92,7 @@ def test_report_writes_and_prints_the_same_figures(tmp_path: Path) -> None:
 
 
 def test_the_default_protocol_is_the_core_s() -> None:
-    from refbench.bench.scores.protocol import DEFAULT_PROTOCOL
+    from refbench.bench.scores import DEFAULT_PROTOCOL
 
     assert commands.DEFAULT_PROTOCOL == DEFAULT_PROTOCOL
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from kit.records import record
 from refbench.bench.scores.aggregate import Scoreboard, scoreboards
 from refbench.bench.scores.columns import COMPONENTS
-from refbench.bench.scores.protocol import PROTOCOLS
+from refbench.bench.scores.protocol import OPENS2V_1_1, get_protocol
 from refbench.bench.scores.record import Record
 from refbench.reports.table_formats import (
     LATEX_SPECIAL,
@@ -36,7 +36,7 @@ from refbench.reports.tables import (
     score_table,
 )
 
-PROTOCOL = PROTOCOLS["opens2v-1.1"]
+PROTOCOL = OPENS2V_1_1
 IDS = ("singleobj_1", "singlehuman_1", "singlehuman_2", "faceobj_1", "singleface_1", "multiface_1")
 FACESIM_CATEGORIES = ("singlehuman", "faceobj", "singleface")
 NEXUS_CATEGORIES = ("singleobj", "singlehuman", "faceobj")
@@ -73,7 +73,7 @@ def run_records(
 
 
 def boards_of(*runs: list[Record], protocol: str = "opens2v-1.1") -> list[Scoreboard]:
-    return scoreboards([one for run in runs for one in run], PROTOCOLS[protocol])
+    return scoreboards([one for run in runs for one in run], get_protocol(protocol))
 
 
 def column(table: Table, heading: str) -> list[Cell]:

@@ -18,10 +18,10 @@ from refbench.bench.scores.aggregate import Scoreboard, group_records, natural_o
 from refbench.bench.scores.bootstrap import RESAMPLES, count_blocks, interval, resampled_means
 from refbench.bench.scores.columns import COMPONENTS
 from refbench.bench.scores.comparison import DETECTABLE_STANDARD_ERRORS, compare
-from refbench.bench.scores.protocol import PROTOCOLS, official_result
+from refbench.bench.scores.protocol import OPENS2V_1_0 as V10
+from refbench.bench.scores.protocol import OPENS2V_1_1 as V11
+from refbench.bench.scores.protocol import official_result
 from refbench.bench.scores.record import Record
-
-V11, V10 = PROTOCOLS["opens2v-1.1"], PROTOCOLS["opens2v-1.0"]
 
 
 def as_files(records: list[Record]) -> dict[str, Any]:
@@ -31,10 +31,8 @@ def as_files(records: list[Record]) -> dict[str, Any]:
         component = next(c for c in COMPONENTS.values() if c.metric == one.metric)
         if one.value is None:
             continue
-        if component.name == "naturalscore":
-            files.setdefault("naturalscore_1.json", {})[one.sample] = one.value
-        else:
-            files.setdefault(component.official_file, {})[one.sample] = {component.official_key: one.value}
+        key = component.official_key
+        files.setdefault(component.official_files[0], {})[one.sample] = {key: one.value} if key else one.value
     files["motionscore.json"] = files.get("motion_amplitude.json", {})
     return files
 

@@ -17,10 +17,9 @@ from refbench.bench.errors import UserError
 from refbench.bench.scores.aggregate import scoreboard
 from refbench.bench.scores.columns import COMPONENTS
 from refbench.bench.scores.official_files import export_scores, import_scores
-from refbench.bench.scores.protocol import PROTOCOLS, official_result
+from refbench.bench.scores.protocol import OFFICIAL_PROTOCOLS, official_result
+from refbench.bench.scores.protocol import OPENS2V_1_1 as V11
 from refbench.bench.scores.record import Record
-
-V11 = PROTOCOLS["opens2v-1.1"]
 
 
 def write_files(folder: Path, files: dict[str, Any]) -> Path:
@@ -86,7 +85,7 @@ def test_a_track_leaves_out_what_is_not_its_own(tmp_path: Path, demo_files: dict
     assert {c.component: c.scored for c in board.components}["aesthetics"] == 1
 
 
-@pytest.mark.parametrize("protocol", PROTOCOLS.values(), ids=lambda p: p.name)
+@pytest.mark.parametrize("protocol", OFFICIAL_PROTOCOLS, ids=lambda p: p.name)
 def test_ordinary_golden_folders_import_to_the_golden_totals(
     tmp_path: Path, golden: Callable[[str], Any], protocol: Any
 ) -> None:
