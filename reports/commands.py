@@ -258,7 +258,7 @@ def _published(track: str, protocol: str, words: str | None) -> list[PublishedRo
 
 def _one_run(place: str, track: str | None, variant: str | None) -> ComparedRun:
     """The one run that a PATH or PATH@VARIANT holds, of that track and variant where they are given."""
-    from refbench.bench.scores.record import run_label
+    from refbench.bench.scores.results import only_run
     from refbench.reports.compared import ComparedRun
     from refbench.reports.stored_runs import read_stored_runs
 
@@ -266,19 +266,9 @@ def _one_run(place: str, track: str | None, variant: str | None) -> ComparedRun:
     if marker and path and not Path(place).exists():
         place, variant = path, named
     stored = read_stored_runs([Path(place)])
-    groups = {
-        key: records
-        for key, records in stored.groups().items()
-        if track in (None, key[1]) and variant in (None, key[2])
-    }
-    if len(groups) != 1:
-        problem = "holds several runs" if groups else "holds no run of that track and variant"
-        choices = "; ".join(
-            f"{method} --track {on} --variant {kind}" for method, on, kind in groups or stored.groups()
-        )
-        raise UserError(f"{place} {problem}; give one method's folder or file, and one of: {choices}")
-    key, records = next(iter(groups.items()))
-    return ComparedRun(label=run_label(key[0], key[2]), records=records, info=stored.run_infos.get(key))
+    groups = stored.groups()
+    run = only_run(groups, place, track=track, variant=variant)
+    return ComparedRun(label=run.label, records=groups[run], info=stored.run_infos.get(run))
 
 
 def _headings(headings: Sequence[str]) -> list[str]:

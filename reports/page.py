@@ -18,10 +18,9 @@ from refbench.bench.runs.folder import RunInfo
 from refbench.bench.scores.aggregate import Scoreboard
 from refbench.bench.scores.columns import COMPONENTS
 from refbench.bench.scores.protocol import Protocol
-from refbench.bench.scores.record import NOT_APPLICABLE, Record, run_label
+from refbench.bench.scores.record import NOT_APPLICABLE, Record, RunKey
 from refbench.reports.cards import card_fields
 from refbench.reports.plots import Plot
-from refbench.reports.stored_runs import RunKey
 from refbench.reports.table_formats import heading_lines
 from refbench.reports.tables import NONE, Cell, Table, category_tables, component_tables, ranked
 
@@ -73,12 +72,12 @@ def render_page(
     )
     environment.filters["data_uri"] = png_data_uri
     environment.filters["heading_lines"] = heading_lines
-    runs = dict.fromkeys((record.method, record.track, record.variant) for record in records)
+    runs = dict.fromkeys(record.run for record in records)
     return environment.get_template(TEMPLATE).render(
         protocol=protocol,
         sections=sections,
         cards=card_sections(runs, run_infos),
-        cardless=[f"{run_label(key[0], key[2])} on {key[1]}" for key in runs if key not in run_infos],
+        cardless=[f"{run.label} on {run.track}" for run in runs if run not in run_infos],
         metrics=metric_table(records),
         packages=package_versions(records),
         weights=weight_table(protocol, {section.track for section in sections}),
@@ -168,13 +167,13 @@ def card_sections(runs: Iterable[RunKey], run_infos: Mapping[RunKey, RunInfo]) -
     """The method cards of the runs that have one."""
     return [
         CardSection(
-            label=run_label(key[0], key[2]),
-            track=key[1],
+            label=run.label,
+            track=run.track,
             summary=info.card.summary if info.card is not None else "run.json has no method card",
             fields=card_fields(info),
         )
-        for key in runs
-        if (info := run_infos.get(key)) is not None
+        for run in runs
+        if (info := run_infos.get(run)) is not None
     ]
 
 

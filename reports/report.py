@@ -10,11 +10,11 @@ from refbench.bench.errors import UserError, one_line
 from refbench.bench.runs.folder import RunInfo, write_text
 from refbench.bench.scores.aggregate import Scoreboard, scoreboards
 from refbench.bench.scores.protocol import Protocol
-from refbench.bench.scores.record import Record
+from refbench.bench.scores.record import Record, RunKey
 from refbench.bench.scores.store import checked_name
 from refbench.reports.page import render_page, track_section
 from refbench.reports.plots import Plot, track_plots
-from refbench.reports.stored_runs import RunKey, in_key_order
+from refbench.reports.stored_runs import in_key_order
 from refbench.reports.table_formats import category_csv, component_csv, to_latex, to_markdown
 from refbench.reports.tables import category_tables, component_tables
 

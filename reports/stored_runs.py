@@ -9,11 +9,8 @@ from pathlib import Path
 from refbench.bench.errors import UserError
 from refbench.bench.runs.folder import RunInfo, read_run, stored_run_file
 from refbench.bench.scores.aggregate import group_records
-from refbench.bench.scores.record import Record, latest
+from refbench.bench.scores.record import Record, RunKey, latest
 from refbench.bench.scores.store import read_records, store_files
-
-# (method, track, variant)
-RunKey = tuple[str, str, str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +21,7 @@ class StoredRuns:
     run_infos: Mapping[RunKey, RunInfo]
 
     def groups(self) -> dict[RunKey, list[Record]]:
-        """The records of each (method, track, variant)."""
+        """The records of each run."""
         return group_records(self.records)
 
 
@@ -40,7 +37,7 @@ def read_stored_runs(places: Iterable[Path]) -> StoredRuns:
         in_file = read_records(file)
         records += in_file
         for key in group_records(in_file):
-            run_file = stored_run_file(file, key[2])
+            run_file = stored_run_file(file, key.variant)
             if run_file.is_file():
                 run_infos[key] = read_run(run_file)
     if not records:

@@ -22,10 +22,10 @@ from refbench.bench.scores.protocol import Column, Protocol
 from refbench.bench.scores.record import (
     NOT_APPLICABLE,
     Record,
+    RunKey,
     WeightsKind,
     generated_with,
     latest,
-    run_label,
 )
 
 WEIGHTS_TEXT: Mapping[WeightsKind, str] = {"tiny": "tiny random weights", "real": "released weights"}
@@ -167,8 +167,8 @@ class Scoreboard:
 
     @property
     def label(self) -> str:
-        """The method's name, with the variant where it is not the plain run."""
-        return run_label(self.method, self.variant)
+        """The method's name, with the variant in brackets where it is not the plain run."""
+        return RunKey(self.method, self.track, self.variant).label
 
 
 def scoreboards(records: Iterable[Record], protocol: Protocol) -> list[Scoreboard]:
@@ -176,11 +176,11 @@ def scoreboards(records: Iterable[Record], protocol: Protocol) -> list[Scoreboar
     return [scoreboard(group, protocol) for group in group_records(records).values()]
 
 
-def group_records(records: Iterable[Record]) -> dict[tuple[str, str, str], list[Record]]:
-    """The latest records by (method, track, variant)."""
-    groups: dict[tuple[str, str, str], list[Record]] = {}
+def group_records(records: Iterable[Record]) -> dict[RunKey, list[Record]]:
+    """The latest records by run, in order of first appearance."""
+    groups: dict[RunKey, list[Record]] = {}
     for record in latest(records).values():
-        groups.setdefault((record.method, record.track, record.variant), []).append(record)
+        groups.setdefault(record.run, []).append(record)
     return groups
 
 

@@ -35,6 +35,19 @@ FAILED = "failed"
 Name = Annotated[str, Field(pattern=r"^[^./\\\x00-\x1f][^/\\\x00-\x1f]{0,199}$")]
 
 
+class RunKey(NamedTuple):
+    """A method's videos of one track in one variant: what a scoreboard is about."""
+
+    method: str
+    track: str
+    variant: str = PLAIN
+
+    @property
+    def label(self) -> str:
+        """The method's name, with the variant in brackets where it is not the plain run."""
+        return self.method if self.variant == PLAIN else f"{self.method} ({self.variant})"
+
+
 class RecordKey(NamedTuple):
     """What a record is about; of several records with one key the last wins."""
 
@@ -126,6 +139,11 @@ class Record(BaseModel):
         return RecordKey(self.method, self.track, self.variant, self.sample, self.seed, self.metric)
 
     @property
+    def run(self) -> RunKey:
+        """The run that was scored."""
+        return RunKey(self.method, self.track, self.variant)
+
+    @property
     def reason_kind(self) -> str | None:
         """The reason's first word (`failed` of `failed: no face`), or None for a value."""
         return None if self.reason is None else self.reason.partition(":")[0]
@@ -141,11 +159,6 @@ class Record(BaseModel):
         if self.unofficial.startswith(LOCAL_JUDGE):
             return "local"
         return "endpoint" if "judge" in self.details else None
-
-
-def run_label(method: str, variant: str) -> str:
-    """`method`, with the variant in brackets where it is not the plain run."""
-    return method if variant == PLAIN else f"{method} ({variant})"
 
 
 def joined_variant(parts: Iterable[str]) -> str:

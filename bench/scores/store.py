@@ -12,15 +12,12 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, BinaryIO, Self
+from typing import BinaryIO, Self
 
 from pydantic import ValidationError
 
 from refbench.bench.errors import UserError, first_fault, one_line
 from refbench.bench.scores.record import Record, RecordKey, latest
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
 
@@ -165,24 +162,3 @@ def merge_stores(places: Sequence[Path], root: Path) -> dict[Path, int]:
             writer.append(changed)
         written[path] = len(changed)
     return written
-
-
-def records_frame(records: Iterable[Record]) -> pd.DataFrame:
-    """Records as a tidy table: one row each, with the key's fields, value, reason and digests as columns."""
-    import pandas as pd
-
-    rows = [
-        {
-            **record.key._asdict(),
-            "category": record.category,
-            "value": record.value,
-            "reason": record.reason,
-            "metric_version": record.provenance.metric_version,
-            "video_digest": record.provenance.video,
-        }
-        for record in records
-    ]
-    columns = ["method", "track", "variant", "sample", "category", "seed", "metric", "value", "reason"]
-    return pd.DataFrame(rows, columns=[*columns, "metric_version", "video_digest"]).astype(
-        {"value": "float64"}
-    )

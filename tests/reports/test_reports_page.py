@@ -14,7 +14,7 @@ from kit.records import record
 from refbench.bench.errors import UserError
 from refbench.bench.method import MethodCard
 from refbench.bench.runs.folder import RunInfo, stored_run_file, write_run
-from refbench.bench.scores.record import Provenance, Record, run_label
+from refbench.bench.scores.record import Provenance, Record, RunKey
 from refbench.bench.scores.store import StoreWriter, store_path
 from refbench.reports.page import not_applicable_lines, unscored_table
 from refbench.reports.report import report_contents, write_report
@@ -74,7 +74,7 @@ def run_info(**card: object) -> RunInfo:
 
 @pytest.fixture(scope="module")
 def contents() -> dict[str, str | bytes]:
-    infos = {(IMAGE, "open-domain", "plain"): run_info(guidance={"text": 7.5}, steps=50)}
+    infos = {RunKey(IMAGE, "open-domain"): run_info(guidance={"text": 7.5}, steps=50)}
     return report_contents(hostile_records(), PROTOCOL, infos)
 
 
@@ -135,7 +135,7 @@ def test_tables_sort_by_buttons_that_say_so(contents: dict[str, str | bytes], pa
 def test_the_report_repeats_itself_in_any_order(contents: dict[str, str | bytes]) -> None:
     shuffled = hostile_records()
     random.Random(1).shuffle(shuffled)
-    infos = {(IMAGE, "open-domain", "plain"): run_info(guidance={"text": 7.5}, steps=50)}
+    infos = {RunKey(IMAGE, "open-domain"): run_info(guidance={"text": 7.5}, steps=50)}
     assert report_contents(shuffled, PROTOCOL, infos) == contents
 
 
@@ -213,9 +213,9 @@ def test_stores_are_read_with_the_run_descriptions_beside_them(tmp_path: Path) -
         ("b", "open-domain", "shuffled"),
     ]
     assert set(stored.run_infos) == {("b", "open-domain", "plain"), ("b", "open-domain", "shuffled")}
-    card = stored.run_infos["b", "open-domain", "shuffled"].card
+    card = stored.run_infos[RunKey("b", "open-domain", "shuffled")].card
     assert card is not None and card.steps == 7
-    assert run_label("b", "shuffled") == "b (shuffled)"
+    assert RunKey("b", "open-domain", "shuffled").label == "b (shuffled)"
 
 
 @pytest.mark.parametrize("field", ["method", "track", "variant"])
