@@ -21,10 +21,10 @@ def add_commands(app: typer.Typer) -> None:
 def import_scores(
     folder: Annotated[Path, typer.Argument(help="Folder of official files (aesthetic_score.json, …).")],
     name: Annotated[str, typer.Option("--name", help="The method's name in records and tables.")],
-    track: Annotated[str, typer.Option("--track", help="Whose scores these are.")] = "open-domain",
+    track: Annotated[str, typer.Option("--track", help="Whose scores these are.")] = o.DEFAULT_TRACK,
     dataset: o.DatasetOption = None,
     out: o.ResultsOption = Path("results"),
-    protocol: o.ProtocolOption = "opens2v-1.1",
+    protocol: o.ProtocolOption = o.DEFAULT_PROTOCOL,
     json: o.JsonOption = False,
 ) -> None:
     """Read the official scripts' score files into a store.
@@ -63,7 +63,7 @@ def import_scores(
 
 
 def export(
-    stores: Annotated[list[Path], typer.Argument(metavar="STORE...", help="Stores, their folders or files.")],
+    stores: o.StoresArgument,
     out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Where the files go.")],
 ) -> None:
     """Write scores in the official file formats.
