@@ -22,7 +22,7 @@ from refbench.bench.scores.record import NOT_APPLICABLE, Record, RunKey
 from refbench.reports.cards import card_fields
 from refbench.reports.plots import Plot
 from refbench.reports.table_formats import heading_lines
-from refbench.reports.tables import NONE, Cell, Table, category_tables, component_tables, ranked
+from refbench.reports.tables import NONE, Cell, Table
 
 TEMPLATE = "report.html.j2"
 REASONS_SHOWN = 3
@@ -85,21 +85,24 @@ def render_page(
 
 
 def track_section(
-    records: Sequence[Record], boards: Sequence[Scoreboard], plots: Sequence[Plot]
+    records: Sequence[Record],
+    boards: Sequence[Scoreboard],
+    components: Sequence[Table],
+    categories: Sequence[Table],
+    plots: Sequence[Plot],
 ) -> TrackSection:
-    """The section of the track that these records and scoreboards are of."""
-    shown = ranked(boards)
-    scores, *details = component_tables(shown)
-    seeds = sorted({seed for board in shown for seed in board.seeds})
-    samples = sorted({board.samples for board in shown})
+    """The section of one track: its records, scoreboards, tables (see `tables`) and plots."""
+    scores, *details = components
+    seeds = sorted({seed for board in boards for seed in board.seeds})
+    samples = sorted({board.samples for board in boards})
     return TrackSection(
-        track=shown[0].track,
-        summary=f"{_count(len(shown), 'row')} · {' or '.join(map(str, samples))} samples each · "
+        track=boards[0].track,
+        summary=f"{_count(len(boards), 'row')} · {' or '.join(map(str, samples))} samples each · "
         f"{'seed' if len(seeds) == 1 else 'seeds'} {', '.join(map(str, seeds))}",
         scores=scores,
         details=details,
-        categories=category_tables(shown),
-        unscored=unscored_table(records, shown),
+        categories=categories,
+        unscored=unscored_table(records, boards),
         not_applicable=not_applicable_lines(records),
         plots=plots,
     )

@@ -18,7 +18,7 @@ from refbench.bench.console import percent
 from refbench.bench.errors import one_line
 from refbench.bench.scores.aggregate import Scoreboard
 from refbench.bench.scores.columns import COMPONENTS
-from refbench.reports.tables import and_list, ranked, scored_components, track_categories
+from refbench.reports.tables import and_list, scored_components, track_categories
 
 if TYPE_CHECKING:
     import numpy as np
@@ -76,14 +76,13 @@ class Plot:
 
 
 def track_plots(boards: Sequence[Scoreboard]) -> list[Plot]:
-    """All plots of one track's scoreboards."""
+    """All plots of one track's scoreboards, drawn in the order given; see `tables.ranked`."""
     import matplotlib
 
-    shown = ranked(boards)
     with matplotlib.rc_context(STYLE), warnings.catch_warnings():
         # A name in a script that the font lacks is drawn as boxes; the tables have it in full.
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
-        return [_bars(shown), _radar(shown), _heat_map(shown)]
+        return [_bars(boards), _radar(boards), _heat_map(boards)]
 
 
 def _bars(boards: Sequence[Scoreboard]) -> Plot:

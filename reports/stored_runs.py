@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from refbench.bench.errors import UserError
 from refbench.bench.runs.folder import RunInfo, read_run, stored_run_file
 from refbench.bench.scores.aggregate import group_records
 from refbench.bench.scores.record import Record, RunKey, latest
+from refbench.bench.scores.results import Store
 from refbench.bench.scores.store import read_records, store_files
 
 
@@ -25,12 +27,12 @@ class StoredRuns:
         return group_records(self.records)
 
 
-def read_stored_runs(places: Iterable[Path]) -> StoredRuns:
+def read_stored_runs(stores: Store | Iterable[Store]) -> StoredRuns:
     """Read store files, or folders of them; of several records (or run descriptions) the last read counts.
 
     Raises UserError when a place does not exist, holds no record, or holds something that is no record.
     """
-    wanted = list(places)
+    wanted = [Path(place) for place in ([stores] if isinstance(stores, str | os.PathLike) else stores)]
     records: list[Record] = []
     run_infos: dict[RunKey, RunInfo] = {}
     for file in store_files(wanted):

@@ -1,5 +1,7 @@
 """Tables of a report: what stands in each cell, and which cell is best. `table_formats` prints them.
 
+Rows follow the order of the scoreboards given: `ranked` puts the best first.
+
 Printed figures are percent with two decimals. Best and second are decided on the printed figures, so that two
 methods that a reader cannot tell apart share the mark.
 """
@@ -51,8 +53,7 @@ def ranked(boards: Iterable[Scoreboard]) -> list[Scoreboard]:
 
 def component_tables(boards: Sequence[Scoreboard]) -> list[Table]:
     """The tables of one track: scores, then intervals, coverage and strict scores of each component."""
-    shown = ranked(boards)
-    return [score_table(shown), interval_table(shown), coverage_table(shown), strict_table(shown)]
+    return [score_table(boards), interval_table(boards), coverage_table(boards), strict_table(boards)]
 
 
 def score_table(boards: Sequence[Scoreboard]) -> Table:
@@ -115,9 +116,8 @@ def strict_table(boards: Sequence[Scoreboard]) -> Table:
 
 def category_tables(boards: Sequence[Scoreboard]) -> list[Table]:
     """For each component a table of methods by categories, in percent; `–` where nothing was scored."""
-    shown = ranked(boards)
-    categories = track_categories(shown)
-    return [_category_table(shown, categories, component) for component in scored_components(shown)]
+    categories = track_categories(boards)
+    return [_category_table(boards, categories, component) for component in scored_components(boards)]
 
 
 def _category_table(boards: Sequence[Scoreboard], categories: Sequence[str], component: str) -> Table:

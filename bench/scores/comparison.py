@@ -62,7 +62,7 @@ class Comparison:
     notes: tuple[str, ...]
 
 
-def compare(
+def compare_records(
     records_a: list[Record], records_b: list[Record], protocol: Protocol, labels: tuple[str, str]
 ) -> Comparison:
     """Compare the records of two (method, track, variant) groups of one track.

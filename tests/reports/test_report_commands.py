@@ -13,20 +13,18 @@ from typing import Any
 import numpy as np
 import pytest
 import typer
-from test_reports_page import run_info, store
-from test_reports_tables import PROTOCOL, run_records
 from typer.testing import CliRunner, Result
 
 from kit.records import record
+from kit.stored_runs import boards_of, run_info, run_records, store
 from refbench.bench.errors import UserError
 from refbench.bench.registry import methods
-from refbench.bench.scores.aggregate import scoreboards
 from refbench.bench.scores.comparison import Difference
-from refbench.bench.scores.record import Record
+from refbench.bench.scores.record import Record, plain_name
 from refbench.reports import commands
 from refbench.reports.compared import verdict
 from refbench.reports.published import published_rows
-from refbench.reports.table1 import plain_name, reproduced_rows, reproduction_table, row_name, table1_source
+from refbench.reports.table1 import reproduced_rows, reproduction_table, row_name, table1_source
 
 app = typer.Typer(rich_markup_mode=None)
 for name in ("report", "leaderboard", "compare", "reproduce"):
@@ -69,12 +67,15 @@ def test_help_teaches_by_an_example(command: str) -> None:
     assert f"Example: refbench {command}" in said(command, "--help")
 
 
-def test_importing_the_commands_is_cheap() -> None:
+def test_importing_the_commands_is_cheap(tmp_path: Path) -> None:
     code = (
-        "import sys, reports.commands; heavy = ('numpy', 'pandas', 'matplotlib', 'jinja2', 'pydantic'); "
+        "import sys, refbench.reports.commands; "
+        "heavy = ('numpy', 'pandas', 'matplotlib', 'jinja2', 'pydantic'); "
         "print([name for name in heavy if name in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path
+    )
     assert done.stdout.strip() == "[]"
 
 
@@ -89,12 +90,6 @@ def test_report_writes_and_prints_the_same_figures(tmp_path: Path) -> None:
     assert all(Path(file).is_file() for file in answer["files"])
     rows = list(csv.DictReader((out / "tables" / "open-domain.components.csv").open()))
     assert float(rows[0]["score"]) == answer["scoreboards"][0]["total_score"]
-
-
-def test_the_default_protocol_is_the_core_s() -> None:
-    from refbench.bench.scores import DEFAULT_PROTOCOL
-
-    assert commands.DEFAULT_PROTOCOL == DEFAULT_PROTOCOL
 
 
 def test_report_refuses_what_it_does_not_know(tmp_path: Path) -> None:
@@ -347,7 +342,7 @@ def test_measured_runs_stand_beside_table_1(tmp_path: Path) -> None:
 
 
 def test_a_measured_run_without_a_component_has_no_difference_there() -> None:
-    boards = scoreboards(run_records("BindWeave", without=("facesim",)), PROTOCOL)
+    boards = boards_of(run_records("BindWeave", without=("facesim",)))
     table = reproduction_table(reproduced_rows(boards))
     place = next(number for number, row in enumerate(table.rows) if row[1].text == "measured")
     measured, gap = (dict(zip(table.headings, row, strict=True)) for row in table.rows[place : place + 2])
