@@ -8,14 +8,15 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from refbench.bench.console import interval_text, percent
+from refbench.bench.console import count_text, interval_text, percent
 from refbench.bench.errors import one_line
 from refbench.bench.runs.folder import RunInfo
 from refbench.bench.scores import DEFAULT_PROTOCOL
 from refbench.bench.scores.comparison import Comparison, Difference, compare_records
 from refbench.bench.scores.protocol import Protocol, get_protocol
 from refbench.bench.scores.record import Record
-from refbench.bench.scores.results import Store, only_run
+from refbench.bench.scores.results import only_run
+from refbench.bench.scores.store import Store
 from refbench.reports.cards import (
     FieldDifference,
     GenerationDifferences,
@@ -85,13 +86,13 @@ def stored_run(store: Store, track: str | None, variant: str | None) -> Compared
 
     Raises UserError when there are several or none.
     """
-    place = os.fspath(store)
-    path, marker, named = place.rpartition("@")
-    if marker and path and not Path(place).exists():
-        place, variant = path, named
-    stored = read_stored_runs(place)
+    path = os.fspath(store)
+    before, marker, after = path.rpartition("@")
+    if marker and before and not Path(path).exists():
+        path, variant = before, after
+    stored = read_stored_runs(path)
     groups = stored.groups()
-    run = only_run(groups, place, track=track, variant=variant)
+    run = only_run(groups, path, track=track, variant=variant)
     return ComparedRun(label=run.label, records=groups[run], info=stored.run_infos.get(run))
 
 
@@ -112,21 +113,22 @@ def compare_runs(a: ComparedRun, b: ComparedRun, protocol: Protocol) -> Comparis
 def verdict(difference: Difference) -> str:
     """One sentence on a component or TotalScore: who is higher, and whether this many samples can tell."""
     gap, label = difference.difference, difference.label
+    samples = count_text(difference.n, "sample")
     if gap is None:
         missing = [name for name, value in (("A", difference.a), ("B", difference.b)) if value is None]
         have = "have" if len(missing) > 1 else "has"
         return f"{label}: not compared, {' and '.join(missing)} {have} no score."
     if gap == 0 and difference.detectable == 0:
-        return f"{label}: A and B are equal in every resample of {_samples(difference.n)}."
+        return f"{label}: A and B are equal in every resample of {samples}."
     higher = "A is higher" if gap > 0 else "B is higher" if gap < 0 else "neither is higher"
     start = f"{label}: {higher}{f' by {100 * abs(gap):.2f} points' if gap else ''}"
     if difference.interval is None or difference.detectable is None:
         return f"{start}; so few samples (n = {difference.n}) give no interval."
     around = f"the 95 % interval of A - B {interval_text(difference.interval)}"
     if difference.distinguishable:
-        return f"{start}; {around} excludes 0: {_samples(difference.n)} tell them apart."
+        return f"{start}; {around} excludes 0: {samples} tell them apart."
     return (
-        f"{start}; {around} includes 0: {_samples(difference.n)} cannot tell them apart; "
+        f"{start}; {around} includes 0: {samples} cannot tell them apart; "
         f"a gap of at least {100 * difference.detectable:.2f} points would have shown."
     )
 
@@ -197,7 +199,3 @@ def comparison_json(report: ComparisonReport) -> dict[str, Any]:
 def _field_line(difference: FieldDifference) -> str:
     a, b = ("–" if text is None else one_line(text, LONGEST_FIELD) for text in (difference.a, difference.b))
     return f"  {difference.field}: A {a} | B {b}"
-
-
-def _samples(n: int) -> str:
-    return "1 sample" if n == 1 else f"{n} samples"

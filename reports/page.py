@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
-from refbench.bench.console import reasons_text
+from refbench.bench.console import count_text, reasons_text
 from refbench.bench.errors import one_line
 from refbench.bench.runs.folder import RunInfo
 from refbench.bench.scores.aggregate import Scoreboard
@@ -20,7 +20,7 @@ from refbench.bench.scores.columns import COMPONENTS
 from refbench.bench.scores.protocol import Protocol
 from refbench.bench.scores.record import NOT_APPLICABLE, Record, RunKey
 from refbench.reports.cards import card_fields
-from refbench.reports.plots import Plot
+from refbench.reports.plot_figure import Plot
 from refbench.reports.table_formats import heading_lines
 from refbench.reports.tables import NONE, Cell, Table
 
@@ -97,7 +97,7 @@ def track_section(
     samples = sorted({board.samples for board in boards})
     return TrackSection(
         track=boards[0].track,
-        summary=f"{_count(len(boards), 'row')} · {' or '.join(map(str, samples))} samples each · "
+        summary=f"{count_text(len(boards), 'row')} · {' or '.join(map(str, samples))} samples each · "
         f"{'seed' if len(seeds) == 1 else 'seeds'} {', '.join(map(str, seeds))}",
         scores=scores,
         details=details,
@@ -126,7 +126,7 @@ def unscored_table(records: Sequence[Record], boards: Sequence[Scoreboard]) -> T
                 continue
             key = (board.method, board.variant, COMPONENTS[result.component].metric)
             frequent = sorted(reasons.get(key, Counter()).items(), key=lambda item: (-item[1], item[0]))
-            said = "; ".join(
+            in_words = "; ".join(
                 f"{text} ({count} ×, as in {first_sample[*key, text]})"
                 for text, count in frequent[:REASONS_SHOWN]
             )
@@ -137,7 +137,7 @@ def unscored_table(records: Sequence[Record], boards: Sequence[Scoreboard]) -> T
                     Cell(text=str(result.expected - result.counted), number=result.expected - result.counted),
                     Cell(text=str(result.expected), number=result.expected),
                     Cell(text=reasons_text(result)),
-                    Cell(text=said or NONE),
+                    Cell(text=in_words or NONE),
                 )
             )
     if not rows:
@@ -161,7 +161,7 @@ def not_applicable_lines(records: Iterable[Record]) -> list[str]:
             text = one_line(str(record.reason).partition(":")[2], LONGEST_REASON)
             samples.setdefault((record.metric, text), set()).add(record.sample)
     return [
-        f"{metric} does not apply to {_count(len(ids), 'sample')}{': ' + text if text else ''}"
+        f"{metric} does not apply to {count_text(len(ids), 'sample')}{': ' + text if text else ''}"
         for (metric, text), ids in sorted(samples.items())
     ]
 
@@ -246,7 +246,3 @@ def _listed(texts: Iterable[str], limit: int = 6) -> str:
     given = sorted(text for text in texts if text)
     more = f" and {len(given) - limit} more" if len(given) > limit else ""
     return ", ".join(one_line(text, 120) for text in islice(given, limit)) + more or NONE
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -18,11 +18,11 @@ from refbench.bench.scores import DEFAULT_PROTOCOL
 from refbench.bench.scores.aggregate import Scoreboard, scoreboards
 from refbench.bench.scores.protocol import Protocol, get_protocol
 from refbench.bench.scores.record import Record, RunKey
-from refbench.bench.scores.results import Store
-from refbench.bench.scores.store import checked_name
+from refbench.bench.scores.store import Store, checked_name
 from refbench.reports.files import write_files
 from refbench.reports.page import render_page, track_section
-from refbench.reports.plots import Plot, track_plots
+from refbench.reports.plot_figure import Plot
+from refbench.reports.plots import track_plots
 from refbench.reports.stored_runs import StoredRuns, in_key_order, read_stored_runs
 from refbench.reports.table_formats import category_csv, component_csv, to_latex, to_markdown
 from refbench.reports.tables import Table, category_tables, component_tables, ranked

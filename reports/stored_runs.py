@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from refbench.bench.errors import UserError
 from refbench.bench.runs.folder import RunInfo, read_run, stored_run_file
 from refbench.bench.scores.aggregate import group_records
 from refbench.bench.scores.record import Record, RunKey, latest
-from refbench.bench.scores.results import Store
-from refbench.bench.scores.store import read_records, store_files
+from refbench.bench.scores.store import Store, read_records, store_files, store_paths
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,12 +27,12 @@ class StoredRuns:
 def read_stored_runs(stores: Store | Iterable[Store]) -> StoredRuns:
     """Read store files, or folders of them; of several records (or run descriptions) the last read counts.
 
-    Raises UserError when a place does not exist, holds no record, or holds something that is no record.
+    Raises UserError when a store does not exist, holds no record, or holds something that is no record.
     """
-    wanted = [Path(place) for place in ([stores] if isinstance(stores, str | os.PathLike) else stores)]
+    paths = store_paths(stores)
     records: list[Record] = []
     run_infos: dict[RunKey, RunInfo] = {}
-    for file in store_files(wanted):
+    for file in store_files(paths):
         in_file = read_records(file)
         records += in_file
         for key in group_records(in_file):
@@ -43,7 +40,7 @@ def read_stored_runs(stores: Store | Iterable[Store]) -> StoredRuns:
             if run_file.is_file():
                 run_infos[key] = read_run(run_file)
     if not records:
-        raise UserError(f"no score records in {', '.join(str(place) for place in wanted)}")
+        raise UserError(f"no score records in {', '.join(map(str, paths))}")
     return StoredRuns(records=in_key_order(records), run_infos=run_infos)
 
 

@@ -15,7 +15,7 @@ from refbench.bench.scores.aggregate import ComponentResult, Scoreboard, scorebo
 from refbench.bench.scores.columns import COMPONENTS
 from refbench.bench.scores.protocol import get_protocol
 from refbench.bench.scores.record import PLAIN, plain_name
-from refbench.bench.scores.results import Store
+from refbench.bench.scores.store import Store, store_paths
 from refbench.reports.files import write_files
 from refbench.reports.published import (
     TABLE1_FILE,
@@ -93,8 +93,8 @@ def reproduce_table1(
     'generated with tiny weights'
     """
     source = table1_source()
-    given = [stores] if isinstance(stores, str | os.PathLike) else list(stores)
-    records = read_stored_runs(given).records if given else ()
+    paths = store_paths(stores)
+    records = read_stored_runs(paths).records if paths else ()
     boards = scoreboards(
         (record for record in records if record.track == source.track), get_protocol(source.protocol)
     )

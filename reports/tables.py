@@ -57,9 +57,9 @@ def component_tables(boards: Sequence[Scoreboard]) -> list[Table]:
 
 
 def score_table(boards: Sequence[Scoreboard]) -> Table:
-    """TotalScore with interval and strict twin, then the components, in percent."""
+    """TotalScore with interval, strict TotalScore, then the components, in percent."""
     return Table(
-        title=f"{_place(boards)}: TotalScore and components, %",
+        title=f"{_track_text(boards)}: TotalScore and components, %",
         headings=("Method", "TotalScore ↑", "95 % interval", "Strict total ↑", *_component_headings(boards)),
         rows=_marked(
             [
@@ -130,7 +130,7 @@ def _category_table(boards: Sequence[Scoreboard], categories: Sequence[str], com
     ]
     gaps = any(cell.number is None for row in rows for cell in row[1:])
     return Table(
-        title=f"{_place(boards)}: {COMPONENTS[component].label} by category, %",
+        title=f"{_track_text(boards)}: {COMPONENTS[component].label} by category, %",
         headings=("Method", *(f"{category} ↑" for category in categories)),
         rows=_marked(rows, unmarked=(0,)),
         notes=(f"{NONE}: the component does not apply to the category, or nothing was scored.",)
@@ -212,7 +212,7 @@ def and_list(names: Sequence[str]) -> str:
     return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
-def _place(boards: Sequence[Scoreboard]) -> str:
+def _track_text(boards: Sequence[Scoreboard]) -> str:
     return f"{boards[0].track}, {boards[0].protocol}"
 
 
@@ -225,7 +225,7 @@ def _component_table(
 ) -> Table:
     headings = _component_headings(boards) if arrows else [result.label for result in boards[0].components]
     return Table(
-        title=f"{_place(boards)}: {what}",
+        title=f"{_track_text(boards)}: {what}",
         headings=("Method", *headings),
         rows=tuple(
             (Cell(text=board.label), *(cell(result) for result in board.components)) for board in boards

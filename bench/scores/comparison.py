@@ -14,6 +14,7 @@ from statistics import NormalDist
 
 import numpy as np
 
+from refbench.bench.console import count_text
 from refbench.bench.dataset import domain_of
 from refbench.bench.errors import UserError
 from refbench.bench.scores.aggregate import SampleScores, sample_scores, unofficial_reasons
@@ -82,7 +83,9 @@ def compare_records(
     if not common:
         raise UserError(f"{labels[0]} and {labels[1]} have no scored sample in common on {track}")
     left_out = {record.sample for record in (*records_a, *records_b)} - common
-    notes = [f"{_samples(len(left_out))} left out: no video in one of the two"] if left_out else []
+    notes = []
+    if left_out:
+        notes.append(f"{count_text(len(left_out), 'sample')} left out: no video in one of the two")
     unusable = _unusable(records_a) | _unusable(records_b)
     scores_a, scores_b = (
         sample_scores(_restricted(records, common, unusable), columns) for records in (records_a, records_b)
@@ -91,7 +94,8 @@ def compare_records(
         component = column.component
         failed = sum(1 for sample, name in unusable if name == component.metric and sample in common)
         if failed:
-            notes.append(f"{component.label}: {_samples(failed)} left out, not scored in one of the two")
+            samples = count_text(failed, "sample")
+            notes.append(f"{component.label}: {samples} left out, not scored in one of the two")
     unofficial = {
         reason
         for records in (records_a, records_b)
@@ -130,10 +134,6 @@ def compare_records(
         components=components,
         notes=tuple(notes),
     )
-
-
-def _samples(count: int) -> str:
-    return f"{count} sample{'' if count == 1 else 's'}"
 
 
 def _samples_with_video(records: Iterable[Record]) -> set[str]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from refbench.bench.errors import UserError
@@ -16,12 +15,11 @@ from refbench.bench.scores import DEFAULT_PROTOCOL, aggregate
 from refbench.bench.scores.aggregate import Scoreboard
 from refbench.bench.scores.protocol import get_protocol
 from refbench.bench.scores.record import Provenance, Record, RunKey, latest
-from refbench.bench.scores.store import load_records
+from refbench.bench.scores.store import Store, load_records
 
 if TYPE_CHECKING:
     import pandas as pd
 
-Store = str | os.PathLike[str]
 Source = Store | Iterable[Store | Record]
 
 RECORD_COLUMNS = tuple(name for name in Record.model_fields if name not in ("schema_version", "provenance"))
@@ -94,8 +92,8 @@ def scoreboard(
     ['Aesthetics 0.62', 'MotionSmoothness 1.00']
     """
     groups = aggregate.group_records(latest_records(source))
-    place = str(source) if isinstance(source, str | os.PathLike) else "the source"
-    key = only_run(groups, place, track=track, variant=variant)
+    name = str(source) if isinstance(source, str | os.PathLike) else "the source"
+    key = only_run(groups, name, track=track, variant=variant)
     return aggregate.scoreboard(groups[key], get_protocol(protocol))
 
 
@@ -103,17 +101,18 @@ def latest_records(source: Source) -> list[Record]:
     """The latest record of every key, in order of the files; those given in memory come after them."""
     given = [source] if isinstance(source, str | os.PathLike) else list(source)
     in_memory = [one for one in given if isinstance(one, Record)]
-    places = [Path(one) for one in given if not isinstance(one, Record)]
-    stored = load_records(places) if places else []
+    stores = [one for one in given if not isinstance(one, Record)]
+    stored = load_records(stores) if stores else []
     return list(latest([*stored, *in_memory]).values())
 
 
 def only_run(
-    groups: Mapping[RunKey, Sequence[Record]], place: str, *, track: str | None, variant: str | None
+    groups: Mapping[RunKey, Sequence[Record]], source: str, *, track: str | None, variant: str | None
 ) -> RunKey:
-    """The key of the one run of that track and variant (None: any); `place` is named in the message.
+    """The key of the one run of that track and variant (None: any).
 
-    Raises UserError when there are several or none, and lists the choices.
+    `source` is what messages call the groups. Raises UserError when there are several or none, with the
+    choices.
     """
     found = [key for key in groups if track in (None, key.track) and variant in (None, key.variant)]
     if len(found) == 1:
@@ -122,4 +121,4 @@ def only_run(
     choices = "; ".join(
         f"{key.method} --track {key.track} --variant {key.variant}" for key in found or groups
     )
-    raise UserError(f"{place} {problem}; give one method's folder or file, and one of: {choices}")
+    raise UserError(f"{source} {problem}; give one method's folder or file, and one of: {choices}")

@@ -11,7 +11,8 @@ from matplotlib.figure import Figure
 
 from kit.stored_runs import boards_of, run_records
 from refbench.bench.scores.record import Record
-from refbench.reports.plots import Plot, track_plots
+from refbench.reports.plot_figure import Plot
+from refbench.reports.plots import track_plots
 from refbench.reports.tables import ranked
 
 TWO_IDS = ("singlehuman_1", "singlehuman_2")
