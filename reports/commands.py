@@ -106,7 +106,7 @@ def leaderboard(
     for row in marked:
         print_text(f"! {row.method}, {row.source.title}: {total_difference(row):+.3f} points")
     for cited in dict.fromkeys(row.source for row in rows):
-        print_text(f"{cited.title}: {cited.citation}, {cited.url}")
+        print_text(cited.reference)
 
 
 def compare(

@@ -28,7 +28,7 @@ LARGEST_ROUNDING_POINTS = 0.02
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """Where a file of published figures comes from. `read_on` is empty where the day is not known."""
+    """Where a file of published figures comes from; `read_on` is the day it was read, empty if not known."""
 
     file: str
     title: str
@@ -37,6 +37,12 @@ class Source:
     citation: str
     url: str
     read_on: str
+
+    @property
+    def reference(self) -> str:
+        """Title, citation and address in one line, with the day where it is known."""
+        day = f", read on {self.read_on}" if self.read_on else ""
+        return f"{self.title}: {self.citation}, {self.url}{day}"
 
 
 @dataclass(frozen=True, kw_only=True)

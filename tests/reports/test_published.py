@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,12 @@ def test_every_file_holds_what_was_typed_in(file: str) -> None:
 def test_all_sources_are_known_and_cited() -> None:
     assert set(SOURCES) == set(CONTENT)
     assert all(source.citation and source.url.startswith("https://") for source in SOURCES.values())
+
+
+def test_the_day_a_source_was_read_is_said_where_it_is_known() -> None:
+    source = replace(SOURCES[TABLE1_FILE], read_on="")
+    assert source.reference == f"RefAlign Table 1: {source.citation}, {source.url}"
+    assert replace(source, read_on="2026-01-31").reference.endswith(f"{source.url}, read on 2026-01-31")
 
 
 @pytest.mark.parametrize("row", ALL_ROWS, ids=lambda row: f"{row.source.file}-{row.method}")
