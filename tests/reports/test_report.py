@@ -7,15 +7,13 @@ import json
 import shutil
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
+from kit.cli import printed, printed_json
 from kit.records import full_records
 from kit.stored_runs import run_info, run_records, store
-from refbench.bench.cli.main import app
 from refbench.bench.console import scoreboard_json
 from refbench.bench.errors import UserError
 from refbench.bench.scores import aggregate
@@ -54,34 +52,27 @@ def stored(tmp_path: Path) -> Path:
     return root
 
 
-def told(*arguments: object) -> Any:
-    done = CliRunner().invoke(app, [*map(str, arguments), "--json"], catch_exceptions=False)
-    assert done.exit_code == 0, done.output
-    return json.loads(done.stdout)
-
-
 def test_a_written_and_printed_report_draws_once_for_each_run(
     stored: Path, tmp_path: Path, resampled: list[int]
 ) -> None:
-    done = CliRunner().invoke(app, ["report", str(stored), "-o", str(tmp_path / "out")])
-    assert done.exit_code == 0
+    printed("report", stored, "-o", tmp_path / "out")
     assert sorted(resampled) == [9, 10, 11, 12, 12]
     assert (tmp_path / "out/plots/human-domain.total.png").is_file()
 
 
 def test_a_comparison_draws_once_for_each_side(stored: Path, resampled: list[int]) -> None:
-    told("compare", stored / "b", stored / "VACE-14B", "--track", "open-domain")
+    printed_json("compare", stored / "b", stored / "VACE-14B", "--track", "open-domain")
     assert resampled == [10, 10]
 
 
 def test_table_1_draws_once_for_each_run_of_its_track(stored: Path, resampled: list[int]) -> None:
-    told("reproduce", "table1", stored)
+    printed_json("reproduce", "table1", stored)
     assert sorted(resampled) == [10, 11, 12, 12]
 
 
 def test_the_report_function_returns_what_the_command_prints_and_writes(stored: Path, tmp_path: Path) -> None:
     made = report(stored, protocol="opens2v-1.0", out=tmp_path / "function")
-    answer = told("report", stored, "-o", tmp_path / "command", "--protocol", "opens2v-1.0")
+    answer = printed_json("report", stored, "-o", tmp_path / "command", "--protocol", "opens2v-1.0")
     printed = json.loads(json.dumps([scoreboard_json(board) for board in made.boards]))
     assert answer["scoreboards"] == printed
     written, other = (
@@ -99,7 +90,7 @@ def test_the_report_function_returns_what_the_command_prints_and_writes(stored: 
 def test_the_compare_function_returns_what_the_command_prints(tmp_path: Path) -> None:
     a, b = store(tmp_path, run_records("a")), store(tmp_path, run_records("b", 0.4), run_info())
     result = compare(a, str(b))
-    assert told("compare", a, b) == json.loads(json.dumps(comparison_json(result)))
+    assert printed_json("compare", a, b) == json.loads(json.dumps(comparison_json(result)))
     assert result.scores.total.difference == pytest.approx(0.1)
     assert result.cardless == ("a",)
     with pytest.raises(UserError, match="holds several runs"):
@@ -108,7 +99,7 @@ def test_the_compare_function_returns_what_the_command_prints(tmp_path: Path) ->
 
 def test_the_reproduce_function_returns_what_the_command_prints(stored: Path, tmp_path: Path) -> None:
     made = reproduce_table1([stored], out=tmp_path / "out")
-    answer = told("reproduce", "table1", stored)
+    answer = printed_json("reproduce", "table1", stored)
     assert answer["rows"] == json.loads(json.dumps(reproduction_json(made.rows)))
     assert list(made.left_out) == ["b", "m", "m (scored-shuffled)"]
     assert made.left_out["m (scored-shuffled)"] == "it is the variant scored-shuffled"

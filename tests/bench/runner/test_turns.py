@@ -25,11 +25,13 @@ from refbench.bench.sample import Sample
 from refbench.bench.scores.aggregate import scoreboard
 from refbench.bench.scores.columns import COMPONENTS
 from refbench.bench.scores.official_files import export_scores
-from refbench.bench.scores.protocol import OPENS2V_1_1 as V11
+from refbench.bench.scores.protocol import get_protocol
 from refbench.bench.scores.record import Provenance, Record, RecordKey
 from refbench.bench.streams import mapped, read_ahead
 from refbench.bench.video import ALL_FRAMES, Video, VideoError, uniform_frames
 from refbench.bench.weights.store import CATALOGUE, TINY_MARKER
+
+V11 = get_protocol("opens2v-1.1")
 
 
 def every_metric() -> list[Metric]:

@@ -37,7 +37,7 @@ def as_files(records: list[Record]) -> dict[str, Any]:
     return files
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(2, 15), st.integers(0, 10_000), st.sampled_from([V11, V10]))
 def test_records_and_official_files_give_one_total(samples: int, seed: int, protocol: Any) -> None:
     records = full_records(samples, seed)
@@ -89,7 +89,7 @@ def test_strict_equals_official_where_nothing_is_missing() -> None:
     assert board.strict_total == pytest.approx(board.total)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(0, 1000), st.lists(st.integers(0, 83), min_size=1, max_size=30, unique=True))
 def test_a_failure_never_raises_the_strict_total(seed: int, lost: list[int]) -> None:
     records = full_records(12, seed)

@@ -1,4 +1,4 @@
-"""Records and their store: one writer, torn lines, merging, speed of nothing but correctness."""
+"""Records and their store: one writer, a last line that is cut off, merging."""
 
 from __future__ import annotations
 
