@@ -65,8 +65,7 @@ def _total_bars(boards: Sequence[Scoreboard], incomplete: Sequence[Scoreboard]) 
         axes.text(end + 0.02 * widest, row, f"{total:.2f}", va="center", fontsize=6.5, color=INK)
     axes.set_yticks(rows, [short(board.label) for board in boards])
     axes.set_xlim(min(0.0, *totals), 1.16 * widest)
-    axes.set_xlabel("TotalScore (%) with 95 % bootstrap interval")
-    _horizontal_bars_style(axes, len(boards))
+    _horizontal_bars_style(axes, len(boards), "TotalScore (%) with 95 % bootstrap interval")
     listed = ", ".join(f"{board.label} {percent(board.total)}" for board in boards)
     return finished(
         figure,
@@ -107,8 +106,7 @@ def _component_bars(boards: Sequence[Scoreboard]) -> Plot:
             highest = max(highest, value, high)
     axes.set_yticks(range(len(components)), [COMPONENTS[component].label for component in components])
     axes.set_xlim(None, 1.15 * highest)
-    axes.set_xlabel("component mean (%) with 95 % bootstrap interval")
-    _horizontal_bars_style(axes, len(components))
+    _horizontal_bars_style(axes, len(components), "component mean (%) with 95 % bootstrap interval")
     return finished(
         figure,
         name="total",
@@ -119,8 +117,10 @@ def _component_bars(boards: Sequence[Scoreboard]) -> Plot:
     )
 
 
-def _horizontal_bars_style(axes: Axes, lines: int) -> None:
-    """The first line on top, faint guides, no frame."""
+def _horizontal_bars_style(axes: Axes, lines: int, label: str) -> None:
+    """The first line on top, faint guides, no frame; the label of the scale below."""
+    # Towards the left is room for a label that is longer than the axis: the names of the methods are there.
+    axes.set_xlabel(label, loc="right")
     axes.set_ylim(lines - 0.45, -0.55)
     axes.tick_params(axis="y", length=0)
     axes.spines[["top", "right", "left"]].set_visible(False)

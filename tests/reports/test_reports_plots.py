@@ -75,6 +75,17 @@ def test_methods_without_a_total_are_named_and_not_drawn(figures: dict[str, Figu
     assert "no TotalScore: torn (FaceSim not scored)" in captions(figure)
 
 
+@pytest.mark.parametrize("without", [(), ("facesim",)], ids=["total", "components"])
+def test_the_label_of_the_scale_is_within_the_picture(
+    figures: dict[str, Figure], without: tuple[str, ...]
+) -> None:
+    plots_of(run_records("a-method-with-a-long-name", variant="generated-shuffled", without=without))
+    figure = next(iter(figures.values()))
+    figure.draw_without_rendering()
+    label = figure.axes[0].xaxis.label.get_window_extent()
+    assert 0 <= label.x0 < label.x1 <= figure.bbox.width
+
+
 def test_component_means_stand_in_where_no_method_has_a_total(figures: dict[str, Figure]) -> None:
     without = ("facesim", "nexusscore", "naturalscore")
     plots_of(run_records("a", without=without), run_records("b", without=(*without, "gmescore")))
