@@ -40,6 +40,7 @@ def import_scores(
     from refbench.bench.scores.aggregate import scoreboards
     from refbench.bench.scores.official_files import import_scores as read_scores
     from refbench.bench.scores.protocol import get_protocol
+    from refbench.bench.scores.record import PLAIN
     from refbench.bench.scores.store import StoreWriter, checked_name, store_path
 
     chosen_protocol = get_protocol(protocol)
@@ -50,7 +51,7 @@ def import_scores(
     path = store_path(out, name, track)
     with StoreWriter(path) as writer:
         writer.append([record for record in imported.records if writer.records.get(record.key) != record])
-        records = [record for record in writer.records.values() if record.variant == "plain"]
+        records = [record for record in writer.records.values() if record.variant == PLAIN]
     boards = scoreboards(records, chosen_protocol)
     if imported.unknown_ids:
         named = ", ".join(imported.unknown_ids[:5]) + ("…" if len(imported.unknown_ids) > 5 else "")
@@ -72,20 +73,14 @@ def export(
     its folder, DIR/<method>/<track>. Example: refbench export results/ -o official/
     """
     from refbench.bench.console import note, print_text
-    from refbench.bench.scores.aggregate import group_records
-    from refbench.bench.scores.official_files import export_folder, export_scores
+    from refbench.bench.scores.official_files import export_records
     from refbench.bench.scores.store import load_records
 
-    for records in group_records(load_records(stores)).values():
-        seeds = sorted({record.seed for record in records})
-        for seed in seeds:
-            own = [record for record in records if record.seed == seed]
-            folder = export_folder(out, own[0], several_seeds=len(seeds) > 1)
-            exported = export_scores(own, folder)
-            for file in exported.files:
-                print_text(str(file))
-            for text in exported.notes:
-                note(f"{folder}: {text}")
+    for folder, exported in export_records(load_records(stores), out):
+        for file in exported.files:
+            print_text(str(file))
+        for text in exported.notes:
+            note(f"{folder}: {text}")
 
 
 def merge(

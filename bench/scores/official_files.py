@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from refbench.bench.dataset import OFFICIAL_TRACKS, Track, domain_of, read_json
 from refbench.bench.errors import UserError, one_line
 from refbench.bench.runs.folder import variant_name, write_text
 from refbench.bench.sample import category_of
-from refbench.bench.scores.aggregate import unofficial_reasons
+from refbench.bench.scores.aggregate import group_records, unofficial_reasons
 from refbench.bench.scores.columns import COMPONENTS, Component, category_not_applicable
 from refbench.bench.scores.protocol import (
     EVALUATION_TYPES,
@@ -233,9 +233,14 @@ def _missing_components(
     ]
 
 
-def export_folder(root: Path, record: Record, *, several_seeds: bool) -> Path:
-    """Where the files of a record's group go: `<root>/<method>/<track>`, and a folder per seed where there
-    are several.
+def export_records(records: Iterable[Record], root: Path) -> Iterator[tuple[Path, Exported]]:
+    """Write every run and seed into its folder, `<root>/<method>/<track>`, with a folder per seed where there
+    are several; yields each folder with what `export_scores` wrote there.
     """
-    folder = root / record.method / variant_name(record.track, record.variant or PLAIN)
-    return folder / f"seed-{record.seed}" if several_seeds else folder
+    for run, of_run in group_records(records).items():
+        seeds = sorted({record.seed for record in of_run})
+        for seed in seeds:
+            folder = root / run.method / variant_name(run.track, run.variant)
+            if len(seeds) > 1:
+                folder /= f"seed-{seed}"
+            yield folder, export_scores([record for record in of_run if record.seed == seed], folder)
