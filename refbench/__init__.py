@@ -34,18 +34,26 @@ if TYPE_CHECKING:
     from refbench.bench.runner.generate import make_method as get_method
     from refbench.bench.runner.score import score as score
     from refbench.bench.runner.scoring import make_metric as get_metric
+    from refbench.bench.scores.results import records as records
+    from refbench.bench.scores.results import scoreboard as scoreboard
+    from refbench.reports.compared import compare as compare
+    from refbench.reports.report import report as report
 
 # Public name → the module and the name that it has there.
 _HOMES = {
     "Track": ("refbench.bench.dataset", "Track"),
     "UserError": ("refbench.bench.errors", "UserError"),
+    "compare": ("refbench.reports.compared", "compare"),
     "evaluate": ("refbench.bench.runner.evaluate", "evaluate"),
     "generate": ("refbench.bench.runner.generate", "generate"),
     "get_method": ("refbench.bench.runner.generate", "make_method"),
     "get_metric": ("refbench.bench.runner.scoring", "make_metric"),
     "load_suite": ("refbench.bench.dataset", "load_suite"),
     "load_track": ("refbench.bench.dataset", "load_track"),
+    "records": ("refbench.bench.scores.results", "records"),
+    "report": ("refbench.reports.report", "report"),
     "score": ("refbench.bench.runner.score", "score"),
+    "scoreboard": ("refbench.bench.scores.results", "scoreboard"),
 }
 
 __all__ = [  # noqa: RUF022 - in the order of the text above
@@ -54,6 +62,10 @@ __all__ = [  # noqa: RUF022 - in the order of the text above
     "generate",
     "evaluate",
     "score",
+    "records",
+    "scoreboard",
+    "report",
+    "compare",
     "get_metric",
     "get_method",
     "Track",

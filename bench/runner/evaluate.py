@@ -7,17 +7,26 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from refbench.bench.dataset import DEFAULT_TRACK, Track, as_track
+from refbench.bench import DEFAULT_TRACK
+from refbench.bench.dataset import Track, as_track
 from refbench.bench.environment import available_gib
 from refbench.bench.errors import SampleError, UserError
 from refbench.bench.registry import load_plugins
 from refbench.bench.runner.executors import WorkerDied, make_executor
-from refbench.bench.runner.plan import Plan, RunKey, make_plan, selected_metrics
+from refbench.bench.runner.plan import Plan, make_plan, selected_metrics
 from refbench.bench.runner.progress import Progress
 from refbench.bench.runner.scoring import ScoringOutcome, ScoringWorkerFactory, scoring_environment
 from refbench.bench.runs.folder import VideoFolder, scan_videos, stored_run_file, write_run
 from refbench.bench.sample import Sample, shuffle_references
-from refbench.bench.scores.record import FAILED, NOT_APPLICABLE, Record, RecordKey, joined_variant, latest
+from refbench.bench.scores.record import (
+    FAILED,
+    NOT_APPLICABLE,
+    Record,
+    RecordKey,
+    RunKey,
+    joined_variant,
+    latest,
+)
 from refbench.bench.scores.store import StoreWriter, checked_name, read_records, store_path
 
 SHUFFLED_SCORING = "scored-shuffled"

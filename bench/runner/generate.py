@@ -13,8 +13,9 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from refbench.bench import DEFAULT_TRACK
 from refbench.bench.console import note
-from refbench.bench.dataset import DEFAULT_TRACK, Track, as_track
+from refbench.bench.dataset import Track, as_track
 from refbench.bench.environment import Environment, missing_packages, resolve_device, usable_cores
 from refbench.bench.errors import MissingWeights, SampleError, UserError, one_line
 from refbench.bench.files import replacing, write_text

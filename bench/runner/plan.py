@@ -22,22 +22,13 @@ from refbench.bench.scores.record import (
     MISSING_VIDEO,
     MISSING_WEIGHTS,
     NOT_APPLICABLE,
-    PLAIN,
     Provenance,
     Record,
     RecordKey,
+    RunKey,
 )
 from refbench.bench.video import Video
 from refbench.bench.weights.store import any_tiny
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunKey:
-    """Whose scores these are: the part of a record's key that one evaluation shares."""
-
-    method: str
-    track: str
-    variant: str = PLAIN
 
 
 @dataclass
