@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 @pytest.fixture(scope="module")
 def unpacked_wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A wheel built from the sdist of a copy of the sources, unpacked; nothing is written into the checkout."""
+    """A wheel, built from the sdist of a copy of the sources so that the checkout stays clean, unpacked."""
     folder = tmp_path_factory.mktemp("wheel")
     source = folder / "source"
     listed = subprocess.run(
