@@ -21,20 +21,30 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from refbench.baselines.wan.method import WanMethod
+from refbench.baselines.wan.method import WanGenerator, WanMethod
 from refbench.baselines.wan.prompts import SKYREELS_A2_NEGATIVE
 from refbench.baselines.wan.spec import WAN_14B, WanOptions, WanSettings, WanSpec, WanWeights
+from refbench.baselines.wan.weights import WAN21_I2V_14B_720P
+from refbench.bench.environment import Environment
 from refbench.bench.errors import UserError
 from refbench.bench.method import MethodCard
-from refbench.bench.metric import Environment
 from refbench.bench.registry import methods
 from refbench.bench.sample import Sample
-from refbench.bench.weights.store import CATALOGUE, is_tiny, require_model_folder, weights_fingerprint
+from refbench.bench.weights.common import QWEN25_VL
+from refbench.bench.weights.entry import WeightEntry
+from refbench.bench.weights.store import is_tiny, require_model_folder, weights_fingerprint
 
 if TYPE_CHECKING:
-    from refbench.baselines.wan.nets.bindweave import SlotReferences, VisionLanguageModel
+    from refbench.baselines.wan.nets.bindweave import SlotReferences
 
-READER = "qwen2.5-vl-7b"
+BINDWEAVE = WeightEntry(
+    name="bindweave",
+    repository="ByteDance/BindWeave",
+    holds="BindWeave, the transformer with its projector of Qwen2.5-VL's states",
+    kind="generator",
+    memory_gib=30.6,
+    required=("*.safetensors",),
+)
 # The list that SkyReels-A2 also has, then terms against split screens; Qwen reads terms against stillness
 # after it.
 NEGATIVE = SKYREELS_A2_NEGATIVE + ", split screen, divided frame, frame split, multiple parts, separated"
@@ -52,9 +62,9 @@ class BindWeave14B(WanMethod):
         base_model="Wan2.1-I2V-14B-720P and Qwen2.5-VL-7B-Instruct",
         licence=None,
         weights=WanWeights(
-            transformer="bindweave",
+            transformer=BINDWEAVE,
             transformer_files=("*.safetensors",),
-            base="wan2.1-i2v-14b-720p",
+            base=WAN21_I2V_14B_720P,
         ),
         network=replace(WAN_14B, in_channels=36, image_branch=True),
         native=WanSettings(
@@ -86,7 +96,7 @@ class BindWeave14B(WanMethod):
             "not pinned",
         ),
     )
-    weights = (spec.weights.transformer, spec.weights.base, READER)
+    weights = (BINDWEAVE, WAN21_I2V_14B_720P, QWEN25_VL)
 
     def __init__(self, options: WanOptions | None = None) -> None:
         super().__init__(options)
@@ -94,72 +104,69 @@ class BindWeave14B(WanMethod):
             raise UserError(
                 f"the method {self.name}: batch_passes=yes is impossible, its passes' texts differ in length"
             )
-        self._reader: VisionLanguageModel | None = None
 
     def card(self) -> MethodCard:
         """The method card, with the vision-language model among the weights."""
         card = super().card()
-        return card.model_copy(update={"weights": {**card.weights, READER: CATALOGUE[READER].repository}})
+        weights = {**card.weights, QWEN25_VL.name: QWEN25_VL.repository}
+        return card.model_copy(update={"weights": weights})
 
     def find_weights(self, environment: Environment) -> dict[str, str]:
         """Digests of all three repositories."""
-        place = self._reader_place(environment)
-        files = sorted(path.resolve() for path in place.glob("*.safetensors"))
-        return {**super().find_weights(environment), READER: weights_fingerprint(place.resolve(), files)}
+        folder = self._reader_folder(environment)
+        files = sorted(path.resolve() for path in folder.glob("*.safetensors"))
+        reader = {QWEN25_VL.name: weights_fingerprint(folder.resolve(), files)}
+        return {**super().find_weights(environment), **reader}
 
-    def load(self, environment: Environment) -> None:
-        """Read all networks; the vision-language model stays off the device until it reads.
+    def load(self, environment: Environment) -> WanGenerator:
+        """A generator with all networks; the vision-language model stays off the device until it reads.
 
-        Raises UserError before that for a GPU with too little memory.
+        Raises UserError before they are read for a GPU with too little memory.
         """
-        from refbench.baselines.wan.nets.bindweave import VisionLanguageModel
+        from refbench.baselines.wan.execution import chosen_dtype
+        from refbench.baselines.wan.nets.bindweave import SlotCodec, VisionLanguageModel
 
-        place = self._reader_place(environment)
-        if environment.device.startswith("cuda") and not is_tiny(place):
-            self._check_reader_memory(environment.device)
-        self._reader = VisionLanguageModel(
-            place, device=environment.device, dtype=self._dtype(environment.device)
+        folder, device = self._reader_folder(environment), environment.device
+        if device.startswith("cuda") and not is_tiny(folder):
+            self.check_reader_memory(device)
+        reader = VisionLanguageModel(folder, device=device, dtype=chosen_dtype(self.options.dtype, device))
+        return self.load_with(
+            environment,
+            # The projector's input is as wide as the reader's states.
+            network_class=partial(self.network_class(), state_width=reader.width),
+            codec_class=partial(SlotCodec, reader=reader),
         )
-        super().load(environment)
-
-    def close(self) -> None:
-        """Give the models' memory back."""
-        self._reader = None
-        super().close()
 
     def conditioner(self, sample: Sample, seed: int) -> SlotReferences:
         """References in slots. Qwen's negative prompt is its own, unless the user set one."""
         from refbench.baselines.wan.nets.bindweave import SlotReferences
 
-        if self._reader is None:
-            raise UserError(f"{self.name} was not loaded")
         negative = self.settings.negative_prompt
         texts = {
             "prompt": sample.prompt,
             "negative": READER_NEGATIVE if negative == NEGATIVE else negative,
         }
-        return SlotReferences(model=self._reader, texts=texts)
+        return SlotReferences(texts=texts)
 
     def network_class(self) -> Any:
-        """BindWeave's network, with the projector's input as wide as the vision-language model's states."""
-        from refbench.baselines.wan.nets.bindweave import STATE_WIDTH, BindWeaveTransformer3DModel
+        """BindWeave's network."""
+        from refbench.baselines.wan.nets.bindweave import BindWeaveTransformer3DModel
 
-        width = STATE_WIDTH if self._reader is None else self._reader.width
-        return partial(BindWeaveTransformer3DModel, state_width=width)
+        return BindWeaveTransformer3DModel
 
-    def _reader_place(self, environment: Environment) -> Path:
-        return require_model_folder(CATALOGUE[READER].repository, environment.weights)
+    def _reader_folder(self, environment: Environment) -> Path:
+        return require_model_folder(QWEN25_VL, environment.weights)
 
-    def _check_reader_memory(self, device: str) -> None:
-        """The models that are resident while the vision-language model reads must leave it room; the rest is
-        checked as for every method.
+    def check_reader_memory(self, device: str) -> None:
+        """Raises UserError where the models that are resident while the vision-language model reads leave it
+        no room; the rest is checked as for every method.
         """
         import torch
 
         from refbench.baselines.wan.cost import GIB, RUNTIME_GIB, parameter_bytes_of, weights_gib
 
         bytes_each = parameter_bytes_of(self.options)
-        needed = RUNTIME_GIB + CATALOGUE[READER].memory_gib * bytes_each / 2
+        needed = RUNTIME_GIB + QWEN25_VL.memory_gib * bytes_each / 2
         if self.options.offload == "none":
             needed += sum(weights_gib(self.spec, parameter_bytes=bytes_each).values())
         free = torch.cuda.mem_get_info(device)[0] / GIB

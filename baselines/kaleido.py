@@ -17,11 +17,22 @@ from typing import TYPE_CHECKING, Any
 from refbench.baselines.wan.method import WanMethod
 from refbench.baselines.wan.prompts import KALEIDO_NEGATIVE
 from refbench.baselines.wan.spec import WAN_14B, WanSettings, WanSpec, WanWeights
+from refbench.baselines.wan.weights import WAN21_T2V_14B
 from refbench.bench.registry import methods
 from refbench.bench.sample import Sample
+from refbench.bench.weights.entry import WeightEntry
 
 if TYPE_CHECKING:
-    from refbench.baselines.wan.conditioning import Conditioner
+    from refbench.baselines.wan.conditioning import ConcatenatedReferences
+
+KALEIDO = WeightEntry(
+    name="kaleido-14b",
+    repository="zai-org/Kaleido-14B-S2V",
+    holds="Kaleido-14B-S2V",
+    kind="generator",
+    memory_gib=26.6,
+    required=("**/mp_rank_00_model_states.pt|*.safetensors",),
+)
 
 
 @methods.register
@@ -34,9 +45,9 @@ class Kaleido14B(WanMethod):
         base_model="Wan2.1-T2V-14B",
         licence=None,
         weights=WanWeights(
-            transformer="kaleido-14b",
+            transformer=KALEIDO,
             transformer_files=("**/mp_rank_00_model_states.pt", "*.safetensors"),
-            base="wan2.1-t2v-14b",
+            base=WAN21_T2V_14B,
         ),
         network=WAN_14B,
         native=WanSettings(
@@ -54,14 +65,14 @@ class Kaleido14B(WanMethod):
         prompt_advice="prompts rewritten by a large language model",
     )
 
-    def conditioner(self, sample: Sample, seed: int) -> Conditioner:
+    def conditioner(self, sample: Sample, seed: int) -> ConcatenatedReferences:
         """References concatenated; noise in the original's order."""
-        from refbench.baselines.wan.conditioning import ConcatReferences
+        from refbench.baselines.wan.conditioning import ConcatenatedReferences
 
-        return ConcatReferences(frames_first=True)
+        return ConcatenatedReferences(frames_first=True)
 
     def network_class(self) -> Any:
         """Kaleido's network."""
-        from refbench.baselines.wan.nets.ref_concat import KaleidoTransformer3DModel
+        from refbench.baselines.wan.nets.kaleido import KaleidoTransformer3DModel
 
         return KaleidoTransformer3DModel

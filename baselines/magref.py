@@ -19,12 +19,23 @@ from typing import TYPE_CHECKING, Any
 from refbench.baselines.wan.method import WanMethod
 from refbench.baselines.wan.prompts import MAGREF_NEGATIVE
 from refbench.baselines.wan.spec import WAN_14B, WanSettings, WanSpec, WanWeights
-from refbench.bench.method import Frames
+from refbench.baselines.wan.weights import WAN21_I2V_14B_480P
 from refbench.bench.registry import methods
 from refbench.bench.sample import Sample
+from refbench.bench.weights.entry import WeightEntry
 
 if TYPE_CHECKING:
     from refbench.baselines.wan.nets.magref import CollageReferences
+
+MAGREF = WeightEntry(
+    name="magref",
+    repository="MAGREF-Video/MAGREF",
+    holds="MAGREF-480P in original format",
+    kind="generator",
+    memory_gib=30.5,
+    required=("diffusion_pytorch_model*.safetensors",),
+    licence="apache-2.0",
+)
 
 
 @methods.register
@@ -37,9 +48,9 @@ class Magref480P(WanMethod):
         base_model="Wan2.1-I2V-14B-480P",
         licence="Apache-2.0",
         weights=WanWeights(
-            transformer="magref",
+            transformer=MAGREF,
             transformer_files=("diffusion_pytorch_model*.safetensors",),
-            base="wan2.1-i2v-14b-480p",
+            base=WAN21_I2V_14B_480P,
         ),
         network=replace(WAN_14B, in_channels=36, image_branch=True),
         native=WanSettings(
@@ -74,11 +85,10 @@ class Magref480P(WanMethod):
 
         return ImageWanTransformer3DModel
 
-    def generate(self, sample: Sample, seed: int) -> Frames:
-        """One video; where there are several references, a note says how they were laid out."""
-        made = super().generate(sample, seed)
-        count = len(sample.references[: self.spec.max_references])
+    def notes(self, sample: Sample, seed: int) -> tuple[str, ...]:
+        """Where there are several references, how they were laid out."""
+        count = len(self.references(sample))
         if count < 2:
-            return made
+            return ()
         layout = self.conditioner(sample, seed).layout(count, self.settings.width, self.settings.height)
-        return replace(made, notes=(*made.notes, layout.description()))
+        return (layout.description(),)

@@ -21,12 +21,23 @@ from typing import TYPE_CHECKING, Any
 from refbench.baselines.wan.method import WanMethod
 from refbench.baselines.wan.prompts import WAN_NEGATIVE
 from refbench.baselines.wan.spec import WAN_1_3B, WAN_14B, WanSettings, WanSpec, WanWeights
+from refbench.baselines.wan.weights import WAN21_T2V_1_3B, WAN21_T2V_14B
 from refbench.bench.registry import methods
 from refbench.bench.sample import Sample
+from refbench.bench.weights.entry import WeightEntry
 
 if TYPE_CHECKING:
-    from refbench.baselines.wan.conditioning import Conditioner
+    from refbench.baselines.wan.conditioning import ConcatenatedReferences
 
+PHANTOM = WeightEntry(
+    name="phantom",
+    repository="bytedance-research/Phantom",
+    holds="Phantom-Wan 1.3B (2.6 GiB) and 14B in original format",
+    kind="generator",
+    memory_gib=26.6,
+    required=("Phantom-Wan-1.3B.pth|Phantom_Wan_14B*.safetensors",),
+    licence="apache-2.0",
+)
 PREPARATION = "EXIF applied, transparency on white, Lanczos fit on white at the video's size"
 MAX_REFERENCES = 4
 GUIDANCE = {"image": 5.0, "text": 7.5}
@@ -36,15 +47,15 @@ ADVICE = "prompts that describe the references accurately"
 class PhantomMethod(WanMethod):
     """What both sizes share."""
 
-    def conditioner(self, sample: Sample, seed: int) -> Conditioner:
+    def conditioner(self, sample: Sample, seed: int) -> ConcatenatedReferences:
         """References concatenated; noise is drawn for their frames too, as the original does."""
-        from refbench.baselines.wan.conditioning import ConcatReferences
+        from refbench.baselines.wan.conditioning import ConcatenatedReferences
 
-        return ConcatReferences(trailing_noise=True)
+        return ConcatenatedReferences(trailing_noise=True)
 
     def network_class(self) -> Any:
         """Phantom's network."""
-        from refbench.baselines.wan.nets.ref_concat import PhantomTransformer3DModel
+        from refbench.baselines.wan.nets.phantom import PhantomTransformer3DModel
 
         return PhantomTransformer3DModel
 
@@ -59,7 +70,7 @@ class Phantom13B(PhantomMethod):
         base_model="Wan2.1-T2V-1.3B",
         licence="Apache-2.0",
         weights=WanWeights(
-            transformer="phantom", transformer_files=("Phantom-Wan-1.3B.pth",), base="wan2.1-t2v-1.3b"
+            transformer=PHANTOM, transformer_files=("Phantom-Wan-1.3B.pth",), base=WAN21_T2V_1_3B
         ),
         network=WAN_1_3B,
         native=WanSettings(guidance=GUIDANCE, negative_prompt=WAN_NEGATIVE),
@@ -80,7 +91,7 @@ class Phantom14B(PhantomMethod):
         summary="Phantom-Wan 14B: as phantom-1.3b, 121 frames at 24 fps",
         base_model="Wan2.1-T2V-14B",
         weights=WanWeights(
-            transformer="phantom", transformer_files=("Phantom_Wan_14B*.safetensors",), base="wan2.1-t2v-14b"
+            transformer=PHANTOM, transformer_files=("Phantom_Wan_14B*.safetensors",), base=WAN21_T2V_14B
         ),
         network=WAN_14B,
         native=replace(Phantom13B.spec.native, num_frames=121, fps=24.0),

@@ -21,9 +21,20 @@ from refbench.baselines.wan.prompts import SKYREELS_A2_NEGATIVE
 from refbench.baselines.wan.spec import WAN_14B, WanSettings, WanSpec, WanWeights
 from refbench.bench.registry import methods
 from refbench.bench.sample import Sample
+from refbench.bench.weights.entry import BASE_FILES, IMAGE_FILES, TRANSFORMER_FILES, WeightEntry
 
 if TYPE_CHECKING:
-    from refbench.baselines.wan.conditioning import Conditioner
+    from refbench.baselines.wan.nets.skyreels_a2 import FrameReferences
+
+SKYREELS_A2 = WeightEntry(
+    name="skyreels-a2",
+    repository="Skywork/SkyReels-A2",
+    holds="SkyReels-A2-P14B (30.5 GiB) with VAE, text and image encoder",
+    kind="generator",
+    memory_gib=44.0,
+    required=(*TRANSFORMER_FILES, *BASE_FILES, *IMAGE_FILES),
+    licence="Skywork Community License",
+)
 
 
 @methods.register
@@ -34,8 +45,8 @@ class SkyReelsA2P14B(WanMethod):
         name="skyreels-a2-p14b",
         summary="SkyReels-A2 14B preview: references as the first latent frames, CLIP tokens of each",
         base_model="Wan2.1-14B",
-        licence="Skywork Community License",
-        weights=WanWeights(transformer="skyreels-a2", base="skyreels-a2"),
+        licence=SKYREELS_A2.licence,
+        weights=WanWeights(transformer=SKYREELS_A2, base=SKYREELS_A2),
         network=replace(WAN_14B, in_channels=36, image_branch=True),
         native=WanSettings(
             dropped_frames=12,
@@ -56,7 +67,7 @@ class SkyReelsA2P14B(WanMethod):
         ),
     )
 
-    def conditioner(self, sample: Sample, seed: int) -> Conditioner:
+    def conditioner(self, sample: Sample, seed: int) -> FrameReferences:
         """References as the clip's first frames."""
         from refbench.baselines.wan.nets.skyreels_a2 import FrameReferences
 

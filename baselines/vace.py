@@ -19,12 +19,41 @@ from typing import TYPE_CHECKING, Any
 from refbench.baselines.wan.method import WanMethod
 from refbench.baselines.wan.prompts import WAN_NEGATIVE
 from refbench.baselines.wan.spec import WAN_1_3B, WAN_14B, WanSettings, WanSpec, WanWeights
+from refbench.baselines.wan.weights import WAN21_T2V_1_3B
 from refbench.bench.registry import methods
 from refbench.bench.sample import Sample
+from refbench.bench.weights.entry import BASE_FILES, TRANSFORMER_FILES, WeightEntry
 
 if TYPE_CHECKING:
-    from refbench.baselines.wan.conditioning import Conditioner
+    from refbench.baselines.wan.nets.vace import VaceReferences
 
+VACE_SMALL_WEIGHTS = WeightEntry(
+    name="wan2.1-vace-1.3b",
+    repository="Wan-AI/Wan2.1-VACE-1.3B-diffusers",
+    holds="Wan2.1-VACE-1.3B (4.0 GiB) with VAE and text encoder",
+    kind="generator",
+    memory_gib=15.1,
+    required=(*TRANSFORMER_FILES, *BASE_FILES),
+    licence="apache-2.0",
+)
+VACE_LARGE_WEIGHTS = WeightEntry(
+    name="wan2.1-vace-14b",
+    repository="Wan-AI/Wan2.1-VACE-14B-diffusers",
+    holds="Wan2.1-VACE-14B (32.3 GiB) with VAE and text encoder",
+    kind="generator",
+    memory_gib=43.4,
+    required=(*TRANSFORMER_FILES, *BASE_FILES),
+    licence="apache-2.0",
+)
+VACE_PREVIEW_WEIGHTS = WeightEntry(
+    name="vace-wan2.1-1.3b-preview",
+    repository="ali-vilab/VACE-Wan2.1-1.3B-Preview",
+    holds="VACE-Wan2.1-1.3B-Preview in original format, the leaderboard's VACE-P1.3B",
+    kind="generator",
+    memory_gib=4.0,
+    required=("*.safetensors",),
+    licence="apache-2.0",
+)
 # Blocks of the side branch: layers 0, 2, …, 28 and 0, 5, …, 35.
 VACE_1_3B = replace(WAN_1_3B, extra_blocks=15)
 VACE_14B = replace(WAN_14B, extra_blocks=8)
@@ -38,7 +67,7 @@ ADVICE = "prompts extended by a language model (the script's wan_en or wan_zh; o
 class VaceMethod(WanMethod):
     """What the three networks share."""
 
-    def conditioner(self, sample: Sample, seed: int) -> Conditioner:
+    def conditioner(self, sample: Sample, seed: int) -> VaceReferences:
         """References as leading context frames."""
         from refbench.baselines.wan.nets.vace import VaceReferences
 
@@ -75,7 +104,7 @@ class Vace13B(VaceMethod):
         name="vace-1.3b",
         summary="VACE 1.3B: references as context frames of a side branch",
         base_model="Wan2.1-T2V-1.3B",
-        weights=WanWeights(transformer="wan2.1-vace-1.3b", base="wan2.1-vace-1.3b"),
+        weights=WanWeights(transformer=VACE_SMALL_WEIGHTS, base=VACE_SMALL_WEIGHTS),
         network=VACE_1_3B,
     )
 
@@ -89,9 +118,9 @@ class VacePreview13B(VaceMethod):
         summary="VACE 1.3B preview weights, otherwise as vace-1.3b",
         base_model="Wan2.1-T2V-1.3B",
         weights=WanWeights(
-            transformer="vace-wan2.1-1.3b-preview",
+            transformer=VACE_PREVIEW_WEIGHTS,
             transformer_files=("*.safetensors",),
-            base="wan2.1-t2v-1.3b",
+            base=WAN21_T2V_1_3B,
         ),
         network=VACE_1_3B,
     )
@@ -105,6 +134,6 @@ class Vace14B(VaceMethod):
         name="vace-14b",
         summary="VACE 14B: as vace-1.3b, the larger network",
         base_model="Wan2.1-T2V-14B",
-        weights=WanWeights(transformer="wan2.1-vace-14b", base="wan2.1-vace-14b"),
+        weights=WanWeights(transformer=VACE_LARGE_WEIGHTS, base=VACE_LARGE_WEIGHTS),
         network=VACE_14B,
     )

@@ -15,13 +15,12 @@ from typing import TYPE_CHECKING, Any
 from refbench.baselines.wan.method import WanMethod
 from refbench.baselines.wan.prompts import WAN_NEGATIVE
 from refbench.baselines.wan.spec import WAN_1_3B, WAN_14B, WanSettings, WanSpec, WanWeights
+from refbench.baselines.wan.weights import WAN21_T2V_1_3B, WAN21_T2V_14B
 from refbench.bench.registry import methods
-from refbench.bench.sample import Sample
+from refbench.bench.sample import Reference, Sample
 
 if TYPE_CHECKING:
-    from PIL import Image
-
-    from refbench.baselines.wan.conditioning import Conditioner
+    from refbench.baselines.wan.conditioning import NoReferences
 
 NATIVE = WanSettings(guidance={"text": 5.0}, negative_prompt=WAN_NEGATIVE)
 
@@ -29,7 +28,7 @@ NATIVE = WanSettings(guidance={"text": 5.0}, negative_prompt=WAN_NEGATIVE)
 class TextToVideoMethod(WanMethod):
     """What both sizes share."""
 
-    def conditioner(self, sample: Sample, seed: int) -> Conditioner:
+    def conditioner(self, sample: Sample, seed: int) -> NoReferences:
         """Nothing but the text."""
         from refbench.baselines.wan.conditioning import NoReferences
 
@@ -41,9 +40,9 @@ class TextToVideoMethod(WanMethod):
 
         return ReferenceWanTransformer3DModel
 
-    def _references(self, sample: Sample) -> list[Image.Image]:
-        # Not even opened: an image that is missing is nothing to this control.
-        return []
+    def references(self, sample: Sample) -> tuple[Reference, ...]:
+        """None: they are not even opened, so that a missing image does not matter to this control."""
+        return ()
 
 
 def _spec(**facts: Any) -> WanSpec:
@@ -67,7 +66,7 @@ class TextToVideo13B(TextToVideoMethod):
         name="wan-t2v-1.3b",
         summary="control: Wan2.1 text to video 1.3B, references unused",
         base_model="Wan2.1-T2V-1.3B",
-        weights=WanWeights(transformer="wan2.1-t2v-1.3b", base="wan2.1-t2v-1.3b"),
+        weights=WanWeights(transformer=WAN21_T2V_1_3B, base=WAN21_T2V_1_3B),
         network=WAN_1_3B,
     )
 
@@ -80,7 +79,7 @@ class TextToVideo14B(TextToVideoMethod):
         name="wan-t2v-14b",
         summary="control: Wan2.1 text to video 14B, references unused",
         base_model="Wan2.1-T2V-14B",
-        weights=WanWeights(transformer="wan2.1-t2v-14b", base="wan2.1-t2v-14b"),
+        weights=WanWeights(transformer=WAN21_T2V_14B, base=WAN21_T2V_14B),
         network=WAN_14B,
         deviations=("832×480 as the other methods; the script's default size is 1280×720",),
     )

@@ -36,9 +36,10 @@ from PIL import Image
 from refbench.baselines.phantom import Phantom13B
 from refbench.baselines.vace import Vace13B
 from refbench.baselines.wan.checkpoint import stays_float32
-from refbench.baselines.wan.conditioning import ConcatReferences, Conditioner, Geometry, encode_each
+from refbench.baselines.wan.codec import WanCodec
+from refbench.baselines.wan.conditioning import ConcatenatedReferences, Conditioner, Geometry, encode_each
 from refbench.baselines.wan.guidance import IMAGE_AND_TEXT, TEXT, GuidanceRule
-from refbench.baselines.wan.nets.ref_concat import PhantomTransformer3DModel
+from refbench.baselines.wan.nets.phantom import PhantomTransformer3DModel
 from refbench.baselines.wan.nets.vace import VaceReferences, VaceTransformer3DModel
 from refbench.baselines.wan.sampler import BatchPasses, WanSampler
 from refbench.baselines.wan.schedules import make_scheduler
@@ -73,14 +74,15 @@ SMALL = Size(
 )
 
 
-class FeatureSampler(WanSampler):
-    """Our loop with text features in place of a text encoder."""
+@dataclass(frozen=True, kw_only=True)
+class FeatureCodec(WanCodec):
+    """A VAE with given text features in place of a text encoder."""
 
     features: Mapping[str, torch.Tensor]
 
-    def encode_text(self, text: str) -> tuple[torch.Tensor, None]:
+    def encode_text(self, text: str) -> tuple[torch.Tensor, str]:
         """The features of `prompt` or `negative`."""
-        return self.features[text], None
+        return self.features[text], ""
 
 
 def main() -> None:
@@ -124,6 +126,14 @@ class Bench:
         }
         with torch.device(device):
             self.vae = AutoencoderKLWan(**size.vae).eval()
+        self.codec = FeatureCodec(
+            tokenizer=None,
+            text_encoder=None,
+            vae=self.vae,
+            device=torch.device(device),
+            dtype=size.dtype,
+            features=self.features,
+        )
 
     def vace(self) -> dict[str, Callable[[], torch.Tensor]]:
         """The three ways to a VACE video's latents."""
@@ -166,7 +176,7 @@ class Bench:
         native = Phantom13B.spec.native
         scheduler = make_scheduler(native.solver, native.shift)
         ours = self._sampler(self._twin(PhantomTransformer3DModel, stock), native.shift)
-        conditioner = ConcatReferences(trailing_noise=True)
+        conditioner = ConcatenatedReferences(trailing_noise=True)
         frames, rows, columns = self.size.geometry.latent_shape
         prompt, negative = self.features["prompt"], self.features["negative"]
 
@@ -175,7 +185,7 @@ class Bench:
             shape = (1, 16, frames + len(self.images), rows, columns)
             generator = self._generator()
             state = torch.randn(shape, generator=generator, device=generator.device).to(self.device)
-            references = encode_each(ours, self.images)
+            references = encode_each(self.codec, self.images)
             scheduler.set_timesteps(self.steps, device=self.device)
             for timestep in scheduler.timesteps:
                 outputs = [
@@ -203,7 +213,11 @@ class Bench:
         return {"plain": plain, **self._ours(ours, conditioner, IMAGE_AND_TEXT, native.guidance)}
 
     def _ours(
-        self, sampler: WanSampler, conditioner: Conditioner, rule: GuidanceRule, scales: Mapping[str, float]
+        self,
+        sampler: WanSampler,
+        conditioner: Conditioner[Any],
+        rule: GuidanceRule,
+        scales: Mapping[str, float],
     ) -> dict[str, Callable[[], torch.Tensor]]:
         def run(batch_passes: BatchPasses) -> torch.Tensor:
             return sampler(
@@ -221,10 +235,9 @@ class Bench:
 
         return {"separate": lambda: run("no"), "joined": lambda: run("yes")}
 
-    def _sampler(self, transformer: Any, shift: float) -> FeatureSampler:
-        sampler = FeatureSampler(None, None, transformer, self.vae, make_scheduler("unipc", shift))
-        sampler.features = self.features
-        return sampler
+    def _sampler(self, transformer: Any, shift: float) -> WanSampler:
+        scheduler = make_scheduler("unipc", shift)
+        return WanSampler(codec=self.codec, transformer=transformer, scheduler=scheduler)
 
     def _network(self, network_class: Any, **settings: Any) -> Any:
         with torch.device(self.device):

@@ -18,16 +18,35 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from refbench.baselines.wan.method import Places, WanMethod
+from refbench.baselines.wan.method import WanGenerator, WanMethod, checkpoint_digest
 from refbench.baselines.wan.prompts import REFALIGN_14B_NEGATIVE, WAN_NEGATIVE
 from refbench.baselines.wan.spec import WAN_1_3B, WAN_14B, WanNetwork, WanSettings, WanSpec, WanWeights
-from refbench.bench.metric import Environment
+from refbench.baselines.wan.weights import WAN21_T2V_1_3B, WAN21_T2V_14B
+from refbench.bench.environment import Environment
 from refbench.bench.registry import methods
 from refbench.bench.sample import Sample
 from refbench.bench.scores.record import TINY_PREFIX
+from refbench.bench.weights.entry import WeightEntry
 
 if TYPE_CHECKING:
-    from refbench.baselines.wan.conditioning import Conditioner
+    from refbench.baselines.wan.conditioning import ConcatenatedReferences
+
+REFALIGN_1_3B = WeightEntry(
+    name="refalign-1.3b",
+    repository="gudaochangsheng/RefAlign-1.3B",
+    holds="RefAlign-1.3B, the transformer",
+    kind="generator",
+    memory_gib=2.6,
+    required=("*.safetensors",),
+)
+REFALIGN_14B = WeightEntry(
+    name="refalign-14b",
+    repository="gudaochangsheng/RefAlign-14B",
+    holds="RefAlign-14B, the transformer",
+    kind="generator",
+    memory_gib=26.6,
+    required=("*.safetensors",),
+)
 
 GUIDANCE = {"image": 5.0, "text": 7.5}
 MAX_REFERENCES = 3
@@ -41,7 +60,7 @@ DEVIATIONS = (
 class RefAlignMethod(WanMethod):
     """What all sizes share."""
 
-    def conditioner(self, sample: Sample, seed: int) -> Conditioner:
+    def conditioner(self, sample: Sample, seed: int) -> ConcatenatedReferences:
         """References beside the state."""
         from refbench.refalign.sampler import CONDITIONER
 
@@ -64,7 +83,7 @@ class RefAlign13B(RefAlignMethod):
         base_model="Wan2.1-T2V-1.3B",
         licence=None,
         weights=WanWeights(
-            transformer="refalign-1.3b", transformer_files=("*.safetensors",), base="wan2.1-t2v-1.3b"
+            transformer=REFALIGN_1_3B, transformer_files=("*.safetensors",), base=WAN21_T2V_1_3B
         ),
         network=WAN_1_3B,
         native=WanSettings(solver="euler", guidance=GUIDANCE, negative_prompt=WAN_NEGATIVE),
@@ -89,7 +108,7 @@ class RefAlign14B(RefAlignMethod):
         summary="RefAlign 14B: as refalign-1.3b, with an extended negative prompt",
         base_model="Wan2.1-T2V-14B",
         weights=WanWeights(
-            transformer="refalign-14b", transformer_files=("*.safetensors",), base="wan2.1-t2v-14b"
+            transformer=REFALIGN_14B, transformer_files=("*.safetensors",), base=WAN21_T2V_14B
         ),
         network=WAN_14B,
         native=replace(RefAlign13B.spec.native, negative_prompt=REFALIGN_14B_NEGATIVE),
@@ -114,34 +133,24 @@ class RefAlignTiny(RefAlignMethod):
     # Nothing is looked for on disk.
     weights = ()
 
-    def __init__(self, options: Any = None) -> None:
-        super().__init__(options)
-        self._made: tempfile.TemporaryDirectory[str] | None = None
-
     def find_weights(self, environment: Environment) -> dict[str, str]:
         """Nothing is looked for but a network of the user's: the rest is made by name."""
         own: Path | None = self.options.transformer
-        found = dict.fromkeys(
-            (self.spec.weights.transformer, self._base_role), f"{TINY_PREFIX}random weights by name"
-        )
-        if own is not None:
-            found[self.spec.weights.transformer] = self._digest(own, None)
-        return found
+        transformer_name, base_name = self.spec.weights.names
+        made = f"{TINY_PREFIX}random weights by name"
+        return {
+            transformer_name: made if own is None else checkpoint_digest(own),
+            base_name: made,
+        }
 
-    def places(self, environment: Environment) -> Places:
-        """Tiny weights in a temporary folder, which `close` removes."""
+    def load(self, environment: Environment) -> WanGenerator:
+        """A generator of tiny networks, written to a temporary folder and read from there."""
         from refbench.baselines.small.refalign import write_tiny as write_network
         from refbench.baselines.small.wan_base import write_small as write_base
 
-        self._made = tempfile.TemporaryDirectory(prefix="refalign-tiny-")
-        folder = Path(self._made.name)
-        write_base(folder)
-        write_network(folder)
-        return super().places(Environment(device=environment.device, weights=folder))
-
-    def close(self) -> None:
-        """Give memory and disk back."""
-        super().close()
-        if self._made is not None:
-            self._made.cleanup()
-            self._made = None
+        # Where the networks' memory is that of the files, systems that cannot remove these yet leave them.
+        with tempfile.TemporaryDirectory(prefix="refalign-tiny-", ignore_cleanup_errors=True) as name:
+            folder = Path(name)
+            write_base(folder)
+            write_network(folder)
+            return super().load(replace(environment, weights=folder))

@@ -14,24 +14,27 @@ Source: `diffsynth/pipelines/wan_video_new6.py` of gudaochangsheng/RefAlign@6f91
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from refbench.baselines.wan.conditioning import ConcatReferences, Geometry
+from refbench.baselines.wan.codec import WanCodec
+from refbench.baselines.wan.conditioning import ConcatenatedReferences, Geometry
 from refbench.baselines.wan.guidance import IMAGE_AND_TEXT
 from refbench.baselines.wan.sampler import WanSampler
+from refbench.baselines.wan.schedules import make_scheduler
 from refbench.baselines.wan.spec import WanSettings
 
 if TYPE_CHECKING:
     import numpy as np
     from PIL import Image
 
-CONDITIONER = ConcatReferences()
+CONDITIONER = ConcatenatedReferences()
 
 
 def sample_video(
-    sampler: WanSampler,
+    codec: WanCodec,
+    transformer: Any,
     settings: WanSettings,
     *,
     prompt: str,
@@ -40,8 +43,11 @@ def sample_video(
 ) -> Iterator[np.ndarray]:
     """RGB uint8 frames (height, width, 3) of one video, as the registered method makes them.
 
-    For a network that is at hand already: the trainer's validation. `references` are RGB images on white.
+    For a network that is at hand already: the trainer's validation. `transformer` has `dtype` and answers as
+    RefAlign's network does; `references` are RGB images on white.
     """
+    scheduler = make_scheduler(settings.solver, settings.shift)
+    sampler = WanSampler(codec=codec, transformer=transformer, scheduler=scheduler)
     made = sampler(
         prompt=prompt,
         negative_prompt=settings.negative_prompt,
@@ -52,7 +58,7 @@ def sample_video(
         geometry=Geometry(width=settings.width, height=settings.height, num_frames=settings.num_frames),
         steps=settings.steps,
         generator=torch.Generator("cpu").manual_seed(seed),
-        state_dtype=sampler.transformer.dtype,
+        state_dtype=transformer.dtype,
         round_timestep=True,
     )
-    yield from sampler.decode(made.latents)
+    yield from codec.decode(made.latents)

@@ -1,1 +1,1 @@
-"""What methods that keep a face share: reading a face out of a reference, and the pipelines that take it."""
+"""ConsisID on CogVideoX-5B: the method, its sampling, and how the face of a reference is read."""

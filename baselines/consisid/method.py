@@ -13,33 +13,52 @@ PKU-YuanGroup/ConsisID@0b40d91 calls it; the solver as in its scripts. The relea
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from refbench.bench.environment import Environment, missing_packages
 from refbench.bench.errors import MissingWeights, UserError
-from refbench.bench.method import Frames, Method, MethodCard
-from refbench.bench.metric import Environment
+from refbench.bench.files import read_json
+from refbench.bench.method import Frames, Generator, Method, MethodCard, OnStep, silent
 from refbench.bench.registry import methods
-from refbench.bench.sample import Reference, Sample
+from refbench.bench.sample import Sample
+from refbench.bench.weights.entry import BASE_FILES, TRANSFORMER_FILES, WeightEntry
 from refbench.bench.weights.store import (
-    CATALOGUE,
     any_tiny,
     how_to_get,
     is_tiny,
     missing_files,
-    missing_packages,
     require,
     weights_fingerprint,
 )
 
 if TYPE_CHECKING:
-    import torch
+    from refbench.baselines.consisid.sampler import ConsisIDSampler
 
-    from refbench.baselines.consisid.faces import ConsisIDSampler
-
-WEIGHTS = "consisid"
+CONSISID = WeightEntry(
+    name="consisid",
+    repository="BestWishYsh/ConsisID-preview",
+    holds="ConsisID on CogVideoX-5B with VAE, text encoder and face networks",
+    kind="generator",
+    memory_gib=21.8,
+    required=(
+        *TRANSFORMER_FILES,
+        *BASE_FILES,
+        "scheduler/scheduler_config.json",
+        "face_encoder/*",
+    ),
+    only=(
+        "*.json",
+        "README.md",
+        "LICENSE*",
+        *(f"{part}/*" for part in ("transformer", "vae", "text_encoder", "tokenizer", "scheduler")),
+        "face_encoder/*",
+    ),
+    licence="CogVideoX License (transformer), Apache-2.0 (rest)",
+)
+# The extra that brings what reading a face needs.
+EXTRA = "consisid"
 # What finding, aligning and reading a face needs beyond the generators' packages.
 FACE_MODULES = ("insightface", "onnxruntime", "consisid_eva_clip", "facexlib", "timm", "einops")
 # Below the repository's folder. Its libraries download what they do not find, so all is looked for first.
@@ -57,29 +76,36 @@ TRAINED_FRAMES = 49
 
 @dataclass(frozen=True, kw_only=True)
 class ConsisIDOptions:
-    """What a user may set.
-
-    `settings`: `native` only. `width` and `height` are those that the network is for (720×480); `num_frames`
-    is 4k + 1, up to 49. `noise_key`: draw noise from the seed alone, as the authors do, or from seed and
-    sample. `noise_device`: `cpu` gives the same noise on every machine; the authors draw on the GPU.
-    `overflow` `first`: of several references the first that shows a person is used. `dtype` auto: bfloat16 on
-    a GPU, float32 on a CPU. `vae_tiling` tiles decoding only. Raises ValueError for what cannot be done.
-    """
+    """What a user may set. Raises ValueError for what cannot be done."""
 
     settings: Literal["native", "matched"] = "native"
+    """The authors' defaults (native); the network cannot make videos of the matched size and length."""
     width: int = 720
+    """Width of the video in pixels: the one that the network is for."""
     height: int = 480
+    """Height of the video in pixels: the one that the network is for."""
     num_frames: int = TRAINED_FRAMES
+    """Number of frames, 4k + 1 from 5 to 49."""
     fps: float = 8.0
+    """Frames per second of the written video, above 0 and at most 1000."""
     steps: int = 50
+    """Number of solver steps, 1 to 1000."""
     guidance: float = 6.0
+    """Guidance scale of the text, 1 (no second pass) to 100."""
     negative_prompt: str = ""
+    """Text to steer away from."""
     noise_key: Literal["seed", "sample"] = "seed"
+    """Draw noise from the seed alone, as the authors do, or from seed and sample."""
     noise_device: Literal["cpu", "model"] = "cpu"
+    """Draw noise on the CPU, equal on every machine, or where the model runs, as the authors do."""
     overflow: Literal["refuse", "first"] = "refuse"
+    """What happens to a sample with several references: refuse it, or use the first that shows a person."""
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
+    """Number type of the networks; auto is bfloat16 on a GPU and float32 on a CPU."""
     offload: Literal["none", "model", "group"] = "none"
+    """Keep on the GPU all models (none), one model at a time (model), or one layer at a time (group)."""
     vae_tiling: bool = False
+    """Decode in tiles, which saves memory."""
 
     def __post_init__(self) -> None:
         if self.settings == "matched":
@@ -104,15 +130,11 @@ class ConsisID(Method):
     name = "consisid"
     summary = "ConsisID: one face, as a picture beside the first frame and as features of two face networks"
     needs_torch = True
-    weights = (WEIGHTS,)
-    # The face networks' packages are asked for with the weights: made-up weights bring a face reader that
+    weights = (CONSISID,)
+    # The face networks' packages are asked for with the weights: tiny random weights bring a face reader that
     # needs none.
     modules = ("torch", "transformers", "diffusers", "accelerate", "safetensors", "sentencepiece")
     Options = ConsisIDOptions
-
-    def __init__(self, options: ConsisIDOptions | None = None) -> None:
-        super().__init__(options)
-        self._sampler: ConsisIDSampler | None = None
 
     def card(self) -> MethodCard:
         """The method card; weights are named by repository until `find_weights` has seen them."""
@@ -127,8 +149,8 @@ class ConsisID(Method):
             name=self.name,
             summary=self.summary,
             base_model="CogVideoX-5B",
-            licence="CogVideoX License (transformer), Apache-2.0 (rest); face networks for research only",
-            weights={WEIGHTS: CATALOGUE[WEIGHTS].repository},
+            licence=f"{CONSISID.licence}; face networks for research only",
+            weights={CONSISID.name: CONSISID.repository},
             max_references=1,
             reference_overflow=(
                 "a sample with more than 1 is refused"
@@ -170,85 +192,35 @@ class ConsisID(Method):
         Raises MissingWeights for files or packages that are not there, UserError for a size that the network
         is not for.
         """
-        place = self._place(environment)
+        folder = self._weights_folder(environment)
         patterns = [f"{part}/*.safetensors" for part in ("transformer", "text_encoder", "vae")]
-        patterns += ["face_encoder/*.safetensors"] if is_tiny(place) else FACE_FILES
-        files = [path for pattern in patterns for path in sorted(place.glob(pattern))]
-        return {WEIGHTS: weights_fingerprint(place.resolve(), [path.resolve() for path in files])}
+        patterns += ["face_encoder/*.safetensors"] if is_tiny(folder) else FACE_FILES
+        files = [path for pattern in patterns for path in sorted(folder.glob(pattern))]
+        return {CONSISID.name: weights_fingerprint(folder.resolve(), [path.resolve() for path in files])}
 
-    def load(self, environment: Environment) -> None:
-        """Read all networks and put them onto the device.
+    def load(self, environment: Environment) -> ConsisIDGenerator:
+        """A generator with all networks on the device.
 
-        Raises UserError before that for a GPU with too little memory.
+        Raises UserError before they are read for a GPU with too little memory.
         """
-        from refbench.baselines.consisid.faces import load_sampler
-        from refbench.baselines.wan.components import chosen_dtype
+        from refbench.baselines.consisid.sampler import load_sampler
+        from refbench.baselines.wan.execution import chosen_dtype
 
-        place = self._place(environment)
-        if environment.device.startswith("cuda") and not is_tiny(place):
-            self._check_memory(environment.device)
-        self._sampler = load_sampler(
-            place,
+        folder = self._weights_folder(environment)
+        if environment.device.startswith("cuda") and not is_tiny(folder):
+            self.check_memory(environment.device)
+        sampler = load_sampler(
+            folder,
             device=environment.device,
             dtype=chosen_dtype(self.options.dtype, environment.device),
             offload=self.options.offload,
         )
+        return ConsisIDGenerator(options=self.options, sampler=sampler)
 
-    def generate(self, sample: Sample, seed: int) -> Frames:
-        """One video; SampleError for a reference that cannot be read or shows no face."""
-        options, sampler = self.options, self._loaded()
-        made = sampler(
-            prompt=sample.prompt,
-            negative_prompt=options.negative_prompt,
-            reference=self._reference(sample).open_on_white(),
-            size=(options.width, options.height),
-            num_frames=options.num_frames,
-            steps=options.steps,
-            guidance=options.guidance,
-            generator=self._generator(sample, seed),
-            vae_tiling=options.vae_tiling,
-            on_step=self.on_step,
-        )
-        return Frames(images=list(made.frames_FHWC), fps=options.fps, notes=made.notes)
-
-    def close(self) -> None:
-        """Give the models' memory back."""
-        self._sampler = None
-        import torch
-
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-
-    def _place(self, environment: Environment) -> Path:
-        """The weights' folder with all that `load` reads; complains about packages, files and the size."""
-        tiny = any_tiny((WEIGHTS,), environment.weights)
-        absent = None if tiny else missing_packages(FACE_MODULES, WEIGHTS)
-        if absent is not None:
-            raise MissingWeights(f"reading the face {absent}")
-        place, entry = require(WEIGHTS, environment.weights), CATALOGUE[WEIGHTS]
-        lacking = missing_files(entry, place)
-        if not tiny:
-            lacking += [pattern for pattern in FACE_FILES if not any(place.glob(pattern))]
-        if lacking:
-            raise MissingWeights(f"{place} lacks {lacking[0].replace('|', ' or ')}; {how_to_get(entry)}")
-        self._check_size(place)
-        return place
-
-    def _check_size(self, place: Path) -> None:
-        """The size that is asked for is the network's: its positions, which are learned, fit no other."""
-        file = place / "transformer/config.json"
-        try:
-            config = json.loads(file.read_bytes())
-            size = (8 * int(config["sample_width"]), 8 * int(config["sample_height"]))
-        except (OSError, ValueError, KeyError, TypeError):
-            raise UserError(f"{file} is damaged: it names no sample_width and sample_height") from None
-        if size != (self.options.width, self.options.height):
-            raise UserError(
-                f"the network in {place} makes {size[0]}×{size[1]} videos only, "
-                f"not {self.options.width}×{self.options.height}"
-            )
-
-    def _check_memory(self, device: str) -> None:
+    def check_memory(self, device: str) -> None:
+        """Raises UserError where the GPU has less free memory than the options need, with the offload that
+        would do.
+        """
         import torch
 
         needed = MEMORY_GB.get(self.options.offload, 0)
@@ -260,16 +232,67 @@ class ConsisID(Method):
                 f"{free:.1f} are free; --set offload={advice}"
             )
 
-    def _reference(self, sample: Sample) -> Reference:
-        return next(reference for reference in sample.references if reference.kind == "person")
+    def _weights_folder(self, environment: Environment) -> Path:
+        """The folder with all that `load` reads; complains about packages, files and the size."""
+        tiny = any_tiny((CONSISID,), environment.weights)
+        absent = None if tiny else missing_packages(FACE_MODULES, EXTRA)
+        if absent is not None:
+            raise MissingWeights(f"reading the face {absent}")
+        folder = require(CONSISID, environment.weights)
+        lacking = missing_files(CONSISID, folder)
+        if not tiny:
+            lacking += [pattern for pattern in FACE_FILES if not any(folder.glob(pattern))]
+        if lacking:
+            raise MissingWeights(f"{folder} lacks {lacking[0].replace('|', ' or ')}; {how_to_get(CONSISID)}")
+        self._check_size(folder)
+        return folder
 
-    def _generator(self, sample: Sample, seed: int) -> torch.Generator:
-        from refbench.baselines.wan.components import noise_generator
+    def _check_size(self, folder: Path) -> None:
+        """The size that is asked for is the network's: its positions, which are learned, fit no other."""
+        file = folder / "transformer/config.json"
+        try:
+            config = read_json(file)
+            size = (8 * int(config["sample_width"]), 8 * int(config["sample_height"]))
+        except (ValueError, KeyError, TypeError):
+            raise UserError(f"{file} is damaged: it names no sample_width and sample_height") from None
+        if size != (self.options.width, self.options.height):
+            raise UserError(
+                f"the network in {folder} makes {size[0]}×{size[1]} videos only, "
+                f"not {self.options.width}×{self.options.height}"
+            )
 
-        device = "cpu" if self.options.noise_device == "cpu" else self._loaded().device
-        return noise_generator(seed, sample.id, key=self.options.noise_key, device=device)
 
-    def _loaded(self) -> ConsisIDSampler:
-        if self._sampler is None:
-            raise UserError(f"{self.name} was not loaded")
-        return self._sampler
+@dataclass(kw_only=True)
+class ConsisIDGenerator(Generator):
+    """A loaded ConsisID."""
+
+    options: ConsisIDOptions
+    sampler: ConsisIDSampler
+
+    def generate(self, sample: Sample, seed: int, on_step: OnStep = silent) -> Frames:
+        """One video; SampleError for a reference that cannot be read or shows no face."""
+        from refbench.baselines.wan.execution import noise_generator
+
+        options, sampler = self.options, self.sampler
+        person = next(reference for reference in sample.references if reference.kind == "person")
+        noise_device = "cpu" if options.noise_device == "cpu" else sampler.device
+        made = sampler(
+            prompt=sample.prompt,
+            negative_prompt=options.negative_prompt,
+            reference=person.open_on_white(),
+            size=(options.width, options.height),
+            num_frames=options.num_frames,
+            steps=options.steps,
+            guidance=options.guidance,
+            generator=noise_generator(seed, sample.id, key=options.noise_key, device=noise_device),
+            vae_tiling=options.vae_tiling,
+            on_step=on_step,
+        )
+        return Frames(images=list(made.frames_FHWC), fps=options.fps, notes=made.notes)
+
+    def close(self) -> None:
+        """Give the models' memory back."""
+        from refbench.baselines.wan.execution import return_gpu_memory
+
+        del self.sampler
+        return_gpu_memory()

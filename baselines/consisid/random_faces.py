@@ -1,7 +1,8 @@
-"""A made-up face reader for tiny weights: the shapes of the real one, out of the picture's own pixels.
+"""A face reader of random matrices for tiny weights; its results have the real one's form and are computed
+from the picture's pixels.
 
-The published face networks have one size, some 400 million parameters, and need packages of their own; this
-one is a few random matrices. Its results mean nothing and are marked as tiny like the weights that it reads.
+The published face networks have one size, some 400 million parameters, and need packages of their own. What
+this reader finds means nothing and is marked as tiny like the weights that it reads.
 """
 
 from __future__ import annotations
@@ -12,12 +13,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from refbench.baselines.consisid.faces import ReadFace
 from refbench.bench.errors import MissingWeights, SampleError
 
 if TYPE_CHECKING:
     from PIL import Image
-
-    from refbench.baselines.consisid.faces import ReadFace
 
 FILE = "stand_in.safetensors"
 # The picture is read as 16 patches, and the face picture has the size of the real one.
@@ -32,7 +32,7 @@ LANDMARKS_52 = np.array([[0.38, 0.4], [0.62, 0.4], [0.5, 0.55], [0.4, 0.7], [0.6
 LEAN = 0.1
 
 
-class StandInFaces:
+class RandomFaces:
     """Matrices `identity` (D, 768) and `layer_0`… (D, 768) over patches of the picture."""
 
     def __init__(self, folder: Path, *, device: str, dtype: torch.dtype) -> None:
@@ -46,8 +46,6 @@ class StandInFaces:
     def read(self, reference: Image.Image) -> ReadFace:
         """The whole picture as a face. Raises SampleError for one without contrast."""
         from PIL import Image
-
-        from refbench.baselines.consisid.faces import ReadFace
 
         small_HWC = np.asarray(
             reference.resize((READ_SIDE_PX, READ_SIDE_PX), Image.Resampling.BOX), np.float32

@@ -16,12 +16,14 @@ Source: this project. That missing detections are dropped rather than counted is
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from itertools import repeat
 
 import numpy as np
 
 from refbench.baselines.controls.canvas import CanvasOptions, canvas_card
-from refbench.bench.method import Frames, Method, MethodCard
+from refbench.bench.environment import Environment
+from refbench.bench.method import Frames, Generator, Method, MethodCard, OnStep, silent
 from refbench.bench.registry import methods
 from refbench.bench.sample import Sample
 
@@ -38,7 +40,18 @@ class Black(Method):
         """The method card for these options."""
         return canvas_card(self, "references are not used")
 
-    def generate(self, sample: Sample, seed: int) -> Frames:
+    def load(self, environment: Environment) -> Generator:
+        """Ready at once: nothing is loaded."""
+        return BlackGenerator(options=self.options)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlackGenerator(Generator):
+    """Makes black videos."""
+
+    options: CanvasOptions
+
+    def generate(self, sample: Sample, seed: int, on_step: OnStep = silent) -> Frames:
         """The same read-only frame `num_frames` times."""
         frame_HWC = np.zeros((self.options.height, self.options.width, 3), np.uint8)
         # Every frame is this one array: writing into one would change them all.

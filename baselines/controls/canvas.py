@@ -29,16 +29,19 @@ LAYOUT_PREPARATION = (
 
 @dataclass(frozen=True, kw_only=True)
 class CanvasOptions:
-    """Size of a control's videos: `width` and `height` in pixels, frame count, frames per second.
+    """Size of a control's videos; the defaults are those of the Wan 2.1 family at 480p.
 
-    The defaults are those of the Wan 2.1 family at 480p. Raises ValueError for a value that no video can
-    have.
+    Raises ValueError for a value that no video can have.
     """
 
     width: int = 832
+    """Width of the video in pixels, 16 to 8192."""
     height: int = 480
+    """Height of the video in pixels, 16 to 8192."""
     num_frames: int = 81
+    """Number of frames, 1 to 100,000."""
     fps: float = 16.0
+    """Frames per second, above 0 and at most 1000."""
 
     def __post_init__(self) -> None:
         for name, side in (("width", self.width), ("height", self.height)):

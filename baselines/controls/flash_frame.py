@@ -38,7 +38,8 @@ from refbench.baselines.controls.canvas import (
     canvas_card,
     reference_layout,
 )
-from refbench.bench.method import Frames, Method, MethodCard
+from refbench.bench.environment import Environment
+from refbench.bench.method import Frames, Generator, Method, MethodCard, OnStep, silent
 from refbench.bench.registry import methods
 from refbench.bench.sample import Sample
 
@@ -48,17 +49,19 @@ WRAPPED_CELLS = 4
 
 @dataclass(frozen=True, kw_only=True)
 class FlashOptions(CanvasOptions):
-    """`flash_frames`: how many frames show the references, `flash_at`: where their middle is (0 the clip's
-    beginning, 1 its end); `cell_px`: size of the pattern's spots; `drift_px`: pixels per frame that the
-    pattern moves to the right.
+    """Options of `flash-frame`.
 
-    Raises ValueError for a moment longer than the clip and for values outside their range.
+    Raises ValueError for more flash frames than the clip has and for values outside their range.
     """
 
     flash_frames: int = 3
+    """Number of frames that show the references, 1 to num_frames."""
     flash_at: float = 0.5
+    """Position of the middle of these frames in the clip: 0 is the beginning, 1 the end."""
     cell_px: int = 16
+    """Size of the pattern's spots in pixels, 1 to the shorter side of the frame."""
     drift_px: int = 2
+    """Movement of the pattern to the right in pixels per frame, 0 to the frame's width."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -93,9 +96,20 @@ class FlashFrame(Method):
         where = f"; shown in frames {shown.start} to {shown.stop - 1} alone"
         return canvas_card(self, LAYOUT_PREPARATION + where)
 
-    def generate(self, sample: Sample, seed: int) -> Frames:
+    def load(self, environment: Environment) -> Generator:
+        """Ready at once: nothing is loaded."""
+        return FlashGenerator(options=self.options)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FlashGenerator(Generator):
+    """Makes videos of a pattern with the references in between."""
+
+    options: FlashOptions
+
+    def generate(self, sample: Sample, seed: int, on_step: OnStep = silent) -> Frames:
         """`num_frames` frames, each made when asked for; SampleError without a readable reference."""
-        options: FlashOptions = self.options
+        options = self.options
         layout_HWC = np.array(reference_layout(sample, options.width, options.height))
         return Frames(images=flashed(layout_HWC, sample.id, seed, options), fps=options.fps)
 

@@ -36,7 +36,8 @@ from refbench.baselines.controls.canvas import (
     canvas_card,
     reference_layout,
 )
-from refbench.bench.method import Frames, Method, MethodCard
+from refbench.bench.environment import Environment
+from refbench.bench.method import Frames, Generator, Method, MethodCard, OnStep, silent
 from refbench.bench.registry import methods
 from refbench.bench.sample import Sample
 
@@ -46,14 +47,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class PanOptions(CanvasOptions):
-    """`travel`: length of the pan as a fraction of the frame's sides; `zoom`: how much larger the last frame
-    shows the picture than the first; the last one shows it in the size of `static-reference`.
-
-    Raises ValueError for a travel outside 0 to 1 or a zoom outside 1 to 4.
-    """
+    """Options of `pan-reference`. Raises ValueError for values outside their range."""
 
     travel: float = 0.12
+    """Length of the pan as a fraction of the frame's sides, 0 to 1."""
     zoom: float = 1.1
+    """Size of the picture in the last frame, where it is that of `static-reference`, relative to the
+    first frame, 1 to 4.
+    """
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -75,9 +76,20 @@ class PanReference(Method):
         """The method card for these options."""
         return canvas_card(self, LAYOUT_PREPARATION)
 
-    def generate(self, sample: Sample, seed: int) -> Frames:
+    def load(self, environment: Environment) -> Generator:
+        """Ready at once: nothing is loaded."""
+        return PanGenerator(options=self.options)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PanGenerator(Generator):
+    """Makes videos of a window that moves over the references."""
+
+    options: PanOptions
+
+    def generate(self, sample: Sample, seed: int, on_step: OnStep = silent) -> Frames:
         """`num_frames` frames, each resampled when asked for; SampleError without a readable reference."""
-        options: PanOptions = self.options
+        options = self.options
         layout = reference_layout(sample, options.width, options.height)
         return Frames(images=panned(layout, options), fps=options.fps)
 

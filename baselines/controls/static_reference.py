@@ -19,6 +19,7 @@ NaturalScore for.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from itertools import repeat
 
 import numpy as np
@@ -29,7 +30,8 @@ from refbench.baselines.controls.canvas import (
     canvas_card,
     reference_layout,
 )
-from refbench.bench.method import Frames, Method, MethodCard
+from refbench.bench.environment import Environment
+from refbench.bench.method import Frames, Generator, Method, MethodCard, OnStep, silent
 from refbench.bench.registry import methods
 from refbench.bench.sample import Sample
 
@@ -46,7 +48,18 @@ class StaticReference(Method):
         """The method card for these options."""
         return canvas_card(self, LAYOUT_PREPARATION)
 
-    def generate(self, sample: Sample, seed: int) -> Frames:
+    def load(self, environment: Environment) -> Generator:
+        """Ready at once: nothing is loaded."""
+        return StaticGenerator(options=self.options)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StaticGenerator(Generator):
+    """Makes videos of one picture."""
+
+    options: CanvasOptions
+
+    def generate(self, sample: Sample, seed: int, on_step: OnStep = silent) -> Frames:
         """The same read-only frame `num_frames` times; SampleError without a readable reference."""
         picture_HWC = np.array(reference_layout(sample, self.options.width, self.options.height))
         # Every frame is this one array: writing into one would change them all.

@@ -42,9 +42,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from refbench.bench.environment import Environment
 from refbench.bench.errors import SampleError, UserError, exit_text, one_line
-from refbench.bench.method import Method, MethodCard
-from refbench.bench.metric import Environment
+from refbench.bench.method import Generator, Method, MethodCard, OnStep, silent
 from refbench.bench.registry import methods
 from refbench.bench.sample import Reference, Sample
 
@@ -59,13 +59,15 @@ POLL_INTERVAL_S = 0.02
 
 @dataclass(frozen=True, kw_only=True)
 class CommandOptions:
-    """`template`: the command line with placeholders; `timeout_s`: seconds one sample may take.
+    """Options of `command`.
 
     Raises ValueError for a template that cannot be split, names an unknown placeholder or no `{output}`.
     """
 
     template: str
+    """Command line of the program, with placeholders such as {prompt}, {references} and {output}."""
     timeout_s: float = 3600.0
+    """Longest time that one sample may take, in seconds, above 0; the program is then stopped."""
 
     def __post_init__(self) -> None:
         try:
@@ -91,15 +93,11 @@ class CommandOptions:
 
 @methods.register
 class Command(Method):
-    """Runs the program; owns a temporary folder for its latest output from `load` to `close`."""
+    """Runs an external program."""
 
     name = "command"
     summary = "an external program, run once per sample from a command-line template"
     Options = CommandOptions
-
-    def __init__(self, options: CommandOptions) -> None:
-        super().__init__(options)
-        self._outputs: tempfile.TemporaryDirectory[str] | None = None
 
     def card(self) -> MethodCard:
         """The method card: what the program is, only its template tells."""
@@ -110,30 +108,37 @@ class Command(Method):
             options=self.option_values(),
         )
 
-    def load(self, environment: Environment) -> None:
+    def load(self, environment: Environment) -> Generator:
         """Make the folder of outputs; UserError when the program cannot be found or executed."""
-        self.close()
         program = shlex.split(self.options.template)[0]
         if shutil.which(program) is None:
             raise UserError(
                 f"the program {one_line(program, 120)!r} was not found or may not be executed; "
                 "no shell takes part, so ~ and $VARIABLES stay as they are"
             )
-        self._outputs = tempfile.TemporaryDirectory(prefix="refbench-command-")
+        return CommandGenerator(
+            options=self.options, outputs=tempfile.TemporaryDirectory(prefix="refbench-command-")
+        )
 
-    def generate(self, sample: Sample, seed: int) -> Path:
+
+@dataclass(frozen=True, kw_only=True)
+class CommandGenerator(Generator):
+    """Runs the program; `outputs` is a temporary folder for its latest output, removed by `close`."""
+
+    options: CommandOptions
+    outputs: tempfile.TemporaryDirectory[str]
+
+    def generate(self, sample: Sample, seed: int, on_step: OnStep = silent) -> Path:
         """The mp4 that the program left, valid until the next call or `close`.
 
         Raises SampleError when a reference is missing, when the program fails or takes too long (with the end
         of what it wrote to stderr), and when it leaves no file or an empty one.
         """
-        if self._outputs is None:
-            raise RuntimeError("load() comes before generate()")
         # A folder per call: what an earlier run of this sample left can never pass for the new output, and
         # a whole track's outputs are never held twice.
-        for earlier in Path(self._outputs.name).iterdir():
+        for earlier in Path(self.outputs.name).iterdir():
             shutil.rmtree(earlier)
-        folder = Path(tempfile.mkdtemp(prefix=f"{sample.id[:64]}-", dir=self._outputs.name))
+        folder = Path(tempfile.mkdtemp(prefix=f"{sample.id[:64]}-", dir=self.outputs.name))
         output = folder / f"{sample.id}.mp4"
         try:
             arguments = arguments_for(self.options.template, sample, seed, folder, output)
@@ -145,9 +150,7 @@ class Command(Method):
 
     def close(self) -> None:
         """Remove the outputs."""
-        if self._outputs is not None:
-            self._outputs.cleanup()
-            self._outputs = None
+        self.outputs.cleanup()
 
 
 def arguments_for(template: str, sample: Sample, seed: int, folder: Path, output: Path) -> list[str]:

@@ -1,13 +1,13 @@
-"""Generators whose videos are imported and not made here: closed services, and open ones that are not ported.
+"""Generators whose videos are imported and not made here: closed services, and open ones.
 
 No method is registered here. The facts are data: what is known of a model's base, licence and inputs goes
-into the card of an imported run; how its videos were made is known only to who made them, so the authors'
-defaults are said as what they are, and size, length and rate are measured (`bench.runs.import_videos`).
+into the card of an imported run. Of a model that is a registered method too, they are read from that method's
+card. How the imported videos were made is known only to who made them, so the authors' defaults are said as
+what they are, and size, length and rate are measured (`bench.runs.import_videos`).
 
-Sources: the repositories VINO@7302741, HunyuanCustom@abffb8f, Stand-In@cceec58, BindWeave@5d9f749,
-ConsisID@60429e4, Concat-ID@b15cb95, and those of FantasyID, EchoVideo, VideoMaker and ID-Animator; the
-services' public documentation, which was read and never called; OpenS2V-Nexus v1.1 for the date of the
-closed models' rows.
+Sources: the repositories VINO@7302741, HunyuanCustom@abffb8f, Stand-In@cceec58, Concat-ID@b15cb95, and those
+of FantasyID, EchoVideo, VideoMaker and ID-Animator; the services' public documentation, which was read and
+never called; OpenS2V-Nexus v1.1 for the date of the closed models' rows.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ from refbench.bench.scores.record import plain_name
 from refbench.bench.scores.store import checked_name
 
 SNAPSHOT = "API snapshot of 2025-05-03; new calls do not reproduce it"
-NOT_VERIFIED = "the authors' defaults, not verified for these videos"
+UNVERIFIED_DEFAULTS = "the authors' defaults, not verified for these videos"
+UNVERIFIED_LICENCE = "not verified"
 UNKNOWN = "not known"
 CLOSED_LICENCE = "closed service"
 ONE_FACE = "one face"
@@ -38,12 +39,14 @@ class ForeignModel:
     """What is known of a model whose videos are imported. What is not known stays None or empty.
 
     `aliases` are other spellings; `defaults` the authors' default settings in words; `closed` a service whose
-    videos are a snapshot.
+    videos are a snapshot. `method` is the registered method that the model is; the facts then stand on that
+    method's card, and here only what is said of the videos.
     """
 
     name: str
     aliases: tuple[str, ...] = ()
-    summary: str
+    method: str = ""
+    summary: str = ""
     base_model: str | None = None
     licence: str | None = None
     max_references: int | None = None
@@ -55,16 +58,47 @@ class ForeignModel:
     @property
     def card(self) -> MethodCard:
         """The card before anything is measured."""
-        said = [f"{NOT_VERIFIED}: {self.defaults}"] if self.defaults else []
-        return MethodCard(
+        facts = MethodCard(
             name=self.name,
             summary=self.summary,
             base_model=self.base_model,
             licence=CLOSED_LICENCE if self.closed else self.licence,
             max_references=self.max_references,
             reference_preparation=self.reference_preparation,
-            deviations=(*([SNAPSHOT] if self.closed else []), *self.notes, *said),
         )
+        defaults = self.defaults
+        if self.method:
+            own = methods.get(self.method)().card()
+            facts, defaults = lent_facts(facts, own), defaults_text(own)
+        said = [f"{UNVERIFIED_DEFAULTS}: {defaults}"] if defaults else []
+        return facts.model_copy(
+            update={"deviations": (*([SNAPSHOT] if self.closed else []), *self.notes, *said)}
+        )
+
+
+def lent_facts(card: MethodCard, own: MethodCard) -> MethodCard:
+    """An imported run's card with those facts of a registered method that no video can contradict."""
+    return card.model_copy(
+        update={
+            "summary": card.summary or own.summary,
+            "base_model": own.base_model,
+            "licence": own.licence or UNVERIFIED_LICENCE,
+            "max_references": own.max_references,
+        }
+    )
+
+
+def defaults_text(card: MethodCard) -> str:
+    """A method's settings in words: `832×480, 81 frames, 16 fps, 50 unipc steps, guidance text 5`."""
+    parts = [
+        f"{card.width}×{card.height}",
+        f"{card.generated_frames} frames",
+        f"{card.fps:g} fps",
+        f"{card.steps} {card.solver} steps",
+    ]
+    parts += [] if card.shift is None else [f"shift {card.shift:g}"]
+    parts += [f"guidance {name} {scale:g}" for name, scale in card.guidance.items()]
+    return ", ".join(parts)
 
 
 FOREIGN_MODELS = (
@@ -138,22 +172,15 @@ FOREIGN_MODELS = (
     ),
     ForeignModel(
         name="BindWeave",
-        summary="leading reference slots, CLIP tokens and a vision-language model's states",
-        base_model="Wan2.1-I2V-14B-720P and Qwen2.5-VL-7B-Instruct",
-        licence="code Apache-2.0, weights not verified",
-        max_references=4,
-        reference_preparation="fitted without enlarging, padded with black to 1280×720",
-        defaults="1280×720, 81 frames, 16 fps, 50 UniPC steps, shift 3, guidance 5",
-        notes=("the leaderboard's row was submitted by the authors",),
+        method="bindweave-14b",
+        notes=(
+            "closed on the OpenS2V leaderboard, open in RefAlign's Table 1",
+            "the leaderboard's row was submitted by the authors",
+        ),
     ),
     ForeignModel(
         name="ConsisID",
-        summary="identity-preserving text to video",
-        base_model="CogVideoX-5B",
-        licence="code Apache-2.0, weights under the CogVideoX licence",
-        max_references=1,
-        reference_preparation=ONE_FACE,
-        defaults="720×480, 49 frames, 8 fps, 50 steps, guidance 6, dynamic guidance off",
+        method="consisid",
     ),
     ForeignModel(
         name="Concat-ID",
@@ -245,7 +272,7 @@ def imported_card(name: str, measured: Measured, file: Path | None = None) -> Me
     measured one, and a contradiction is said. Raises UserError for a file that is no card.
     """
     known = foreign_model(name)
-    card = known.card if known is not None else _ported_card(name)
+    card = known.card if known is not None else _unknown_card(name)
     # Whoever made the videos may have rewritten the prompts, or changed the defaults.
     fields_of = card.model_dump(mode="json") | {"prompt_set": UNKNOWN, "settings": UNKNOWN}
     if file is not None:
@@ -274,17 +301,14 @@ def _validated(content: dict[str, Any], file: Path | None) -> MethodCard:
         raise UserError(f"{file} is no method card: {first_fault(error)}") from None
 
 
-def _ported_card(name: str) -> MethodCard:
-    """The bare card of a name that is not in the list; a method of ours by that name lends what its videos
-    cannot contradict.
-    """
+def _unknown_card(name: str) -> MethodCard:
+    """The bare card of a name that is not in the list, with the facts of a registered method of that name."""
     bare = MethodCard(name=name, summary="imported videos; how they were made is not known here")
     same = [found for found in methods.names() if plain_name(found) == plain_name(name)]
     if not same:
         return bare
     method_class = methods.get(same[0])
     if any(f.default is MISSING and f.default_factory is MISSING for f in fields(method_class.Options)):
+        # Without its options it has no card.
         return bare
-    own = method_class().card()
-    facts = ("base_model", "licence", "max_references")
-    return bare.model_copy(update={fact: getattr(own, fact) for fact in facts})
+    return lent_facts(bare, method_class().card())

@@ -13,18 +13,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from refbench.bench.environment import Environment
 from refbench.bench.errors import SampleError, UserError
-from refbench.bench.method import Method, MethodCard
-from refbench.bench.metric import Environment
+from refbench.bench.method import Generator, Method, MethodCard, OnStep, silent
 from refbench.bench.registry import methods
 from refbench.bench.sample import Sample
 
 
 @dataclass(frozen=True, kw_only=True)
 class VideosOptions:
-    """`folder`: where the mp4s lie; `~` is the home folder."""
+    """Options of `videos`."""
 
     folder: Path
+    """Folder of the mp4 files; a leading `~` is the home folder."""
 
 
 @methods.register
@@ -39,27 +40,31 @@ class Videos(Method):
         """The method card: how the videos were made is not known here."""
         return MethodCard(name=self.name, summary=self.summary, options=self.option_values())
 
-    def load(self, environment: Environment) -> None:
+    def load(self, environment: Environment) -> Generator:
         """Check the folder; UserError when it is not there."""
-        if not self._folder.is_dir():
-            raise UserError(f"the folder of videos {self._folder} does not exist; give --set folder=DIR")
+        folder: Path = self.options.folder.expanduser()
+        if not folder.is_dir():
+            raise UserError(f"the folder of videos {folder} does not exist; give --set folder=DIR")
+        return VideosGenerator(folder=folder)
 
-    def generate(self, sample: Sample, seed: int) -> Path:
+
+@dataclass(frozen=True, kw_only=True)
+class VideosGenerator(Generator):
+    """Finds the files of an existing folder."""
+
+    folder: Path
+
+    def generate(self, sample: Sample, seed: int, on_step: OnStep = silent) -> Path:
         """The path of the sample's mp4; SampleError when the folder has none for this seed."""
-        seed_folder = self._folder / f"seed-{seed}"
+        seed_folder = self.folder / f"seed-{seed}"
         if seed_folder.is_dir():
             path = seed_folder / f"{sample.id}.mp4"
         elif seed == 0:
-            path = self._folder / f"{sample.id}.mp4"
+            path = self.folder / f"{sample.id}.mp4"
         else:
             raise SampleError(
-                f"{self._folder} has no folder seed-{seed}; files directly in it are seed 0 only"
+                f"{self.folder} has no folder seed-{seed}; files directly in it are seed 0 only"
             )
         if not path.is_file():
             raise SampleError(f"{path.parent} has no {path.name}")
         return path
-
-    @property
-    def _folder(self) -> Path:
-        folder: Path = self.options.folder
-        return folder.expanduser()

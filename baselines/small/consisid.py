@@ -2,7 +2,7 @@
 
 Four narrow blocks with the face's tokens after every second one, positions for 96×64 pixels, the VAE's real
 strides and 16 latent channels, T5's tokenizer as a SentencePiece file. The published face networks have one
-size, so that `face_encoder` holds a stand-in's.
+size, so that `face_encoder` holds the matrices of a random reader instead.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ import io
 from pathlib import Path
 from typing import Any
 
-from refbench.baselines.small.networks import write_json
+from refbench.baselines.consisid.method import CONSISID
+from refbench.bench.files import write_json
 from refbench.bench.weights.tiny import marked_folder, random_parameter, random_state_dict, save_tensors
 
-REPOSITORY = "BestWishYsh/ConsisID-preview"
 WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
 LAST_LAYER, LAST_LAYER_GAIN = "decoder.conv_out.conv.weight", 0.1
 TEXT_WIDTH = 32
@@ -55,14 +55,14 @@ TRANSFORMER: dict[str, Any] = {
 
 def write_tiny(folder: Path) -> None:
     """Write the repository below `folder`, where `bench.weights.store` looks for it."""
-    place = marked_folder(folder, REPOSITORY)
+    repository = marked_folder(folder, CONSISID.repository)
     for part in ("transformer", "vae", "text_encoder", "tokenizer", "scheduler", "face_encoder"):
-        (place / part).mkdir(exist_ok=True)
-    _write_networks(place)
-    _write_text_encoder(place / "text_encoder")
-    _write_tokenizer(place / "tokenizer")
-    _write_scheduler(place / "scheduler")
-    _write_faces(place / "face_encoder")
+        (repository / part).mkdir(exist_ok=True)
+    _write_networks(repository)
+    _write_text_encoder(repository / "text_encoder")
+    _write_tokenizer(repository / "tokenizer")
+    _write_scheduler(repository / "scheduler")
+    _write_faces(repository / "face_encoder")
     index = {
         "_class_name": "ConsisIDPipeline",
         "scheduler": ["diffusers", "CogVideoXDPMScheduler"],
@@ -71,10 +71,10 @@ def write_tiny(folder: Path) -> None:
         "transformer": ["diffusers", "ConsisIDTransformer3DModel"],
         "vae": ["diffusers", "AutoencoderKLCogVideoX"],
     }
-    write_json(place / "model_index.json", index)
+    write_json(repository / "model_index.json", index)
 
 
-def _write_networks(place: Path) -> None:
+def _write_networks(repository: Path) -> None:
     import torch
     from diffusers import AutoencoderKLCogVideoX, ConsisIDTransformer3DModel
 
@@ -94,12 +94,12 @@ def _write_networks(place: Path) -> None:
             scaling_factor=0.7,
         )
     for part, module in (("transformer", transformer), ("vae", vae)):
-        module.save_config(place / part)
+        module.save_config(repository / part)
         state = random_state_dict(module)
         if part == "vae":
             # Untrained networks leave large latents; most pixels would be black or white.
             state[LAST_LAYER] *= LAST_LAYER_GAIN
-        save_tensors(place / part, state, WEIGHTS_FILE)
+        save_tensors(repository / part, state, WEIGHTS_FILE)
 
 
 def _write_text_encoder(folder: Path) -> None:

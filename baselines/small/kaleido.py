@@ -11,10 +11,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from refbench.baselines.kaleido import KALEIDO
 from refbench.baselines.small.networks import TEXT_NETWORK, original_tensors, write_original_config
 from refbench.bench.weights.tiny import marked_folder
 
-REPOSITORY = "zai-org/Kaleido-14B-S2V"
 ITERATION = "1"
 FILE = "mp_rank_00_model_states.pt"
 
@@ -25,9 +25,9 @@ def write_tiny(folder: Path) -> None:
 
     from refbench.baselines.wan.sat import sat_tensors
 
-    place = marked_folder(folder, REPOSITORY) / "model"
-    (place / ITERATION).mkdir(parents=True, exist_ok=True)
+    checkpoint = marked_folder(folder, KALEIDO.repository) / "model"
+    (checkpoint / ITERATION).mkdir(parents=True, exist_ok=True)
     state = sat_tensors(original_tensors(TEXT_NETWORK))
-    torch.save({"module": state}, place / ITERATION / FILE)
-    (place / "latest").write_text(ITERATION)
-    write_original_config(place / ITERATION, TEXT_NETWORK)
+    torch.save({"module": state}, checkpoint / ITERATION / FILE)
+    (checkpoint / "latest").write_text(ITERATION)
+    write_original_config(checkpoint / ITERATION, TEXT_NETWORK)

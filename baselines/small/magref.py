@@ -4,20 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from refbench.baselines.small.networks import (
-    IMAGE_NETWORK,
-    original_tensors,
-    write_original_config,
-    write_shards,
-)
+from refbench.baselines.magref import MAGREF
+from refbench.baselines.small.networks import IMAGE_NETWORK, write_original
 from refbench.baselines.small.pipelines import DIFFUSERS_WEIGHTS
 from refbench.bench.weights.tiny import marked_folder
-
-REPOSITORY = "MAGREF-Video/MAGREF"
 
 
 def write_tiny(folder: Path) -> None:
     """Write the transformer below `folder`; it takes the features of the tiny image-to-video base's CLIP."""
-    place = marked_folder(folder, REPOSITORY)
-    write_shards(place, original_tensors(IMAGE_NETWORK), DIFFUSERS_WEIGHTS, 2)
-    write_original_config(place, IMAGE_NETWORK)
+    write_original(marked_folder(folder, MAGREF.repository), IMAGE_NETWORK, DIFFUSERS_WEIGHTS, shards=2)

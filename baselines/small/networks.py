@@ -1,16 +1,16 @@
 """Tiny Wan transformers: configurations, tensors under either naming, and how their files are split.
 
-Every generator's is 96 channels wide (4 heads of 24) and 4 blocks deep, takes 32 text features and carries
-values that are a function of its keys: of Wan's own names in original files, of diffusers' in its folders.
+All are 96 channels wide (4 heads of 24), 4 blocks deep and take 32 text features. Their values are a function
+of their keys: of Wan's own names in original files, of diffusers' in its folders.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from refbench.bench.files import write_json
 from refbench.bench.weights.tiny import random_state_dict, save_tensors
 
 if TYPE_CHECKING:
@@ -33,6 +33,8 @@ TEXT_NETWORK: dict[str, Any] = {
 }
 # Mask (4) and condition (16) behind the noise, CLIP features through an image branch.
 IMAGE_NETWORK = TEXT_NETWORK | {"in_channels": 36, "image_dim": IMAGE_WIDTH, "added_kv_proj_dim": WIDTH}
+# A norm that released image-to-video files hold and no network uses.
+UNUSED_KEY = "blocks.0.attn2.norm_added_q.weight"
 VACE_NETWORK = TEXT_NETWORK | {"vace_layers": [0, 2], "vace_in_channels": 96}
 
 
@@ -58,36 +60,23 @@ def original_tensors(config: Mapping[str, Any]) -> dict[str, torch.Tensor]:
     return tensors(config, original_key)
 
 
+def write_original(folder: Path, config: Mapping[str, Any], stem: str, shards: int = 1) -> None:
+    """Write a whole transformer as Wan's own repositories have it: `<stem>.safetensors` in so many shards,
+    and its configuration.
+    """
+    write_shards(folder, original_tensors(config), stem, shards)
+    write_original_config(folder, config)
+
+
 def write_original_config(folder: Path, config: Mapping[str, Any]) -> None:
     """Write the `config.json` of Wan's own repositories.
 
     The tiny networks need one everywhere: only heads of 128 channels, as all released ones have, can be
     counted without it.
     """
-    content: dict[str, Any] = {
-        "_class_name": "WanModel",
-        "model_type": "t2v",
-        "dim": config["num_attention_heads"] * config["attention_head_dim"],
-        "ffn_dim": config["ffn_dim"],
-        "freq_dim": config["freq_dim"],
-        "in_dim": config["in_channels"],
-        "out_dim": config["out_channels"],
-        "num_heads": config["num_attention_heads"],
-        "num_layers": config["num_layers"],
-        "text_dim": config["text_dim"],
-        "text_len": 512,
-        "eps": 1e-6,
-    }
-    if "image_dim" in config:
-        content["model_type"] = "i2v"
-    if "vace_layers" in config:
-        content |= {
-            "_class_name": "VaceWanModel",
-            "model_type": "vace",
-            "vace_layers": config["vace_layers"],
-            "vace_in_dim": config["vace_in_channels"],
-        }
-    write_json(folder / "config.json", content)
+    from refbench.baselines.wan.checkpoint import original_config
+
+    write_json(folder / "config.json", original_config(config))
 
 
 def write_shards(folder: Path, state: Mapping[str, torch.Tensor], stem: str, count: int) -> None:
@@ -97,16 +86,9 @@ def write_shards(folder: Path, state: Mapping[str, torch.Tensor], stem: str, cou
         return
     names = [f"{stem}-{number:05d}-of-{count:05d}.safetensors" for number in range(1, count + 1)]
     keys = sorted(state)
-    place_of = {key: names[rank * count // len(keys)] for rank, key in enumerate(keys)}
+    file_of = {key: names[rank * count // len(keys)] for rank, key in enumerate(keys)}
     for name in names:
-        save_tensors(folder, {key: state[key] for key in keys if place_of[key] == name}, name)
+        save_tensors(folder, {key: state[key] for key in keys if file_of[key] == name}, name)
     total = sum(tensor.numel() * tensor.element_size() for tensor in state.values())
-    index = {"metadata": {"total_size": total}, "weight_map": place_of}
+    index = {"metadata": {"total_size": total}, "weight_map": file_of}
     write_json(folder / f"{stem}.safetensors.index.json", index)
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a small JSON file, always the same bytes for the same content."""
-    path.write_text(
-        json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8"
-    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from refbench.baselines.phantom import PHANTOM
 from refbench.baselines.small.networks import (
     TEXT_NETWORK,
     original_tensors,
@@ -12,7 +13,6 @@ from refbench.baselines.small.networks import (
 )
 from refbench.bench.weights.tiny import marked_folder
 
-REPOSITORY = "bytedance-research/Phantom"
 SMALL_FILE = "Phantom-Wan-1.3B.pth"
 LARGE_STEM = "Phantom_Wan_14B"
 
@@ -21,8 +21,8 @@ def write_tiny(folder: Path) -> None:
     """Write both sizes below `folder`; the two networks are equal."""
     import torch
 
-    place = marked_folder(folder, REPOSITORY)
+    checkpoint = marked_folder(folder, PHANTOM.repository)
     state = original_tensors(TEXT_NETWORK)
-    torch.save(state, place / SMALL_FILE)
-    write_shards(place, state, LARGE_STEM, 2)
-    write_original_config(place, TEXT_NETWORK)
+    torch.save(state, checkpoint / SMALL_FILE)
+    write_shards(checkpoint, state, LARGE_STEM, 2)
+    write_original_config(checkpoint, TEXT_NETWORK)

@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from refbench.baselines.small.networks import IMAGE_WIDTH, TEXT_WIDTH, network, write_json, write_shards
+from refbench.baselines.small.networks import IMAGE_WIDTH, TEXT_WIDTH, network, write_shards
 from refbench.baselines.wan.prompts import MAGREF_NEGATIVE, MAX_TEXT_TOKENS, REFALIGN_14B_NEGATIVE
+from refbench.bench.files import write_json
 from refbench.bench.weights.tiny import random_state_dict, save_tensors
 
 PAD, END, UNKNOWN = "<pad>", "</s>", "<unk>"
@@ -20,7 +21,7 @@ DIFFUSERS_WEIGHTS = "diffusion_pytorch_model"
 
 
 def write_pipeline(
-    place: Path,
+    folder: Path,
     config: Mapping[str, Any],
     *,
     pipeline: str,
@@ -30,17 +31,17 @@ def write_pipeline(
     """Write a whole pipeline folder.
 
     Args:
-        place: the repository's folder, which exists.
+        folder: the repository's, which exists.
         config: the transformer's, in diffusers' terms; one with `image_dim` brings the CLIP parts.
         pipeline: the class that `model_index.json` names.
         shards: files of the transformer.
         extra_keys: keys that the transformer's file holds and its network does not, one value per channel.
     """
-    write_transformer(place / "transformer", config, shards, extra_keys)
-    write_vae(place / "vae")
-    write_tokenizer(place / "tokenizer")
-    write_text_encoder(place / "text_encoder")
-    write_scheduler(place / "scheduler")
+    write_transformer(folder / "transformer", config, shards, extra_keys)
+    write_vae(folder / "vae")
+    write_tokenizer(folder / "tokenizer")
+    write_text_encoder(folder / "text_encoder")
+    write_scheduler(folder / "scheduler")
     index = {
         "_class_name": pipeline,
         "scheduler": ["diffusers", "UniPCMultistepScheduler"],
@@ -50,13 +51,13 @@ def write_pipeline(
         "vae": ["diffusers", "AutoencoderKLWan"],
     }
     if "image_dim" in config:
-        write_image_encoder(place / "image_encoder")
-        write_image_processor(place / "image_processor")
+        write_image_encoder(folder / "image_encoder")
+        write_image_processor(folder / "image_processor")
         index |= {
             "image_encoder": ["transformers", "CLIPVisionModel"],
             "image_processor": ["transformers", "CLIPImageProcessor"],
         }
-    write_json(place / "model_index.json", index)
+    write_json(folder / "model_index.json", index)
 
 
 def write_transformer(

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from refbench.baselines.small.networks import IMAGE_NETWORK
+from refbench.baselines.skyreels_a2 import SKYREELS_A2
+from refbench.baselines.small.networks import IMAGE_NETWORK, UNUSED_KEY
 from refbench.baselines.small.pipelines import write_pipeline
 from refbench.bench.weights.tiny import marked_folder
-
-REPOSITORY = "Skywork/SkyReels-A2"
-UNUSED_KEY = "blocks.0.attn2.norm_added_q.weight"
 
 
 def write_tiny(folder: Path) -> None:
     """Write the whole folder below `folder`."""
     write_pipeline(
-        marked_folder(folder, REPOSITORY),
+        marked_folder(folder, SKYREELS_A2.repository),
         IMAGE_NETWORK,
         pipeline="WanImageToVideoPipeline",
         extra_keys=(UNUSED_KEY,),

@@ -1,4 +1,4 @@
-"""Tiny base repositories: text-to-video in both sizes, and image-to-video with its CLIP parts."""
+"""Tiny base repositories: text-to-video in both sizes, and image-to-video in both with its CLIP parts."""
 
 from __future__ import annotations
 
@@ -6,22 +6,30 @@ from pathlib import Path
 
 from refbench.baselines.small.networks import IMAGE_NETWORK, TEXT_NETWORK
 from refbench.baselines.small.pipelines import write_pipeline
+from refbench.baselines.wan.weights import (
+    WAN21_I2V_14B_480P,
+    WAN21_I2V_14B_720P,
+    WAN21_T2V_1_3B,
+    WAN21_T2V_14B,
+)
 from refbench.bench.weights.tiny import marked_folder
-
-SMALL_REPOSITORY = "Wan-AI/Wan2.1-T2V-1.3B-Diffusers"
-LARGE_REPOSITORY = "Wan-AI/Wan2.1-T2V-14B-Diffusers"
-IMAGE_REPOSITORY = "Wan-AI/Wan2.1-I2V-14B-480P-Diffusers"
 
 
 def write_tiny(folder: Path) -> None:
-    """Write the three pipeline folders below `folder`; the transformers of 14B are in two shards."""
+    """Write the four pipeline folders below `folder`; the transformers of 14B are in two shards."""
     write_small(folder)
-    write_pipeline(marked_folder(folder, LARGE_REPOSITORY), TEXT_NETWORK, pipeline="WanPipeline", shards=2)
     write_pipeline(
-        marked_folder(folder, IMAGE_REPOSITORY), IMAGE_NETWORK, pipeline="WanImageToVideoPipeline", shards=2
+        marked_folder(folder, WAN21_T2V_14B.repository), TEXT_NETWORK, pipeline="WanPipeline", shards=2
     )
+    for entry in (WAN21_I2V_14B_480P, WAN21_I2V_14B_720P):
+        write_pipeline(
+            marked_folder(folder, entry.repository),
+            IMAGE_NETWORK,
+            pipeline="WanImageToVideoPipeline",
+            shards=2,
+        )
 
 
 def write_small(folder: Path) -> None:
     """Write the text-to-video base of 1.3B alone."""
-    write_pipeline(marked_folder(folder, SMALL_REPOSITORY), TEXT_NETWORK, pipeline="WanPipeline")
+    write_pipeline(marked_folder(folder, WAN21_T2V_1_3B.repository), TEXT_NETWORK, pipeline="WanPipeline")

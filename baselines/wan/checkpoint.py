@@ -11,9 +11,9 @@ The key map is Wan's (`wan/modules/model.py`, Wan-Video/Wan2.1@9737cba) against 
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -23,6 +23,7 @@ import torch
 
 from refbench.baselines.wan.sat import is_sat, wan_tensors
 from refbench.bench.errors import UserError, one_line
+from refbench.bench.files import read_json, replacing, write_json
 from refbench.bench.weights.checkpoint import load_exactly, read_state_dict, write_tensors
 
 Naming = Literal["original", "diffusers"]
@@ -77,6 +78,7 @@ PROJECTOR = ".input_mlp."
 FLOAT32_PARTS = frozenset({"time_embedder", "scale_shift_table", "norm1", "norm2", "norm3"})
 UNUSED_PART = "norm_added_q"
 RELEASED_HEAD_DIM = 128
+DEFAULT_EPS = 1e-6
 MAX_SHARD = "5GB"
 INDEX_PATTERN = "*.safetensors.index.json"
 
@@ -121,23 +123,23 @@ def stays_float32(key: str) -> bool:
     return not FLOAT32_PARTS.isdisjoint(key.split("."))
 
 
-def checkpoint_files(place: Path) -> list[Path]:
+def checkpoint_files(path: Path) -> list[Path]:
     """The weight files of a checkpoint: the file itself, or those of a folder.
 
     Of a folder the shards that an index names, else all `.safetensors`, else all `.pth`, `.pt` and `.bin`.
     Raises UserError when there is none, or one that the index names is not there.
     """
-    if place.is_file():
-        return [place]
-    if not place.is_dir():
-        raise UserError(f"the checkpoint {place} does not exist")
-    for index in sorted(place.glob(INDEX_PATTERN)):
+    if path.is_file():
+        return [path]
+    if not path.is_dir():
+        raise UserError(f"the checkpoint {path} does not exist")
+    for index in sorted(path.glob(INDEX_PATTERN)):
         return indexed_files(index)
     for patterns in (("*.safetensors",), ("*.pth", "*.pt", "*.bin")):
-        found = sorted(path for pattern in patterns for path in place.glob(pattern))
+        found = sorted(file for pattern in patterns for file in path.glob(pattern))
         if found:
             return found
-    raise UserError(f"{place} holds no .safetensors, .pth, .pt or .bin file")
+    raise UserError(f"{path} holds no .safetensors, .pth, .pt or .bin file")
 
 
 def indexed_files(index: Path) -> list[Path]:
@@ -145,8 +147,8 @@ def indexed_files(index: Path) -> list[Path]:
     there.
     """
     try:
-        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        names = set(read_json(index)["weight_map"].values())
+    except (KeyError, AttributeError, TypeError) as error:
         raise UserError(f"{index} is no shard index: {one_line(error, 120)}") from None
     if any(Path(str(name)).name != name for name in names):
         raise UserError(f"{index} names files outside of its folder")
@@ -157,37 +159,37 @@ def indexed_files(index: Path) -> list[Path]:
 
 
 def read_checkpoint(
-    place: Path, *, dtype: torch.dtype | None = None, files: list[Path] | None = None
+    path: Path, *, dtype: torch.dtype | None = None, files: list[Path] | None = None
 ) -> WanCheckpoint:
     """Read a Wan transformer of either naming.
 
     Args:
-        place: a file, or a folder with or without `config.json`.
+        path: a file, or a folder with or without `config.json`.
         dtype: floating-point tensors are cast to it, except those that stay in float32; None keeps theirs.
-        files: of `place`, only these.
+        files: of the folder, only these.
 
     Raises UserError for a damaged file, an unknown prefix, and a file without a Wan transformer.
     """
     tensors: dict[str, torch.Tensor] = {}
-    for path in files or checkpoint_files(place):
-        tensors.update(_tensors_of(path, dtype))
+    for file in files or checkpoint_files(path):
+        tensors.update(_tensors_of(file, dtype))
     if not tensors:
-        raise UserError(f"{place} holds no tensors")
+        raise UserError(f"{path} holds no tensors")
     anchor = next((key for key in tensors if key.endswith(ANCHOR) and not key.endswith(VACE_ANCHOR)), None)
     if anchor is None:
-        raise UserError(f"{place} is no Wan transformer: it has no {ANCHOR}")
+        raise UserError(f"{path} is no Wan transformer: it has no {ANCHOR}")
     prefix = anchor.removesuffix(ANCHOR)
     if not PREFIX.fullmatch(prefix):
-        raise UserError(f"{place}: the keys' prefix {prefix!r} is unknown")
+        raise UserError(f"{path}: the keys' prefix {prefix!r} is unknown")
     tensors = {key.removeprefix(prefix): value for key, value in tensors.items()}
     projectors = {key: tensors.pop(key) for key in list(tensors) if PROJECTOR in key}
     renamed = {diffusers_key(key): value for key, value in tensors.items() if UNUSED_PART not in key}
-    folder = place if place.is_dir() else place.parent
+    folder = path if path.is_dir() else path.parent
     return WanCheckpoint(
         tensors=renamed,
-        config=_config(renamed, _stored_config(folder), place),
+        config=_config(renamed, _stored_config(folder), path),
         projectors=projectors,
-        source=place,
+        source=path,
     )
 
 
@@ -216,28 +218,23 @@ def _raw_tensors(path: Path) -> Iterator[tuple[str, torch.Tensor]]:
 
 def _stored_config(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
-    if not path.is_file():
-        return {}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read: {one_line(error, 120)}") from None
+    content = read_json(path) if path.is_file() else {}
     return content if isinstance(content, dict) else {}
 
 
-def _config(tensors: Mapping[str, torch.Tensor], stored: Mapping[str, Any], place: Path) -> dict[str, Any]:
+def _config(tensors: Mapping[str, torch.Tensor], stored: Mapping[str, Any], source: Path) -> dict[str, Any]:
     """diffusers' configuration, from the shapes, and from `config.json` what shapes cannot say."""
 
     def shape(key: str) -> tuple[int, ...]:
         if key not in tensors:
-            raise UserError(f"{place} is no whole Wan transformer: it has no {original_key(key)}")
+            raise UserError(f"{source} is no whole Wan transformer: it has no {original_key(key)}")
         return tuple(tensors[key].shape)
 
     width, in_channels, *patch = shape(ANCHOR)
     heads = stored.get("num_heads") or stored.get("num_attention_heads") or width // RELEASED_HEAD_DIM
     if not isinstance(heads, int) or heads < 1 or width % heads:
         raise UserError(
-            f"{place}: {width} channels do not divide into {heads} heads; put its config.json beside it"
+            f"{source}: {width} channels do not divide into {heads} heads; put its config.json beside it"
         )
     image = "condition_embedder.image_embedder.norm1.weight"
     config = {
@@ -250,7 +247,7 @@ def _config(tensors: Mapping[str, torch.Tensor], stored: Mapping[str, Any], plac
         "freq_dim": shape("condition_embedder.time_embedder.linear_1.weight")[1],
         "ffn_dim": shape("blocks.0.ffn.net.0.proj.weight")[0],
         "num_layers": _count(tensors, "blocks"),
-        "eps": stored.get("eps", 1e-6),
+        "eps": stored.get("eps", DEFAULT_EPS),
         "image_dim": shape(image)[0] if image in tensors else None,
         "added_kv_proj_dim": width if image in tensors else None,
     }
@@ -315,8 +312,8 @@ def save_checkpoint(
 ) -> list[Path]:
     """Write a transformer (tensors under diffusers' names) as sharded safetensors with its `config.json`.
 
-    Projectors can only be kept under original naming. Everything is written under temporary names first: a
-    full disk leaves nothing half done. Returns the weight files; raises UserError for projectors in a
+    Projectors can only be kept under original naming. Everything is written under temporary names first, so
+    that a full disk leaves nothing half done. Returns the weight files; raises UserError for projectors in a
     diffusers folder.
     """
     from huggingface_hub import split_torch_state_dict_into_shards
@@ -327,26 +324,19 @@ def save_checkpoint(
     tensors |= dict(projectors or {})
     pattern = "diffusion_pytorch_model{suffix}.safetensors"
     split = split_torch_state_dict_into_shards(tensors, filename_pattern=pattern, max_shard_size=MAX_SHARD)
-    folder.mkdir(parents=True, exist_ok=True)
     texts = {"config.json": {"_class_name": class_name, **_plain(config)}}
     if naming == "original":
-        texts["config.json"] = _original_config(config)
+        texts["config.json"] = original_config(config)
     if split.is_sharded:
         index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
         texts["diffusion_pytorch_model.safetensors.index.json"] = index
-    partial: dict[Path, Path] = {}
-    try:
-        for name, keys in split.filename_to_tensors.items():
-            partial[folder / name] = folder / f".{name}.partial"
-            write_tensors(folder / f".{name}.partial", {key: tensors[key] for key in keys})
+    with ExitStack() as files:
+        # Left in reverse order: an index gets its name when all its shards have theirs.
         for name, content in texts.items():
-            partial[folder / name] = folder / f".{name}.partial"
-            (folder / f".{name}.partial").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-        for final, temporary in partial.items():
-            temporary.replace(final)
-    finally:
-        for temporary in partial.values():
-            temporary.unlink(missing_ok=True)
+            write_json(files.enter_context(replacing(folder / name)), content)
+        for name, keys in split.filename_to_tensors.items():
+            partial = files.enter_context(replacing(folder / name))
+            write_tensors(partial, {key: tensors[key] for key in keys})
     return [folder / name for name in split.filename_to_tensors]
 
 
@@ -354,8 +344,8 @@ def _plain(config: Mapping[str, Any]) -> dict[str, Any]:
     return {key: list(value) if isinstance(value, tuple) else value for key, value in config.items()}
 
 
-def _original_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The `config.json` of Wan's own repositories."""
+def original_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A diffusers configuration as the `config.json` of Wan's own repositories."""
     result = {
         "_class_name": "WanModel",
         "dim": config["num_attention_heads"] * config["attention_head_dim"],
@@ -367,9 +357,13 @@ def _original_config(config: Mapping[str, Any]) -> dict[str, Any]:
         "num_layers": config["num_layers"],
         "text_dim": config["text_dim"],
         "text_len": 512,
-        "eps": config["eps"],
+        "eps": config.get("eps", DEFAULT_EPS),
         "model_type": "i2v" if config.get("image_dim") else "vace" if "vace_layers" in config else "t2v",
     }
     if "vace_layers" in config:
-        result |= {"vace_layers": list(config["vace_layers"]), "vace_in_dim": config["vace_in_channels"]}
+        result |= {
+            "_class_name": "VaceWanModel",
+            "vace_layers": list(config["vace_layers"]),
+            "vace_in_dim": config["vace_in_channels"],
+        }
     return result

@@ -1,7 +1,7 @@
-"""What a method does with its references before and during sampling.
+"""How references reach the transformer: encoded once before sampling, then part of every call's inputs.
 
-A `Conditioner` says how much noise is drawn and turns prepared images into a `Condition`; a `Condition` gives
-the network's inputs at each pass. The sampling loop (`baselines.wan.sampler`) knows nothing else of a
+A `Conditioner` says how much noise is drawn and encodes the references into a `Condition`; a `Condition`
+gives the network's inputs at each pass. The sampling loop (`baselines.wan.sampler`) knows nothing else of a
 method.
 """
 
@@ -10,20 +10,21 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Generic, Literal, TypeVar
 
 import torch
 
+from refbench.baselines.wan.codec import WanCodec
 from refbench.baselines.wan.references import fit_and_pad, to_tensor
 
 if TYPE_CHECKING:
     from PIL import Image
 
-    from refbench.baselines.wan.sampler import WanSampler
-
 LATENT_CHANNELS = 16
 TEMPORAL_COMPRESSION = 4
 SPATIAL_COMPRESSION = 8
+
+Codec = TypeVar("Codec", bound=WanCodec)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,36 +53,40 @@ class Condition(ABC):
 
     @abstractmethod
     def inputs(self, latents: torch.Tensor, references: Literal["own", "zero"]) -> dict[str, torch.Tensor]:
-        """The network's keyword arguments beside timestep and text, for a state (1,16,F,h,w); batch axis
-        first in all of them, so that passes can be joined.
+        """The network's keyword arguments beside timestep and text, for a state (1,16,F,h,w).
+
+        `references` is `zero` in a pass with zero latents in their place. The batch axis comes first in all
+        tensors, so that passes can be joined.
         """
 
     def text_inputs(self, text: Literal["prompt", "negative"]) -> dict[str, torch.Tensor]:
-        """Further keyword arguments of the passes with this text: what references add to the text. Nothing,
-        for most.
+        """Further keyword arguments of the passes with this text, batch axis first: what references add to
+        the text. Most methods add nothing.
         """
         return {}
 
 
-class Conditioner(ABC):
-    """A method's way with references."""
+class Conditioner(ABC, Generic[Codec]):
+    """Encodes a method's references into the transformer's inputs, with the codec that it needs."""
 
     def draw_noise(
         self, geometry: Geometry, references: int, generator: torch.Generator, device: torch.device
     ) -> torch.Tensor:
-        """The solver's start (1,16,F,h,w), float32, drawn on the generator's device."""
+        """The solver's start (1,16,F,h,w), float32, drawn on the generator's device, for a number of
+        references.
+        """
         frames, rows, columns = geometry.latent_shape
         shape = (1, LATENT_CHANNELS, frames + self.leading_noise(references), rows, columns)
         return torch.randn(shape, generator=generator, device=generator.device).to(device)
 
     def leading_noise(self, references: int) -> int:
-        """Frames of noise drawn before the video's, for so many references."""
+        """Frames of noise drawn before the video's, for a number of references."""
         return 0
 
     @abstractmethod
     def encode(
         self,
-        sampler: WanSampler,
+        codec: Codec,
         references: Sequence[Image.Image],
         geometry: Geometry,
         generator: torch.Generator,
@@ -90,26 +95,26 @@ class Conditioner(ABC):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ConcatenatedReferences(Condition):
-    """Clean reference latents (1,16,N,h,w) beside the state; the network has its own way with them."""
+class ReferenceLatents(Condition):
+    """Clean reference latents (1,16,N,h,w) beside the state; the network puts both into one sequence."""
 
     latents_BCNHW: torch.Tensor
 
     def inputs(self, latents: torch.Tensor, references: Literal["own", "zero"]) -> dict[str, torch.Tensor]:
-        """State and references; `zero` keeps their number, so that positions stay the same."""
+        """State (1,16,F,h,w) and references; `zero` keeps their number, so that positions stay the same."""
         own = self.latents_BCNHW.to(latents.dtype)
         zero = torch.zeros_like(own)
         return {"hidden_states": latents, "reference_hidden_states": own if references == "own" else zero}
 
 
 @dataclass(frozen=True, kw_only=True)
-class ConcatReferences(Conditioner):
+class ConcatenatedReferences(Conditioner[WanCodec]):
     """Each reference fitted on white, encoded alone by the VAE's mode, and put into the sequence.
 
-    The way of Phantom, Kaleido and RefAlign; they differ in the network's `ReferenceRule`, in the guidance
-    rule and in how noise is drawn. `trailing_noise`: noise is drawn for the references too, behind the
-    video's, and thrown away (Phantom). `frames_first`: noise is drawn in the order frame, channel, row,
-    column (Kaleido).
+    Phantom, Kaleido and RefAlign do so; they differ in the network's `ReferenceRule`, in the guidance rule
+    and in how noise is drawn. `trailing_noise`: noise is drawn for the references too, behind the video's,
+    and thrown away (Phantom). `frames_first`: noise is drawn in the order frame, channel, row, column
+    (Kaleido).
     """
 
     trailing_noise: bool = False
@@ -118,7 +123,9 @@ class ConcatReferences(Conditioner):
     def draw_noise(
         self, geometry: Geometry, references: int, generator: torch.Generator, device: torch.device
     ) -> torch.Tensor:
-        """The start for the video's frames alone, with the generator used as the original code uses it."""
+        """The start (1,16,F,h,w) for the video's frames alone, with the generator used as the original code
+        uses it.
+        """
         frames, rows, columns = geometry.latent_shape
         drawn = frames + (references if self.trailing_noise else 0)
         if self.frames_first:
@@ -131,39 +138,39 @@ class ConcatReferences(Conditioner):
 
     def encode(
         self,
-        sampler: WanSampler,
+        codec: WanCodec,
         references: Sequence[Image.Image],
         geometry: Geometry,
         generator: torch.Generator,
-    ) -> ConcatenatedReferences:
+    ) -> ReferenceLatents:
         """Latents of all references, in the given order."""
         images = [fit_and_pad(image, geometry.width, geometry.height) for image in references]
-        return ConcatenatedReferences(latents_BCNHW=encode_each(sampler, images))
+        return ReferenceLatents(latents_BCNHW=encode_each(codec, images))
 
 
-def encode_each(sampler: WanSampler, images: Sequence[Image.Image]) -> torch.Tensor:
+def encode_each(codec: WanCodec, images: Sequence[Image.Image]) -> torch.Tensor:
     """Images, each encoded alone as a clip of one frame: (1,16,N,h,w) normalised latents."""
-    clips = [sampler.encode(to_tensor(image)[None, :, None]) for image in images]
-    return torch.cat(clips, dim=2)
-
-
-class NoReferences(Conditioner):
-    """Text alone: references are not looked at."""
-
-    def encode(
-        self,
-        sampler: WanSampler,
-        references: Sequence[Image.Image],
-        geometry: Geometry,
-        generator: torch.Generator,
-    ) -> Condition:
-        """Nothing is encoded."""
-        return TextOnly()
+    latents = [codec.encode(to_tensor(image)[None, :, None]) for image in images]
+    return torch.cat(latents, dim=2)
 
 
 class TextOnly(Condition):
     """The state alone."""
 
     def inputs(self, latents: torch.Tensor, references: Literal["own", "zero"]) -> dict[str, torch.Tensor]:
-        """The state."""
+        """The state (1,16,F,h,w)."""
         return {"hidden_states": latents}
+
+
+class NoReferences(Conditioner[WanCodec]):
+    """Text alone: references are not looked at."""
+
+    def encode(
+        self,
+        codec: WanCodec,
+        references: Sequence[Image.Image],
+        geometry: Geometry,
+        generator: torch.Generator,
+    ) -> TextOnly:
+        """Nothing is encoded."""
+        return TextOnly()

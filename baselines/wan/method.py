@@ -1,5 +1,5 @@
-"""What all Wan generators have in common as registered methods; a method's file adds its spec and its
-networks.
+"""What all Wan generators have in common as registered methods; a method's file adds its spec, its networks
+and how its references are encoded.
 
 No torch until `load`.
 """
@@ -8,36 +8,26 @@ from __future__ import annotations
 
 import itertools
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from refbench.baselines.wan.spec import WanOptions, WanSettings, WanSpec, resolved_settings, wan_card
+from refbench.bench.environment import Environment
 from refbench.bench.errors import UserError
-from refbench.bench.method import Frames, Method, MethodCard
-from refbench.bench.metric import Environment
-from refbench.bench.sample import Sample
-from refbench.bench.weights.store import CATALOGUE, is_tiny, weights_fingerprint
+from refbench.bench.method import Frames, Generator, Method, MethodCard, OnStep, silent
+from refbench.bench.sample import Reference, Sample
+from refbench.bench.weights.store import is_tiny, weights_fingerprint
 
 if TYPE_CHECKING:
-    import torch
     from PIL import Image
 
+    from refbench.baselines.wan.codec import WanCodec
     from refbench.baselines.wan.conditioning import Conditioner
-    from refbench.baselines.wan.references import Segmenter
+    from refbench.baselines.wan.loading import WanModels
     from refbench.baselines.wan.sampler import WanSampler
-
-
-@dataclass(frozen=True, kw_only=True)
-class Places:
-    """Where a method's networks were found: the transformer's file or folder, of which only `files` where
-    they are named, and the folder of the base models.
-    """
-
-    transformer: Path
-    files: tuple[Path, ...] | None
-    base: Path
 
 
 class WanMethod(Method):
@@ -61,26 +51,28 @@ class WanMethod(Method):
             self.settings: WanSettings = resolved_settings(self.spec, self.options)
         except ValueError as error:
             raise UserError(f"the method {self.name}: {error}") from None
-        self._sampler: WanSampler | None = None
-        self._segmenter: Segmenter | None = None
 
     @abstractmethod
-    def conditioner(self, sample: Sample, seed: int) -> Conditioner:
-        """What this method does with a sample's references."""
+    def conditioner(self, sample: Sample, seed: int) -> Conditioner[Any]:
+        """How this sample's references are encoded."""
 
     @abstractmethod
     def network_class(self) -> Any:
         """The transformer's class."""
 
+    def references(self, sample: Sample) -> tuple[Reference, ...]:
+        """The sample's references that are used: the first ones, up to the maximum."""
+        return sample.references[: self.spec.max_references]
+
+    def notes(self, sample: Sample, seed: int) -> tuple[str, ...]:
+        """Remarks on the video of this sample and seed, beside those on its prompts."""
+        return ()
+
     def card(self) -> MethodCard:
         """The method card; weights are named by repository until `find_weights` has seen them."""
-        places = {
-            self.spec.weights.transformer: self.spec.weights.transformer,
-            self._base_role: self.spec.weights.base,
-        }
-        return wan_card(
-            self.spec, self.options, {role: CATALOGUE[name].repository for role, name in places.items()}
-        )
+        weights = self.spec.weights
+        repositories = (weights.transformer.repository, weights.base.repository)
+        return wan_card(self.spec, self.options, dict(zip(weights.names, repositories, strict=True)))
 
     def refuses(self, sample: Sample) -> str | None:
         """More references than the released network takes, or none where it needs some."""
@@ -95,144 +87,128 @@ class WanMethod(Method):
 
     def find_weights(self, environment: Environment) -> dict[str, str]:
         """Digests of the transformer and the base models. Raises MissingWeights for what is not on disk."""
-        places = self.places(environment)
-        parts = sorted(places.base.glob("*/*.safetensors"))
-        base = tuple(path for path in parts if path.parent.name != "transformer")
+        from refbench.baselines.wan.loading import find_networks
+
+        files = find_networks(self.spec, environment.weights, own_transformer=self.options.transformer)
+        parts = sorted(files.base.glob("*/*.safetensors"))
+        base = [path for path in parts if path.parent.name != "transformer"]
+        transformer_name, base_name = self.spec.weights.names
         found = {
-            self.spec.weights.transformer: self._digest(places.transformer, places.files),
-            self._base_role: self._digest(places.base, base),
+            transformer_name: checkpoint_digest(files.transformer, files.transformer_files),
+            base_name: checkpoint_digest(files.base, base),
         }
         for role in ("adapter", "segmenter"):
             path: Path | None = getattr(self.options, role)
             if path is not None:
-                found[role] = self._digest(path, None)
+                found[role] = checkpoint_digest(path)
         return found
 
-    def places(self, environment: Environment) -> Places:
-        """Where everything is; MissingWeights and UserError say what is not."""
-        from refbench.baselines.wan.components import find_base, find_network
+    def load(self, environment: Environment) -> WanGenerator:
+        """A generator with all networks on the device.
 
-        weights = self.spec.weights
-        base = find_base(weights.base, environment.weights, image_branch=self.spec.network.image_branch)
-        if self.options.transformer is not None:
-            if not self.options.transformer.exists():
-                raise UserError(f"the checkpoint {self.options.transformer} does not exist")
-            return Places(transformer=self.options.transformer, files=None, base=base)
-        files = find_network(weights.transformer, weights.transformer_files, environment.weights)
-        return Places(transformer=files[0].parent, files=tuple(files), base=base)
-
-    def load(self, environment: Environment) -> None:
-        """Read all networks and put them onto the device.
-
-        Raises UserError before that for a GPU with too little memory, with the offload that would do.
+        Raises UserError before they are read for a GPU with too little memory, with the offload that would
+        do.
         """
+        from refbench.baselines.wan.codec import ImageCodec, WanCodec
+
+        codec_class = ImageCodec if self.spec.network.image_branch else WanCodec
+        return self.load_with(environment, network_class=self.network_class(), codec_class=codec_class)
+
+    def load_with(
+        self, environment: Environment, *, network_class: Any, codec_class: Callable[..., WanCodec]
+    ) -> WanGenerator:
+        """As `load`, with this class of the transformer and of the networks around it."""
         import torch
 
-        from refbench.baselines.wan.components import load_sampler, place_models
-        from refbench.baselines.wan.cost import check_memory
-        from refbench.baselines.wan.references import OnnxSegmenter
+        from refbench.baselines.wan.cost import GIB, check_memory
+        from refbench.baselines.wan.execution import chosen_dtype, place_models
+        from refbench.baselines.wan.loading import find_networks, load_sampler, models_of
+        from refbench.baselines.wan.references import OnnxSegmenter, open_without_background
 
-        places = self.places(environment)
-        made_up = self.options.transformer is not None or is_tiny(places.base)
+        files = find_networks(self.spec, environment.weights, own_transformer=self.options.transformer)
+        made_up = self.options.transformer is not None or is_tiny(files.base)
         if environment.device.startswith("cuda") and not made_up:
             free_bytes, _ = torch.cuda.mem_get_info(environment.device)
-            check_memory(self.spec, self.settings, self.options, free_bytes / 2**30)
+            check_memory(self.spec, self.settings, self.options, free_bytes / GIB)
+        open_reference: Callable[[Reference], Image.Image] = Reference.open_on_white
         if self.options.segmenter is not None:
-            self._segmenter = OnnxSegmenter(self.options.segmenter)
-        self._sampler = load_sampler(
+            open_reference = partial(open_without_background, segmenter=OnnxSegmenter(self.options.segmenter))
+        sampler = load_sampler(
             self.spec,
             self.settings,
             self.options,
-            network_class=self.network_class(),
-            transformer=places.transformer,
-            files=list(places.files) if places.files is not None else None,
-            base=places.base,
-            dtype=self._dtype(environment.device),
+            files,
+            network_class=network_class,
+            codec_class=codec_class,
+            device=torch.device(environment.device),
+            dtype=chosen_dtype(self.options.dtype, environment.device),
             any_size=made_up,
         )
-        place_models(self._sampler, environment.device, self.options.offload)
+        models = models_of(sampler)
+        place_models(models, environment.device, self.options.offload)
+        return WanGenerator(method=self, sampler=sampler, models=models, open_reference=open_reference)
 
-    def generate(self, sample: Sample, seed: int) -> Frames:
+
+@dataclass(kw_only=True)
+class WanGenerator(Generator):
+    """A loaded Wan method: its sampling loop, and the loop's models for offloading."""
+
+    method: WanMethod
+    sampler: WanSampler
+    models: WanModels
+    open_reference: Callable[[Reference], Image.Image]
+
+    def generate(self, sample: Sample, seed: int, on_step: OnStep = silent) -> Frames:
         """One video; SampleError for a reference that cannot be read."""
+        import torch
+
         from refbench.baselines.wan.conditioning import Geometry
+        from refbench.baselines.wan.execution import noise_generator
         from refbench.baselines.wan.guidance import RULES
 
-        sampler, settings = self._loaded(), self.settings
-        geometry = Geometry(width=settings.width, height=settings.height, num_frames=settings.num_frames)
+        method, sampler = self.method, self.sampler
+        spec, settings, options = method.spec, method.settings, method.options
+        noise_device = "cpu" if options.noise_device == "cpu" else sampler.codec.device
         made = sampler(
             prompt=sample.prompt,
             negative_prompt=settings.negative_prompt,
-            references=self._references(sample),
-            conditioner=self.conditioner(sample, seed),
-            rule=RULES[self.spec.guidance_rule],
+            references=[self.open_reference(reference) for reference in method.references(sample)],
+            conditioner=method.conditioner(sample, seed),
+            rule=RULES[spec.guidance_rule],
             scales=settings.guidance,
-            geometry=geometry,
+            geometry=Geometry(width=settings.width, height=settings.height, num_frames=settings.num_frames),
             steps=settings.steps,
-            generator=self._generator(sample, seed),
-            batch_passes=self.options.batch_passes,
-            state_dtype=self._state_dtype(),
-            round_timestep=self.spec.round_timestep,
-            on_step=self.on_step,
+            generator=noise_generator(seed, sample.id, key=options.noise_key, device=noise_device),
+            batch_passes=options.batch_passes,
+            state_dtype=sampler.transformer.dtype if spec.state_in_network_dtype else torch.float32,
+            round_timestep=spec.round_timestep,
+            on_step=on_step,
         )
-        frames = sampler.decode(made.latents, tiling=self.options.vae_tiling)
+        frames = sampler.codec.decode(made.latents, tiling=options.vae_tiling)
         kept = itertools.islice(frames, settings.dropped_frames, None)
-        return Frames(images=self._freed(kept), fps=settings.fps, notes=made.notes)
+        return Frames(
+            images=self._offloaded_after(kept),
+            fps=settings.fps,
+            notes=(*made.notes, *method.notes(sample, seed)),
+        )
 
     def close(self) -> None:
         """Give the models' memory back."""
-        self._sampler = self._segmenter = None
-        import torch
+        from refbench.baselines.wan.execution import return_gpu_memory
 
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        del self.sampler, self.models
+        return_gpu_memory()
 
-    @property
-    def _base_role(self) -> str:
-        return f"{self.spec.weights.base} (base)"
-
-    def _references(self, sample: Sample) -> list[Image.Image]:
-        from refbench.baselines.wan.references import on_white
-
-        chosen = sample.references[: self.spec.max_references]
-        images = [reference.open_on_white() for reference in chosen]
-        segmenter = self._segmenter
-        # A scene is its own subject: RefAlign's script removes backgrounds of persons and objects alone.
-        return [
-            image if segmenter is None or reference.kind == "scene" else on_white(image, segmenter)
-            for reference, image in zip(chosen, images, strict=True)
-        ]
-
-    def _generator(self, sample: Sample, seed: int) -> torch.Generator:
-        from refbench.baselines.wan.components import noise_generator
-
-        device = "cpu" if self.options.noise_device == "cpu" else self._loaded()._execution_device
-        return noise_generator(seed, sample.id, key=self.options.noise_key, device=device)
-
-    def _freed(self, frames: Iterator[Any]) -> Iterator[Any]:
+    def _offloaded_after(self, frames: Iterator[Any]) -> Iterator[Any]:
         """The frames; offloaded models leave the GPU when the last one is out."""
         yield from frames
-        self._loaded().maybe_free_model_hooks()
+        self.models.maybe_free_model_hooks()
 
-    def _dtype(self, device: str) -> torch.dtype:
-        from refbench.baselines.wan.components import chosen_dtype
 
-        return chosen_dtype(self.options.dtype, device)
+def checkpoint_digest(path: Path, files: Iterable[Path] | None = None) -> str:
+    """A digest of weights: of these files below the folder `path`, or (None) of all weights in `path`."""
+    from refbench.baselines.wan.checkpoint import checkpoint_files
 
-    def _state_dtype(self) -> torch.dtype:
-        import torch
-
-        dtype: torch.dtype = self._loaded().transformer.dtype
-        return dtype if self.spec.state_in_network_dtype else torch.float32
-
-    def _loaded(self) -> WanSampler:
-        if self._sampler is None:
-            raise UserError(f"{self.name} was not loaded")
-        return self._sampler
-
-    def _digest(self, place: Path, files: tuple[Path, ...] | None) -> str:
-        from refbench.baselines.wan.checkpoint import checkpoint_files
-
-        if files is None:
-            files = tuple(checkpoint_files(place))
-        folder = place if place.is_dir() else place.parent
-        return weights_fingerprint(folder.resolve(), [file.resolve() for file in files])
+    folder = path if path.is_dir() else path.parent
+    chosen = checkpoint_files(path) if files is None else files
+    return weights_fingerprint(folder.resolve(), [file.resolve() for file in chosen])

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from refbench.bench.errors import UserError, one_line
+from refbench.bench.sample import Reference
 
 if TYPE_CHECKING:
     import torch
@@ -99,7 +100,17 @@ class OnnxSegmenter:
 
 
 def on_white(image: Image.Image, segmenter: Segmenter) -> Image.Image:
-    """The image with its background replaced by white."""
+    """The RGB image with its background replaced by white."""
     from PIL import Image
 
     return Image.composite(image, Image.new("RGB", image.size, WHITE), segmenter.foreground(image))
+
+
+def open_without_background(reference: Reference, segmenter: Segmenter) -> Image.Image:
+    """A reference's RGB image, a person's or an object's background replaced by white.
+
+    A scene is its own subject: RefAlign's script removes backgrounds of persons and objects alone. Raises
+    SampleError for an image that is missing or cannot be read.
+    """
+    image = reference.open_on_white()
+    return image if reference.kind == "scene" else on_white(image, segmenter)

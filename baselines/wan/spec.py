@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from refbench.bench.method import MethodCard
+from refbench.bench.weights.entry import WeightEntry
 
 Solver = Literal["unipc", "euler"]
 Overflow = Literal["refuse", "first"]
@@ -66,16 +67,21 @@ WAN_14B = WanNetwork(width=5120, ffn_width=13824, layers=40, heads=40)
 
 @dataclass(frozen=True, kw_only=True)
 class WanWeights:
-    """Where a method's networks are: names in the weight catalogue.
+    """The repositories of a method's networks.
 
     `transformer` with the files below its folder that hold the network (`transformer_files`, glob patterns; a
     diffusers folder is `transformer/*`); `base` has the VAE, text encoder and tokenizer, and for networks
     with an image branch the image encoder, as diffusers folders.
     """
 
-    transformer: str
+    transformer: WeightEntry
     transformer_files: tuple[str, ...] = ("transformer/*.safetensors",)
-    base: str
+    base: WeightEntry
+
+    @property
+    def names(self) -> tuple[str, str]:
+        """What transformer and base are called on a card: one repository may be both."""
+        return self.transformer.name, f"{self.base.name} (base)"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,39 +128,50 @@ class WanSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class WanOptions:
-    """What a user may set; None is the method's own value.
-
-    `settings`: `native` (the authors' defaults) or `matched` (832×480, 81 frames for every method).
-    `guidance` overrides scales (`image=5,text=7.5`). `noise_key`: draw noise from the seed alone, as the
-    authors do, or from seed and sample. `noise_device`: `cpu` gives the same noise on every machine;
-    original Wan code draws on the GPU. `overflow`: what happens to references beyond the maximum.
-    `transformer`: another checkpoint (a file or folder, original or diffusers naming); `adapter`: a LoRA
-    folder. `segmenter`: an ONNX network that removes backgrounds. `dtype` auto: bfloat16 on a GPU, float32
-    on a CPU. `batch_passes` joins the guidance passes of a step into one call. `vae_tiling` tiles decoding
-    only. Raises ValueError for what no network can do.
-    """
+    """What a user may set; None is the method's own value. Raises ValueError for what no network can do."""
 
     settings: Literal["native", "matched"] = "native"
+    """The authors' defaults (native), or 832×480 and 81 frames for every method (matched)."""
     width: int | None = None
+    """Width of the video in pixels, a multiple of 16 up to 4096."""
     height: int | None = None
+    """Height of the video in pixels, a multiple of 16 up to 4096."""
     num_frames: int | None = None
+    """Number of generated frames, 4k + 1 up to 2001."""
     fps: float | None = None
+    """Frames per second of the written video, above 0 and at most 1000."""
     steps: int | None = None
+    """Number of solver steps, 1 to 1000."""
     shift: float | None = None
+    """Shift of the noise schedule, above 0 and at most 1000; larger values spend more steps on noise."""
     guidance: str | None = None
+    """Guidance scales that replace the method's own, as name=number,… (image=5,text=7.5)."""
     negative_prompt: str | None = None
+    """Text to steer away from; an empty one is allowed."""
     noise_key: Literal["seed", "sample"] = "seed"
+    """Draw noise from the seed alone, as the authors do, or from seed and sample."""
     noise_device: Literal["cpu", "model"] = "cpu"
+    """Draw noise on the CPU, equal on every machine, or where the model runs, as original Wan code does."""
     overflow: Overflow = "refuse"
+    """What happens to a sample with more references than the network takes: refuse it, or use the first."""
     transformer: Path | None = None
+    """Another checkpoint of the same kind: a file or folder, original or diffusers naming."""
     adapter: Path | None = None
+    """LoRA adapter to put onto the transformer: a .safetensors file or its folder."""
     segmenter: Path | None = None
+    """ONNX network that removes the backgrounds of persons and objects."""
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
+    """Number type of transformer and text encoder; auto is bfloat16 on a GPU and float32 on a CPU."""
     batch_passes: Literal["auto", "yes", "no"] = "auto"
+    """Join the guidance passes of a step into one call; auto does so on a GPU while memory allows."""
     offload: Literal["none", "model", "group"] = "none"
+    """Keep on the GPU all models (none), one model at a time (model), or one layer at a time (group)."""
     vae_tiling: bool = False
+    """Decode in tiles, which saves memory; references are always encoded whole."""
     attention_backend: str | None = None
+    """Attention kernel by the name that diffusers gives it, flash for example."""
     compile: bool = False
+    """Compile the transformer's repeated blocks with torch.compile."""
 
     def __post_init__(self) -> None:
         for name, side in (("width", self.width), ("height", self.height)):

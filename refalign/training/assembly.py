@@ -21,8 +21,9 @@ from refbench.baselines.wan.checkpoint import (
     read_checkpoint,
     save_checkpoint,
 )
-from refbench.baselines.wan.components import find_network
+from refbench.baselines.wan.loading import find_network
 from refbench.bench.errors import UserError, one_line
+from refbench.bench.weights.catalogue import get_entry
 from refbench.bench.weights.checkpoint import read_state_dict, write_tensors
 from refbench.bench.weights.store import require
 from refbench.refalign.alignment import AlignmentProjectors
@@ -75,11 +76,11 @@ def starting_point(config: TrainingConfig, weights: Path | None, resumed: Checkp
             adapter=adapter,
         )
     if config.model.random:
-        place = require(config.model.base, weights)
+        place = require(get_entry(config.model.base), weights)
         return StartingPoint(
             architecture=_stored_architecture(place), network=None, projectors=projectors, adapter=adapter
         )
-    files = find_network(config.model.base, BASE_FILES, weights)
+    files = find_network(get_entry(config.model.base), BASE_FILES, weights)
     network = read_checkpoint(files[0].parent, dtype=dtype, files=files)
     return StartingPoint(architecture=network.config, network=network, projectors=projectors, adapter=adapter)
 

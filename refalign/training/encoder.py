@@ -23,10 +23,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from refbench.baselines.wan.codec import WanCodec
 from refbench.baselines.wan.conditioning import LATENT_CHANNELS, SPATIAL_COMPRESSION, TEMPORAL_COMPRESSION
 from refbench.baselines.wan.prompts import MAX_TEXT_TOKENS
-from refbench.baselines.wan.sampler import WanSampler
-from refbench.baselines.wan.schedules import make_scheduler
 from refbench.refalign.data.draws import uniform
 from refbench.refalign.data.sample import ClipRule, Skipped, TrainingSample
 from refbench.refalign.flow_matching import LEVELS, FlowSchedule
@@ -169,7 +168,7 @@ def latent_shape(rule: ClipRule) -> tuple[int, int, int, int]:
 class FeatureEncoder:
     """The frozen networks: VAE, text encoder and teachers.
 
-    `parts` are tokenizer, text encoder and VAE (`baselines.wan.components.load_base`). Text and teacher
+    `parts` are tokenizer, text encoder and VAE (`baselines.wan.loading.load_base`). Text and teacher
     features get `dtype`, latents stay in float32.
     """
 
@@ -189,15 +188,7 @@ class FeatureEncoder:
             parts[name].to(device)
         for teacher in self.teachers.values():
             teacher.to(device)
-        standin = _NoNetwork(torch.device(device), dtype)
-        self._sampler = WanSampler(**parts, transformer=standin, scheduler=make_scheduler("euler", 5))
-
-    def sampler_with(self, network: torch.nn.Module) -> WanSampler:
-        """A sampler of `network` (which has `dtype` and `device`) with this encoder's text encoder and
-        VAE.
-        """
-        parts = {name: getattr(self._sampler, name) for name in ("tokenizer", "text_encoder", "vae")}
-        return WanSampler(**parts, transformer=network, scheduler=make_scheduler("euler", 5))
+        self.codec = WanCodec(**parts, device=torch.device(device), dtype=dtype)
 
     def encode(self, sample: TrainingSample) -> Features:
         """The features of a sample under its condition, on the CPU."""
@@ -215,7 +206,7 @@ class FeatureEncoder:
 
     def _latents(self, frames_FHWC: np.ndarray) -> torch.Tensor:
         pixels_CFHW = torch.from_numpy(np.ascontiguousarray(frames_FHWC)).permute(3, 0, 1, 2)
-        return self._sampler.encode((pixels_CFHW.float() * BYTE_SCALE - 1)[None])[0].float().cpu()
+        return self.codec.encode((pixels_CFHW.float() * BYTE_SCALE - 1)[None])[0].float().cpu()
 
     def _references(self, pictures_NHWC: np.ndarray) -> torch.Tensor:
         channels, _, rows, columns = latent_shape(self.rule)
@@ -223,7 +214,7 @@ class FeatureEncoder:
         return torch.cat(each, dim=1) if each else torch.zeros(channels, 0, rows, columns)
 
     def _text(self, prompt: str) -> torch.Tensor:
-        features_LD = self._sampler.encode_text(prompt)[0][0]
+        features_LD = self.codec.encode_text(prompt)[0][0]
         used = features_LD.any(dim=1).nonzero()
         return features_LD[: int(used.max()) + 1 if len(used) else 0].cpu()
 
@@ -234,15 +225,6 @@ class FeatureEncoder:
             return torch.zeros(0, grid[0] * grid[1], teacher.width, dtype=self.dtype)
         pictures = torch.from_numpy(np.ascontiguousarray(pictures_NHWC))
         return teacher.features(pictures, grid).to(self.dtype).cpu()
-
-
-class _NoNetwork(torch.nn.Module):
-    """Stands where encoding needs no network, with the dtype and device that the sampler asks for."""
-
-    def __init__(self, device: torch.device, dtype: torch.dtype) -> None:
-        super().__init__()
-        self.device = device
-        self.dtype = dtype
 
 
 def load_teachers(

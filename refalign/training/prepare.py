@@ -26,6 +26,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from refbench.bench.errors import MissingWeights, UserError, first_fault, one_line
 from refbench.bench.runs.folder import write_text
+from refbench.bench.weights.catalogue import get_entry
 from refbench.bench.weights.checkpoint import write_tensors
 from refbench.bench.weights.store import require, require_model_folder, weights_fingerprint
 from refbench.refalign.data.dataset import PositionSampler, TrainingData
@@ -87,7 +88,7 @@ def weight_fingerprints(config: TrainingConfig, weights: Path | None) -> dict[st
     """Digests of the frozen networks that are on disk."""
     found = {}
     places: dict[str, Callable[[], Path]] = {
-        part: lambda part=part: require(config.model.base, weights) / part  # type: ignore[misc]
+        part: lambda part=part: require(get_entry(config.model.base), weights) / part  # type: ignore[misc]
         for part in ENCODERS
     }
     for name in teacher_names(config):

@@ -14,9 +14,10 @@ from pathlib import Path
 
 import torch
 
-from refbench.baselines.wan.components import find_base, load_base
+from refbench.baselines.wan.loading import find_base, load_base
 from refbench.bench.console import note
 from refbench.bench.errors import MissingWeights, UserError
+from refbench.bench.weights.catalogue import get_entry
 from refbench.refalign.data.dataset import TrainingData, open_training_data
 from refbench.refalign.teacher import get_teacher_spec
 from refbench.refalign.training.checkpoints import CheckpointStore
@@ -130,7 +131,7 @@ def prepare(
 
 def make_encoder(config: TrainingConfig, weights: Path | None, device: torch.device | str) -> FeatureEncoder:
     """The frozen networks of a recipe. Raises MissingWeights and UserError."""
-    base = find_base(config.model.base, weights, image_branch=False)
+    base = find_base(get_entry(config.model.base), weights, image_branch=False)
     dtype = torch.bfloat16 if config.run.precision == "bfloat16" else torch.float32
     # Teachers first: a missing one should not be found out after reading a text encoder of 11 GB.
     teachers = load_teachers(teacher_names(config), weights, device=device, dtype=dtype)

@@ -62,15 +62,19 @@ class Validation:
         Processes share the samples, except under FSDP2, where each call needs all of them. Draws come from
         generators of their own, so training goes on as if nothing had happened.
         """
-        sampler = self._encoder.sampler_with(_Network(model, parallel))
-        sampler.set_progress_bar_config(disable=True)
+        network = _Network(model, parallel)
         for number, sample in enumerate(self.samples):
             mine = number % parallel.world_size == parallel.rank
             if not (mine or parallel.strategy == "fsdp2"):
                 continue
             references = [reference.open_on_white() for reference in sample.references]
             frames = sample_video(
-                sampler, self.settings, prompt=sample.prompt, references=references, seed=self.seed
+                self._encoder.codec,
+                network,
+                self.settings,
+                prompt=sample.prompt,
+                references=references,
+                seed=self.seed,
             )
             if mine:
                 folder.mkdir(parents=True, exist_ok=True)

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from refbench.baselines.external.command import CommandOptions
+from refbench.baselines.external.videos import VideosOptions
+from refbench.bench.environment import Environment
 from refbench.bench.errors import SampleError, UserError
-from refbench.bench.method import Method
-from refbench.bench.metric import Environment
+from refbench.bench.method import Generator
 from refbench.bench.options import build_options
 from refbench.bench.registry import methods
 from refbench.bench.sample import Sample
@@ -23,16 +24,17 @@ def sample(sample_id: str = "singleobj_1") -> Sample:
     return Sample(id=sample_id, category="singleobj", prompt="a cup", references=())
 
 
-def videos_method(folder: Path) -> Method:
+def videos_generator(folder: Path) -> Generator:
     method_class = methods.get("videos")
-    return method_class(build_options(method_class.Options, {"folder": str(folder)}, "videos"))
+    options = build_options(method_class.Options, {"folder": str(folder)}, "videos")
+    return method_class(options).load(Environment())
 
 
 def test_every_baseline_is_found_by_name() -> None:
     assert set(NAMES) <= set(methods.names())
 
 
-def test_importing_the_baselines_loads_no_heavy_library() -> None:
+def test_importing_the_baselines_loads_no_heavy_library(tmp_path: Path) -> None:
     modules = (
         *(f"controls.{name}" for name in ("canvas", "noise", "pan_reference", "static_reference")),
         *(f"external.{name}" for name in ("command", "videos")),
@@ -42,7 +44,9 @@ def test_importing_the_baselines_loads_no_heavy_library() -> None:
         f"for name in {modules!r}: importlib.import_module('refbench.baselines.' + name)\n"
         "print([name for name in ('PIL', 'av', 'cv2', 'torch', 'matplotlib') if name in sys.modules])"
     )
-    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    answer = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path
+    )
     assert answer.stdout.strip() == "[]"
 
 
@@ -59,7 +63,8 @@ def test_a_controls_card_tells_its_options(name: str) -> None:
 
 
 def test_the_cards_of_foreign_videos_name_where_they_come_from(tmp_path: Path) -> None:
-    assert videos_method(tmp_path).card().options == {"folder": str(tmp_path)}
+    videos = methods.get("videos")(VideosOptions(folder=tmp_path))
+    assert videos.card().options == {"folder": str(tmp_path)}
     command = methods.get("command")(CommandOptions(template="prog {output}"))
     assert command.card().options == {"template": "prog {output}", "timeout_s": 3600.0}
 
@@ -108,42 +113,40 @@ def test_videos_are_taken_from_the_flat_folder_and_from_seed_folders(tmp_path: P
         path = tmp_path / name
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(b"video")
-    method = videos_method(tmp_path)
-    method.load(Environment())
-    assert method.generate(sample(), 0) == tmp_path / "singleobj_1.mp4"
-    assert method.generate(sample(), 3) == tmp_path / "seed-3" / "singleobj_1.mp4"
+    generator = videos_generator(tmp_path)
+    assert generator.generate(sample(), 0) == tmp_path / "singleobj_1.mp4"
+    assert generator.generate(sample(), 3) == tmp_path / "seed-3" / "singleobj_1.mp4"
 
 
 def test_a_seed_folder_alone_counts_where_it_exists(tmp_path: Path) -> None:
     (tmp_path / "singleobj_1.mp4").write_bytes(b"video")
     (tmp_path / "seed-0").mkdir()
     with pytest.raises(SampleError, match=r"seed-0 has no singleobj_1\.mp4"):
-        videos_method(tmp_path).generate(sample(), 0)
+        videos_generator(tmp_path).generate(sample(), 0)
 
 
 def test_missing_videos_say_what_is_missing(tmp_path: Path) -> None:
     (tmp_path / "singleobj_1.mp4").write_bytes(b"video")
     (tmp_path / "singleobj_3.mp4").mkdir()
-    method = videos_method(tmp_path)
+    generator = videos_generator(tmp_path)
     with pytest.raises(SampleError, match=r"has no singleobj_2\.mp4"):
-        method.generate(sample("singleobj_2"), 0)
+        generator.generate(sample("singleobj_2"), 0)
     with pytest.raises(SampleError, match=r"has no singleobj_3\.mp4"):
-        method.generate(sample("singleobj_3"), 0)
+        generator.generate(sample("singleobj_3"), 0)
     with pytest.raises(SampleError, match="has no folder seed-1; files directly in it are seed 0 only"):
-        method.generate(sample(), 1)
+        generator.generate(sample(), 1)
 
 
 def test_a_missing_folder_of_videos_is_the_users_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for folder in (tmp_path / "nowhere", tmp_path / "file"):
         with pytest.raises(UserError, match="does not exist"):
-            videos_method(folder).load(Environment())
+            videos_generator(folder)
 
 
 def test_the_home_folder_may_be_written_as_a_tilde(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "clips").mkdir()
     (tmp_path / "clips" / "singleobj_1.mp4").write_bytes(b"video")
-    method = videos_method(Path("~/clips"))
-    method.load(Environment())
-    assert Path(method.generate(sample(), 0)).read_bytes() == b"video"  # type: ignore[arg-type]
+    found = videos_generator(Path("~/clips")).generate(sample(), 0)
+    assert isinstance(found, Path) and found.read_bytes() == b"video"

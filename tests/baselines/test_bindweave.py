@@ -4,6 +4,7 @@ plain array arithmetic, numpy attention and diffusers' own network stand in for 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,11 +18,11 @@ diffusers = pytest.importorskip("diffusers", reason="the generators need the ext
 from fill import normal, uint8_image  # noqa: E402
 from PIL import Image  # noqa: E402
 
+from kit.golden_loop import GoldenCodec, golden_codec  # noqa: E402
 from kit.golden_networks import named, worst  # noqa: E402
-from kit.golden_vae import GoldenVAE  # noqa: E402
+from kit.tiny_runs import frames_of, loaded, sample_of  # noqa: E402
 from refbench.baselines.bindweave import (  # noqa: E402
     NEGATIVE,
-    READER,
     READER_NEGATIVE,
     STILLNESS,
     BindWeave14B,
@@ -29,8 +30,10 @@ from refbench.baselines.bindweave import (  # noqa: E402
 from refbench.baselines.small.networks import IMAGE_NETWORK  # noqa: E402
 from refbench.baselines.wan.conditioning import Geometry  # noqa: E402
 from refbench.baselines.wan.guidance import TEXT  # noqa: E402
+from refbench.baselines.wan.method import WanGenerator  # noqa: E402
 from refbench.baselines.wan.nets.bindweave import (  # noqa: E402
     BindWeaveTransformer3DModel,
+    SlotCodec,
     SlotReferences,
     SplitAttnProcessor,
     VisionLanguageModel,
@@ -43,9 +46,11 @@ from refbench.baselines.wan.nets.bindweave import (  # noqa: E402
 from refbench.baselines.wan.nets.image_branch import ImageWanTransformer3DModel  # noqa: E402
 from refbench.baselines.wan.sampler import WanSampler  # noqa: E402
 from refbench.baselines.wan.schedules import make_scheduler  # noqa: E402
+from refbench.bench.environment import Environment  # noqa: E402
 from refbench.bench.errors import MissingWeights, SampleError, UserError  # noqa: E402
-from refbench.bench.metric import Environment  # noqa: E402
-from refbench.bench.sample import Reference, Sample  # noqa: E402
+from refbench.bench.method import Generator  # noqa: E402
+from refbench.bench.sample import Sample  # noqa: E402
+from refbench.bench.weights.common import QWEN25_VL  # noqa: E402
 from refbench.bench.weights.tiny import random_state_dict  # noqa: E402
 
 GEOMETRY = Geometry(width=96, height=64, num_frames=13)
@@ -150,28 +155,26 @@ class StandIn(torch.nn.Module):
         return SimpleNamespace(sample=torch.full_like(inputs["hidden_states"], float(length)))
 
 
-class Texts(WanSampler):
-    """The sampler without a text encoder."""
+@dataclass(frozen=True, kw_only=True)
+class SlotGoldenCodec(GoldenCodec, SlotCodec):
+    """The golden's VAE with a CLIP, a reader, and the text's length in place of features."""
 
-    def encode_text(self, text: str) -> tuple[torch.Tensor, None]:
-        return torch.full((1, 512, 1), float(len(text))), None
-
-
-def sampler_with(network: Any) -> WanSampler:
-    return Texts(None, None, network, GoldenVAE(), make_scheduler("unipc", 3.0), image_encoder=Clip())
+    def encode_text(self, text: str) -> tuple[torch.Tensor, str]:
+        return torch.full((1, 512, 1), float(len(text))), ""
 
 
-def conditioner() -> SlotReferences:
+def codec() -> SlotGoldenCodec:
     reader: Any = Reader()
-    return SlotReferences(model=reader, texts={"prompt": "seven..", "negative": "three"})
+    return SlotGoldenCodec(**vars(golden_codec(image_encoder=Clip())), reader=reader)
+
+
+REFERENCES = SlotReferences(texts={"prompt": "seven..", "negative": "three"})
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4])
 def test_layout_of_the_slots(count: int) -> None:
     images = [picture(index) for index in range(count)]
-    condition = conditioner().encode(
-        sampler_with(StandIn()), images, GEOMETRY, torch.Generator().manual_seed(0)
-    )
+    condition = REFERENCES.encode(codec(), images, GEOMETRY, torch.Generator().manual_seed(0))
     found = condition.inputs(torch.zeros(1, 16, FRAMES, ROWS, COLUMNS), "own")
     assert found["hidden_states"].shape == (1, 16, FRAMES, ROWS, COLUMNS)
     # The golden VAE on each picture, in numpy: means of 8×8 pixels, projected.
@@ -209,14 +212,14 @@ def test_four_pictures_need_no_padding() -> None:
 
 def test_each_pass_has_its_own_text_with_pictures_and_the_state_is_the_video_alone() -> None:
     network = StandIn()
-    sampler = sampler_with(network)
+    sampler = WanSampler(codec=codec(), transformer=network, scheduler=make_scheduler("unipc", 3.0))
     # As on a GPU: passes would be joined if their inputs had one length.
-    sampler._joined_passes = True
+    sampler.auto_joins = True
     made = sampler(
         prompt="a prompt",
         negative_prompt="bad",
         references=[picture(0), picture(2)],
-        conditioner=conditioner(),
+        conditioner=REFERENCES,
         rule=TEXT,
         scales={"text": 5.0},
         geometry=GEOMETRY,
@@ -306,11 +309,8 @@ def test_network_is_diffusers_where_the_split_falls_at_257() -> None:
             assert worst(network(state, time, *changed).sample, found.numpy()) > 1e-3
 
 
-def sample_with(count: int, folder: Path = Path(), **changes: Any) -> Sample:
-    references = tuple(
-        Reference(path=f"{index}.png", root=folder, label="Cup", kind="object") for index in range(count)
-    )
-    return Sample(**({"id": "s_1", "category": "s", "prompt": "p", "references": references} | changes))
+def sample_with(count: int, folder: Path = Path(), **fields: Any) -> Sample:
+    return sample_of([f"{index}.png" for index in range(count)], folder, **fields)
 
 
 def test_card() -> None:
@@ -321,7 +321,7 @@ def test_card() -> None:
     assert card.negative_prompt is not None and card.negative_prompt.endswith("multiple parts, separated")
     # What is on no other field of the card: Qwen's negative prompt goes on.
     assert card.reference_preparation is not None and STILLNESS in card.reference_preparation
-    assert card.weights[READER] == "Qwen/Qwen2.5-VL-7B-Instruct"
+    assert card.weights[QWEN25_VL.name] == "Qwen/Qwen2.5-VL-7B-Instruct"
     assert any("not compared with the original code" in text for text in card.deviations)
     assert method.refuses(sample_with(4)) is None
     assert "5 references, bindweave-14b takes 4" in str(method.refuses(sample_with(5)))
@@ -337,10 +337,11 @@ def test_joining_its_passes_is_refused() -> None:
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Tiny checkpoints in the layouts of the released ones."""
-    from refbench.baselines.small import bindweave
+    from refbench.baselines.small import bindweave, wan_base
     from refbench.metrics.small import naturalscore
 
     folder = tmp_path_factory.mktemp("weights")
+    wan_base.write_tiny(folder)
     bindweave.write_tiny(folder)
     naturalscore.write_tiny(folder)
     return folder
@@ -370,33 +371,25 @@ def test_states_are_the_model_s_last_of_a_chat_with_the_text_first(weights: Path
 
 
 @pytest.fixture(scope="module")
-def method(weights: Path) -> BindWeave14B:
-    method = BindWeave14B(BindWeave14B.Options(**SMALL))
-    method.load(Environment(device="cpu", weights=weights))
-    return method
+def generator(weights: Path) -> Generator:
+    return loaded(BindWeave14B(BindWeave14B.Options(**SMALL)), weights)
 
 
-def test_qwen_has_a_negative_prompt_of_its_own_unless_the_user_sets_one(method: BindWeave14B) -> None:
-    texts = method.conditioner(sample_with(1, prompt="a cup"), 0).texts
+def test_qwen_has_a_negative_prompt_of_its_own_unless_the_user_sets_one() -> None:
+    texts = BindWeave14B().conditioner(sample_with(1, prompt="a cup"), 0).texts
     assert texts == {"prompt": "a cup", "negative": READER_NEGATIVE}
     assert READER_NEGATIVE.startswith(NEGATIVE)
-    mine = BindWeave14B(BindWeave14B.Options(negative_prompt="dull", **SMALL))
-    mine._reader = method._reader
+    mine = BindWeave14B(BindWeave14B.Options(negative_prompt="dull"))
     assert mine.conditioner(sample_with(1), 0).texts["negative"] == "dull"
-    with pytest.raises(UserError, match="was not loaded"):
-        BindWeave14B().conditioner(sample_with(1), 0)
 
 
-def test_every_reference_and_text_reaches_the_video(method: BindWeave14B, tmp_path: Path) -> None:
+def test_every_reference_and_text_reaches_the_video(generator: Generator, tmp_path: Path) -> None:
     for index in range(4):
         picture(index).save(tmp_path / f"{index}.png")
 
     def made(*indices: int, prompt: str = "a cup") -> np.ndarray:
-        references = tuple(
-            Reference(path=f"{index}.png", root=tmp_path, label="Cup", kind="object") for index in indices
-        )
-        sample = Sample(id="s_1", category="s", prompt=prompt, references=references)
-        return np.stack(list(method.generate(sample, 3).images))
+        sample = sample_of([f"{index}.png" for index in indices], tmp_path, prompt=prompt)
+        return frames_of(generator, sample, 3)
 
     frames = made(0, 1, 2, 3)
     assert frames.shape == (9, 64, 96, 3)
@@ -408,20 +401,27 @@ def test_every_reference_and_text_reaches_the_video(method: BindWeave14B, tmp_pa
 def test_bfloat16(weights: Path, tmp_path: Path) -> None:
     """As on a GPU: the state, the projector and the reader in bfloat16, the network's islands in float32."""
     picture(0).save(tmp_path / "0.png")
-    half = BindWeave14B(BindWeave14B.Options(dtype="bfloat16", **SMALL))
-    half.load(Environment(device="cpu", weights=weights))
-    sampler = half._loaded()
+    half = loaded(BindWeave14B(BindWeave14B.Options(dtype="bfloat16", **SMALL)), weights)
+    assert isinstance(half, WanGenerator)
     seen: list[torch.dtype] = []
-    sampler.transformer.register_forward_pre_hook(
+    half.sampler.transformer.register_forward_pre_hook(
         lambda module, arguments, inputs: seen.extend(value.dtype for value in inputs.values()),
         with_kwargs=True,
     )
-    frames = np.stack(list(half.generate(sample_with(1, tmp_path), 3).images))
+    states: list[torch.dtype] = []
+    step = half.sampler.scheduler.step
+
+    def watched(guided: Any, timestep: Any, state: torch.Tensor, **settings: Any) -> Any:
+        states.append(state.dtype)
+        return step(guided, timestep, state, **settings)
+
+    half.sampler.scheduler.step = watched
+    frames = frames_of(half, sample_with(1, tmp_path), 3)
     assert frames.shape == (9, 64, 96, 3)
     assert frames.std() > 1
     # The solver's timestep alone is not rounded.
     assert set(seen) == {torch.bfloat16, torch.int64}
-    assert half._state_dtype() == torch.bfloat16
+    assert set(states) == {torch.bfloat16}
 
 
 def test_digests_and_what_is_missing(weights: Path, tmp_path: Path) -> None:
@@ -450,11 +450,11 @@ def test_a_reader_of_another_width_is_refused(weights: Path, tmp_path: Path) -> 
         key = "condition_embedder.text_projector.linear_1.weight"
         save_file(state | ({key: state[key][:, :8].clone()} if key in state else {}), place / file.name)
     with pytest.raises(UserError, match=r"text_projector\.linear_1\.weight .*instead of \(32, 64\)"):
-        BindWeave14B().load(Environment(device="cpu", weights=tmp_path))
+        loaded(BindWeave14B(), tmp_path)
 
 
 def test_too_little_memory_for_the_reader_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (50 * 2**30, 80 * 2**30))
     with pytest.raises(UserError, match=r"needs about 6\d GiB .*50\.0 are free; --set offload=model"):
-        BindWeave14B()._check_reader_memory("cuda")
-    BindWeave14B(BindWeave14B.Options(offload="model"))._check_reader_memory("cuda")
+        BindWeave14B().check_reader_memory("cuda")
+    BindWeave14B(BindWeave14B.Options(offload="model")).check_reader_memory("cuda")

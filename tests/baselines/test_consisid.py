@@ -6,8 +6,8 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,21 +18,29 @@ diffusers = pytest.importorskip("diffusers", reason="the generators need the ext
 
 from fill import uint8_image  # noqa: E402
 from PIL import Image  # noqa: E402
-from typer.testing import CliRunner  # noqa: E402
 
 import refbench.baselines.consisid.method as module  # noqa: E402
-from refbench.baselines.consisid.method import FACE_FILES, FACE_MODULES, ConsisID, ConsisIDOptions  # noqa: E402
-from refbench.baselines.consisid.random_faces import StandInFaces  # noqa: E402
+from kit.cli import invoke  # noqa: E402
+from kit.tiny_runs import frames_of, loaded, made  # noqa: E402
+from refbench.baselines.consisid.faces import ReadFace  # noqa: E402
+from refbench.baselines.consisid.method import (  # noqa: E402
+    CONSISID,
+    FACE_FILES,
+    FACE_MODULES,
+    ConsisID,
+    ConsisIDGenerator,
+    ConsisIDOptions,
+)
+from refbench.baselines.consisid.random_faces import RandomFaces  # noqa: E402
 from refbench.baselines.small import consisid as tiny  # noqa: E402
-from refbench.bench.cli.main import app  # noqa: E402
+from refbench.bench.environment import Environment  # noqa: E402
 from refbench.bench.errors import MissingWeights, SampleError, UserError  # noqa: E402
-from refbench.bench.metric import Environment  # noqa: E402
 from refbench.bench.options import build_options  # noqa: E402
 from refbench.bench.registry import methods  # noqa: E402
 from refbench.bench.runs.folder import read_run  # noqa: E402
 from refbench.bench.sample import Reference, Sample  # noqa: E402
 from refbench.bench.video import Video  # noqa: E402
-from refbench.bench.weights.store import CATALOGUE, TINY_MARKER, is_tiny, missing_files  # noqa: E402
+from refbench.bench.weights.store import TINY_MARKER, is_tiny, missing_files  # noqa: E402
 
 SMALL: dict[str, Any] = {"width": 96, "height": 64, "num_frames": 9, "steps": 3}
 
@@ -53,26 +61,31 @@ def sample_of(folder: Path, *kinds: str, prompt: str = "a woman reads", name: st
     return Sample(id=name, category="singleface", prompt=prompt, references=tuple(references))
 
 
-def loaded(weights: Path, **options: Any) -> ConsisID:
-    method = ConsisID(ConsisIDOptions(**(SMALL | options)))
-    method.load(Environment(device="cpu", weights=weights))
-    return method
+def method_with(**options: Any) -> ConsisID:
+    return ConsisID(ConsisIDOptions(**(SMALL | options)))
 
 
-def frames_of(method: ConsisID, sample: Sample, seed: int = 3) -> np.ndarray:
-    return np.stack(list(method.generate(sample, seed).images))
+def generator_with(weights: Path, **options: Any) -> ConsisIDGenerator:
+    generator = loaded(method_with(**options), weights)
+    assert isinstance(generator, ConsisIDGenerator)
+    return generator
 
 
 @pytest.fixture(scope="module")
-def method(weights: Path) -> ConsisID:
-    return loaded(weights)
+def generator(weights: Path) -> ConsisIDGenerator:
+    return generator_with(weights)
+
+
+def with_options(generator: ConsisIDGenerator, **options: Any) -> ConsisIDGenerator:
+    """The same networks under other options."""
+    return replace(generator, options=ConsisIDOptions(**(SMALL | options)))
 
 
 def by_hand(weights: Path, sample: Sample, seed: int, **changes: Any) -> np.ndarray:
     """diffusers' pipeline from the whole folder, as its documentation calls it."""
-    place = weights / tiny.REPOSITORY
+    place = weights / CONSISID.repository
     pipeline = diffusers.ConsisIDPipeline.from_pretrained(place, local_files_only=True)
-    reader = StandInFaces(place / "face_encoder", device="cpu", dtype=torch.float32)
+    reader = RandomFaces(place / "face_encoder", device="cpu", dtype=torch.float32)
     face = reader.read(sample.references[0].open_on_white())
     arguments = {
         "image": face.picture,
@@ -92,10 +105,10 @@ def by_hand(weights: Path, sample: Sample, seed: int, **changes: Any) -> np.ndar
 
 
 def test_frames_are_those_of_the_pipeline_called_by_hand(
-    weights: Path, method: ConsisID, tmp_path: Path
+    weights: Path, generator: ConsisIDGenerator, tmp_path: Path
 ) -> None:
     sample = sample_of(tmp_path, "person")
-    frames = frames_of(method, sample)
+    frames = frames_of(generator, sample, 3)
     assert frames.shape == (9, 64, 96, 3) and frames.dtype == np.uint8
     assert frames.std() > 5
     assert np.array_equal(frames, by_hand(weights, sample, 3))
@@ -106,35 +119,50 @@ def test_frames_are_those_of_the_pipeline_called_by_hand(
 
 def test_options_reach_the_pipeline(weights: Path, tmp_path: Path) -> None:
     sample = sample_of(tmp_path, "person")
-    method = loaded(weights, negative_prompt="dull", guidance=2.0, num_frames=5, steps=2)
+    generator = generator_with(weights, negative_prompt="dull", guidance=2.0, num_frames=5, steps=2)
     expected = by_hand(
         weights, sample, 3, negative_prompt="dull", guidance_scale=2.0, num_frames=5, num_inference_steps=2
     )
-    assert np.array_equal(frames_of(method, sample), expected)
-    assert method.generate(sample, 3).fps == 8.0
+    assert np.array_equal(frames_of(generator, sample, 3), expected)
+    assert made(generator, sample, 3).fps == 8.0
 
 
 def test_landmarks_are_drawn_for_a_network_that_takes_them(weights: Path, tmp_path: Path) -> None:
     copy = tmp_path / "weights"
     shutil.copytree(weights, copy)
-    file = copy / tiny.REPOSITORY / "transformer/config.json"
+    file = copy / CONSISID.repository / "transformer/config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"is_kps": True}))
     sample = sample_of(tmp_path, "person")
-    frames = frames_of(loaded(copy), sample)
+    frames = frames_of(generator_with(copy), sample, 3)
     assert np.array_equal(frames, by_hand(copy, sample, 3))
     assert not np.array_equal(frames, by_hand(weights, sample, 3))
 
 
+class KnownFace:
+    """A reader that finds the same face in every picture."""
+
+    def __init__(self, face: ReadFace) -> None:
+        self.face = face
+
+    def read(self, reference: Image.Image) -> ReadFace:
+        return self.face
+
+
 def test_every_part_of_the_face_and_the_prompt_reach_the_video(
-    method: ConsisID, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    generator: ConsisIDGenerator, tmp_path: Path
 ) -> None:
     sample = sample_of(tmp_path, "person")
-    frames = frames_of(method, sample)
-    assert not np.array_equal(frames, frames_of(method, sample_of(tmp_path, "person", prompt="a man runs")))
-    sampler = method._loaded()
-    face = sampler.faces.read(sample.references[0].open_on_white())
+    frames = frames_of(generator, sample, 3)
+    other = sample_of(tmp_path, "person", prompt="a man runs")
+    assert not np.array_equal(frames, frames_of(generator, other, 3))
+    face = generator.sampler.faces.read(sample.references[0].open_on_white())
+
+    def with_face(known: ReadFace) -> np.ndarray:
+        sampler = replace(generator.sampler, faces=KnownFace(known))
+        return frames_of(replace(generator, sampler=sampler), sample, 3)
+
     layers = face.layers_1ND
-    changes = {
+    changes: dict[str, Any] = {
         "identity_1D": face.identity_1D + 1,
         "picture": face.picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT),
         **{
@@ -144,74 +172,70 @@ def test_every_part_of_the_face_and_the_prompt_reach_the_video(
     }
     for name, value in changes.items():
         field = "layers_1ND" if name.startswith("layer ") else name
-        changed = SimpleNamespace(**(vars(face) | {field: value}))
-        monkeypatch.setattr(sampler, "faces", SimpleNamespace(read=lambda image, changed=changed: changed))
-        assert not np.array_equal(frames, frames_of(method, sample)), name
-    monkeypatch.setattr(sampler, "faces", SimpleNamespace(read=lambda image: face))
-    assert np.array_equal(frames, frames_of(method, sample))
+        assert not np.array_equal(frames, with_face(replace(face, **{field: value}))), name
+    assert np.array_equal(frames, with_face(face))
 
 
-def test_a_video_does_not_depend_on_what_was_made_before(method: ConsisID, tmp_path: Path) -> None:
+def test_a_video_does_not_depend_on_what_was_made_before(
+    generator: ConsisIDGenerator, tmp_path: Path
+) -> None:
     sample = sample_of(tmp_path, "person")
-    first = frames_of(method, sample, 1)
-    other = frames_of(method, sample, 2)
+    first = frames_of(generator, sample, 1)
+    other = frames_of(generator, sample, 2)
     assert not np.array_equal(first, other)
-    assert np.array_equal(first, frames_of(method, sample, 1))
+    assert np.array_equal(first, frames_of(generator, sample, 1))
 
 
-def test_noise_by_seed_or_by_sample(weights: Path, method: ConsisID, tmp_path: Path) -> None:
+def test_noise_by_seed_or_by_sample(generator: ConsisIDGenerator, tmp_path: Path) -> None:
     one, two = (sample_of(tmp_path, "person", name=name) for name in ("singleface_1", "singleface_2"))
-    assert np.array_equal(frames_of(method, one), frames_of(method, two))
-    by_sample = ConsisID(ConsisIDOptions(**SMALL, noise_key="sample"))
-    by_sample._sampler = method._sampler
-    assert not np.array_equal(frames_of(by_sample, one), frames_of(by_sample, two))
-    assert np.array_equal(frames_of(by_sample, one), frames_of(by_sample, one))
+    assert np.array_equal(frames_of(generator, one, 3), frames_of(generator, two, 3))
+    by_sample = with_options(generator, noise_key="sample")
+    first = frames_of(by_sample, one, 3)
+    assert not np.array_equal(first, frames_of(by_sample, two, 3))
+    assert np.array_equal(first, frames_of(by_sample, one, 3))
 
 
-def test_steps_are_told_and_a_long_prompt_is_noted(method: ConsisID, tmp_path: Path) -> None:
+def test_steps_are_told_and_a_long_prompt_is_noted(generator: ConsisIDGenerator, tmp_path: Path) -> None:
     seen: list[tuple[int, int]] = []
-    method.on_step = lambda done, total: seen.append((done, total))
-    made = method.generate(sample_of(tmp_path, "person", prompt="face " * 300), 0)
-    method.on_step = lambda done, total: None
+    long = sample_of(tmp_path, "person", prompt="face " * 300)
+    answer = generator.generate(long, 0, lambda done, total: seen.append((done, total)))
     assert seen == [(0, 3), (1, 3), (2, 3), (3, 3)]
-    (note,) = made.notes
+    (note,) = answer.notes
     assert note.startswith("the prompt has ") and note.endswith(
         "the first 226 are used, as in the original code"
     )
-    assert method.generate(sample_of(tmp_path, "person"), 0).notes == ()
+    assert made(generator, sample_of(tmp_path, "person")).notes == ()
 
 
-def test_tiling_is_for_decoding_alone(method: ConsisID, tmp_path: Path) -> None:
+def test_tiling_is_for_decoding_alone(generator: ConsisIDGenerator, tmp_path: Path) -> None:
     sample = sample_of(tmp_path, "person")
-    tiled = ConsisID(ConsisIDOptions(**SMALL, vae_tiling=True))
-    tiled._sampler = method._sampler
-    plain = frames_of(method, sample)
-    other = frames_of(tiled, sample)
+    plain = frames_of(generator, sample, 3)
+    other = frames_of(with_options(generator, vae_tiling=True), sample, 3)
     assert plain.shape == other.shape
     assert not np.array_equal(plain, other)
     # The same latents decoded in another way: near, and switched off again after.
     assert np.abs(plain.astype(float) - other).mean() < 20
-    assert np.array_equal(plain, frames_of(method, sample))
+    assert np.array_equal(plain, frames_of(generator, sample, 3))
 
 
 def test_bfloat16(weights: Path, tmp_path: Path) -> None:
     """As on a GPU."""
-    method = loaded(weights, dtype="bfloat16")
-    pipeline = method._loaded().pipeline
+    generator = generator_with(weights, dtype="bfloat16")
+    pipeline = generator.sampler.pipeline
     networks = (pipeline.transformer, pipeline.vae, pipeline.text_encoder)
     assert {network.dtype for network in networks} == {torch.bfloat16}
-    frames = frames_of(method, sample_of(tmp_path, "person"))
+    frames = frames_of(generator, sample_of(tmp_path, "person"), 3)
     assert frames.shape == (9, 64, 96, 3) and frames.std() > 5
 
 
-def test_a_reference_without_a_face_fails_its_sample(method: ConsisID, tmp_path: Path) -> None:
+def test_a_reference_without_a_face_fails_its_sample(generator: ConsisIDGenerator, tmp_path: Path) -> None:
     sample = sample_of(tmp_path, "person")
     Image.new("RGB", (40, 40), "grey").save(sample.references[0].file)
     with pytest.raises(SampleError, match="no face was found"):
-        method.generate(sample, 0)
+        generator.generate(sample, 0)
     sample.references[0].file.write_bytes(b"no picture")
     with pytest.raises(SampleError, match="cannot be read"):
-        method.generate(sample, 0)
+        generator.generate(sample, 0)
 
 
 def test_card() -> None:
@@ -243,19 +267,17 @@ def test_what_no_network_can_do_is_refused(key: str, value: str, complaint: str)
         build_options(ConsisIDOptions, {key: value}, "the method consisid")
 
 
-def test_which_samples_are_refused(weights: Path, method: ConsisID, tmp_path: Path) -> None:
+def test_which_samples_are_refused(generator: ConsisIDGenerator, tmp_path: Path) -> None:
+    method = ConsisID()
     assert method.refuses(sample_of(tmp_path, "person")) is None
     assert method.refuses(sample_of(tmp_path)) == "no reference shows a person"
     assert method.refuses(sample_of(tmp_path, "object")) == "no reference shows a person"
     both = sample_of(tmp_path, "object", "person")
     assert "2 references, consisid takes one face" in str(method.refuses(both))
-    first = ConsisID(ConsisIDOptions(**SMALL, overflow="first"))
-    first._sampler = method._sampler
-    assert first.refuses(both) is None
+    assert ConsisID(ConsisIDOptions(overflow="first")).refuses(both) is None
     alone = Sample(id="s_1", category="s", prompt=both.prompt, references=both.references[1:])
-    assert np.array_equal(frames_of(first, both), frames_of(method, alone))
-    with pytest.raises(UserError, match="was not loaded"):
-        ConsisID().generate(both, 0)
+    first = with_options(generator, overflow="first")
+    assert np.array_equal(frames_of(first, both, 3), frames_of(generator, alone, 3))
 
 
 def test_digests_cover_every_network(weights: Path, tmp_path: Path) -> None:
@@ -278,7 +300,7 @@ def test_digests_cover_every_network(weights: Path, tmp_path: Path) -> None:
 def test_what_is_missing_is_said(weights: Path, tmp_path: Path) -> None:
     method = ConsisID(ConsisIDOptions(**SMALL))
     shutil.copytree(weights, tmp_path, dirs_exist_ok=True)
-    place = tmp_path / tiny.REPOSITORY
+    place = tmp_path / CONSISID.repository
     with pytest.raises(UserError, match="makes 96×64 videos only, not 720×480"):
         ConsisID().find_weights(Environment(weights=tmp_path))
     (place / "scheduler/scheduler_config.json").unlink()
@@ -287,7 +309,7 @@ def test_what_is_missing_is_said(weights: Path, tmp_path: Path) -> None:
     ):
         method.load(Environment(weights=tmp_path))
     (place / "transformer/config.json").write_text("{}")
-    shutil.copy(weights / tiny.REPOSITORY / "scheduler/scheduler_config.json", place / "scheduler")
+    shutil.copy(weights / CONSISID.repository / "scheduler/scheduler_config.json", place / "scheduler")
     with pytest.raises(UserError, match="names no sample_width"):
         method.find_weights(Environment(weights=tmp_path))
 
@@ -295,8 +317,8 @@ def test_what_is_missing_is_said(weights: Path, tmp_path: Path) -> None:
 def real_looking(weights: Path, folder: Path) -> Path:
     """The tiny folder without its mark: taken for real weights."""
     shutil.copytree(weights, folder, dirs_exist_ok=True)
-    (folder / tiny.REPOSITORY / TINY_MARKER).unlink()
-    return folder / tiny.REPOSITORY
+    (folder / CONSISID.repository / TINY_MARKER).unlink()
+    return folder / CONSISID.repository
 
 
 def test_real_weights_need_the_face_packages_and_all_face_files(
@@ -333,39 +355,41 @@ def test_too_little_memory_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) ->
     free = {"gb": 30.0}
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free["gb"] * 1e9, 80e9))
     with pytest.raises(UserError, match=r"about 37 GB .*30\.0 are free; --set offload=model"):
-        ConsisID()._check_memory("cuda")
-    ConsisID(ConsisIDOptions(offload="model"))._check_memory("cuda")
+        ConsisID().check_memory("cuda")
+    ConsisID(ConsisIDOptions(offload="model")).check_memory("cuda")
     free["gb"] = 10.0
     for offload in ("none", "model"):
         with pytest.raises(UserError, match="--set offload=group"):
-            ConsisID(ConsisIDOptions(offload=offload))._check_memory("cuda")  # type: ignore[arg-type]
-    ConsisID(ConsisIDOptions(offload="group"))._check_memory("cuda")
+            ConsisID(ConsisIDOptions(offload=offload)).check_memory("cuda")  # type: ignore[arg-type]
+    ConsisID(ConsisIDOptions(offload="group")).check_memory("cuda")
 
 
 def test_offload_needs_a_gpu(weights: Path) -> None:
     with pytest.raises(UserError, match="on the CPU leave it at none"):
-        loaded(weights, offload="model")
+        generator_with(weights, offload="model")
 
 
 def test_damaged_weights_are_one_line(weights: Path, tmp_path: Path) -> None:
     shutil.copytree(weights, tmp_path, dirs_exist_ok=True)
-    file = tmp_path / tiny.REPOSITORY / "vae" / tiny.WEIGHTS_FILE
+    file = tmp_path / CONSISID.repository / "vae" / tiny.WEIGHTS_FILE
     file.write_bytes(file.read_bytes()[:100])
     with pytest.raises(UserError, match="vae cannot be loaded") as raised:
-        loaded(tmp_path)
+        generator_with(tmp_path)
     assert "\n" not in str(raised.value)
 
 
-def test_the_tiny_repository_has_the_published_layout(weights: Path) -> None:
-    place, entry = weights / tiny.REPOSITORY, CATALOGUE["consisid"]
-    assert entry.repository == tiny.REPOSITORY and is_tiny(place)
-    assert missing_files(entry, place) == []
+def test_the_tiny_repository_has_the_published_layout(weights: Path, tmp_path: Path) -> None:
+    place = weights / CONSISID.repository
+    assert is_tiny(place)
+    assert missing_files(CONSISID, place) == []
     assert sum(path.stat().st_size for path in place.rglob("*")) < 5 * 2**20
     code = (
         "import sys, refbench.baselines.consisid.method, refbench.baselines.small.consisid\n"
         "print([name for name in ('torch', 'diffusers', 'PIL', 'cv2') if name in sys.modules])"
     )
-    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    answer = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path
+    )
     assert answer.stdout.strip() == "[]"
 
 
@@ -377,10 +401,12 @@ def test_from_the_command_line(weights: Path, tmp_path: Path) -> None:
         for one, kind in ((person, "person"), (thing, "object"))
     ]
     (tmp_path / "two.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    words = ["generate", "consisid", "--suite", str(tmp_path / "two.jsonl"), "--weights", str(weights)]
-    words += [f"--set={key}={value}" for key, value in SMALL.items()] + ["--out", str(tmp_path / "runs")]
-    done = CliRunner().invoke(app, words, catch_exceptions=False)
-    assert done.exit_code == 1, done.output
+    done = invoke(
+        *("generate", "consisid", "--suite", tmp_path / "two.jsonl", "--weights", weights),
+        *(f"--set={key}={value}" for key, value in SMALL.items()),
+        *("--out", tmp_path / "runs"),
+        expect=1,
+    )
     assert "no reference shows a person" in done.output
     (folder,) = (tmp_path / "runs/consisid").iterdir()
     info = read_run(folder / "run.json")

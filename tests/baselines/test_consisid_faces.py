@@ -1,4 +1,5 @@
-"""How ConsisID reads a face: the stand-in of tiny weights, what diffusers' code is handed, real networks.
+"""How ConsisID reads a face: the random reader of tiny weights, what diffusers' code is handed, real
+networks.
 
 The real networks' packages are not among this project's own; their test runs where facexlib and
 consisid_eva_clip are installed.
@@ -22,8 +23,8 @@ from PIL import Image  # noqa: E402
 
 import refbench.baselines.consisid.faces as faces_module  # noqa: E402
 from refbench.baselines.consisid.faces import ConsisIDFaces  # noqa: E402
-from refbench.baselines.consisid.method import FACE_FILES  # noqa: E402
-from refbench.baselines.consisid.random_faces import StandInFaces  # noqa: E402
+from refbench.baselines.consisid.method import CONSISID, FACE_FILES  # noqa: E402
+from refbench.baselines.consisid.random_faces import RandomFaces  # noqa: E402
 from refbench.baselines.small import consisid as tiny  # noqa: E402
 from refbench.bench.errors import MissingWeights, SampleError, UserError  # noqa: E402
 
@@ -35,9 +36,9 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_the_stand_in_reads_the_picture_in_the_real_shapes(weights: Path) -> None:
-    folder = weights / tiny.REPOSITORY / "face_encoder"
-    reader = StandInFaces(folder, device="cpu", dtype=torch.bfloat16)
+def test_the_random_reader_reads_the_picture_in_the_real_shapes(weights: Path) -> None:
+    folder = weights / CONSISID.repository / "face_encoder"
+    reader = RandomFaces(folder, device="cpu", dtype=torch.bfloat16)
     pictures = [Image.fromarray(uint8_image(f"consisid.{index}", 300, 200)) for index in range(2)]
     one, two = (reader.read(picture) for picture in pictures)
     assert one.identity_1D.shape == (1, tiny.IDENTITY_WIDTH) and one.identity_1D.dtype == torch.bfloat16
@@ -49,7 +50,7 @@ def test_the_stand_in_reads_the_picture_in_the_real_shapes(weights: Path) -> Non
     assert not torch.equal(one.layers_1ND[0], one.layers_1ND[1])
     assert not np.array_equal(one.landmarks_52, two.landmarks_52)
     with pytest.raises(MissingWeights, match=r"lacks stand_in\.safetensors"):
-        StandInFaces(folder.parent, device="cpu", dtype=torch.float32)
+        RandomFaces(folder.parent, device="cpu", dtype=torch.float32)
 
 
 class FakeFaceCode(ModuleType):

@@ -9,20 +9,17 @@ import json
 import os
 import random
 import shutil
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
 
 pytest.importorskip("torch", reason="the generators need the extra 'baselines'")
 pytest.importorskip("diffusers", reason="the generators need the extra 'baselines'")
 
-from refbench.bench.cli.main import app
+from kit.cli import invoke
+from kit.tiny_runs import started
 from refbench.bench.dataset import load_track
 from refbench.bench.demo.dataset import write_demo_dataset
 from refbench.bench.registry import methods
@@ -37,7 +34,7 @@ WAN_METHODS = sorted(name for name in methods.names() if hasattr(methods.get(nam
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tiny-weights")
-    assert CliRunner().invoke(app, ["weights", "make-tiny", str(folder)]).exit_code == 0
+    invoke("weights", "make-tiny", folder)
     return folder
 
 
@@ -69,21 +66,15 @@ def suite(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return suite_of(dict(zip(SAMPLES, (entries[key] for key in chosen), strict=True)), folder)
 
 
-def refbench(*words: object, expect: int = 0) -> Any:
-    done = CliRunner().invoke(app, [str(word) for word in words], catch_exceptions=False)
-    assert done.exit_code == expect, done.output
-    return done
-
-
-def small() -> list[str]:
-    return [f"--set={key}={value}" for key, value in SMALL.items()]
+def small(**changes: object) -> list[str]:
+    return [f"--set={key}={value}" for key, value in {**SMALL, **changes}.items()]
 
 
 @pytest.mark.parametrize("name", WAN_METHODS)
 def test_generated_and_scored(name: str, suite: Path, tiny: Path, tmp_path: Path) -> None:
     runs = tmp_path / "runs"
     base = ("generate", name, "--suite", suite, "--weights", tiny, *small(), "--out", runs)
-    refbench(*base)
+    invoke(*base)
     (folder,) = (runs / name).iterdir()
     info = read_run(folder / "run.json")
     spec = methods.get(name).spec
@@ -98,9 +89,9 @@ def test_generated_and_scored(name: str, suite: Path, tiny: Path, tmp_path: Path
         assert probe.frames == info.card.num_frames == SMALL["num_frames"] - spec.native.dropped_frames
         assert probe.fps == pytest.approx(spec.native.fps, rel=1e-3)
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*.mp4")}
-    refbench(*base)
+    invoke(*base)
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*.mp4")} == before
-    scored = refbench(
+    scored = invoke(
         "evaluate",
         folder,
         "--suite",
@@ -117,9 +108,9 @@ def test_generated_and_scored(name: str, suite: Path, tiny: Path, tmp_path: Path
 
 
 def test_native_and_matched_are_two_runs(suite: Path, tiny: Path, tmp_path: Path) -> None:
-    card = json.loads(refbench("methods", "show", "phantom-14b", "--json").stdout)["card"]
+    card = json.loads(invoke("methods", "show", "phantom-14b", "--json").stdout)["card"]
     matched = json.loads(
-        refbench("methods", "show", "phantom-14b", "--set", "settings=matched", "--json").stdout
+        invoke("methods", "show", "phantom-14b", "--set", "settings=matched", "--json").stdout
     )["card"]
     assert (card["num_frames"], matched["num_frames"]) == (121, 81)
     assert card["weights"] == {
@@ -127,16 +118,14 @@ def test_native_and_matched_are_two_runs(suite: Path, tiny: Path, tmp_path: Path
         "wan2.1-t2v-14b (base)": "Wan-AI/Wan2.1-T2V-14B-Diffusers",
     }
     base = ("generate", "phantom-1.3b", "--suite", suite, "--weights", tiny, *small(), "--out", tmp_path)
-    refbench(*base, "--limit", 1)
-    done = CliRunner().invoke(app, [str(word) for word in (*base, "--settings", "matched")])
-    assert "was generated with another card" in str(done.exception)
+    invoke(*base, "--limit", 1)
+    done = invoke(*base, "--settings", "matched", expect=2)
+    assert "was generated with another card" in done.stderr
 
 
 def test_what_is_missing_is_said_before_any_work(suite: Path, tiny: Path, tmp_path: Path) -> None:
     def complaint(*words: object) -> str:
-        done = CliRunner().invoke(app, [str(word) for word in ("generate", *words, "--suite", suite)])
-        assert "\n" not in str(done.exception)
-        return str(done.exception)
+        return invoke("generate", *words, "--suite", suite, expect=2).stderr
 
     assert "Wan-AI/Wan2.1-T2V-1.3B-Diffusers is not on disk" in complaint(
         "phantom-1.3b", "--weights", tmp_path, "--out", tmp_path / "runs"
@@ -156,7 +145,7 @@ def test_a_bad_reference_fails_its_sample_alone(suite: Path, tmp_path: Path) -> 
     shutil.copytree(suite.parent, tmp_path / "data")
     track = load_track_of(tmp_path / "data" / suite.name)
     track[1].references[0].file.write_bytes(b"not an image")
-    done = refbench(
+    done = invoke(
         "generate", "refalign-tiny", "--suite", tmp_path / "data" / suite.name, *small(),
         "--out", tmp_path / "runs", expect=1,
     )  # fmt: skip
@@ -170,45 +159,50 @@ def load_track_of(suite: Path) -> Any:
     return load_suite(suite).samples
 
 
-def test_killed_generation_resumes_without_damaged_or_doubled_videos(tmp_path: Path) -> None:
+def test_killed_generation_resumes_without_damaged_or_doubled_videos(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Processes are not to find a checkout where they start.
+    monkeypatch.chdir(tmp_path)
     write_demo_dataset(tmp_path / "dataset")
     expected = [sample.id for sample in load_track("open-domain", tmp_path / "dataset").samples[:6]]
-    command = [
-        sys.executable, "-m", "refbench", "generate", "refalign-tiny",
-        "--dataset", str(tmp_path / "dataset"), "--limit", "6", *small(), "--set=steps=6",
-        "--set=overflow=first", "--out", str(tmp_path / "runs"),
-    ]  # fmt: skip
-    command = [word for word in command if word != "--set=steps=2"]
+    words = (
+        *("generate", "refalign-tiny", "--dataset", "dataset", "--limit", 6, "--out", "runs"),
+        *small(steps=6, overflow="first"),
+    )
+
+    def finished() -> list[Path]:
+        return sorted((tmp_path / "runs").rglob("*.mp4"))
+
     generator = random.Random(5)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     kills = 0
     while kills < 3:
-        process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.DEVNULL, env=environment)
-        started, before = time.monotonic(), len(list((tmp_path / "runs").rglob("*.mp4")))
-        while process.poll() is None and len(list((tmp_path / "runs").rglob("*.mp4"))) == before:
-            assert time.monotonic() - started < 200
+        before = len(finished())
+        process = started(words, tmp_path)
+        while process.is_alive() and len(finished()) == before:
             time.sleep(0.02)
         time.sleep(generator.uniform(0, 0.3))
-        if process.poll() is not None:
+        if not process.is_alive():
             break
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
+        process.kill()
+        process.join()
         kills += 1
-        for file in (tmp_path / "runs").rglob("*.mp4"):
+        for file in finished():
             if not file.name.startswith("."):
                 assert Video(file).probe.frames == SMALL["num_frames"]
     assert kills
-    subprocess.run(command, cwd=tmp_path, env=environment, check=True, capture_output=True)
-    made = sorted(file.name for file in (tmp_path / "runs").rglob("*.mp4"))
-    assert made == sorted(f"{name}.mp4" for name in expected)
+    last = started(words, tmp_path)
+    last.join()
+    assert last.exitcode == 0
+    assert [file.name for file in finished()] == sorted(f"{name}.mp4" for name in expected)
 
 
 def test_refalign_from_references_to_all_seven_components(suite: Path, tiny: Path, tmp_path: Path) -> None:
     from refbench.bench.scores.columns import COMPONENTS
 
-    refbench("generate", "refalign-tiny", "--suite", suite, "--limit", 1, "--out", tmp_path / "runs")
+    invoke("generate", "refalign-tiny", "--suite", suite, "--limit", 1, "--out", tmp_path / "runs")
     (folder,) = (tmp_path / "runs/refalign-tiny").iterdir()
-    scored = refbench(
+    scored = invoke(
         "evaluate", folder, "--suite", suite, "--limit", 1, "--weights", tiny, "--out", tmp_path / "results",
         "--set", "naturalscore.backend=local", "--json",
     )  # fmt: skip

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,11 +12,12 @@ import pytest
 torch = pytest.importorskip("torch", reason="the generators need the extra 'baselines'")
 pytest.importorskip("diffusers", reason="the generators need the extra 'baselines'")
 
+from kit.golden_loop import golden_codec  # noqa: E402
 from kit.golden_networks import named, original_state, read, worst  # noqa: E402
 from refbench.baselines.magref import Magref480P  # noqa: E402
 from refbench.baselines.skyreels_a2 import SkyReelsA2P14B  # noqa: E402
 from refbench.baselines.wan.checkpoint import load_transformer, read_checkpoint  # noqa: E402
-from refbench.baselines.wan.nets.image_branch import ImageCondition, image_tokens  # noqa: E402
+from refbench.baselines.wan.nets.image_branch import ImageCondition  # noqa: E402
 
 ARRAYS = read("baselines/i2v.npz")
 SPECIFICATION = read("baselines/i2v_model.json")
@@ -102,10 +102,9 @@ def test_tokens_are_of_the_second_last_layer() -> None:
     )
     torch.manual_seed(0)
     encoder = CLIPVisionModel(config).eval()
-    sampler: Any = SimpleNamespace(image_encoder=encoder, _execution_device=torch.device("cpu"))
     pixels = torch.randn(2, 3, 28, 28)
     with torch.no_grad():
-        tokens = image_tokens(sampler, pixels)
+        tokens = golden_codec(image_encoder=encoder).image_tokens(pixels)
         body = getattr(encoder, "vision_model", encoder)
         states = body.pre_layrnorm(body.embeddings(pixels))
         for layer in body.encoder.layers[:2]:

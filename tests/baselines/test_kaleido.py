@@ -18,7 +18,8 @@ from kit.golden_networks import named, network, original_state, read, worst  # n
 from refbench.baselines.kaleido import Kaleido14B  # noqa: E402
 from refbench.baselines.wan.checkpoint import load_transformer, read_checkpoint  # noqa: E402
 from refbench.baselines.wan.conditioning import Geometry  # noqa: E402
-from refbench.baselines.wan.nets.ref_concat import KaleidoTransformer3DModel, PhantomTransformer3DModel  # noqa: E402
+from refbench.baselines.wan.nets.kaleido import KaleidoTransformer3DModel  # noqa: E402
+from refbench.baselines.wan.nets.phantom import PhantomTransformer3DModel  # noqa: E402
 from refbench.baselines.wan.nets.transformer import rotary_embedding  # noqa: E402
 from refbench.baselines.wan.references import fit_and_pad, fitted_size, to_tensor  # noqa: E402
 from refbench.baselines.wan.sat import sat_tensors  # noqa: E402
@@ -35,8 +36,8 @@ def picture(kind: str) -> Image.Image:
 
 def positions(network: Any, references: int, frames: int, rows: int, columns: int) -> torch.Tensor:
     grid, device = (frames, rows, columns), torch.device("cpu")
-    video = network._video_positions(grid, device)
-    return torch.cat([network._reference_positions(grid, (references, rows, columns), device), video])
+    video = network.video_positions(grid, device)
+    return torch.cat([network.reference_positions(grid, (references, rows, columns), device), video])
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +99,7 @@ def test_only_positions_tell_head_from_tail(kaleido: Any) -> None:
     )
     with torch.no_grad():
         head, tail = kaleido(*inputs).sample, phantom(*inputs).sample
-        phantom._reference_positions = kaleido._reference_positions
+        phantom.reference_positions = kaleido.reference_positions
         moved = phantom(*inputs).sample
     assert worst(moved, head.numpy()) < 1e-5
     assert worst(tail, head.numpy()) > 0.01

@@ -16,25 +16,21 @@ pytest.importorskip("diffusers", reason="the generators need the extra 'baseline
 
 from fill import uint8_image  # noqa: E402
 from PIL import Image  # noqa: E402
-from typer.testing import CliRunner  # noqa: E402
 
+from kit.golden_loop import WatchedConditioner, golden_codec, sampled  # noqa: E402
 from kit.golden_networks import named, read, worst  # noqa: E402
-from kit.golden_vae import GoldenVAE  # noqa: E402
+from kit.tiny_runs import generated, loaded, made, sample_of  # noqa: E402
 from refbench.baselines.magref import Magref480P  # noqa: E402
 from refbench.baselines.wan.conditioning import Geometry  # noqa: E402
-from refbench.baselines.wan.guidance import TEXT  # noqa: E402
 from refbench.baselines.wan.nets.magref import (  # noqa: E402
+    CanvasLayout,
     CollageReferences,
-    Layout,
     collage,
     latent_region,
     pasted_box,
 )
-from refbench.baselines.wan.sampler import WanSampler  # noqa: E402
-from refbench.baselines.wan.schedules import make_scheduler  # noqa: E402
-from refbench.bench.metric import Environment  # noqa: E402
 from refbench.bench.sample import Reference, Sample  # noqa: E402
-from refbench.bench.video import ALL_FRAMES, Video  # noqa: E402
+from refbench.bench.video import ALL_FRAMES  # noqa: E402
 
 ARRAYS = read("baselines/magref.npz")
 FACTS = read("baselines/magref_layouts.json")
@@ -48,12 +44,12 @@ def picture(index: int) -> Image.Image:
     return Image.fromarray(uint8_image(*NAMES[index]))
 
 
-def case_of(name: str) -> tuple[list[Image.Image], Layout, tuple[int, int]]:
+def case_of(name: str) -> tuple[list[Image.Image], CanvasLayout, tuple[int, int]]:
     """The references, layout and canvas size of a golden case `refs{n}_seed{s}_{size}`."""
     references, seed, size = name.split("_")
     count = int(references.removeprefix("refs"))
     width, height = CANVASES[size]
-    layout = Layout.drawn(count, width, height, random.Random(int(seed.removeprefix("seed"))))
+    layout = CanvasLayout.drawn(count, width, height, random.Random(int(seed.removeprefix("seed"))))
     return [picture(index) for index in range(count)], layout, (width, height)
 
 
@@ -102,18 +98,18 @@ def test_transparency_is_white_on_the_canvas(tmp_path: Path) -> None:
     alpha = np.where((rows + columns) % 97 < 40, 0, 255).astype(np.uint8)
     Image.fromarray(np.dstack([pixels, alpha])).save(tmp_path / "cut.png")
     reference = Reference(path="cut.png", root=tmp_path, label="Cup", kind="object")
-    layout = Layout.drawn(1, *CANVASES["small"], random.Random(0))
+    layout = CanvasLayout.drawn(1, *CANVASES["small"], random.Random(0))
     canvas, _ = collage([reference.open_on_white()], layout, *CANVASES["small"])
     assert close_to_pillow_13(np.asarray(canvas), ARRAYS["rgba_refs1_small/canvas"])
 
 
 def test_seven_references_leave_a_cell_and_nine_do_not_fit() -> None:
-    layout = Layout.drawn(7, 832, 480, random.Random(0))
+    layout = CanvasLayout.drawn(7, 832, 480, random.Random(0))
     assert sorted(layout.order) == list(range(7))
     assert len(layout.cells) == 8
     assert layout.description().count("none") == 1
     with pytest.raises(ValueError, match="9 references do not fit"):
-        Layout.drawn(9, 832, 480, random.Random(0))
+        CanvasLayout.drawn(9, 832, 480, random.Random(0))
 
 
 class StandIn(torch.nn.Module):
@@ -151,72 +147,52 @@ class Clip(torch.nn.Module):
         return SimpleNamespace(hidden_states=(states, states, states + 1))
 
 
-class Texts(WanSampler):
-    """The sampler with the golden's text lengths in place of features."""
-
-    def encode_text(self, text: str) -> tuple[torch.Tensor, None]:
-        return torch.full((1, 512, 1), {"prompt": 7.0, "negative": 5.0}[text]), None
-
-
-class FixedNoise(CollageReferences):
-    """The method's conditioner with the golden's noise; it keeps what it encoded."""
-
-    def draw_noise(self, geometry: Geometry, references: int, *_: Any) -> torch.Tensor:
-        return named("baselines.magref", "noise", (16, *geometry.latent_shape))[None]
-
-    def encode(self, *arguments: Any) -> Any:
-        condition = super().encode(*arguments)
-        object.__setattr__(self, "condition", condition)
-        return condition
+def given_noise(geometry: Geometry, references: int) -> torch.Tensor:
+    return named("baselines.magref", "noise", (16, *geometry.latent_shape))[None]
 
 
 def test_the_whole_sampling_function() -> None:
     native = Magref480P.spec.native
     encoder = Clip()
-    scheduler = make_scheduler(native.solver, native.shift)
-    sampler = Texts(None, None, StandIn(), GoldenVAE(), scheduler, image_encoder=encoder)
-    conditioner = FixedNoise(layout_seed=0)
-    made = sampler(
-        prompt="prompt",
-        negative_prompt="negative",
-        references=[picture(0), picture(1)],
-        conditioner=conditioner,
-        rule=TEXT,
-        scales=native.guidance,
+    # The golden's text features are one number, the text's length.
+    texts = {name: torch.full((1, 512, 1), length) for name, length in (("prompt", 7.0), ("negative", 5.0))}
+    conditioner = WatchedConditioner(CollageReferences(layout_seed=0), given_noise)
+    final, seen = sampled(
+        Magref480P(),
+        StandIn(),
+        [picture(0), picture(1)],
+        conditioner,
+        codec=golden_codec(texts, image_encoder=encoder),
         geometry=Geometry(width=native.width, height=native.height, num_frames=native.num_frames),
         steps=3,
-        generator=torch.Generator().manual_seed(0),
     )
     golden = "generate_refs2_seed0"
-    assert scheduler.timesteps.tolist() == [999, 856, 599]
+    assert seen.timesteps == [999, 856, 599]
     mask = conditioner.condition.mask_B4FHW[0]
     assert worst(mask[:, :3], ARRAYS[f"{golden}/mask"]) == 0
     assert not mask[:, 1:].any()
     latents = conditioner.condition.latents_B16FHW[0]
     assert worst(latents[:, :3, ::4, ::4], ARRAYS[f"{golden}/condition_frames0to2"]) < 1e-5
-    (seen,) = encoder.seen
+    (pixels,) = encoder.seen
     # The golden stands before CLIP's published mean and standard deviation.
     mean = torch.tensor([0.48145466, 0.4578275, 0.40821073]).view(3, 1, 1)
     std = torch.tensor([0.26862954, 0.26130258, 0.27577711]).view(3, 1, 1)
-    assert worst((seen[0] * std + mean)[:, ::4, ::4], ARRAYS[f"{golden}/clip_pixels_every4"]) < 1e-5
-    assert worst(made.latents[0][:, [0, 1, 20], ::4, ::4], ARRAYS[f"{golden}/final_sub"]) < 2e-4
+    assert worst((pixels[0] * std + mean)[:, ::4, ::4], ARRAYS[f"{golden}/clip_pixels_every4"]) < 1e-5
+    assert worst(final[0][:, [0, 1, 20], ::4, ::4], ARRAYS[f"{golden}/final_sub"]) < 2e-4
 
 
 def sample_with(count: int, sample_id: str = "s_1") -> Sample:
-    references = tuple(
-        Reference(path=f"{index}.png", root=Path(), label="Cup", kind="object") for index in range(count)
-    )
-    return Sample(id=sample_id, category="s", prompt="p", references=references)
+    return sample_of([f"{index}.png" for index in range(count)], id=sample_id)
 
 
 def test_layouts_are_a_function_of_seed_and_sample() -> None:
     method = Magref480P()
 
-    def layout(sample_id: str, seed: int) -> Layout:
+    def layout(sample_id: str, seed: int) -> CanvasLayout:
         return method.conditioner(sample_with(4, sample_id), seed).layout(4, 832, 480)
 
     assert layout("s_1", 7) == layout("s_1", 7)
-    assert layout("s_1", 7) == Layout.drawn(4, 832, 480, random.Random("7-s_1"))
+    assert layout("s_1", 7) == CanvasLayout.drawn(4, 832, 480, random.Random("7-s_1"))
     drawn = {layout(f"s_{number}", seed) for number in range(4) for seed in range(4)}
     assert len(drawn) > 12
 
@@ -249,39 +225,31 @@ def test_references_and_layout_reach_the_video(weights: Path, tmp_path: Path) ->
     for index in range(3):
         picture(index).save(tmp_path / f"{index}.png")
     method = Magref480P(Magref480P.Options(**SMALL))
-    method.load(Environment(device="cpu", weights=weights))
+    generator = loaded(method, weights)
 
-    def made(sample_id: str, *indices: int) -> tuple[np.ndarray, tuple[str, ...]]:
-        references = tuple(
-            Reference(path=f"{index}.png", root=tmp_path, label="Cup", kind="object") for index in indices
-        )
-        sample = Sample(id=sample_id, category="s", prompt="a cup", references=references)
-        video = method.generate(sample, 3)
-        return np.stack(list(video.images)), video.notes
+    def video(sample_id: str, *indices: int) -> tuple[np.ndarray, tuple[str, ...]]:
+        sample = sample_of([f"{index}.png" for index in indices], tmp_path, id=sample_id)
+        answer = made(generator, sample, 3)
+        return np.stack(list(answer.images)), answer.notes
 
-    frames, notes = made("s_1", 0, 1, 2)
+    frames, notes = video("s_1", 0, 1, 2)
     assert frames.shape == (9, 64, 96, 3)
     assert notes == (method.conditioner(sample_with(3), 3).layout(3, 96, 64).description(),)
-    again, _ = made("s_1", 0, 1, 2)
+    again, _ = video("s_1", 0, 1, 2)
     assert np.array_equal(frames, again)
-    moved, said = made("s_2", 0, 1, 2)
+    moved, said = video("s_2", 0, 1, 2)
     assert said != notes
     assert not np.array_equal(frames, moved)
-    one, nothing_to_say = made("s_1", 0)
+    one, nothing_to_say = video("s_1", 0)
     assert nothing_to_say == ()
-    other, _ = made("s_1", 1)
+    other, _ = video("s_1", 1)
     assert not np.array_equal(one, other)
 
 
 def test_generate_with_tiny_weights(weights: Path, dataset: Path, tmp_path: Path) -> None:
-    from refbench.bench.cli.main import app
-
-    small = [f"--set={key}={value}" for key, value in (SMALL | {"dtype": "bfloat16"}).items()]
-    command = ["generate", "magref-480p", "--dataset", dataset, "--weights", weights, "--out", tmp_path]
-    done = CliRunner().invoke(app, [*map(str, command), "--limit", "2", *small])
-    assert done.exit_code == 0, (done.output, done.exception)
-    videos = sorted(tmp_path.rglob("seed-0/*.mp4"))
+    small = SMALL | {"dtype": "bfloat16"}
+    videos = generated("magref-480p", small, dataset=dataset, weights=weights, out=tmp_path, limit=2)
     assert len(videos) == 2
-    found = list(Video(videos[0]).frames(ALL_FRAMES))
+    found = list(videos[0].frames(ALL_FRAMES))
     # The first four are dropped.
     assert (len(found), found[0].shape) == (9, (64, 96, 3))

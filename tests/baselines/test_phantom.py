@@ -15,18 +15,23 @@ pytest.importorskip("diffusers", reason="the generators need the extra 'baseline
 from fill import uint8_image  # noqa: E402
 from PIL import Image  # noqa: E402
 
+from kit.golden_loop import (  # noqa: E402
+    CPU,
+    WatchedConditioner,
+    WatchedSampler,
+    golden_codec,
+    padded_texts,
+    sampled,
+)
 from kit.golden_networks import named, network, read, worst  # noqa: E402
-from kit.golden_vae import GoldenVAE  # noqa: E402
 from refbench.baselines.phantom import Phantom13B, Phantom14B  # noqa: E402
-from refbench.baselines.wan.conditioning import ConcatReferences, Geometry, encode_each  # noqa: E402
-from refbench.baselines.wan.guidance import IMAGE_AND_TEXT  # noqa: E402
-from refbench.baselines.wan.nets.ref_concat import PhantomTransformer3DModel  # noqa: E402
+from refbench.baselines.wan.conditioning import Conditioner, Geometry, encode_each  # noqa: E402
+from refbench.baselines.wan.nets.phantom import PhantomTransformer3DModel  # noqa: E402
 from refbench.baselines.wan.nets.transformer import ExactTimesteps, grid_positions, rotary_embedding  # noqa: E402
 from refbench.baselines.wan.references import fit_and_pad, fitted_size  # noqa: E402
-from refbench.baselines.wan.sampler import WanSampler  # noqa: E402
-from refbench.baselines.wan.schedules import make_scheduler  # noqa: E402
 from refbench.bench.sample import Sample  # noqa: E402
 
+GOLDEN = "baselines.phantom"
 ARRAYS = read("baselines/phantom.npz")
 SPECIFICATION = read("baselines/phantom_model.json")
 GEOMETRY = Geometry(width=96, height=64, num_frames=9)
@@ -35,8 +40,9 @@ FRAMES = 3
 SAMPLE = Sample(id="s_1", category="s", prompt="p", references=())
 
 
-def given(name: str, shape: tuple[int, ...]) -> torch.Tensor:
-    return named("baselines.phantom", name, shape)
+def given_noise(geometry: Geometry, references: int) -> torch.Tensor:
+    assert geometry.latent_shape == (FRAMES, 8, 12)
+    return named(GOLDEN, f"noise{references}", (16, FRAMES + references, 8, 12))[None, :, :FRAMES]
 
 
 def pictures(count: int) -> list[Image.Image]:
@@ -51,81 +57,40 @@ def transformer() -> Any:
     )
 
 
-class FixedNoise(ConcatReferences):
-    """The method's conditioner with the golden's noise in place of a generator's."""
-
-    def draw_noise(self, geometry: Geometry, references: int, *_: Any) -> torch.Tensor:
-        assert geometry.latent_shape == (FRAMES, 8, 12)
-        return given(f"noise{references}", (16, FRAMES + references, 8, 12))[None, :, :FRAMES]
-
-
-class Texts(WanSampler):
-    """The sampler with the golden's text features in place of a text encoder."""
-
-    def encode_text(self, text: str) -> tuple[torch.Tensor, None]:
-        rows = {"prompt": given("context", (7, 32)), "negative": given("context_negative", (5, 32))}[text]
-        return torch.cat([rows, rows.new_zeros(512 - len(rows), 32)])[None], None
-
-
 def run(
-    transformer: Any, count: int, conditioner: Any, **settings: Any
-) -> tuple[torch.Tensor, dict[str, Any]]:
-    spec = Phantom13B.spec.native
-    sampler = Texts(
-        tokenizer=None,
-        text_encoder=None,
-        transformer=transformer,
-        vae=GoldenVAE(),
-        scheduler=make_scheduler(spec.solver, spec.shift),
-    )
-    seen: dict[str, Any] = {"predictions": [], "latents": []}
-    predict, step = sampler.predict, sampler.scheduler.step
-
-    def watched_predict(*arguments: Any) -> Any:
-        seen["predictions"].append(predict(*arguments))
-        return seen["predictions"][-1]
-
-    def watched_step(*arguments: Any, **keywords: Any) -> Any:
-        made = step(*arguments, **keywords)
-        seen["latents"].append(made[0])
-        return made
-
-    sampler.predict, sampler.scheduler.step = watched_predict, watched_step
-    made = sampler(
-        prompt="prompt",
-        negative_prompt="negative",
-        references=pictures(count),
-        conditioner=conditioner,
-        rule=IMAGE_AND_TEXT,
-        scales=spec.guidance,
+    transformer: Any, count: int, conditioner: Conditioner[Any], **settings: Any
+) -> tuple[torch.Tensor, WatchedSampler]:
+    return sampled(
+        Phantom13B(),
+        transformer,
+        pictures(count),
+        conditioner,
+        codec=golden_codec(padded_texts(GOLDEN)),
         geometry=GEOMETRY,
         steps=STEPS,
-        generator=torch.Generator("cpu").manual_seed(42),
         **settings,
     )
-    seen["timesteps"] = sampler.scheduler.timesteps.tolist()
-    return made.latents, seen
 
 
 @pytest.mark.parametrize("batch_passes", ["no", "yes"])
 @pytest.mark.parametrize("count", [1, 2])
 def test_guided_loop(transformer: Any, count: int, batch_passes: str) -> None:
-    final, seen = run(transformer, count, FixedNoise(trailing_noise=True), batch_passes=batch_passes)
+    conditioner = WatchedConditioner(Phantom13B().conditioner(SAMPLE, 42), given_noise)
+    final, seen = run(transformer, count, conditioner, batch_passes=batch_passes)
     golden = f"refs{count}"
-    assert seen["timesteps"] == ARRAYS[f"{golden}/timesteps"].tolist()
+    assert seen.timesteps == ARRAYS[f"{golden}/timesteps"].tolist()
     for step in (0, 4):
         for name, short in (("image_text", "it"), ("image", "i"), ("null", "n")):
             expected = ARRAYS[f"{golden}/step{step}_v_{short}"][:, :FRAMES]
-            assert worst(seen["predictions"][step][name][0], expected) < 1e-4, (step, name)
+            assert worst(seen.predictions[step][name][0], expected) < 1e-4, (step, name)
     # The official state carries the references' frames along; only the video's matter.
-    latents = torch.cat(seen["latents"])
-    assert worst(latents, ARRAYS[f"{golden}/latents"][:, :, :FRAMES]) < 2e-4
+    assert worst(torch.cat(seen.latents), ARRAYS[f"{golden}/latents"][:, :, :FRAMES]) < 2e-4
     assert worst(final[0], ARRAYS[f"{golden}/final"]) < 2e-4
 
 
 def test_the_generator_s_own_draw(transformer: Any) -> None:
     conditioner = Phantom13B().conditioner(SAMPLE, 42)
-    noise = conditioner.draw_noise(GEOMETRY, 2, torch.Generator("cpu").manual_seed(42), torch.device("cpu"))
+    noise = conditioner.draw_noise(GEOMETRY, 2, torch.Generator("cpu").manual_seed(42), CPU)
     assert worst(noise[0], ARRAYS["seed42_refs2/noise"][:, :FRAMES]) == 0
     final, _ = run(transformer, 2, conditioner)
     assert worst(final[0], ARRAYS["seed42_refs2/final"]) < 2e-4
@@ -135,10 +100,9 @@ def test_prepared_references() -> None:
     for index, image in enumerate(pictures(2)):
         found = np.asarray(fit_and_pad(image, 96, 64)).astype(int)
         assert np.abs(found - ARRAYS[f"padded_ref{index}"]).max() <= 1
-    sampler = WanSampler(None, None, None, GoldenVAE(), make_scheduler("unipc", 5.0))
     for count in (1, 2):
         images = [fit_and_pad(image, 96, 64) for image in pictures(count)]
-        assert worst(encode_each(sampler, images)[0], ARRAYS[f"refs{count}/ref_latents"]) < 1e-5
+        assert worst(encode_each(golden_codec(), images)[0], ARRAYS[f"refs{count}/ref_latents"]) < 1e-5
 
 
 def test_placement_at_full_size() -> None:
@@ -149,7 +113,7 @@ def test_placement_at_full_size() -> None:
 
 
 def test_rotary_and_time_tables() -> None:
-    cos, sin = rotary_embedding(grid_positions(5, 4, 6, (0, 0, 0), torch.device("cpu")), 24)
+    cos, sin = rotary_embedding(grid_positions(5, 4, 6, (0, 0, 0), CPU), 24)
     assert worst(cos[0, :, 0, ::2], ARRAYS["rope_cos"]) < 2e-6
     assert worst(sin[0, :, 0, 1::2], ARRAYS["rope_sin"]) < 2e-6
     assert worst(ExactTimesteps(64)(torch.tensor([731.0])), ARRAYS["sinusoid_t731"]) < 1e-6

@@ -375,7 +375,7 @@ def test_command_s_user_errors_are_one_line(arguments: list[str], words: str) ->
     assert "\n" not in str(done.exception)
 
 
-def test_planning_loads_no_network_library() -> None:
+def test_planning_loads_no_network_library(tmp_path: Path) -> None:
     code = (
         "import sys, typer; from typer.testing import CliRunner; import refbench.baselines.vace\n"
         "import refbench.baselines.planning\n"
@@ -385,5 +385,7 @@ def test_planning_loads_no_network_library() -> None:
         "plan_method('vace-1.3b', {}, samples, settings='native', seeds=1, memory=24.0, tflops=450.0)\n"
         "print([name for name in ('torch', 'diffusers', 'transformers') if name in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path
+    )
     assert done.stdout.strip() == "[]"

@@ -18,6 +18,7 @@ from refbench.baselines.wan.references import (  # noqa: E402
     fit_and_pad,
     fitted_size,
     on_white,
+    open_without_background,
     to_tensor,
 )
 from refbench.bench.errors import UserError  # noqa: E402
@@ -95,8 +96,9 @@ def test_backgrounds_of_subjects_become_white(tmp_path: Path) -> None:
     sample = Sample(id="s_1", category="s", prompt="p", references=references)
     method = RefAlign13B(RefAlign13B.Options(segmenter=tmp_path / "net.onnx"))
     assert "background removed" in str(method.card().reference_preparation)
-    method._segmenter = segmenter
-    person, thing, scene = map(np.asarray, method._references(sample))
+    person, thing, scene = (
+        np.asarray(open_without_background(reference, segmenter)) for reference in method.references(sample)
+    )
     assert (person == found).all() and (thing == found).all() and (scene == pixels).all()
 
 

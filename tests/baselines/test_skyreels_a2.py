@@ -15,19 +15,22 @@ pytest.importorskip("diffusers", reason="the generators need the extra 'baseline
 
 from fill import normal, uint8_image  # noqa: E402
 from PIL import Image  # noqa: E402
-from typer.testing import CliRunner  # noqa: E402
 
+from kit.golden_loop import (  # noqa: E402
+    CPU,
+    GoldenCodec,
+    WatchedConditioner,
+    WatchedSampler,
+    golden_codec,
+    sampled,
+)
 from kit.golden_networks import named, read, worst  # noqa: E402
 from kit.golden_vae import GoldenVAE  # noqa: E402
+from kit.tiny_runs import frames_of, generated, loaded, sample_of  # noqa: E402
 from refbench.baselines.skyreels_a2 import SkyReelsA2P14B  # noqa: E402
 from refbench.baselines.wan.conditioning import Geometry  # noqa: E402
-from refbench.baselines.wan.guidance import TEXT  # noqa: E402
 from refbench.baselines.wan.nets.skyreels_a2 import FrameReferences, padded, reference_clip, vae_copies  # noqa: E402
-from refbench.baselines.wan.sampler import WanSampler  # noqa: E402
-from refbench.baselines.wan.schedules import make_scheduler  # noqa: E402
-from refbench.bench.metric import Environment  # noqa: E402
-from refbench.bench.sample import Reference, Sample  # noqa: E402
-from refbench.bench.video import ALL_FRAMES, Video  # noqa: E402
+from refbench.bench.video import ALL_FRAMES  # noqa: E402
 
 ARRAYS = read("baselines/skyreels_a2.npz")
 SIZES = [(90, 60), (50, 120), (150, 200), (96, 64)]
@@ -108,83 +111,59 @@ class StandIn(torch.nn.Module):
         return SimpleNamespace(sample=0.3 * noisy + 0.1 * latents + 0.2 * mask + 0.05 * text + 0.05 * image)
 
 
-class Texts(WanSampler):
-    """The sampler with the golden's text features in place of a text encoder."""
-
-    def encode_text(self, text: str) -> tuple[torch.Tensor, None]:
-        return given({"prompt": "context", "negative": "context_negative"}[text], (1, 512, 32)), None
+def given_noise(geometry: Geometry, references: int) -> torch.Tensor:
+    return given(f"noise{references}", LATENT_SHAPE)
 
 
-class FixedNoise(FrameReferences):
-    """The method's conditioner with the golden's noise; it keeps what it encoded."""
-
-    condition: Any = None
-
-    def draw_noise(self, geometry: Geometry, references: int, *_: Any) -> torch.Tensor:
-        return given(f"noise{references}", LATENT_SHAPE)
-
-    def encode(self, *arguments: Any) -> Any:
-        self.condition = super().encode(*arguments)
-        return self.condition
+def with_given_noise() -> WatchedConditioner:
+    return WatchedConditioner(FrameReferences(), given_noise)
 
 
-def sampler_for(references: int) -> WanSampler:
+def codec_for(references: int, vae: Any = None) -> GoldenCodec:
     from transformers import CLIPImageProcessorPil
 
     offset = 0.1 * given(f"posterior{references}", LATENT_SHAPE)
     mean = normal("baselines.a2.vae_mean", (16,), 0.5)
     std = 1 + 0.2 * np.abs(normal("baselines.a2.vae_std", (16,)))
-    native = SkyReelsA2P14B.spec.native
-    return Texts(
-        None,
-        None,
-        StandIn(),
-        GoldenVAE(offset, mean, std),
-        make_scheduler(native.solver, native.shift),
+    return golden_codec(
+        {
+            "prompt": given("context", (1, 512, 32)),
+            "negative": given("context_negative", (1, 512, 32)),
+        },
+        vae=GoldenVAE(offset, mean, std) if vae is None else vae,
         image_encoder=Clip(),
         image_processor=CLIPImageProcessorPil(),
     )
 
 
-def run(references: int, conditioner: FrameReferences) -> tuple[WanSampler, list[torch.Tensor]]:
-    sampler, states = sampler_for(references), []
-    step = sampler.scheduler.step
-
-    def watched(*arguments: Any, **keywords: Any) -> Any:
-        made = step(*arguments, **keywords)
-        states.append(made[0])
-        return made
-
-    sampler.scheduler.step = watched
-    made = sampler(
-        prompt="prompt",
-        negative_prompt="negative",
-        references=[picture(index) for index in range(references)],
-        conditioner=conditioner,
-        rule=TEXT,
-        scales=SkyReelsA2P14B.spec.native.guidance,
+def run(references: int, conditioner: WatchedConditioner) -> WatchedSampler:
+    final, seen = sampled(
+        SkyReelsA2P14B(),
+        StandIn(),
+        [picture(index) for index in range(references)],
+        conditioner,
+        codec=codec_for(references),
         geometry=GEOMETRY,
         steps=STEPS,
-        generator=torch.Generator().manual_seed(0),
     )
-    assert torch.equal(made.latents, states[-1])
-    return sampler, states
+    assert torch.equal(final, seen.latents[-1])
+    return seen
 
 
 @pytest.mark.parametrize("references", [2, 3])
 def test_condition_and_loop(references: int) -> None:
-    conditioner = FixedNoise()
-    sampler, states = run(references, conditioner)
+    conditioner = with_given_noise()
+    seen = run(references, conditioner)
     golden = f"refs{references}"
     condition = conditioner.condition
     assert worst(condition.mask_B4FHW[0], ARRAYS[f"{golden}/mask"]) == 0
     assert worst(condition.latents_B16FHW[0], ARRAYS[f"{golden}/condition"]) < 1e-5
-    assert sampler.scheduler.timesteps.tolist() == ARRAYS[f"{golden}/timesteps"].tolist()
-    (seen,) = sampler.image_encoder.seen
-    assert worst(seen[:, :, ::16, ::16], ARRAYS[f"{golden}/clip_pixels_every16"]) < 0.03
+    assert seen.timesteps == ARRAYS[f"{golden}/timesteps"].tolist()
+    (pixels,) = seen.codec.image_encoder.seen
+    assert worst(pixels[:, :, ::16, ::16], ARRAYS[f"{golden}/clip_pixels_every16"]) < 0.03
     # Means of 196 pixels each: single levels of a resize average out.
     assert worst(condition.image_tokens_BTD, ARRAYS[f"{golden}/image_embeds"]) < 0.01
-    assert worst(torch.cat(states), ARRAYS[f"{golden}/latents"]) < 2e-4
+    assert worst(torch.cat(seen.latents), ARRAYS[f"{golden}/latents"]) < 2e-4
 
 
 @pytest.mark.parametrize("references", [2, 3])
@@ -205,8 +184,8 @@ def test_frames_given_to_the_vae(references: int) -> None:
 
 def test_one_reference_stands_in_the_first_latent_frame() -> None:
     """The original code fails here; ours does for one what it does for the first of several."""
-    conditioner, two = FixedNoise(), FixedNoise()
-    _, states = run(1, conditioner)
+    conditioner, two = with_given_noise(), with_given_noise()
+    states = run(1, conditioner).latents
     run(2, two)
     mask = conditioner.condition.mask_B4FHW[0]
     assert bool(mask[:, 0].all())
@@ -231,14 +210,12 @@ class StandardVAE(GoldenVAE):
 
 
 def test_noise_is_drawn_before_the_posterior() -> None:
-    sampler = sampler_for(2)
-    sampler.vae = StandardVAE()
-    sample = Sample(id="s_1", category="s", prompt="p", references=())
-    conditioner = SkyReelsA2P14B().conditioner(sample, 42)
+    conditioner = SkyReelsA2P14B().conditioner(sample_of(()), 42)
     generator = torch.Generator("cpu").manual_seed(42)
-    noise = conditioner.draw_noise(GEOMETRY, 2, generator, torch.device("cpu"))
+    noise = conditioner.draw_noise(GEOMETRY, 2, generator, CPU)
     assert noise.shape == LATENT_SHAPE
-    drawn = conditioner.encode(sampler, [picture(0), picture(1)], GEOMETRY, generator).latents_B16FHW
+    codec = codec_for(2, StandardVAE())
+    drawn = conditioner.encode(codec, [picture(0), picture(1)], GEOMETRY, generator).latents_B16FHW
     assert worst(noise.flatten()[:8], ARRAYS["seed42/first_draw_noise8"]) == 0
     assert worst(drawn.flatten()[:8], ARRAYS["seed42/second_draw_posterior8"]) == 0
 
@@ -251,10 +228,7 @@ def test_card() -> None:
     assert (card.steps, card.solver, card.shift, card.guidance) == (50, "unipc", 8.0, {"text": 5.0})
     assert card.negative_prompt == read("baselines/negative_prompts.json")["skyreels_a2"]
     assert any("single reference" in text for text in card.deviations)
-    references = tuple(
-        Reference(path=f"{index}.png", root=Path(), label="Cup", kind="object") for index in range(4)
-    )
-    sample = Sample(id="s_1", category="s", prompt="p", references=references)
+    sample = sample_of([f"{index}.png" for index in range(4)])
     assert "4 references, skyreels-a2-p14b takes 3" in str(method.refuses(sample))
 
 
@@ -271,15 +245,10 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_reference_reaches_the_video(weights: Path, tmp_path: Path) -> None:
     for index in range(4):
         picture(index).save(tmp_path / f"{index}.png")
-    method = SkyReelsA2P14B(SkyReelsA2P14B.Options(**SMALL))
-    method.load(Environment(device="cpu", weights=weights))
+    generator = loaded(SkyReelsA2P14B(SkyReelsA2P14B.Options(**SMALL)), weights)
 
     def made(*indices: int) -> np.ndarray:
-        references = tuple(
-            Reference(path=f"{index}.png", root=tmp_path, label="Cup", kind="object") for index in indices
-        )
-        sample = Sample(id="s_1", category="s", prompt="a cup", references=references)
-        return np.stack(list(method.generate(sample, 3).images))
+        return frames_of(generator, sample_of([f"{index}.png" for index in indices], tmp_path), 3)
 
     base = made(0, 1, 2)
     assert base.shape == (5, 64, 96, 3)
@@ -289,14 +258,9 @@ def test_every_reference_reaches_the_video(weights: Path, tmp_path: Path) -> Non
 
 
 def test_generate_with_tiny_weights(weights: Path, dataset: Path, tmp_path: Path) -> None:
-    from refbench.bench.cli.main import app
-
-    small = [f"--set={key}={value}" for key, value in (SMALL | {"dtype": "bfloat16"}).items()]
-    command = ["generate", "skyreels-a2-p14b", "--dataset", dataset, "--weights", weights, "--out", tmp_path]
-    done = CliRunner().invoke(app, [*map(str, command), "--limit", "2", *small])
-    assert done.exit_code == 0, (done.output, done.exception)
-    videos = sorted(tmp_path.rglob("seed-0/*.mp4"))
+    small = SMALL | {"dtype": "bfloat16"}
+    videos = generated("skyreels-a2-p14b", small, dataset=dataset, weights=weights, out=tmp_path, limit=2)
     assert len(videos) == 2
-    found = list(Video(videos[0]).frames(ALL_FRAMES))
+    found = list(videos[0].frames(ALL_FRAMES))
     # The first twelve are dropped.
     assert (len(found), found[0].shape) == (5, (64, 96, 3))

@@ -26,7 +26,7 @@ from refbench.baselines.small.pipelines import vocabulary  # noqa: E402
 from refbench.baselines.wan.checkpoint import checkpoint_files, load_transformer, read_checkpoint  # noqa: E402
 from refbench.baselines.wan.prompts import KALEIDO_NEGATIVE, REFALIGN_14B_NEGATIVE, WAN_NEGATIVE  # noqa: E402
 from refbench.baselines.wan.sat import sat_tensors  # noqa: E402
-from refbench.bench.weights.catalogue import CATALOGUE  # noqa: E402
+from refbench.bench.weights.catalogue import catalogue  # noqa: E402
 from refbench.bench.weights.checkpoint import read_state_dict  # noqa: E402
 from refbench.bench.weights.store import is_tiny, missing_files  # noqa: E402
 from refbench.bench.weights.tiny import random_parameter  # noqa: E402
@@ -68,7 +68,7 @@ def loaded(part_class: Any, folder: Path) -> Any:
 
 
 def test_every_generator_of_the_catalogue_has_its_files(weights: Path) -> None:
-    generators = [entry for entry in CATALOGUE.values() if entry.kind == "generator"]
+    generators = [row.entry for row in catalogue().values() if row.entry.kind == "generator"]
     for entry in generators:
         place = weights / entry.repository
         assert is_tiny(place)
@@ -309,12 +309,14 @@ def test_kaleido_is_wans_network_under_sats_names(weights: Path) -> None:
     assert set(sat_tensors(original)) == set(content["module"])
 
 
-def test_importing_the_writers_loads_nothing_heavy() -> None:
+def test_importing_the_writers_loads_nothing_heavy(tmp_path: Path) -> None:
     names = [
         module.name
         for module in pkgutil.iter_modules(refbench.baselines.small.__path__, "refbench.baselines.small.")
     ]
     heavy = ("torch", "transformers", "diffusers", "tokenizers", "safetensors")
     code = f"import sys, {', '.join(names)}\nprint([name for name in {heavy!r} if name in sys.modules])"
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path
+    )
     assert result.stdout.strip() == "[]"

@@ -15,22 +15,27 @@ pytest.importorskip("diffusers", reason="the generators need the extra 'baseline
 
 from fill import uint8_image  # noqa: E402
 from PIL import Image  # noqa: E402
-from typer.testing import CliRunner  # noqa: E402
 
+from kit.golden_loop import (  # noqa: E402
+    CPU,
+    WatchedConditioner,
+    WatchedSampler,
+    golden_codec,
+    padded_texts,
+    sampled,
+)
 from kit.golden_networks import named, network, original_state, read, worst  # noqa: E402
-from kit.golden_vae import GoldenVAE  # noqa: E402
+from kit.tiny_runs import generated  # noqa: E402
 from refbench.baselines.vace import Vace13B, Vace14B, VacePreview13B  # noqa: E402
 from refbench.baselines.wan.checkpoint import load_transformer, read_checkpoint  # noqa: E402
-from refbench.baselines.wan.conditioning import Geometry  # noqa: E402
-from refbench.baselines.wan.guidance import TEXT  # noqa: E402
+from refbench.baselines.wan.conditioning import Conditioner, Geometry  # noqa: E402
 from refbench.baselines.wan.nets.vace import VaceReferences, VaceTransformer3DModel, prepared_reference  # noqa: E402
-from refbench.baselines.wan.sampler import WanSampler  # noqa: E402
-from refbench.baselines.wan.schedules import make_scheduler  # noqa: E402
 from refbench.bench.errors import UserError  # noqa: E402
 from refbench.bench.runs.folder import read_run  # noqa: E402
 from refbench.bench.sample import Sample  # noqa: E402
-from refbench.bench.video import ALL_FRAMES, Video  # noqa: E402
+from refbench.bench.video import ALL_FRAMES  # noqa: E402
 
+GOLDEN = "baselines.vace"
 ARRAYS = read("baselines/vace.npz")
 SPECIFICATION = read("baselines/vace_model.json")
 GEOMETRY = Geometry(width=96, height=64, num_frames=5)
@@ -44,10 +49,6 @@ def picture(name: str) -> Image.Image:
     return Image.fromarray(uint8_image(f"baselines.vace.ref_{name}", *SIZES[name]))
 
 
-def given(name: str, shape: tuple[int, ...]) -> torch.Tensor:
-    return named("baselines.vace", name, shape)
-
-
 @pytest.fixture(scope="module")
 def transformer() -> Any:
     return network(
@@ -59,59 +60,28 @@ def transformer() -> Any:
     )
 
 
-class FixedNoise(VaceReferences):
-    """The methods' conditioner with the golden's noise in place of a generator's."""
-
-    def draw_noise(self, geometry: Geometry, references: int, *_: Any) -> torch.Tensor:
-        assert geometry.latent_shape == (FRAMES, 8, 12)
-        return given(f"noise{references}", (16, FRAMES + self.leading_noise(references), 8, 12))[None]
+def given_noise(geometry: Geometry, references: int) -> torch.Tensor:
+    assert geometry.latent_shape == (FRAMES, 8, 12)
+    return named(GOLDEN, f"noise{references}", (16, FRAMES + references, 8, 12))[None]
 
 
-class Texts(WanSampler):
-    """The sampler with the golden's text features in place of a text encoder."""
-
-    def encode_text(self, text: str) -> tuple[torch.Tensor, None]:
-        rows = {"prompt": given("context", (7, 32)), "negative": given("context_negative", (5, 32))}[text]
-        return torch.cat([rows, rows.new_zeros(512 - len(rows), 32)])[None], None
-
-
-def sampler_with(transformer: Any) -> WanSampler:
-    native = Vace13B.spec.native
-    scheduler = make_scheduler(native.solver, native.shift)
-    return Texts(None, None, transformer, GoldenVAE(), scheduler)
+def with_given_noise() -> WatchedConditioner:
+    return WatchedConditioner(VaceReferences(), given_noise)
 
 
 def run(
-    transformer: Any, names: tuple[str, ...], conditioner: Any, **settings: Any
-) -> tuple[torch.Tensor, dict[str, Any]]:
-    sampler = sampler_with(transformer)
-    seen: dict[str, Any] = {"predictions": [], "latents": []}
-    predict, step = sampler.predict, sampler.scheduler.step
-
-    def watched_predict(*arguments: Any) -> Any:
-        seen["predictions"].append(predict(*arguments))
-        return seen["predictions"][-1]
-
-    def watched_step(*arguments: Any, **keywords: Any) -> Any:
-        made = step(*arguments, **keywords)
-        seen["latents"].append(made[0])
-        return made
-
-    sampler.predict, sampler.scheduler.step = watched_predict, watched_step
-    made = sampler(
-        prompt="prompt",
-        negative_prompt="negative",
-        references=[picture(name) for name in names],
-        conditioner=conditioner,
-        rule=TEXT,
-        scales=Vace13B.spec.native.guidance,
+    transformer: Any, names: tuple[str, ...], conditioner: Conditioner[Any], **settings: Any
+) -> tuple[torch.Tensor, WatchedSampler]:
+    return sampled(
+        Vace13B(),
+        transformer,
+        [picture(name) for name in names],
+        conditioner,
+        codec=golden_codec(padded_texts(GOLDEN)),
         geometry=GEOMETRY,
         steps=STEPS,
-        generator=torch.Generator("cpu").manual_seed(42),
         **settings,
     )
-    seen["timesteps"] = sampler.scheduler.timesteps.tolist()
-    return made.latents, seen
 
 
 CASES = [(), ("wide",), ("wide", "tall")]
@@ -120,18 +90,18 @@ CASES = [(), ("wide",), ("wide", "tall")]
 @pytest.mark.parametrize("batch_passes", ["no", "yes"])
 @pytest.mark.parametrize("names", CASES, ids=len)
 def test_guided_loop(transformer: Any, names: tuple[str, ...], batch_passes: str) -> None:
-    final, seen = run(transformer, names, FixedNoise(), batch_passes=batch_passes)
+    final, seen = run(transformer, names, with_given_noise(), batch_passes=batch_passes)
     golden = f"refs{len(names)}"
-    assert seen["timesteps"] == ARRAYS[f"{golden}/timesteps"].tolist()
-    assert worst(seen["predictions"][0]["prompt"][0], ARRAYS[f"{golden}/step0_v_cond"]) < 1e-4
-    assert worst(seen["predictions"][0]["negative"][0], ARRAYS[f"{golden}/step0_v_uncond"]) < 1e-4
-    assert worst(torch.cat(seen["latents"]), ARRAYS[f"{golden}/latents"]) < 2e-4
+    assert seen.timesteps == ARRAYS[f"{golden}/timesteps"].tolist()
+    assert worst(seen.predictions[0]["prompt"][0], ARRAYS[f"{golden}/step0_v_cond"]) < 1e-4
+    assert worst(seen.predictions[0]["negative"][0], ARRAYS[f"{golden}/step0_v_uncond"]) < 1e-4
+    assert worst(torch.cat(seen.latents), ARRAYS[f"{golden}/latents"]) < 2e-4
     assert worst(final[0], ARRAYS[f"{golden}/final"]) < 2e-4
 
 
 def test_the_generator_s_own_draw(transformer: Any) -> None:
     conditioner = Vace13B().conditioner(SAMPLE, 42)
-    noise = conditioner.draw_noise(GEOMETRY, 2, torch.Generator("cpu").manual_seed(42), torch.device("cpu"))
+    noise = conditioner.draw_noise(GEOMETRY, 2, torch.Generator("cpu").manual_seed(42), CPU)
     assert worst(noise[0], ARRAYS["seed42_refs2/noise"]) == 0
     final, _ = run(transformer, ("wide", "tall"), conditioner)
     assert worst(final[0], ARRAYS["seed42_refs2/final"]) < 2e-4
@@ -139,9 +109,8 @@ def test_the_generator_s_own_draw(transformer: Any) -> None:
 
 @pytest.mark.parametrize("names", CASES, ids=len)
 def test_context(names: tuple[str, ...]) -> None:
-    sampler = sampler_with(None)
     references = [picture(name) for name in names]
-    condition = VaceReferences().encode(sampler, references, GEOMETRY, torch.Generator())
+    condition = VaceReferences().encode(golden_codec(), references, GEOMETRY, torch.Generator())
     assert condition.leading_frames == len(names)
     expected = ARRAYS[f"refs{len(names)}/context"]
     assert worst(condition.context_BCFHW[0], expected) < 1e-5
@@ -152,7 +121,7 @@ def test_context(names: tuple[str, ...]) -> None:
 
 def test_the_order_of_references_matters(transformer: Any) -> None:
     """What the stock pipeline of diffusers gets wrong would be seen here."""
-    final, _ = run(transformer, ("tall", "wide"), FixedNoise())
+    final, _ = run(transformer, ("tall", "wide"), with_given_noise())
     assert worst(final[0], ARRAYS["refs2/final"]) > 0.01
 
 
@@ -184,7 +153,7 @@ def test_original_format_loads_into_the_same_network(transformer: Any, tmp_path:
     (tmp_path / "config.json").write_text('{"num_heads": 4, "vace_layers": [0, 2]}')
     loaded = load_transformer(VaceTransformer3DModel, read_checkpoint(tmp_path))
     assert list(loaded.config.vace_layers) == [0, 2]
-    final, _ = run(loaded, ("wide",), FixedNoise())
+    final, _ = run(loaded, ("wide",), with_given_noise())
     assert worst(final[0], ARRAYS["refs1/final"]) < 2e-4
 
 
@@ -236,35 +205,18 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-SMALL = [f"--set={text}" for text in ("width=96", "height=64", "num_frames=5", "steps=2")]
+SMALL = {"width": 96, "height": 64, "num_frames": 5, "steps": 2}
 
 
 @pytest.mark.parametrize("name", ["vace-1.3b", "vace-p1.3b", "vace-14b"])
 def test_generate_with_tiny_weights(name: str, weights: Path, dataset: Path, tmp_path: Path) -> None:
     """From the command line to files: samples with one reference and with two."""
-    from refbench.bench.cli.main import app
-
-    command = [
-        "generate",
-        name,
-        "--dataset",
-        dataset,
-        "--weights",
-        weights,
-        "--out",
-        tmp_path / "runs",
-        *SMALL,
-    ]
-    done = CliRunner().invoke(app, [*map(str, command), "--limit", "3"])
-    assert done.exit_code == 0, (done.output, done.exception)
-    (folder,) = (tmp_path / "runs").rglob("seed-0")
-    videos = sorted(folder.glob("*.mp4"))
+    videos = generated(name, SMALL, dataset=dataset, weights=weights, out=tmp_path / "runs", limit=3)
     assert len(videos) == 3
-    for path in videos:
-        video = Video(path)
+    for video in videos:
         frames = list(video.frames(ALL_FRAMES))
         assert (len(frames), frames[0].shape) == (5, (64, 96, 3))
-    card = read_run(folder.parent / "run.json").card
+    card = read_run(videos[0].path.parents[1] / "run.json").card
     assert card.generated_frames == 5
     # Transformer and base, each with a digest that says what it is of.
     assert sum(digest.startswith("tiny:") for digest in card.weights.values()) == 2

@@ -1,4 +1,4 @@
-"""The sampling loop's own parts on tiny checkpoints: text, encoding, decoding, joined passes, timesteps."""
+"""The codec and the sampling loop on tiny checkpoints: text, encoding, decoding, joined passes, timesteps."""
 
 from __future__ import annotations
 
@@ -16,9 +16,11 @@ from PIL import Image  # noqa: E402
 from refbench.baselines.small.refalign import write_tiny as write_refalign  # noqa: E402
 from refbench.baselines.small.wan_base import write_tiny as write_base  # noqa: E402
 from refbench.baselines.wan.checkpoint import load_transformer, read_checkpoint  # noqa: E402
-from refbench.baselines.wan.components import add_adapter, load_base, place_models  # noqa: E402
-from refbench.baselines.wan.conditioning import ConcatReferences, Geometry  # noqa: E402
+from refbench.baselines.wan.codec import WanCodec  # noqa: E402
+from refbench.baselines.wan.conditioning import ConcatenatedReferences, Geometry  # noqa: E402
+from refbench.baselines.wan.execution import place_models  # noqa: E402
 from refbench.baselines.wan.guidance import IMAGE_AND_TEXT  # noqa: E402
+from refbench.baselines.wan.loading import add_adapter, load_base, models_of  # noqa: E402
 from refbench.baselines.wan.prompts import WAN_NEGATIVE, cleaned_prompt  # noqa: E402
 from refbench.baselines.wan.references import to_tensor  # noqa: E402
 from refbench.baselines.wan.sampler import WanSampler  # noqa: E402
@@ -41,14 +43,15 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def parts(tiny: Path) -> dict[str, Any]:
-    return load_base(tiny / BASE, dtype=torch.float32)
+def codec(tiny: Path) -> WanCodec:
+    parts = load_base(tiny / BASE, dtype=torch.float32)
+    return WanCodec(**parts, device=torch.device("cpu"), dtype=torch.float32)
 
 
 @pytest.fixture
-def sampler(tiny: Path, parts: dict[str, Any]) -> WanSampler:
+def sampler(tiny: Path, codec: WanCodec) -> WanSampler:
     network = load_transformer(RefAlignTransformer3DModel, read_checkpoint(tiny / NETWORK))
-    return WanSampler(transformer=network, scheduler=make_scheduler("euler", 5.0), **parts)
+    return WanSampler(codec=codec, transformer=network, scheduler=make_scheduler("euler", 5.0))
 
 
 def sample(sampler: WanSampler, **changes: Any) -> Any:
@@ -57,7 +60,7 @@ def sample(sampler: WanSampler, **changes: Any) -> Any:
         "prompt": "a woman in a shop",
         "negative_prompt": WAN_NEGATIVE,
         "references": [picture, picture.rotate(90, expand=True)],
-        "conditioner": ConcatReferences(),
+        "conditioner": ConcatenatedReferences(),
         "rule": IMAGE_AND_TEXT,
         "scales": SCALES,
         "geometry": GEOMETRY,
@@ -68,21 +71,19 @@ def sample(sampler: WanSampler, **changes: Any) -> Any:
 
 
 @pytest.mark.parametrize("text", ["a red &amp;lt; cup  on\n a table", WAN_NEGATIVE, ""])
-def test_text_features_are_those_of_the_library_s_pipeline(
-    sampler: WanSampler, parts: dict[str, Any], text: str
-) -> None:
+def test_text_features_are_those_of_the_library_s_pipeline(codec: WanCodec, text: str) -> None:
     from diffusers import WanPipeline
 
     theirs = WanPipeline(
-        tokenizer=parts["tokenizer"],
-        text_encoder=parts["text_encoder"],
-        vae=parts["vae"],
+        tokenizer=codec.tokenizer,
+        text_encoder=codec.text_encoder,
+        vae=codec.vae,
         scheduler=make_scheduler("euler", 5.0),
     )
     with torch.no_grad():
         expected, _ = theirs.encode_prompt(text, do_classifier_free_guidance=False, max_sequence_length=512)
-        found, note = sampler.encode_text(text)
-    assert note is None
+        found, note = codec.encode_text(text)
+    assert note == ""
     assert found.shape == (1, 512, 32)
     assert torch.equal(found, expected)
     assert not found[0, -1].any()
@@ -94,54 +95,60 @@ def test_prompts_are_cleaned_as_wan_does() -> None:
 
 def test_a_prompt_that_is_too_long_is_cut_and_said(sampler: WanSampler) -> None:
     with torch.no_grad():
-        features, note = sampler.encode_text("shop " * 600)
+        features, note = sampler.codec.encode_text("shop " * 600)
     assert features.shape[1] == 512
-    assert note is not None and "the first 512 are used" in note
+    assert "the first 512 are used" in note
     made = sample(sampler, prompt="shop " * 600)
     assert made.notes == (f"the prompt {note}",)
 
 
-def test_latents_are_normalised_and_the_round_trip_is_the_vae_s(sampler: WanSampler) -> None:
+def test_latents_are_normalised_and_the_round_trip_is_the_vae_s(codec: WanCodec) -> None:
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 96, 3), dtype=np.uint8))
     pixels = to_tensor(picture)[None, :, None]
     with torch.no_grad():
-        found = sampler.encode(pixels)
-        raw = sampler.vae.encode(pixels).latent_dist.mode()
-        decoded = sampler.vae.decode(raw).sample
+        found = codec.encode(pixels)
+        raw = codec.vae.encode(pixels).latent_dist.mode()
+        decoded = codec.vae.decode(raw).sample
     mean, std = (
         torch.tensor(v).view(1, -1, 1, 1, 1)
-        for v in (sampler.vae.config.latents_mean, sampler.vae.config.latents_std)
+        for v in (codec.vae.config.latents_mean, codec.vae.config.latents_std)
     )
     torch.testing.assert_close(found * std + mean, raw, atol=1e-5, rtol=0)
-    frames = list(sampler.decode(found))
+    frames = list(codec.decode(found))
     assert len(frames) == 1 and frames[0].shape == (64, 96, 3) and frames[0].dtype == np.uint8
     truncated = ((decoded[0, :, 0] + 1) * 127.5).clamp(0, 255).permute(1, 2, 0).numpy().astype(np.uint8)
     assert np.abs(frames[0].astype(int) - truncated).max() <= 1
 
 
-def test_tiling_is_for_decoding_only(sampler: WanSampler) -> None:
+def test_tiling_is_for_decoding_only(codec: WanCodec) -> None:
     latents = torch.zeros(1, 16, 1, 8, 12)
-    list(sampler.decode(latents, tiling=True))
-    assert not sampler.vae.use_tiling
+    list(codec.decode(latents, tiling=True))
+    assert not codec.vae.use_tiling
 
 
-def test_joined_passes_are_equal_and_fall_back_when_memory_runs_out(
-    sampler: WanSampler, monkeypatch: pytest.MonkeyPatch
-) -> None:
+class ShortOfMemory(torch.nn.Module):
+    """A network on a device with memory for one pass at a time."""
+
+    def __init__(self, network: Any) -> None:
+        super().__init__()
+        self.network, self.dtype = network, network.dtype
+        self.batches: list[int] = []
+
+    def forward(self, **inputs: torch.Tensor) -> Any:
+        self.batches.append(len(inputs["timestep"]))
+        if self.batches[-1] > 1:
+            raise torch.OutOfMemoryError("no memory")
+        return self.network(**inputs)
+
+
+def test_joined_passes_are_equal_and_fall_back_when_memory_runs_out(sampler: WanSampler) -> None:
     apart, joined = (sample(sampler, batch_passes=choice).latents for choice in ("no", "yes"))
     torch.testing.assert_close(joined, apart, atol=2e-4, rtol=0)
-    call, sizes = sampler._call, []
-
-    def short_of_memory(inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-        sizes.append(len(inputs["timestep"]))
-        if sizes[-1] > 1:
-            raise torch.OutOfMemoryError("no memory")
-        return call(inputs)
-
-    monkeypatch.setattr(sampler, "_call", short_of_memory)
-    sampler._joined_passes = True
+    sampler.transformer = short = ShortOfMemory(sampler.transformer)
+    # As on a GPU.
+    sampler.auto_joins = True
     again = sample(sampler, batch_passes="auto").latents
-    assert sizes == [3, 1, 1, 1, 1, 1, 1]
+    assert short.batches == [3, 1, 1, 1, 1, 1, 1]
     assert torch.equal(again, apart)
     with pytest.raises(torch.OutOfMemoryError):
         sample(sampler, batch_passes="yes")
@@ -157,13 +164,13 @@ def test_the_result_is_a_function_of_the_seed(sampler: WanSampler) -> None:
 def test_bfloat16_rounds_what_the_network_sees_and_not_the_step(sampler: WanSampler) -> None:
     seen: list[float] = []
     sampler.transformer.to(torch.bfloat16)
-    sampler.text_encoder.to(torch.bfloat16)
+    sampler.codec.text_encoder.to(torch.bfloat16)
     hook = sampler.transformer.condition_embedder.register_forward_pre_hook(
         lambda module, inputs: seen.append(float(inputs[0][0]))
     )
     made = sample(sampler, steps=3, round_timestep=True, state_dtype=torch.bfloat16, batch_passes="yes")
     hook.remove()
-    sampler.text_encoder.to(torch.float32)
+    sampler.codec.text_encoder.to(torch.float32)
     assert made.latents.dtype == torch.bfloat16
     exact = sampler.scheduler.timesteps.tolist()
     rounded = [float(torch.tensor(value).bfloat16()) for value in exact]
@@ -190,15 +197,15 @@ def test_missing_and_damaged_parts(tiny: Path, tmp_path: Path) -> None:
 
 def test_what_a_processor_cannot_do_is_said(sampler: WanSampler, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="offload keeps models off a GPU"):
-        place_models(sampler, "cpu", "model")
+        place_models(models_of(sampler), "cpu", "model")
     with pytest.raises(UserError, match=r"must be one \.safetensors file"):
         add_adapter(sampler.transformer, tmp_path)
 
 
-def test_features_are_zero_where_the_original_code_zeroes(sampler: WanSampler) -> None:
+def test_features_are_zero_where_the_original_code_zeroes(codec: WanCodec) -> None:
     """Rows after the prompt are zero before the network's text embedding, and are attended to."""
-    made = sampler.tokenizer("two words")
+    made = codec.tokenizer("two words")
     with torch.no_grad():
-        features, _ = sampler.encode_text("two words")
+        features, _ = codec.encode_text("two words")
     assert features[0, : len(made.input_ids)].abs().sum(dim=1).min() > 0
     assert not features[0, len(made.input_ids) :].any()

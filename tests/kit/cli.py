@@ -10,7 +10,7 @@ from typing import Any
 
 from typer.testing import CliRunner, Result
 
-from refbench.bench.cli.main import app
+from refbench.bench.cli.main import EXIT_USER_ERROR, app
 from refbench.bench.errors import UserError
 
 
@@ -32,26 +32,36 @@ class Run:
         return done
 
 
-def invoke(*arguments: object) -> Result:
-    """`refbench` within this process; what it raises stands in the result."""
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+def invoke(*words: object, expect: int = 0) -> Result:
+    """`refbench WORDS` within this process; its exit code must be `expect`.
+
+    What the user can mend ends as in the process: exit code 2, and one line on standard error.
+    """
+    result = CliRunner().invoke(app, [str(word) for word in words])
+    fault = result.exception
+    if isinstance(fault, UserError | OSError):
+        assert "\n" not in str(fault), fault
+        line = f"refbench: {fault}\n".encode()
+        result.exit_code = EXIT_USER_ERROR
+        result.stderr_bytes += line
+        result.output_bytes += line
+    elif fault is not None and not isinstance(fault, SystemExit):
+        raise fault
+    assert result.exit_code == expect, (result.exit_code, result.output)
+    return result
 
 
-def printed(*arguments: object) -> str:
+def printed(*words: object) -> str:
     """What the command prints on standard output; it must end well."""
-    result = invoke(*arguments)
-    assert result.exit_code == 0, (result.output, result.exception)
-    return result.stdout
+    return invoke(*words).stdout
 
 
-def printed_json(*arguments: object) -> Any:
+def printed_json(*words: object) -> Any:
     """What the command prints with `--json`, read."""
-    return json.loads(printed(*arguments, "--json"))
+    return json.loads(printed(*words, "--json"))
 
 
-def complaint(*arguments: object) -> str:
-    """The one line of the UserError that the command ends in."""
-    error = invoke(*arguments).exception
-    assert isinstance(error, UserError), error
-    assert "\n" not in str(error)
-    return str(error)
+def complaint(*words: object) -> str:
+    """The line that the command ends in, of something that the user can mend."""
+    last = invoke(*words, expect=EXIT_USER_ERROR).stderr.splitlines()[-1]
+    return last.removeprefix("refbench: ")

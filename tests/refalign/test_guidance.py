@@ -9,10 +9,10 @@ import pytest
 torch = pytest.importorskip("torch", reason="RefAlign needs the extra 'refalign'")
 pytest.importorskip("diffusers", reason="RefAlign needs the extra 'refalign'")
 
+from kit.golden_loop import WatchedSampler, golden_codec  # noqa: E402
 from kit.golden_networks import named, network, read, worst  # noqa: E402
-from refbench.baselines.wan.conditioning import ConcatenatedReferences  # noqa: E402
+from refbench.baselines.wan.conditioning import ReferenceLatents  # noqa: E402
 from refbench.baselines.wan.guidance import IMAGE_AND_TEXT  # noqa: E402
-from refbench.baselines.wan.sampler import WanSampler  # noqa: E402
 from refbench.baselines.wan.schedules import make_scheduler  # noqa: E402
 from refbench.refalign.method import RefAlign13B, RefAlign14B  # noqa: E402
 from refbench.refalign.transformer import RefAlignTransformer3DModel  # noqa: E402
@@ -32,41 +32,28 @@ def transformer() -> Any:
 
 
 def sampled(transformer: Any, scales: dict[str, float], batch_passes: str) -> dict[str, list[torch.Tensor]]:
-    """Latents after each step and each pass's predictions, of the sampler that the method uses."""
-    spec = RefAlign13B.spec.native
-    sampler = WanSampler(
-        tokenizer=None,
-        text_encoder=None,
+    """Latents before and after each step and each pass's predictions, of the loop that the method uses."""
+    native = RefAlign13B.spec.native
+    sampler = WatchedSampler(
+        codec=golden_codec(),
         transformer=transformer,
-        vae=None,
-        scheduler=make_scheduler(spec.solver, spec.shift),
+        scheduler=make_scheduler(native.solver, native.shift),
     )
     sampler.scheduler.set_timesteps(STEPS)
-    seen: dict[str, list[torch.Tensor]] = {"latents": [given("guidance.noise")]}
-    predict, step = sampler.predict, sampler.scheduler.step
-
-    def watched_predict(*arguments: Any) -> dict[str, torch.Tensor]:
-        predictions = predict(*arguments)
-        for name, value in predictions.items():
-            seen.setdefault(f"pred_{name}", []).append(value)
-        return predictions
-
-    def watched_step(*arguments: Any, **settings: Any) -> Any:
-        made = step(*arguments, **settings)
-        seen["latents"].append(made[0])
-        return made
-
-    sampler.predict, sampler.scheduler.step = watched_predict, watched_step
     with torch.no_grad():
         sampler.denoise(
             given("guidance.noise"),
             {"prompt": given("context"), "negative": given("context.negative")},
-            ConcatenatedReferences(latents_BCNHW=given("subject_latents")),
+            ReferenceLatents(latents_BCNHW=given("subject_latents")),
             IMAGE_AND_TEXT,
             scales,
-            batch_passes=batch_passes,
+            batch_passes=batch_passes,  # type: ignore[arg-type]
             round_timestep=True,
         )
+    seen = {"latents": [given("guidance.noise"), *sampler.latents]}
+    for predictions in sampler.predictions:
+        for name, value in predictions.items():
+            seen.setdefault(f"pred_{name}", []).append(value)
     return seen
 
 

@@ -31,8 +31,8 @@ from kit.clips import moving_square  # noqa: E402
 from kit.training import files_of  # noqa: E402
 from refbench.baselines.small.wan_base import write_tiny as write_base  # noqa: E402
 from refbench.baselines.wan.spec import WanOptions  # noqa: E402
+from refbench.bench.environment import Environment  # noqa: E402
 from refbench.bench.errors import UserError  # noqa: E402
-from refbench.bench.metric import Environment  # noqa: E402
 from refbench.bench.sample import Reference, Sample  # noqa: E402
 from refbench.bench.video import write_video  # noqa: E402
 from refbench.refalign.data.dataset import open_training_data  # noqa: E402
@@ -144,7 +144,7 @@ def test_references_are_prepared_as_in_sampling(encoder: FeatureEncoder, clips: 
     images = [Image.fromarray(picture) for picture in sample.references_NHWC]
     found = encoder.encode(sample).references_CNhw
     with torch.no_grad():
-        expected = encode_each(encoder._sampler, images)[0]
+        expected = encode_each(encoder.codec, images)[0]
     torch.testing.assert_close(found, expected, rtol=0, atol=0)
 
 

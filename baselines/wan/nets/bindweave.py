@@ -1,5 +1,6 @@
-"""BindWeave's way with references: slots of latent frames before the video's, CLIP tokens of four pictures,
-and what a vision-language model makes of the prompt and the pictures as further rows of text.
+"""BindWeave's network, and how its references are encoded: slots of latent frames before the video's, CLIP
+tokens of four pictures, and a vision-language model's states of the prompt with the pictures as further rows
+of text.
 
 Source: branch `infer` of bytedance/BindWeave (`s2v/tasks/inference/pipeline/wan_pipeline_s2v.py`@c983061,
 `s2v/models/predictor/wan_dit.py`@c983061, `wan_dit_mllm.py`@0dbd30a) and its branch `feature_extraction`
@@ -28,6 +29,7 @@ from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from diffusers.models.transformers.transformer_wan import WanAttnProcessor
 from torch.nn.functional import interpolate
 
+from refbench.baselines.wan.codec import ImageCodec
 from refbench.baselines.wan.conditioning import (
     SPATIAL_COMPRESSION,
     Condition,
@@ -35,15 +37,18 @@ from refbench.baselines.wan.conditioning import (
     Geometry,
     encode_each,
 )
-from refbench.baselines.wan.nets.image_branch import MASK_CHANNELS, ImageWanTransformer3DModel, image_tokens
-from refbench.baselines.wan.nets.magref import clip_normalised
+from refbench.baselines.wan.hf_folder import from_folder
+from refbench.baselines.wan.nets.image_branch import (
+    MASK_CHANNELS,
+    Box,
+    ImageWanTransformer3DModel,
+    clip_normalised,
+)
 from refbench.baselines.wan.references import to_tensor
-from refbench.bench.errors import SampleError, UserError, one_line
+from refbench.bench.errors import SampleError, one_line
 
 if TYPE_CHECKING:
     from PIL import Image
-
-    from refbench.baselines.wan.sampler import WanSampler
 
 SLOTS = 4
 # Where the attention parts image from text: the class token and 16×16 patches of one picture.
@@ -51,7 +56,6 @@ IMAGE_TOKENS = 257
 # Hidden width of Qwen2.5-VL-7B.
 STATE_WIDTH = 3584
 BLACK = (0, 0, 0)
-Box = tuple[int, int, int, int]
 
 # The vision-language model's copies: 0.75 of a side, 0.3 where the picture has more pixels than 1280×720;
 # then `qwen_vl_utils`' sides in multiples of 28, 4 to 16,384 tokens.
@@ -172,38 +176,43 @@ class SlotCondition(Condition):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SlotReferences(Conditioner):
-    """References in slots; `model` reads `texts` (by `prompt` and `negative`) beside them."""
+class SlotCodec(ImageCodec):
+    """With the vision-language model that reads the texts beside the pictures.
 
-    model: VisionLanguageModel
+    It is moved to the device and back for each reading, whatever is done with the other models.
+    """
+
+    reader: VisionLanguageModel
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlotReferences(Conditioner[SlotCodec]):
+    """References in slots; the reader gets `texts` (by `prompt` and `negative`) together with them."""
+
     texts: Mapping[str, str]
 
     def encode(
         self,
-        sampler: WanSampler,
+        codec: SlotCodec,
         references: Sequence[Image.Image],
         geometry: Geometry,
         generator: torch.Generator,
     ) -> SlotCondition:
-        """The model's states first, while no other model is in use; then slots and CLIP tokens."""
-        states = self.model.states(self.texts, references)
+        """The reader's states first, while no other model is in use; then slots and CLIP tokens."""
+        states = codec.reader.states(self.texts, references)
         copies = [on_black(image, geometry.width, geometry.height) for image in references]
         images = [image for image, _ in copies]
         grey_BCFHW = torch.zeros(1, 3, geometry.num_frames, geometry.height, geometry.width)
         slots_BCFHW = condition_slots(
-            encode_each(sampler, images),
+            encode_each(codec, images),
             [box for _, box in copies],
-            sampler.encode(grey_BCFHW),
+            codec.encode(grey_BCFHW),
         )
-        size = sampler.image_encoder.config.image_size
-        pixels_N3HW = torch.cat([clip_pixels(image, size) for image in images])
+        pixels_N3HW = torch.cat([clip_pixels(image, codec.image_side_px) for image in images])
         return SlotCondition(
             condition_BCFHW=slots_BCFHW,
-            image_tokens_BTD=padded_tokens(image_tokens(sampler, pixels_N3HW), len(references)),
-            states_BTD={
-                name: state_BTD.to(sampler._execution_device, sampler.transformer.dtype)
-                for name, state_BTD in states.items()
-            },
+            image_tokens_BTD=padded_tokens(codec.image_tokens(pixels_N3HW), len(references)),
+            states_BTD={name: state_BTD.to(codec.device, codec.dtype) for name, state_BTD in states.items()},
         )
 
 
@@ -257,7 +266,7 @@ def clip_pixels(image: Image.Image, size: int) -> torch.Tensor:
 
 
 def padded_tokens(tokens_BTD: torch.Tensor, references: int) -> torch.Tensor:
-    """The CLIP tokens of some references, with zeros for those up to four."""
+    """The CLIP tokens (1,N·T,D) of N references, with zeros for those up to four: (1,4·T,D)."""
     tokens_each = tokens_BTD.shape[1] // references
     missing = (SLOTS - references) * tokens_each
     return torch.cat([tokens_BTD, tokens_BTD.new_zeros(1, missing, tokens_BTD.shape[2])], dim=1)
@@ -292,14 +301,9 @@ class VisionLanguageModel:
 
     def __init__(self, folder: Path, *, device: str, dtype: torch.dtype) -> None:
         from transformers import AutoModelForImageTextToText, AutoProcessor
-        from transformers.utils import logging
 
-        logging.disable_progress_bar()
-        try:
-            whole = AutoModelForImageTextToText.from_pretrained(folder, local_files_only=True, dtype=dtype)
-            self._processor = AutoProcessor.from_pretrained(folder, local_files_only=True)
-        except Exception as error:  # noqa: BLE001 - readers of damaged files raise many kinds
-            raise UserError(f"{folder} cannot be loaded: {one_line(error, 200)}") from None
+        whole = from_folder(AutoModelForImageTextToText, folder, dtype=dtype)
+        self._processor = from_folder(AutoProcessor, folder)
         # Without the output layer, of which nothing is read.
         self._model = whole.model.eval().requires_grad_(False)
         self._device, self._dtype = device, dtype

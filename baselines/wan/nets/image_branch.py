@@ -1,29 +1,29 @@
-"""What the networks on Wan's image-to-video layout share (MAGREF, SkyReels-A2): 36 input channels and CLIP
-tokens that the cross-attention reads before the text.
+"""What the networks on Wan's image-to-video layout share (MAGREF, SkyReels-A2, BindWeave): 36 input channels
+and CLIP tokens that the cross-attention reads before the text.
 
 The input is the noisy state (16 channels), a mask (4) and the latents of a clip (16). diffusers' attention
 takes the last 512 rows for text and whatever stands before them for image tokens, so any number of images
 fits.
 
-Shapes: B samples, N images, F latent frames, H and W latent rows and columns, T image tokens, D features.
+Shapes: B samples, N images, F latent frames, H and W rows and columns, T image tokens, D features.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import wraps
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 from diffusers import WanTransformer3DModel
+from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from refbench.baselines.wan.conditioning import Condition
 from refbench.baselines.wan.nets.transformer import ExactTimesteps
 
-if TYPE_CHECKING:
-    from refbench.baselines.wan.sampler import WanSampler
-
 MASK_CHANNELS = 4
+# [x0, y0, x1, y1) in pixels.
+Box = tuple[int, int, int, int]
 
 
 class ImageWanTransformer3DModel(WanTransformer3DModel):
@@ -55,11 +55,10 @@ class ImageCondition(Condition):
         }
 
 
-def image_tokens(sampler: WanSampler, pixels_N3HW: torch.Tensor) -> torch.Tensor:
-    """CLIP tokens (1,N·T,D) of normalised images, in order: each encoded alone, the second-last layer, class
-    token first (T = 257 for the released encoder).
-    """
-    encoder = sampler.image_encoder
-    pixels_N3HW = pixels_N3HW.to(sampler._execution_device, encoder.dtype)
-    states_NTD: torch.Tensor = encoder(pixels_N3HW, output_hidden_states=True).hidden_states[-2]
-    return states_NTD.reshape(1, -1, states_NTD.shape[-1])
+def clip_normalised(pixels_N3HW: torch.Tensor) -> torch.Tensor:
+    """Pixels (N,3,H,W) in 0 to 1 with CLIP's mean and standard deviation."""
+    mean, std = (
+        torch.tensor(values, dtype=pixels_N3HW.dtype).view(1, -1, 1, 1)
+        for values in (OPENAI_CLIP_MEAN, OPENAI_CLIP_STD)
+    )
+    return (pixels_N3HW - mean) / std

@@ -1,4 +1,4 @@
-"""MAGREF's way with references: all of them on one white canvas, which is the first frame of a clip, and a
+"""How MAGREF encodes references: all of them on one white canvas, which is the first frame of a clip, and a
 mask of the regions they cover.
 
 Source: `magref/subject2video.py` of MAGREF-Video/MAGREF@e3c71b2; goldens `baselines/magref.npz`. There the
@@ -16,24 +16,21 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from torch.nn.functional import interpolate
-from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
+from refbench.baselines.wan.codec import ImageCodec
 from refbench.baselines.wan.conditioning import SPATIAL_COMPRESSION, Conditioner, Geometry
-from refbench.baselines.wan.nets.image_branch import MASK_CHANNELS, ImageCondition, image_tokens
+from refbench.baselines.wan.nets.image_branch import MASK_CHANNELS, Box, ImageCondition, clip_normalised
 from refbench.baselines.wan.references import WHITE, fit_and_pad, fitted_size, to_tensor
 
 if TYPE_CHECKING:
     from PIL import Image
 
-    from refbench.baselines.wan.sampler import WanSampler
-
 # Columns and rows, fewest cells first; the smallest grid with room for all references is taken.
 GRIDS = ((1, 1), (2, 1), (3, 1), (2, 2), (3, 2), (4, 2))
-Box = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Layout:
+class CanvasLayout:
     """Which reference (by index) stands in which cell [x0, y0, x1, y1) in pixels, paired by position; cells
     without a reference come last and stay white.
     """
@@ -42,7 +39,7 @@ class Layout:
     cells: tuple[Box, ...]
 
     @classmethod
-    def drawn(cls, references: int, width: int, height: int, stream: random.Random) -> Layout:
+    def drawn(cls, references: int, width: int, height: int, stream: random.Random) -> CanvasLayout:
         """The layout of so many references: their order is shuffled first, then the cells.
 
         Raises ValueError for more references than the largest grid has cells.
@@ -84,7 +81,7 @@ def pasted_box(image: Image.Image, cell: Box) -> Box:
 
 
 def collage(
-    images: Sequence[Image.Image], layout: Layout, width: int, height: int
+    images: Sequence[Image.Image], layout: CanvasLayout, width: int, height: int
 ) -> tuple[Image.Image, np.ndarray]:
     """The white canvas with the RGB images on it, and a bool array (height, width) of where they are.
 
@@ -117,28 +114,19 @@ def clip_pixels(canvas_CHW: torch.Tensor, size: int) -> torch.Tensor:
     return squashed * 0.5 + 0.5
 
 
-def clip_normalised(pixels_N3HW: torch.Tensor) -> torch.Tensor:
-    """Pixels in 0 to 1 with CLIP's mean and standard deviation."""
-    mean, std = (
-        torch.tensor(values, dtype=pixels_N3HW.dtype).view(1, -1, 1, 1)
-        for values in (OPENAI_CLIP_MEAN, OPENAI_CLIP_STD)
-    )
-    return (pixels_N3HW - mean) / std
-
-
 @dataclass(frozen=True, kw_only=True)
-class CollageReferences(Conditioner):
+class CollageReferences(Conditioner[ImageCodec]):
     """All references in one picture; `layout_seed` is what the layout is drawn from."""
 
     layout_seed: int | str
 
-    def layout(self, references: int, width: int, height: int) -> Layout:
+    def layout(self, references: int, width: int, height: int) -> CanvasLayout:
         """The layout of so many references on a canvas of this size."""
-        return Layout.drawn(references, width, height, random.Random(self.layout_seed))
+        return CanvasLayout.drawn(references, width, height, random.Random(self.layout_seed))
 
     def encode(
         self,
-        sampler: WanSampler,
+        codec: ImageCodec,
         references: Sequence[Image.Image],
         geometry: Geometry,
         generator: torch.Generator,
@@ -152,12 +140,12 @@ class CollageReferences(Conditioner):
         canvas_CHW = to_tensor(canvas)
         clip_BCFHW = torch.zeros(1, 3, geometry.num_frames, height, width)
         clip_BCFHW[0, :, 0] = canvas_CHW
-        latents_B16FHW = sampler.encode(clip_BCFHW)
+        latents_B16FHW = codec.encode(clip_BCFHW)
         mask_B4FHW = latents_B16FHW.new_zeros(1, MASK_CHANNELS, *latents_B16FHW.shape[2:])
         mask_B4FHW[:, :, 0] = latent_region(covered_HW).to(mask_B4FHW)
-        pixels_N3HW = clip_pixels(canvas_CHW, sampler.image_encoder.config.image_size)
+        pixels_N3HW = clip_pixels(canvas_CHW, codec.image_side_px)
         return ImageCondition(
             mask_B4FHW=mask_B4FHW,
             latents_B16FHW=latents_B16FHW,
-            image_tokens_BTD=image_tokens(sampler, clip_normalised(pixels_N3HW)),
+            image_tokens_BTD=codec.image_tokens(clip_normalised(pixels_N3HW)),
         )

@@ -1,5 +1,5 @@
-"""SkyReels-A2's way with references: each a latent frame of its own at the start of a clip, and each with
-CLIP tokens of its own.
+"""How SkyReels-A2 encodes references: each as a latent frame at the start of a clip, and with CLIP tokens of
+its own.
 
 Source: `infer.py` and `models/pipeline_a2.py` of SkyworkAI/SkyReels-A2@7c14e2e; goldens
 `baselines/skyreels_a2.npz`. One reference makes that code fail; here it stands in latent frame 0 with mask 1,
@@ -13,14 +13,13 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from refbench.baselines.wan.codec import ImageCodec
 from refbench.baselines.wan.conditioning import TEMPORAL_COMPRESSION, Conditioner, Geometry
-from refbench.baselines.wan.nets.image_branch import MASK_CHANNELS, ImageCondition, image_tokens
+from refbench.baselines.wan.nets.image_branch import MASK_CHANNELS, ImageCondition
 from refbench.baselines.wan.references import WHITE, to_tensor
 
 if TYPE_CHECKING:
     from PIL import Image
-
-    from refbench.baselines.wan.sampler import WanSampler
 
 CLIP_COPY_PX = 512
 # The index of the reference that is taken for the scene's background, and the like after it.
@@ -86,12 +85,12 @@ def reference_clip(images: Sequence[Image.Image], num_frames: int) -> torch.Tens
     return clip_BCFHW
 
 
-class FrameReferences(Conditioner):
+class FrameReferences(Conditioner[ImageCodec]):
     """References as the first latent frames, and image by image in CLIP."""
 
     def encode(
         self,
-        sampler: WanSampler,
+        codec: ImageCodec,
         references: Sequence[Image.Image],
         geometry: Geometry,
         generator: torch.Generator,
@@ -100,13 +99,13 @@ class FrameReferences(Conditioner):
         tokens of all references.
         """
         copies = vae_copies(references, geometry.width, geometry.height)
-        latents_B16FHW = sampler.encode(reference_clip(copies, geometry.num_frames), sample=generator)
+        latents_B16FHW = codec.encode(reference_clip(copies, geometry.num_frames), generator=generator)
         mask_B4FHW = latents_B16FHW.new_zeros(1, MASK_CHANNELS, *latents_B16FHW.shape[2:])
         mask_B4FHW[:, :, : len(references)] = 1
         squares = [padded(image, CLIP_COPY_PX, CLIP_COPY_PX) for image in references]
-        pixels_N3HW = sampler.image_processor(images=squares, return_tensors="pt").pixel_values
+        pixels_N3HW = codec.image_processor(images=squares, return_tensors="pt").pixel_values
         return ImageCondition(
             mask_B4FHW=mask_B4FHW,
             latents_B16FHW=latents_B16FHW,
-            image_tokens_BTD=image_tokens(sampler, pixels_N3HW),
+            image_tokens_BTD=codec.image_tokens(pixels_N3HW),
         )

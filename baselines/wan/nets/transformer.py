@@ -206,13 +206,13 @@ class ReferenceWanTransformer3DModel(WanTransformer3DModel):
         video_tokens = video_BTD.shape[1]
         tokens_BTD, positions_T3, mask, start = (
             video_BTD,
-            self._video_positions(grid, video_BTD.device),
+            self.video_positions(grid, video_BTD.device),
             None,
             0,
         )
         if reference_hidden_states is not None:
             references_BTD, reference_grid = self._patches(reference_hidden_states)
-            reference_positions_T3 = self._reference_positions(grid, reference_grid, video_BTD.device)
+            reference_positions_T3 = self.reference_positions(grid, reference_grid, video_BTD.device)
             if reference_counts is not None:
                 mask = _key_mask(reference_counts, reference_grid, video_tokens, self.rule.position)
             if self.rule.position == "tail":
@@ -270,12 +270,14 @@ class ReferenceWanTransformer3DModel(WanTransformer3DModel):
         grid = (embedded.shape[2], embedded.shape[3], embedded.shape[4])
         return embedded.flatten(2).transpose(1, 2).contiguous(), grid
 
-    def _video_positions(self, grid: tuple[int, int, int], device: torch.device) -> torch.Tensor:
+    def video_positions(self, grid: tuple[int, int, int], device: torch.device) -> torch.Tensor:
+        """Rotary indices (T,3) of the video's tokens; the grid is frames, rows and columns of patches."""
         return grid_positions(*grid, (0, 0, 0), device)
 
-    def _reference_positions(
+    def reference_positions(
         self, grid: tuple[int, int, int], reference_grid: tuple[int, int, int], device: torch.device
     ) -> torch.Tensor:
+        """Rotary indices (T,3) of the references' tokens beside a video of this grid."""
         shift = self.rule.rope_shift
         start = (grid[0], 0, 0) if self.rule.rope == "continue" else (0, shift, shift)
         return grid_positions(*reference_grid, start, device)

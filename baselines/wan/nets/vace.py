@@ -1,4 +1,4 @@
-"""VACE's way with references, and its network: a side branch that reads a context beside the noise.
+"""VACE's network, whose side branch reads a context beside the noise, and how references become that context.
 
 The context has the state's frames and 96 channels: 16 of the inactive part of a source video, 16 of its
 reactive part, 64 of a mask (the 8×8 pixels of a latent cell). A reference is a frame of its own before the
@@ -18,6 +18,7 @@ import torch
 from diffusers import WanVACETransformer3DModel
 from torch.nn.functional import interpolate
 
+from refbench.baselines.wan.codec import WanCodec
 from refbench.baselines.wan.conditioning import (
     LATENT_CHANNELS,
     SPATIAL_COMPRESSION,
@@ -30,8 +31,6 @@ from refbench.baselines.wan.references import to_tensor
 
 if TYPE_CHECKING:
     from PIL import Image
-
-    from refbench.baselines.wan.sampler import WanSampler
 
 MASK_CHANNELS = SPATIAL_COMPRESSION**2
 
@@ -60,7 +59,7 @@ class VaceContext(Condition):
         return {"hidden_states": latents, "control_hidden_states": self.context_BCFHW.to(latents.dtype)}
 
 
-class VaceReferences(Conditioner):
+class VaceReferences(Conditioner[WanCodec]):
     """References as leading context frames of an empty source video."""
 
     def leading_noise(self, references: int) -> int:
@@ -69,7 +68,7 @@ class VaceReferences(Conditioner):
 
     def encode(
         self,
-        sampler: WanSampler,
+        codec: WanCodec,
         references: Sequence[Image.Image],
         geometry: Geometry,
         generator: torch.Generator,
@@ -77,11 +76,11 @@ class VaceReferences(Conditioner):
         """The context: references in the given order, then the empty source, to be made everywhere."""
         height, width = geometry.height, geometry.width
         frames = [
-            _reference_frame(sampler.encode(prepared_reference(image, width, height)[None, :, None]))
+            _reference_frame(codec.encode(prepared_reference(image, width, height)[None, :, None]))
             for image in references
         ]
         # With zero pixels, inactive = source·(1 - mask) and reactive = source·mask are the same clip.
-        empty = sampler.encode(torch.zeros(1, 3, geometry.num_frames, height, width))
+        empty = codec.encode(torch.zeros(1, 3, geometry.num_frames, height, width))
         mask = empty.new_ones(1, MASK_CHANNELS, *empty.shape[2:])
         frames.append(torch.cat([empty, empty, mask], dim=1))
         return VaceContext(context_BCFHW=torch.cat(frames, dim=2), leading_frames=len(references))

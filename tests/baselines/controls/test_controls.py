@@ -15,9 +15,9 @@ from refbench.baselines.controls.flash_frame import FlashFrame, FlashOptions, pa
 from refbench.baselines.controls.noise import Noise, NoiseOptions
 from refbench.baselines.controls.pan_reference import PanOptions, PanReference
 from refbench.baselines.controls.static_reference import StaticReference
+from refbench.bench.environment import Environment
 from refbench.bench.errors import SampleError
 from refbench.bench.method import Frames, Method
-from refbench.bench.metric import Environment
 from refbench.bench.sample import Reference, Sample
 from refbench.bench.scores.columns import COMPONENTS
 from refbench.bench.video import Video, uniform_frames, write_video
@@ -54,10 +54,14 @@ def texture(side: int = 200) -> Image.Image:
     return Image.fromarray(noise).resize((side, side), Image.Resampling.BICUBIC)
 
 
+def generated(method: Method, sample: Sample, seed: int = 0) -> Frames:
+    made = method.load(Environment()).generate(sample, seed)
+    assert isinstance(made, Frames)
+    return made
+
+
 def frames_of(method: Method, sample: Sample, seed: int = 0) -> list[np.ndarray]:
-    generated = method.generate(sample, seed)
-    assert isinstance(generated, Frames)
-    return list(generated.images)
+    return list(generated(method, sample, seed).images)
 
 
 def controls(**size: int) -> list[Method]:
@@ -71,12 +75,9 @@ def controls(**size: int) -> list[Method]:
 
 
 def amplitude(method: Method, sample: Sample, path: Path) -> float:
-    generated = method.generate(sample, 0)
-    assert isinstance(generated, Frames)
-    write_video(path, generated.images, generated.fps)
-    metric = MotionAmplitude()
-    metric.load(Environment())
-    return metric.score(sample, Video(path)).value
+    made = generated(method, sample)
+    write_video(path, made.images, made.fps)
+    return MotionAmplitude().load(Environment()).score(sample, Video(path)).value
 
 
 def dark_centre(frame_HWC: np.ndarray) -> tuple[float, float, float]:
@@ -95,9 +96,8 @@ def test_frames_have_the_asked_for_size_count_and_type(method: Method, tmp_path:
     frames = frames_of(method, sample)
     assert len(frames) == 6
     assert all(frame.shape == (50, 70, 3) and frame.dtype == np.uint8 for frame in frames)
-    generated = method.generate(sample, 0)
-    assert isinstance(generated, Frames)
-    written = write_video(tmp_path / "out.mp4", generated.images, generated.fps)
+    made = generated(method, sample)
+    written = write_video(tmp_path / "out.mp4", made.images, made.fps)
     probe = Video(tmp_path / "out.mp4").probe
     assert (written.frames, probe.frames, probe.width, probe.height, probe.fps) == (6, 6, 70, 50, 16.0)
 
@@ -105,28 +105,30 @@ def test_frames_have_the_asked_for_size_count_and_type(method: Method, tmp_path:
 @pytest.mark.parametrize("name", ["static-reference", "pan-reference", "flash-frame", "noise", "black"])
 def test_the_same_sample_and_seed_give_the_same_frames(name: str, tmp_path: Path) -> None:
     size = {"width": 64, "height": 48, "num_frames": 4}
-    fresh, used = (next(method for method in controls(**size) if method.name == name) for _ in range(2))
+    method = next(method for method in controls(**size) if method.name == name)
     sample = saved(tmp_path, {"a.png": disc(60)})
     other = saved(tmp_path, {"b.png": plain((9, 9), BLUE)}, "multiobject_2")
-    frames_of(used, other, seed=5)
-    np.testing.assert_array_equal(frames_of(fresh, sample, 3), frames_of(used, sample, 3))
+    used = method.load(Environment())
+    before, made = used.generate(other, 5), used.generate(sample, 3)
+    assert isinstance(before, Frames) and isinstance(made, Frames)
+    assert len(list(before.images)) == 4
+    np.testing.assert_array_equal(frames_of(method, sample, 3), list(made.images))
 
 
 @pytest.mark.parametrize("method", controls(num_frames=100_000), ids=lambda method: method.name)
 def test_frames_are_made_when_they_are_asked_for(method: Method, tmp_path: Path) -> None:
-    generated = method.generate(saved(tmp_path, {"a.png": disc(60)}), 0)
-    assert isinstance(generated, Frames)
-    assert len(list(islice(generated.images, 2))) == 2
+    made = generated(method, saved(tmp_path, {"a.png": disc(60)}))
+    assert len(list(islice(made.images, 2))) == 2
 
 
 @pytest.mark.parametrize("method", controls(width=64, height=48)[:3], ids=lambda method: method.name)
 def test_references_are_needed(method: Method, tmp_path: Path) -> None:
     with pytest.raises(SampleError, match="the sample has no reference"):
-        method.generate(saved(tmp_path, {}), 0)
+        generated(method, saved(tmp_path, {}))
     sample = saved(tmp_path, {"a.png": disc(60)})
     (tmp_path / "a.png").unlink()
     with pytest.raises(SampleError, match=r"reference image a\.png is missing"):
-        method.generate(sample, 0)
+        generated(method, sample)
 
 
 def test_references_stand_side_by_side_in_order_with_their_aspect(tmp_path: Path) -> None:

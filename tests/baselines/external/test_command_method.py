@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 
 from refbench.baselines.external import command as command_module
 from refbench.baselines.external.command import Command, CommandOptions, arguments_for
+from refbench.bench.environment import Environment
 from refbench.bench.errors import SampleError, UserError
-from refbench.bench.metric import Environment
+from refbench.bench.method import Generator
 from refbench.bench.sample import Reference, Sample, kind_of
 
 ECHO = """
@@ -29,26 +30,24 @@ with open(output, "w", encoding="utf-8") as file:
     json.dump({"arguments": sys.argv[2:], "input": sys.stdin.read()}, file)
 """
 
-Build = Callable[..., Command]
+Build = Callable[..., Generator]
 
 
 @pytest.fixture
 def build(tmp_path: Path) -> Iterator[Build]:
-    """Makes loaded methods whose program is a Python script with the arguments of a template."""
-    made: list[Command] = []
+    """Loads generators whose program is a Python script with the arguments of a template."""
+    made: list[Generator] = []
 
-    def make(script: str, arguments: str = "{output}", timeout_s: float = 60.0) -> Command:
+    def make(script: str, arguments: str = "{output}", timeout_s: float = 60.0) -> Generator:
         path = tmp_path / f"program {len(made)}.py"
         path.write_text(script, encoding="utf-8")
         template = f"{shlex.quote(sys.executable)} -S {shlex.quote(str(path))} {arguments}"
-        method = Command(CommandOptions(template=template, timeout_s=timeout_s))
-        method.load(Environment())
-        made.append(method)
-        return method
+        made.append(Command(CommandOptions(template=template, timeout_s=timeout_s)).load(Environment()))
+        return made[-1]
 
     yield make
-    for method in made:
-        method.close()
+    for generator in made:
+        generator.close()
 
 
 def make_sample(prompt: str = "a cup", root: Path = Path(), paths: tuple[str, ...] = ()) -> Sample:
@@ -60,8 +59,15 @@ def make_sample(prompt: str = "a cup", root: Path = Path(), paths: tuple[str, ..
     )
 
 
-def echoed(method: Command, sample: Sample, seed: int = 0) -> list[str]:
-    answer = json.loads(method.generate(sample, seed).read_text(encoding="utf-8"))
+def output_of(generator: Generator, sample: Sample, seed: int = 0) -> Path:
+    """The file that the program left."""
+    output = generator.generate(sample, seed)
+    assert isinstance(output, Path)
+    return output
+
+
+def echoed(generator: Generator, sample: Sample, seed: int = 0) -> list[str]:
+    answer = json.loads(output_of(generator, sample, seed).read_text(encoding="utf-8"))
     assert answer["input"] == ""
     return list(answer["arguments"])
 
@@ -93,8 +99,8 @@ HOSTILE_PROMPTS = [
 
 @pytest.mark.parametrize("prompt", HOSTILE_PROMPTS)
 def test_a_prompt_arrives_as_it_is(build: Build, prompt: str, tmp_path: Path) -> None:
-    method = build(ECHO, "{output} {prompt} --text={prompt} {seed}-{id}")
-    arguments = echoed(method, make_sample(prompt), seed=7)
+    generator = build(ECHO, "{output} {prompt} --text={prompt} {seed}-{id}")
+    arguments = echoed(generator, make_sample(prompt), seed=7)
     assert arguments == [prompt, f"--text={prompt}", "7-humanobj_1"]
     assert not (tmp_path / "owned").exists()
 
@@ -122,13 +128,13 @@ def test_the_program_gets_no_input(build: Build) -> None:
 
 
 def test_quotes_in_the_template_keep_an_argument_together(build: Build) -> None:
-    method = build(ECHO, "{output} 'size 832 {id}' \"it's {seed}\"")
-    assert echoed(method, make_sample()) == ["size 832 humanobj_1", "it's 0"]
+    generator = build(ECHO, "{output} 'size 832 {id}' \"it's {seed}\"")
+    assert echoed(generator, make_sample()) == ["size 832 humanobj_1", "it's 0"]
 
 
 def test_a_placeholder_inside_a_quoted_argument_stays_inside(build: Build) -> None:
-    method = build(ECHO, "{output} 'prompt: {prompt}!'")
-    assert echoed(method, make_sample("a 'cup'; b")) == ["prompt: a 'cup'; b!"]
+    generator = build(ECHO, "{output} 'prompt: {prompt}!'")
+    assert echoed(generator, make_sample("a 'cup'; b")) == ["prompt: a 'cup'; b!"]
 
 
 def test_references_become_one_argument_each(
@@ -139,21 +145,21 @@ def test_references_become_one_argument_each(
     for path in paths:
         (tmp_path / path).write_bytes(b"image")
     absolute = [str(tmp_path / path) for path in paths]
-    method = build(ECHO, "{output} --refs {references} --joined={references}")
+    generator = build(ECHO, "{output} --refs {references} --joined={references}")
     monkeypatch.chdir(tmp_path)
-    assert echoed(method, make_sample(root=Path(), paths=paths)) == [
+    assert echoed(generator, make_sample(root=Path(), paths=paths)) == [
         "--refs",
         *absolute,
         f"--joined={','.join(absolute)}",
     ]
-    assert echoed(method, make_sample()) == ["--refs", "--joined="]
+    assert echoed(generator, make_sample()) == ["--refs", "--joined="]
 
 
 def test_a_linked_reference_keeps_its_own_name(build: Build, tmp_path: Path) -> None:
     (tmp_path / "blob").write_bytes(b"image")
     (tmp_path / "face.png").symlink_to(tmp_path / "blob")
-    method = build(ECHO, "{output} {references}")
-    assert echoed(method, make_sample(root=tmp_path, paths=("face.png",))) == [str(tmp_path / "face.png")]
+    generator = build(ECHO, "{output} {references}")
+    assert echoed(generator, make_sample(root=tmp_path, paths=("face.png",))) == [str(tmp_path / "face.png")]
 
 
 def test_a_comma_in_a_path_is_not_joined_by_commas(build: Build, tmp_path: Path) -> None:
@@ -175,27 +181,27 @@ with open(output, "w", encoding="utf-8") as file:
     (tmp_path / "man").mkdir()
     (tmp_path / "man" / "é.png").write_bytes(b"image")
     sample = make_sample("line\r\nZoë \0 end", tmp_path, ("man/é.png",))
-    output = build(script, "{output} {prompt_file} {references_json}").generate(sample, 0)
+    output = output_of(build(script, "{output} {prompt_file} {references_json}"), sample)
     prompt, references = json.loads(output.read_text(encoding="utf-8"))
     assert prompt == sample.prompt
     assert references == [{"path": str(tmp_path / "man" / "é.png"), "label": "Cup", "kind": "object"}]
 
 
 def test_text_that_no_argument_can_hold_is_the_samples_error(build: Build) -> None:
-    method = build(ECHO, "{output} {prompt}")
+    generator = build(ECHO, "{output} {prompt}")
     with pytest.raises(SampleError, match="NUL character"):
-        method.generate(make_sample("a\0b"), 0)
+        generator.generate(make_sample("a\0b"), 0)
     with pytest.raises(SampleError, match="not valid Unicode"):
-        method.generate(make_sample("a\ud800b"), 0)
+        generator.generate(make_sample("a\ud800b"), 0)
     with pytest.raises(SampleError, match="could not be started"):
-        method.generate(make_sample("x" * 4_000_000), 0)
+        generator.generate(make_sample("x" * 4_000_000), 0)
 
 
 def test_a_missing_reference_is_told_before_the_program_starts(build: Build, tmp_path: Path) -> None:
     started = tmp_path / "started"
-    method = build(f"open({str(started)!r}, 'w').close()", "{output}")
+    generator = build(f"open({str(started)!r}, 'w').close()", "{output}")
     with pytest.raises(SampleError, match=r"reference image gone\.png is missing"):
-        method.generate(make_sample(root=tmp_path, paths=("gone.png",)), 0)
+        generator.generate(make_sample(root=tmp_path, paths=("gone.png",)), 0)
     assert not started.exists()
 
 
@@ -247,24 +253,22 @@ if not once.exists():
     once.touch()
     pathlib.Path(sys.argv[1]).write_bytes(b"video")
 """
-    method = build(script)
-    assert method.generate(make_sample(), 0).read_bytes() == b"video"
+    generator = build(script)
+    assert output_of(generator, make_sample()).read_bytes() == b"video"
     with pytest.raises(SampleError, match="wrote no file"):
-        method.generate(make_sample(), 0)
+        generator.generate(make_sample(), 0)
 
 
 def test_the_output_is_an_mp4_that_lives_until_the_next(build: Build) -> None:
-    method = build(ECHO)
-    first = method.generate(make_sample(), 0)
+    generator = build(ECHO)
+    first = output_of(generator, make_sample())
     assert first.name == "humanobj_1.mp4"
     assert first.is_file()
-    second = method.generate(make_sample(), 1)
+    second = output_of(generator, make_sample(), 1)
     assert second.is_file()
     assert not first.exists()
-    method.close()
+    generator.close()
     assert not first.parent.parent.exists()
-    method.load(Environment())
-    assert method.generate(make_sample(), 0).is_file()
 
 
 BEATING = """
@@ -288,10 +292,10 @@ def test_a_time_out_ends_the_program_and_its_children(
 ) -> None:
     monkeypatch.setattr(command_module, "GRACE_S", 0.5)
     beats = tmp_path / "beats"
-    method = build(BEATING.format(beats=str(beats), stubborn=stubborn), timeout_s=1.0)
+    generator = build(BEATING.format(beats=str(beats), stubborn=stubborn), timeout_s=1.0)
     start = time.monotonic()
     with pytest.raises(SampleError, match="stopped after 1 s: step 12 of 50"):
-        method.generate(make_sample(), 0)
+        generator.generate(make_sample(), 0)
     assert time.monotonic() - start < 20
     assert beats.stat().st_size > 0
     assert heartbeat_stops(beats)
@@ -318,7 +322,7 @@ signal.signal(signal.SIGTERM, lambda *_: sys.exit(9))
 time.sleep(0.2)
 open(sys.argv[1], "w").write("video")
 """
-    assert build(script, timeout_s=30.0).generate(make_sample(), 0).read_text() == "video"
+    assert output_of(build(script, timeout_s=30.0), make_sample()).read_text() == "video"
 
 
 def test_an_interrupt_ends_the_program_and_its_children(tmp_path: Path) -> None:
@@ -329,17 +333,16 @@ def test_an_interrupt_ends_the_program_and_its_children(tmp_path: Path) -> None:
     harness = f"""
 import signal
 from refbench.baselines.external.command import Command, CommandOptions
-from refbench.bench.metric import Environment
+from refbench.bench.environment import Environment
 from refbench.bench.sample import Sample
 signal.signal(signal.SIGINT, signal.default_int_handler)
-method = Command(CommandOptions(template={template!r}))
-method.load(Environment())
+generator = Command(CommandOptions(template={template!r})).load(Environment())
 try:
-    method.generate(Sample(id="singleobj_1", category="singleobj", prompt="", references=()), 0)
+    generator.generate(Sample(id="singleobj_1", category="singleobj", prompt="", references=()), 0)
 except KeyboardInterrupt:
     raise SystemExit(42)
 """
-    process = subprocess.Popen([sys.executable, "-c", harness])
+    process = subprocess.Popen([sys.executable, "-c", harness], cwd=tmp_path)
     try:
         deadline = time.monotonic() + 30
         while not beats.exists() and time.monotonic() < deadline:
@@ -366,7 +369,7 @@ def test_a_file_that_cannot_be_executed_after_all_is_the_samples_error(tmp_path:
     program.write_bytes(b"\x00\x01\x02")
     program.chmod(0o755)
     method = Command(CommandOptions(template=f"{shlex.quote(str(program))} {{output}}"))
-    method.load(Environment())
+    generator = method.load(Environment())
     with pytest.raises(SampleError, match="could not be started"):
-        method.generate(make_sample(), 0)
-    method.close()
+        generator.generate(make_sample(), 0)
+    generator.close()

@@ -1,0 +1,225 @@
+"""From weights on disk to a generator's networks: what is there, what fits the method, and the loop over it.
+
+Nothing is downloaded.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from diffusers import DiffusionPipeline
+
+from refbench.baselines.wan.checkpoint import (
+    INDEX_PATTERN,
+    WanCheckpoint,
+    checkpoint_files,
+    indexed_files,
+    load_transformer,
+    read_checkpoint,
+)
+from refbench.baselines.wan.hf_folder import from_folder, load_text_encoder, load_tokenizer
+from refbench.baselines.wan.sampler import WanSampler
+from refbench.baselines.wan.schedules import make_scheduler
+from refbench.bench.errors import MissingWeights, UserError, one_line
+from refbench.bench.weights.store import how_to_get, require
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from refbench.baselines.wan.codec import WanCodec
+    from refbench.baselines.wan.spec import WanOptions, WanSettings, WanSpec
+    from refbench.bench.weights.entry import WeightEntry
+
+BASE_PARTS = ("tokenizer", "text_encoder", "vae")
+IMAGE_PARTS = ("image_encoder", "image_processor")
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkFiles:
+    """Where a method's networks are: the files of the transformer below its folder (or its one file), and the
+    folder of the base models.
+    """
+
+    transformer: Path
+    transformer_files: tuple[Path, ...]
+    base: Path
+
+
+def find_networks(
+    spec: WanSpec, weights: Path | None, *, own_transformer: Path | None = None
+) -> NetworkFiles:
+    """The files of a method's networks in the folder of weights; `own_transformer` is another checkpoint.
+
+    Raises MissingWeights and UserError, which say what is not there.
+    """
+    base = find_base(spec.weights.base, weights, image_branch=spec.network.image_branch)
+    if own_transformer is not None:
+        return NetworkFiles(
+            transformer=own_transformer,
+            transformer_files=tuple(checkpoint_files(own_transformer)),
+            base=base,
+        )
+    files = find_network(spec.weights.transformer, spec.weights.transformer_files, weights)
+    return NetworkFiles(transformer=files[0].parent, transformer_files=tuple(files), base=base)
+
+
+def find_base(entry: WeightEntry, weights: Path | None, *, image_branch: bool) -> Path:
+    """The folder of the base models; MissingWeights says what to pull."""
+    folder = require(entry, weights)
+    try:
+        check_base(folder, image_branch=image_branch)
+    except MissingWeights as error:
+        raise MissingWeights(f"{error}; {how_to_get(entry)}") from None
+    return folder
+
+
+def find_network(entry: WeightEntry, patterns: tuple[str, ...], weights: Path | None) -> list[Path]:
+    """The files of an entry that hold the transformer; MissingWeights says what to pull."""
+    folder = require(entry, weights)
+    try:
+        return network_files(folder, patterns)
+    except MissingWeights as error:
+        raise MissingWeights(f"{error}; {how_to_get(entry)}") from None
+
+
+def network_files(folder: Path, patterns: tuple[str, ...]) -> list[Path]:
+    """The files below a repository's folder that hold the transformer.
+
+    Raises MissingWeights when there is none, UserError when one that a shard index names is not there.
+    """
+    found = [path for pattern in patterns for path in sorted(folder.glob(pattern))]
+    if not found:
+        raise MissingWeights(f"{folder} lacks {' or '.join(patterns)}")
+    for index in sorted(found[0].parent.glob(INDEX_PATTERN)):
+        shards = indexed_files(index)
+        if not set(shards).isdisjoint(found):
+            return shards
+    return found
+
+
+def check_base(folder: Path, *, image_branch: bool) -> None:
+    """Raises MissingWeights for the first part that a base repository's folder lacks."""
+    for part in BASE_PARTS + (IMAGE_PARTS if image_branch else ()):
+        if not (folder / part).is_dir():
+            raise MissingWeights(f"{folder} has no {part.replace('_', ' ')} (folder {part})")
+
+
+def load_sampler(
+    spec: WanSpec,
+    settings: WanSettings,
+    options: WanOptions,
+    files: NetworkFiles,
+    *,
+    network_class: Any,
+    codec_class: Callable[..., WanCodec],
+    device: torch.device,
+    dtype: torch.dtype,
+    any_size: bool,
+) -> WanSampler:
+    """The loop over a method's networks, which are still on the CPU and shall run on `device`.
+
+    With `any_size` the network need not have the spec's width and depth (made-up tiny weights, a user's own
+    checkpoint). Raises UserError for a checkpoint of another method and for anything damaged.
+    """
+    checkpoint = read_checkpoint(files.transformer, dtype=dtype, files=list(files.transformer_files))
+    expected: dict[str, object] = {"in_channels": spec.network.in_channels}
+    if not any_size:
+        expected["num_layers"] = spec.network.layers
+        expected["ffn_dim"] = spec.network.ffn_width
+    _check_branches(spec, checkpoint)
+    network = load_transformer(network_class, checkpoint, expected=expected)
+    parts = load_base(files.base, dtype=dtype, image_branch=spec.network.image_branch)
+    _check_widths(checkpoint, parts, files.base)
+    if options.adapter is not None:
+        add_adapter(network, options.adapter)
+    if options.attention_backend is not None:
+        try:
+            network.set_attention_backend(options.attention_backend)
+        except Exception as error:  # noqa: BLE001 - each backend fails in its own way
+            raise UserError(f"attention_backend: {one_line(error, 200)}") from None
+    if options.compile:
+        network.compile_repeated_blocks()
+    return WanSampler(
+        codec=codec_class(**parts, device=device, dtype=dtype),
+        transformer=network,
+        scheduler=make_scheduler(settings.solver, settings.shift),
+    )
+
+
+def _check_branches(spec: WanSpec, checkpoint: WanCheckpoint) -> None:
+    """Raises UserError for a checkpoint with an image or a VACE branch too many or too few."""
+    branches = (
+        ("an image branch", spec.network.image_branch, checkpoint.config["image_dim"] is not None),
+        ("a VACE branch", bool(spec.network.extra_blocks), "vace_layers" in checkpoint.config),
+    )
+    for name, wanted, found in branches:
+        if wanted != found:
+            has = f"it has {name}" if found else f"it has no {name.partition(' ')[2]}"
+            raise UserError(f"{checkpoint.source} is a checkpoint of another method: {has}")
+
+
+def _check_widths(checkpoint: WanCheckpoint, parts: dict[str, Any], base: Path) -> None:
+    """Raises UserError for encoders whose features have another width than the transformer takes."""
+    widths = [("text encoder", parts["text_encoder"].config.d_model, checkpoint.config["text_dim"])]
+    if checkpoint.config["image_dim"] is not None:
+        given = parts["image_encoder"].config.hidden_size
+        widths.append(("image encoder", given, checkpoint.config["image_dim"]))
+    for name, given, taken in widths:
+        if given != taken:
+            raise UserError(f"the {name} in {base} gives {given} features, {checkpoint.source} takes {taken}")
+
+
+def load_base(folder: Path, *, dtype: torch.dtype, image_branch: bool = False) -> dict[str, Any]:
+    """The parts of a codec by name, on the CPU: tokenizer, text encoder in `dtype`, VAE in float32, and with
+    `image_branch` image encoder in float32 and image processor.
+    """
+    from diffusers import AutoencoderKLWan
+    from transformers import CLIPImageProcessorPil, CLIPVisionModel, UMT5EncoderModel
+
+    check_base(folder, image_branch=image_branch)
+    parts = {
+        "tokenizer": load_tokenizer(folder / "tokenizer"),
+        "text_encoder": load_text_encoder(UMT5EncoderModel, folder, dtype=dtype),
+        "vae": from_folder(AutoencoderKLWan, folder / "vae", torch_dtype=torch.float32),
+    }
+    if image_branch:
+        parts["image_encoder"] = from_folder(CLIPVisionModel, folder / "image_encoder", dtype=torch.float32)
+        parts["image_processor"] = from_folder(CLIPImageProcessorPil, folder / "image_processor")
+    for name in ("text_encoder", "vae", *(("image_encoder",) if image_branch else ())):
+        parts[name].eval().requires_grad_(False)
+    return parts
+
+
+class WanModels(DiffusionPipeline):
+    """A generator's networks as diffusers' offloading takes them, in the order in which they are used.
+
+    No video is made through it: its pipelines are what diffusers' model and group offload are written for.
+    """
+
+    model_cpu_offload_seq = "text_encoder->image_encoder->transformer->vae"
+    _optional_components = ("image_encoder",)
+
+    def __init__(self, text_encoder: Any, transformer: Any, vae: Any, image_encoder: Any = None) -> None:
+        super().__init__()
+        self.register_modules(
+            text_encoder=text_encoder, transformer=transformer, vae=vae, image_encoder=image_encoder
+        )
+
+
+def models_of(sampler: WanSampler) -> WanModels:
+    """The networks of a loop."""
+    return WanModels(transformer=sampler.transformer, **sampler.codec.models)
+
+
+def add_adapter(network: Any, folder: Path) -> None:
+    """Put a LoRA adapter (a peft or diffusers safetensors file, or its folder) onto a network."""
+    files = [folder] if folder.is_file() else sorted(folder.glob("*.safetensors"))
+    if len(files) != 1:
+        raise UserError(f"the adapter {folder} must be one .safetensors file, found {len(files)}")
+    try:
+        network.load_lora_adapter(str(files[0].parent), weight_name=files[0].name, prefix=None)
+    except Exception as error:  # noqa: BLE001 - peft and diffusers raise many kinds
+        raise UserError(f"the adapter {files[0]} does not fit: {one_line(error, 200)}") from None
