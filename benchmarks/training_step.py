@@ -60,7 +60,7 @@ class DrawnSource(ExampleSource):
     def __init__(self, config: TrainingConfig) -> None:
         self.length = 1000
         self.teacher_widths = tuple(get_teacher_spec(name).width for name in teacher_names(config))
-        channels, frames, rows, columns = latent_shape(config.data.rule)
+        channels, frames, rows, columns = latent_shape(config.data.clip)
         tokens = (rows // PATCH) * (columns // PATCH)
         self._features = Features(
             latents_CFhw=torch.randn(channels, frames, rows, columns),
@@ -79,7 +79,7 @@ def draw_clip(folder: Path, config: TrainingConfig) -> Path:
     """A JSONL file of one moving pattern with three references."""
     from PIL import Image
 
-    rule = config.data.rule
+    rule = config.data.clip
     generator = np.random.default_rng(0)
     picture = generator.integers(0, 255, (rule.height, rule.width, 3), dtype=np.uint8)
     frames = [np.roll(picture, 2 * index, axis=1) for index in range(rule.window_frames)]
@@ -103,7 +103,7 @@ def seconds_per_update(trainer: Trainer, examples: Iterator[Example]) -> float:
 
 def forward_flops(architecture: dict[str, Any], config: TrainingConfig, references: int) -> float:
     """FLOPs of one sample's forward pass."""
-    channels, frames, rows, columns = latent_shape(config.data.rule)
+    channels, frames, rows, columns = latent_shape(config.data.clip)
     with torch.device("meta"), FlopCounterMode(display=False) as counter, torch.no_grad():
         network = RefAlignTransformer3DModel(**architecture)
         network(
@@ -127,7 +127,7 @@ def peak_flops(given_tflops: float | None) -> float | None:
 
 def report_step(config: TrainingConfig, trainer: Trainer, seconds: float, peak_tflops: float | None) -> None:
     """Tokens per second and utilisation of updates with three references in each sample."""
-    _, frames, rows, columns = latent_shape(config.data.rule)
+    _, frames, rows, columns = latent_shape(config.data.clip)
     tokens = (frames + REFERENCES) * (rows // PATCH) * (columns // PATCH)
     samples = config.run.samples_per_step
     speed = samples / seconds

@@ -26,7 +26,7 @@ from refbench.refalign.data.sample import (
     Skipped,
     TrainingSample,
 )
-from refbench.refalign.data.source import CROSS_PAIR_PROBABILITY, ReferenceRates, Source
+from refbench.refalign.data.source import ReferenceRates, Source
 
 # Of a data set with one usable clip in ten, a position fails once in 850 with so many.
 MOST_ATTEMPTS = 64
@@ -50,14 +50,13 @@ class TrainingData(torch.utils.data.Dataset):
         rule: ClipRule,
         *,
         seed: int,
-        cross_pair_probability: float = CROSS_PAIR_PROBABILITY,
-        gpt_probability: float = 0.0,
+        rates: ReferenceRates = ReferenceRates(),  # noqa: B008 - frozen
         dropout: DropoutRates = DropoutRates(),  # noqa: B008 - frozen
     ) -> None:
         self.source = source
         self.rule = rule
         self.seed = seed
-        self.rates = ReferenceRates(cross_pair=cross_pair_probability, gpt=gpt_probability)
+        self.rates = rates
         self.dropout = dropout
         self.skipped = SkipLog()
         self._sizes = np.array([len(shard) for shard in source.shards], np.int64)
@@ -94,7 +93,7 @@ class TrainingData(torch.utils.data.Dataset):
                 epoch=epoch,
                 position=position,
                 prompt=clip.prompt,
-                condition=draws.condition(self.dropout),
+                dropped=draws.dropped(self.dropout),
                 video_FHWC=clip.video_FHWC,
                 references_NHWC=clip.references_NHWC,
                 labels=clip.labels,
@@ -189,8 +188,7 @@ def open_training_data(
     *,
     seed: int,
     cache: Path | None,
-    cross_pair_probability: float = CROSS_PAIR_PROBABILITY,
-    gpt_probability: float = 0.0,
+    rates: ReferenceRates = ReferenceRates(),  # noqa: B008 - frozen
     dropout: DropoutRates = DropoutRates(),  # noqa: B008 - frozen
 ) -> TrainingData:
     """The training data at `place` (see `open_source`), after its first sample has been made.
@@ -198,13 +196,6 @@ def open_training_data(
     Nothing is written but the index, into `cache`. Raises UserError for a place that holds no data, or none
     that can be used.
     """
-    data = TrainingData(
-        open_source(place, cache),
-        rule,
-        seed=seed,
-        cross_pair_probability=cross_pair_probability,
-        gpt_probability=gpt_probability,
-        dropout=dropout,
-    )
+    data = TrainingData(open_source(place, cache), rule, seed=seed, rates=rates, dropout=dropout)
     data.sample(0, 0)
     return data

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from refbench.refalign.data.sample import Condition, DropoutRates
+from refbench.refalign.data.sample import DropoutRates, Dropped
 
 
 def _number(key: str) -> int:
@@ -59,17 +59,17 @@ class Draws:
         """0 … count-1 in the order that is called `what` here."""
         return permutation(count, self._key(what))
 
-    def condition(self, rates: DropoutRates) -> Condition:
-        """Which conditions this sample keeps, by one uniform draw r.
+    def dropped(self, rates: DropoutRates) -> Dropped:
+        """What this sample is trained without, by one uniform draw r.
 
-        r < no_text drops the text, the next `no_references` of the unit interval the references, the next
-        `neither` both (0.1 each in RefAlign's compiled trainers).
+        r < `rates.text` drops the text, the next `rates.references` of the unit interval the references, the
+        next `rates.both` both (0.1 each in RefAlign's compiled trainers).
         """
         r = self.uniform("condition")
-        if r < rates.no_text:
-            return "no_text"
-        if r < rates.no_text + rates.no_references:
-            return "no_references"
-        if r < rates.no_text + rates.no_references + rates.neither:
-            return "neither"
-        return "both"
+        if r < rates.text:
+            return "text"
+        if r < rates.text + rates.references:
+            return "references"
+        if r < rates.text + rates.references + rates.both:
+            return "both"
+        return "nothing"

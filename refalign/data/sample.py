@@ -11,7 +11,7 @@ from typing import Literal
 
 import numpy as np
 
-Condition = Literal["both", "no_text", "no_references", "neither"]
+Dropped = Literal["nothing", "text", "references", "both"]
 
 # The VAE packs four frames after the first into one and 8 pixels into one; the network's patches are 2×2.
 FRAMES_PER_LATENT = 4
@@ -52,17 +52,18 @@ class ClipRule:
 
 @dataclass(frozen=True, kw_only=True)
 class DropoutRates:
-    """Shares of samples, 0 to 1, whose condition loses the text, the references, or both.
+    """Shares of samples, 0 to 1, that are trained without their text, without their references, or without
+    both.
 
     Raises ValueError for a negative share or a sum above 1.
     """
 
-    no_text: float = 0.1
-    no_references: float = 0.1
-    neither: float = 0.1
+    text: float = 0.1
+    references: float = 0.1
+    both: float = 0.1
 
     def __post_init__(self) -> None:
-        rates = (self.no_text, self.no_references, self.neither)
+        rates = (self.text, self.references, self.both)
         if not all(0 <= rate <= 1 for rate in rates) or sum(rates) > 1 + 1e-9:
             raise ValueError(f"dropout rates must be shares of one whole, {rates} are not")
 
@@ -85,11 +86,11 @@ class Skipped:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingSample:
-    """One decoded clip with its conditions.
+    """One decoded clip with its prompt and references.
 
     `key` is unique within the data set and stable over runs (of a JSONL line without an id it names the
-    content too). `prompt` is the caption and `references_NHWC` the references even where `condition` drops
-    them: the trainer applies it. `video_FHWC` is RGB uint8 (num_frames, height, width, 3), `references_NHWC`
+    content too). `prompt` is the caption and `references_NHWC` the references even where they are `dropped`:
+    the trainer leaves them out. `video_FHWC` is RGB uint8 (num_frames, height, width, 3), `references_NHWC`
     uint8 (0 to max_references, height, width, 3), letterboxed on white, one of `labels` each. `clip_start` is
     the first source frame of the window: with `key` the identity of cached latents. `skipped` are the samples
     that this one stands in for, and references that were replaced.
@@ -99,7 +100,7 @@ class TrainingSample:
     epoch: int
     position: int
     prompt: str
-    condition: Condition
+    dropped: Dropped
     video_FHWC: np.ndarray
     references_NHWC: np.ndarray
     labels: tuple[str, ...]

@@ -15,11 +15,12 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from refbench.bench.errors import UserError, first_fault, one_line
+from refbench.refalign.training.recipes import flat_settings, nested_data_settings
 
 FOLDER = "checkpoints"
 TRANSFORMER, ADAPTER, EMA, OPTIMIZER, PROJECTORS = (
@@ -49,19 +50,28 @@ FREE_FIELDS = frozenset(
 class TrainingState(BaseModel):
     """Where a run stands.
 
-    `step` updates have been made; `places` positions of the order were consumed by them; `average_steps` is
-    the moving average's own count. The configuration is the recipe with its overrides.
+    `step` updates have been made; `consumed_positions` of the training order went into them; `average_steps`
+    is the moving average's own count. The configuration is the recipe with its overrides. Version 1 called
+    the positions `places` and had a flat section `data`; it is still read.
     """
 
     model_config = ConfigDict(extra="forbid")
 
-    schema_version: int = 1
+    schema_version: Literal[2] = 2
     step: int
-    places: int
+    consumed_positions: int
     average_steps: int | None = None
     processes: int
     config: dict[str, Any]
     versions: dict[str, str]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_version_1(cls, stored: Any) -> Any:
+        if not isinstance(stored, dict) or stored.get("schema_version") != 1:
+            return stored
+        values = {"consumed_positions" if name == "places" else name: value for name, value in stored.items()}
+        return values | {"schema_version": 2, "config": nested_data_settings(stored.get("config"))}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,18 +169,12 @@ def check_same_run(stored: Mapping[str, Any], config: Mapping[str, Any], folder:
     """Raises UserError where a run is to go on under another configuration than it had; lengths, machine and
     intervals may change.
     """
-    for section in stored.keys() | config.keys():
-        if section in FREE_SECTIONS:
+    before, now = flat_settings(stored), flat_settings(config)
+    for name in sorted(before.keys() | now.keys()):
+        if name.partition(".")[0] in FREE_SECTIONS or name in FREE_FIELDS:
             continue
-        before, now = stored.get(section), config.get(section)
-        pairs = (
-            {f"{section}.{name}": (before.get(name), now.get(name)) for name in before.keys() | now.keys()}
-            if isinstance(before, Mapping) and isinstance(now, Mapping)
-            else {section: (before, now)}
-        )
-        for name, (old, new) in sorted(pairs.items()):
-            if old != new and name not in FREE_FIELDS:
-                raise UserError(
-                    f"{folder} was trained with {name}={one_line(old, 60)}, not {one_line(new, 60)}; "
-                    "give the same settings, or start a new run in another --out"
-                )
+        if before.get(name) != now.get(name):
+            raise UserError(
+                f"{folder} was trained with {name}={one_line(before.get(name), 60)}, not "
+                f"{one_line(now.get(name), 60)}; give the same settings, or start a new run in another --out"
+            )

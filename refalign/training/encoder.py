@@ -3,9 +3,8 @@
 `FeatureEncoder` does the work during training or once beforehand (`refalign.training.prepare`); its result
 depends on the sample alone, so both give the same losses. VAE latents are the posterior's mode: no draw,
 therefore worth keeping. Text features keep no rows of zeros; teacher features lie on the network's token
-grid. Under `no_text` the prompt is the empty one, under `no_references` (and for a sample without any) one
-reference of zeros stands in at the video's size, with a teacher of zeros, which switches the alignment loss
-off.
+grid. A dropped text is the empty prompt. For dropped references (and in a sample without any) one reference
+of zeros stands in at the video's size, with a teacher of zeros, which switches the alignment loss off.
 
 Source: the trainer of gudaochangsheng/RefAlign@6f91526.
 
@@ -200,10 +199,10 @@ class FeatureEncoder:
         return WanSampler(**parts, transformer=network, scheduler=make_scheduler("euler", 5))
 
     def encode(self, sample: TrainingSample) -> Features:
-        """The features of a sample under its condition, on the CPU."""
-        prompt = "" if sample.condition in ("no_text", "neither") else sample.prompt
+        """The features of a sample without what it drops, on the CPU."""
+        prompt = "" if sample.dropped in ("text", "both") else sample.prompt
         pictures_NHWC = sample.references_NHWC
-        if sample.condition in ("no_references", "neither"):
+        if sample.dropped in ("references", "both"):
             pictures_NHWC = pictures_NHWC[:0]
         with torch.no_grad():
             return Features(

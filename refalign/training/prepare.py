@@ -19,10 +19,10 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from refbench.bench.errors import MissingWeights, UserError, first_fault, one_line
 from refbench.bench.runs.folder import write_text
@@ -33,7 +33,7 @@ from refbench.refalign.data.sample import EpochPosition, Skipped
 from refbench.refalign.teacher import get_teacher_spec
 from refbench.refalign.training.encoder import Example, FeatureEncoder, Features
 from refbench.refalign.training.examples import ExampleSource, guarded_items
-from refbench.refalign.training.recipes import TrainingConfig
+from refbench.refalign.training.recipes import TrainingConfig, flat_settings, nested_data_settings
 
 INDEX = "index.json"
 POSITIONS_PER_SHARD = 64
@@ -42,17 +42,24 @@ ENCODERS = ("text_encoder", "vae")
 
 
 class FeatureIndex(BaseModel):
-    """What prepared features belong to."""
+    """What prepared features belong to. Version 1 had a flat section `data`; it is still read."""
 
     model_config = ConfigDict(extra="forbid")
 
-    schema_version: int = 1
+    schema_version: Literal[2] = 2
     settings: dict[str, Any]
     weights: dict[str, str]
     first_sample: str
     length: int
     epochs: int
     teacher_widths: list[int]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_version_1(cls, stored: Any) -> Any:
+        if not isinstance(stored, dict) or stored.get("schema_version") != 1:
+            return stored
+        return stored | {"schema_version": 2, "settings": nested_data_settings(stored.get("settings"))}
 
     @property
     def places(self) -> int:
@@ -230,16 +237,13 @@ def _check_index(
     length: int | None,
     folder: Path,
 ) -> None:
-    flat = [_flat(stored.settings), _flat(settings)]
-    differing = sorted(
-        name for name in flat[0].keys() | flat[1].keys() if flat[0].get(name) != flat[1].get(name)
-    )
-    if differing:
-        name = differing[0]
-        raise UserError(
-            f"the features in {folder} were prepared with {name}={one_line(flat[0].get(name), 60)}, not "
-            f"{one_line(flat[1].get(name), 60)}; prepare them again in another folder"
-        )
+    before, now = flat_settings(stored.settings), flat_settings(settings)
+    for name in sorted(before.keys() | now.keys()):
+        if before.get(name) != now.get(name):
+            raise UserError(
+                f"the features in {folder} were prepared with {name}={one_line(before.get(name), 60)}, not "
+                f"{one_line(now.get(name), 60)}; prepare them again in another folder"
+            )
     for name in sorted(stored.weights.keys() & weights.keys()):
         if stored.weights[name] != weights[name]:
             raise UserError(
@@ -250,16 +254,6 @@ def _check_index(
         raise UserError(
             f"the features in {folder} come from other data; prepare them again in another folder"
         )
-
-
-def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in settings.items():
-        if isinstance(value, Mapping):
-            flat |= {f"{name}.{key}": each for key, each in value.items()}
-        else:
-            flat[name] = value
-    return flat
 
 
 class PreparedSource(ExampleSource):

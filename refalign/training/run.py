@@ -135,7 +135,7 @@ def make_encoder(config: TrainingConfig, weights: Path | None, device: torch.dev
     # Teachers first: a missing one should not be found out after reading a text encoder of 11 GB.
     teachers = load_teachers(teacher_names(config), weights, device=device, dtype=dtype)
     return FeatureEncoder(
-        load_base(base, dtype=dtype), teachers, rule=config.data.rule, device=device, dtype=dtype
+        load_base(base, dtype=dtype), teachers, rule=config.data.clip, device=device, dtype=dtype
     )
 
 
@@ -168,11 +168,10 @@ def open_data(config: TrainingConfig, place: Path, cache: Path) -> TrainingData:
     """The training data as a recipe cuts it; its index is kept in `cache`. Raises UserError."""
     return open_training_data(
         place,
-        config.data.rule,
+        config.data.clip,
         seed=config.run.seed,
         cache=cache,
-        cross_pair_probability=config.data.cross_pair_probability,
-        gpt_probability=config.data.gpt_probability,
+        rates=config.data.references,
         dropout=config.data.dropout,
     )
 

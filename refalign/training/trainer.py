@@ -279,7 +279,7 @@ class Trainer:
     def _state(self) -> TrainingState:
         return TrainingState(
             step=self.step,
-            places=self.step * self.config.run.samples_per_step,
+            consumed_positions=self.step * self.config.run.samples_per_step,
             average_steps=None if self.average is None else self.average.optimization_step,
             processes=self.parallel.world_size,
             config=self.config.plain(),

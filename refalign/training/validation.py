@@ -44,9 +44,9 @@ class Validation:
             self.samples.append(sample)
         self.seed = chosen.seed
         self.settings = WanSettings(
-            width=config.data.width,
-            height=config.data.height,
-            num_frames=config.data.num_frames,
+            width=config.data.clip.width,
+            height=config.data.clip.height,
+            num_frames=config.data.clip.num_frames,
             fps=FPS,
             steps=chosen.steps,
             solver="euler",

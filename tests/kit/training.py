@@ -34,9 +34,9 @@ ARCHITECTURE = {
     "num_layers": 3,
 }
 SMALL = (
-    "data.width=48",
-    "data.height=32",
-    "data.num_frames=5",
+    "data.clip.width=48",
+    "data.clip.height=32",
+    "data.clip.num_frames=5",
     "alignment.blocks=0,1",
     "run.max_steps=4",
     "log.every=1000",

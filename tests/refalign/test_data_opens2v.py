@@ -452,7 +452,7 @@ def test_skipped_clips_are_counted_and_named(layout: Callable[..., Path], tmp_pa
     text = (folder / "annotations" / "two.json").read_text()
     (folder / "annotations" / "two.json").write_text(text[:-40])
     cache = tmp_path / "cache"
-    data = open_training_data(folder, RULE, seed=5, cache=cache, cross_pair_probability=0)
+    data = open_training_data(folder, RULE, seed=5, cache=cache, rates=OWN)
     assert len(data) == 4
     samples = [data.sample(epoch, position) for epoch in range(2) for position in range(4)]
     assert {sample.key for sample in samples} == {ONE_A, f"one/{clip_id('b')}"}

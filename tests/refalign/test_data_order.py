@@ -82,7 +82,7 @@ def fingerprint(sample: TrainingSample) -> tuple[Any, ...]:
     """All of a sample, to compare."""
     pixels = (sample.video_FHWC.tobytes(), sample.references_NHWC.tobytes())
     place = (sample.epoch, sample.position, sample.key, sample.clip_start)
-    return (*place, sample.prompt, sample.condition, sample.labels, sample.skipped, *pixels)
+    return (*place, sample.prompt, sample.dropped, sample.labels, sample.skipped, *pixels)
 
 
 def line_clip(path: Path, number: int = 0, rule: ClipRule = RULE) -> Clip:
@@ -310,13 +310,13 @@ def test_positions_that_make_no_sense_are_refused(length: int, place: dict[str, 
 
 
 def test_conditions_follow_the_position_and_leave_the_sample_whole(written: Callable[..., Path]) -> None:
-    everything = {"no_text": 0.0, "no_references": 0.0, "neither": 1.0}
-    sample = six(written, dropout=DropoutRates(**everything)).sample(0, 0)
-    assert sample.condition == "neither"
+    everything = DropoutRates(text=0.0, references=0.0, both=1.0)
+    sample = six(written, dropout=everything).sample(0, 0)
+    assert sample.dropped == "both"
     assert sample.prompt.startswith("prompt") and sample.references_NHWC.shape[0] == 1
     data = six(written)
-    drawn = [Draws(seed=11, epoch=0, position=position).condition(data.dropout) for position in range(6)]
-    assert [data.sample(0, position).condition for position in range(6)] == drawn
+    drawn = [Draws(seed=11, epoch=0, position=position).dropped(data.dropout) for position in range(6)]
+    assert [data.sample(0, position).dropped for position in range(6)] == drawn
 
 
 def test_epochs_of_a_million_clips_need_no_list_of_them() -> None:

@@ -251,23 +251,23 @@ def test_permutations_hold_every_number_once(count: int, key: str) -> None:
 def test_dropout_frequencies() -> None:
     total = 20_000
     rates = DropoutRates()
-    drawn = Counter(Draws(seed=7, epoch=0, position=p).condition(rates) for p in range(total))
-    expected = {"no_text": 0.1, "no_references": 0.1, "neither": 0.1, "both": 0.7}
-    for condition, share in expected.items():
-        deviation = abs(drawn[condition] / total - share) / (share * (1 - share) / total) ** 0.5
-        assert deviation < 4, (condition, drawn[condition])
+    drawn = Counter(Draws(seed=7, epoch=0, position=p).dropped(rates) for p in range(total))
+    expected = {"text": 0.1, "references": 0.1, "both": 0.1, "nothing": 0.7}
+    for dropped, share in expected.items():
+        deviation = abs(drawn[dropped] / total - share) / (share * (1 - share) / total) ** 0.5
+        assert deviation < 4, (dropped, drawn[dropped])
 
 
 @pytest.mark.parametrize(
-    ("r", "condition"),
-    [(0.0, "no_text"), (0.0999, "no_text"), (0.1, "no_references"), (0.2001, "neither"), (0.3001, "both")],
+    ("r", "dropped"),
+    [(0.0, "text"), (0.0999, "text"), (0.1, "references"), (0.2001, "both"), (0.3001, "nothing")],
 )
-def test_condition_by_one_draw(r: float, condition: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_dropped_follows_one_draw(r: float, dropped: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("refbench.refalign.data.draws.uniform", lambda key: r)
-    assert Draws(seed=0, epoch=0, position=0).condition(DropoutRates()) == condition
+    assert Draws(seed=0, epoch=0, position=0).dropped(DropoutRates()) == dropped
 
 
-@pytest.mark.parametrize("rates", [{"no_text": -0.1}, {"neither": 0.9}, {"no_references": float("nan")}])
+@pytest.mark.parametrize("rates", [{"text": -0.1}, {"both": 0.9}, {"references": float("nan")}])
 def test_dropout_rates_are_shares(rates: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="shares of one whole"):
         DropoutRates(**rates)
@@ -280,7 +280,7 @@ def test_the_skip_log_counts_each_meeting_once() -> None:
             epoch=epoch,
             position=position,
             prompt="",
-            condition="both",
+            dropped="nothing",
             video_FHWC=np.zeros((1, 16, 16, 3), np.uint8),
             references_NHWC=np.zeros((0, 16, 16, 3), np.uint8),
             labels=(),

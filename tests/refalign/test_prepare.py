@@ -45,7 +45,8 @@ from refbench.refalign.training.prepare import PreparedSource  # noqa: E402
 from refbench.refalign.training.recipes import TrainingConfig, build_config  # noqa: E402
 from refbench.refalign.training.run import TrainingPlaces, make_encoder, prepare, train  # noqa: E402
 
-SIZE = ("data.width=64", "data.height=48", "data.num_frames=5", "data.stride=1")
+OLDER = Path(__file__).parents[1] / "files" / "version_0.1" / "training"
+SIZE = ("data.clip.width=64", "data.clip.height=48", "data.clip.num_frames=5", "data.clip.stride=1")
 SHORT = (*SIZE, "run.max_steps=4", "log.every=1000", "log.tensorboard=false", "alignment.blocks=0,1")
 
 
@@ -115,13 +116,13 @@ def run(config: TrainingConfig, out: Path, **places: Path) -> list[dict[str, Any
 
 
 def sample_of(clips: Path, **changes: Any) -> TrainingSample:
-    data = open_training_data(clips, build_config("tiny", SIZE).data.rule, seed=0, cache=None)
+    data = open_training_data(clips, build_config("tiny", SIZE).data.clip, seed=0, cache=None)
     found = next(
         sample
         for sample in (data.sample(0, position) for position in range(4))
         if len(sample.references_NHWC) == 2
     )
-    return replace(found, **{"condition": "both", **changes})
+    return replace(found, **{"dropped": "nothing", **changes})
 
 
 def test_features_of_a_sample(encoder: FeatureEncoder, clips: Path) -> None:
@@ -149,14 +150,14 @@ def test_references_are_prepared_as_in_sampling(encoder: FeatureEncoder, clips: 
 
 
 @pytest.mark.parametrize(
-    ("condition", "references", "text"),
-    [("no_text", 2, False), ("no_references", 0, True), ("neither", 0, False)],
+    ("dropped", "references", "text"),
+    [("text", 2, False), ("references", 0, True), ("both", 0, False)],
 )
 def test_dropped_conditions(
-    encoder: FeatureEncoder, clips: Path, condition: Any, references: int, text: bool
+    encoder: FeatureEncoder, clips: Path, dropped: Any, references: int, text: bool
 ) -> None:
     sample = sample_of(clips)
-    both, found = encoder.encode(sample), encoder.encode(replace(sample, condition=condition))
+    both, found = encoder.encode(sample), encoder.encode(replace(sample, dropped=dropped))
     assert found.references_CNhw.shape[1] == len(found.teachers[0]) == references
     assert torch.equal(found.text_LD, both.text_LD) == text
     if not text:
@@ -194,7 +195,7 @@ def test_decoding_in_worker_processes_changes_nothing(weights: Path, clips: Path
 def test_data_that_vanishes_is_one_line_from_a_worker_too(weights: Path, tmp_path: Path) -> None:
     file = write_clips(tmp_path / "clips", broken=False)
     config = build_config("tiny", [*SHORT, "data.workers=1"])
-    data = open_training_data(file, config.data.rule, seed=0, cache=None)
+    data = open_training_data(file, config.data.clip, seed=0, cache=None)
     for video in file.parent.glob("*.mp4"):
         video.unlink()
     with pytest.raises(UserError, match=r"none of 3 samples tried can be used") as caught:
@@ -276,7 +277,7 @@ def edit(folder: Path) -> None:
     ("overrides", "damage", "text"),
     [
         (("run.seed=1",), None, r"were prepared with seed=0, not 1; prepare them again"),
-        (("data.no_text=0.5",), None, r"were prepared with data\.no_text=0\.1, not 0\.5"),
+        (("data.dropout.text=0.5",), None, r"were prepared with data\.dropout\.text=0\.1, not 0\.5"),
         (("data.workers=1", "run.max_steps=1"), None, None),
         ((), edit, r"features-00001\.safetensors is damaged: .*; remove it and prepare again"),
         (
@@ -304,6 +305,18 @@ def test_stale_and_damaged_features_are_refused(
     with pytest.raises(UserError, match=text) as caught:
         run(config, tmp_path / "out", weights=weights, features=prepared)
     assert "\n" not in str(caught.value)
+
+
+def test_an_index_of_version_1_is_read(weights: Path, prepared: Path) -> None:
+    """It was written before the sections of `data` were nested."""
+    of_this_machine = json.loads((prepared / "index.json").read_text())
+    older = json.loads((OLDER / "index.json").read_text())
+    assert older["schema_version"] == 1 and "width" in older["settings"]["data"]
+    (prepared / "index.json").write_text(json.dumps(older | {"weights": of_this_machine["weights"]}))
+    source = PreparedSource(prepared, build_config("tiny", SHORT), weights=weights)
+    assert len(list(itertools.islice(source.examples(start=0, rank=0, world_size=1), 8))) == 8
+    with pytest.raises(UserError, match=r"were prepared with data\.references\.gpt=0\.0, not 0\.5"):
+        PreparedSource(prepared, build_config("tiny", [*SHORT, "data.references.gpt=0.5"]), weights=weights)
 
 
 def test_features_of_other_data_and_weights_are_refused(
