@@ -91,22 +91,23 @@ def teacher_names(config: TrainingConfig) -> tuple[str, ...]:
 
 
 def weight_fingerprints(config: TrainingConfig, weights: Path | None) -> dict[str, str]:
-    """Digests of the frozen networks that are on disk."""
-    found = {}
-    places: dict[str, Callable[[], Path]] = {
+    """Digests by name of the frozen networks (text encoder, VAE, teachers) whose files are on disk."""
+    find_folder: dict[str, Callable[[], Path]] = {
         part: lambda part=part: require(config.model.base, weights) / part  # type: ignore[misc]
         for part in ENCODERS
     }
     for name in teacher_names(config):
         repository = get_teacher_spec(name).repository
-        places[name] = lambda repository=repository: require_model_folder(repository, weights)  # type: ignore[misc]
-    for name, find in places.items():
+        find_folder[name] = lambda repository=repository: require_model_folder(repository, weights)  # type: ignore[misc]
+    found = {}
+    for name, find in find_folder.items():
         try:
-            place = find()
-            files = sorted(place.glob("*.safetensors")) or sorted(place.glob("*.bin"))
-            found[name] = weights_fingerprint(place, files)
+            folder = find()
         except MissingWeights:
             continue
+        files = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.bin"))
+        if files:
+            found[name] = weights_fingerprint(folder, [Path(file.name) for file in files])
     return found
 
 

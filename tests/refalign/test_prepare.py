@@ -320,7 +320,7 @@ def test_an_index_of_version_1_is_read(weights: Path, prepared: Path) -> None:
 
 
 def test_features_of_other_data_and_weights_are_refused(
-    weights: Path, prepared: Path, tmp_path: Path
+    weights: Path, prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = build_config("tiny", SHORT)
     other = write_clips(tmp_path / "other", broken=False)
@@ -332,8 +332,10 @@ def test_features_of_other_data_and_weights_are_refused(
     content = bytearray(file.read_bytes())
     content[-1] ^= 1
     file.write_bytes(content)
-    with pytest.raises(UserError, match=r"come from other weights of vae; prepare them again"):
-        run(config, tmp_path / "out", weights=changed, features=prepared)
+    monkeypatch.chdir(tmp_path)
+    for folder in (changed, Path("weights")):
+        with pytest.raises(UserError, match=r"come from other weights of vae; prepare them again"):
+            run(config, tmp_path / "out", weights=folder, features=prepared)
 
 
 def test_what_is_missing_is_one_line(weights: Path, clips: Path, tmp_path: Path) -> None:
