@@ -89,15 +89,10 @@ class TrainingData(torch.utils.data.Dataset):
                 skipped.append(Skipped(key=name, reason=one_line(error)))
                 continue
             sample = TrainingSample(
-                key=clip.key,
+                clip=clip,
                 epoch=epoch,
                 position=position,
-                prompt=clip.prompt,
                 dropped=draws.dropped(self.dropout),
-                video_FHWC=clip.video_FHWC,
-                references_NHWC=clip.references_NHWC,
-                labels=clip.labels,
-                clip_start=clip.clip_start,
                 skipped=(*skipped, *clip.replaced),
             )
             self.skipped.add(sample)

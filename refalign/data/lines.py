@@ -23,9 +23,9 @@ from refbench.bench.video import Video
 from refbench.refalign.data.draws import Draws
 from refbench.refalign.data.frames import Region, frame_indices, read_clip, stacked_references
 from refbench.refalign.data.places import contained_file
-from refbench.refalign.data.sample import ClipRule
+from refbench.refalign.data.sample import Clip, ClipRule
 from refbench.refalign.data.shards import Shard, line_entries, parse_json
-from refbench.refalign.data.source import Clip, ReferenceRates, Source
+from refbench.refalign.data.source import ReferenceRates, Source
 
 
 class _Line(BaseModel):
@@ -84,7 +84,7 @@ class LinesSource(Source):
             video_FHWC=video_FHWC,
             references_NHWC=stacked_references(images, rule),
             labels=tuple((line.labels or [""] * len(images))[: len(images)]),
-            clip_start=indices[0],
+            first_frame=indices[0],
         )
 
 

@@ -34,9 +34,9 @@ from refbench.refalign.data.frames import Region, frame_indices, read_clip, read
 from refbench.refalign.data.lines import opened_on_white
 from refbench.refalign.data.pairs import CrossPairs
 from refbench.refalign.data.places import contained_file
-from refbench.refalign.data.sample import ClipRule, Skipped
+from refbench.refalign.data.sample import Clip, ClipRule, Skipped
 from refbench.refalign.data.shards import Shard, object_entries
-from refbench.refalign.data.source import Clip, ReferenceRates, Source
+from refbench.refalign.data.source import ReferenceRates, Source
 from refbench.refalign.data.subjects import Cutout, Subject, chosen_cutouts, cut_out
 
 GPT_FRAME = re.compile(r"(\d{1,6})_(.+)\.png")
@@ -181,7 +181,7 @@ class OpenS2VSource(Source):
             video_FHWC=video_FHWC,
             references_NHWC=stacked_references([image_HWC for _, image_HWC in taken], rule),
             labels=tuple(label for label, _ in taken),
-            clip_start=indices[0],
+            first_frame=indices[0],
             replaced=replaced,
         )
 

@@ -85,26 +85,37 @@ class Skipped:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainingSample:
-    """One decoded clip with its prompt and references.
+class Clip:
+    """A decoded entry of a data set.
 
     `key` is unique within the data set and stable over runs (of a JSONL line without an id it names the
-    content too). `prompt` is the caption and `references_NHWC` the references even where they are `dropped`:
-    the trainer leaves them out. `video_FHWC` is RGB uint8 (num_frames, height, width, 3), `references_NHWC`
-    uint8 (0 to max_references, height, width, 3), letterboxed on white, one of `labels` each. `clip_start` is
-    the first source frame of the window: with `key` the identity of cached latents. `skipped` are the samples
-    that this one stands in for, and references that were replaced.
+    content too). `video_FHWC` is RGB uint8 (num_frames, height, width, 3), `references_NHWC` uint8
+    (0 to max_references, height, width, 3), letterboxed on white, one of `labels` each. `first_frame` is the
+    source frame that the clip starts with: with `key` the identity of cached latents. `replaced` names
+    references that could not be read and for which the clip's own were taken.
     """
 
     key: str
-    epoch: int
-    position: int
     prompt: str
-    dropped: Dropped
     video_FHWC: np.ndarray
     references_NHWC: np.ndarray
     labels: tuple[str, ...]
-    clip_start: int
+    first_frame: int
+    replaced: tuple[Skipped, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingSample:
+    """A clip at a position of the training order.
+
+    The clip holds its prompt and references even where they are `dropped`: the encoder leaves them out.
+    `skipped` are the entries that this clip stands in for, and references that were replaced.
+    """
+
+    clip: Clip
+    epoch: int
+    position: int
+    dropped: Dropped
     skipped: tuple[Skipped, ...] = ()
 
 

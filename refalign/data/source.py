@@ -7,10 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from refbench.refalign.data.draws import Draws
-from refbench.refalign.data.sample import ClipRule, Skipped
+from refbench.refalign.data.sample import Clip, ClipRule
 from refbench.refalign.data.shards import Shard
 
 # RefAlign's trainer draws against 0.23; a comment beside it speaks of 30 %.
@@ -33,22 +31,6 @@ class ReferenceRates:
         for name in ("cross_pair", "gpt"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be a probability, {getattr(self, name)} is not")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Clip:
-    """A decoded entry: what a `TrainingSample` holds, without its place in the order and its condition.
-
-    `replaced` names references that could not be read and for which the clip's own were taken.
-    """
-
-    key: str
-    prompt: str
-    video_FHWC: np.ndarray
-    references_NHWC: np.ndarray
-    labels: tuple[str, ...]
-    clip_start: int
-    replaced: tuple[Skipped, ...] = ()
 
 
 class Source(ABC):

@@ -200,13 +200,13 @@ class FeatureEncoder:
 
     def encode(self, sample: TrainingSample) -> Features:
         """The features of a sample without what it drops, on the CPU."""
-        prompt = "" if sample.dropped in ("text", "both") else sample.prompt
-        pictures_NHWC = sample.references_NHWC
+        prompt = "" if sample.dropped in ("text", "both") else sample.clip.prompt
+        pictures_NHWC = sample.clip.references_NHWC
         if sample.dropped in ("references", "both"):
             pictures_NHWC = pictures_NHWC[:0]
         with torch.no_grad():
             return Features(
-                latents_CFhw=self._latents(sample.video_FHWC),
+                latents_CFhw=self._latents(sample.clip.video_FHWC),
                 text_LD=self._text(prompt),
                 references_CNhw=self._references(pictures_NHWC),
                 teachers=tuple(self._teach(teacher, pictures_NHWC) for teacher in self.teachers.values()),

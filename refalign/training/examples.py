@@ -46,7 +46,7 @@ class EncodedSource(ExampleSource):
         order = PositionSampler(self.length, start=start, rank=rank, world_size=world_size)
         for sample in guarded_items(self._data, order, self._workers):
             yield Example(
-                key=sample.key,
+                key=sample.clip.key,
                 epoch=sample.epoch,
                 position=sample.position,
                 features=self._encoder.encode(sample),

@@ -113,10 +113,10 @@ def weight_fingerprints(config: TrainingConfig, weights: Path | None) -> dict[st
 
 def sample_digest(data: TrainingData) -> str:
     """The first position's sample in one word: key, clip and pixels."""
-    sample = data.sample(0, 0)
-    digest = hashlib.sha256(f"{sample.key}\n{sample.clip_start}\n{sample.prompt}\n".encode())
-    digest.update(sample.video_FHWC.tobytes())
-    digest.update(sample.references_NHWC.tobytes())
+    clip = data.sample(0, 0).clip
+    digest = hashlib.sha256(f"{clip.key}\n{clip.first_frame}\n{clip.prompt}\n".encode())
+    digest.update(clip.video_FHWC.tobytes())
+    digest.update(clip.references_NHWC.tobytes())
     return digest.hexdigest()
 
 
@@ -197,7 +197,7 @@ def _write_shard(
         for teacher, tokens in zip(encoder.teachers, features.teachers, strict=True):
             tensors[f"{place}/teacher/{teacher}"] = tokens
         skipped = [[skip.key, skip.reason] for skip in sample.skipped]
-        described[str(place)] = {"key": sample.key, "skipped": skipped}
+        described[str(place)] = {"key": sample.clip.key, "skipped": skipped}
     final = shard_file(folder, number)
     partial = final.with_name(f".{final.name}.partial")
     try:

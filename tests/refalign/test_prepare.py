@@ -115,14 +115,14 @@ def run(config: TrainingConfig, out: Path, **places: Path) -> list[dict[str, Any
     return steps(out)
 
 
-def sample_of(clips: Path, **changes: Any) -> TrainingSample:
+def sample_of(clips: Path) -> TrainingSample:
     data = open_training_data(clips, build_config("tiny", SIZE).data.clip, seed=0, cache=None)
     found = next(
         sample
         for sample in (data.sample(0, position) for position in range(4))
-        if len(sample.references_NHWC) == 2
+        if len(sample.clip.references_NHWC) == 2
     )
-    return replace(found, **{"dropped": "nothing", **changes})
+    return replace(found, dropped="nothing")
 
 
 def test_features_of_a_sample(encoder: FeatureEncoder, clips: Path) -> None:
@@ -133,7 +133,8 @@ def test_features_of_a_sample(encoder: FeatureEncoder, clips: Path) -> None:
     assert both.teachers[0].shape == (2, 12, 40)
     assert both.text_LD.shape[1] == 32 and both.text_LD[-1].any()
     # Each reference is encoded alone: the first is the same without the second.
-    alone = encoder.encode(replace(sample, references_NHWC=sample.references_NHWC[:1]))
+    one = replace(sample.clip, references_NHWC=sample.clip.references_NHWC[:1])
+    alone = encoder.encode(replace(sample, clip=one))
     torch.testing.assert_close(alone.references_CNhw[:, 0], both.references_CNhw[:, 0])
     torch.testing.assert_close(alone.teachers[0][0], both.teachers[0][0])
 
@@ -142,7 +143,7 @@ def test_references_are_prepared_as_in_sampling(encoder: FeatureEncoder, clips: 
     from refbench.baselines.wan.conditioning import encode_each
 
     sample = sample_of(clips)
-    images = [Image.fromarray(picture) for picture in sample.references_NHWC]
+    images = [Image.fromarray(picture) for picture in sample.clip.references_NHWC]
     found = encoder.encode(sample).references_CNhw
     with torch.no_grad():
         expected = encode_each(encoder._sampler, images)[0]
@@ -161,7 +162,8 @@ def test_dropped_conditions(
     assert found.references_CNhw.shape[1] == len(found.teachers[0]) == references
     assert torch.equal(found.text_LD, both.text_LD) == text
     if not text:
-        assert torch.equal(found.text_LD, encoder.encode(replace(sample, prompt="")).text_LD)
+        unprompted = replace(sample, clip=replace(sample.clip, prompt=""))
+        assert torch.equal(found.text_LD, encoder.encode(unprompted).text_LD)
     assert torch.equal(found.latents_CFhw, both.latents_CFhw)
 
 
