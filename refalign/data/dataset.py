@@ -22,7 +22,6 @@ from refbench.refalign.data.sample import (
     ClipRule,
     DropoutRates,
     EpochPosition,
-    SkipLog,
     Skipped,
     TrainingSample,
 )
@@ -39,9 +38,8 @@ class TrainingData(torch.utils.data.Dataset):
     `PositionSampler`.
 
     `sample(epoch, position)` is a function of its arguments, the seed and the data. An entry that cannot be
-    used is replaced by others drawn for that position, and the sample names it in `skipped`; `skipped` here
-    knows what this process met, and a driver of worker processes adds the samples that it receives. Raises
-    UserError for a data set without entries.
+    used is replaced by others drawn for that position, and the sample names it in `skipped`. Raises UserError
+    for a data set without entries.
     """
 
     def __init__(
@@ -58,7 +56,6 @@ class TrainingData(torch.utils.data.Dataset):
         self.seed = seed
         self.rates = rates
         self.dropout = dropout
-        self.skipped = SkipLog()
         self._sizes = np.array([len(shard) for shard in source.shards], np.int64)
         if self._sizes.sum() == 0:
             raise UserError(f"{source.place} holds no training sample")
@@ -88,15 +85,13 @@ class TrainingData(torch.utils.data.Dataset):
                 name = self.source.name(shard, number)
                 skipped.append(Skipped(key=name, reason=one_line(error)))
                 continue
-            sample = TrainingSample(
+            return TrainingSample(
                 clip=clip,
                 epoch=epoch,
                 position=position,
                 dropped=draws.dropped(self.dropout),
                 skipped=(*skipped, *clip.replaced),
             )
-            self.skipped.add(sample)
-            return sample
         reasons = "; ".join(f"{fault.key}: {fault.reason}" for fault in skipped[:SHOWN_REASONS])
         tried = f"none of {len(skipped)} samples tried can be used"
         raise UserError(f"{self.source.place}: {tried} ({one_line(reasons, 600)})")

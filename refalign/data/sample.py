@@ -5,7 +5,6 @@ Shape suffixes: F frames, N references, H height, W width, C RGB channels.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -117,37 +116,3 @@ class TrainingSample:
     position: int
     dropped: Dropped
     skipped: tuple[Skipped, ...] = ()
-
-
-class SkipLog:
-    """What was skipped so far: each thing once, and how often it was met.
-
-    A driver whose samples are made by worker processes adds every sample that it receives; adding one twice
-    changes nothing.
-    """
-
-    def __init__(self) -> None:
-        self._times: dict[Skipped, set[tuple[int, int]]] = {}
-
-    def add(self, sample: TrainingSample) -> tuple[Skipped, ...]:
-        """Take over what `sample` skipped; returns those that were not known before, for the log."""
-        unknown = tuple(skipped for skipped in sample.skipped if skipped not in self._times)
-        for skipped in sample.skipped:
-            self._times.setdefault(skipped, set()).add((sample.epoch, sample.position))
-        return unknown
-
-    def __iter__(self) -> Iterator[Skipped]:
-        return iter(self._times)
-
-    def __len__(self) -> int:
-        return len(self._times)
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Keys of what was skipped, in the order in which it was first met."""
-        return tuple(dict.fromkeys(skipped.key for skipped in self._times))
-
-    @property
-    def encounters(self) -> int:
-        """How often a skipped thing was met, over all epochs and positions."""
-        return sum(map(len, self._times.values()))

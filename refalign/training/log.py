@@ -96,6 +96,14 @@ class TrainingLog:
             self.say(self._line(self._window))
             self._window = []
 
+    def say_skipped(self) -> None:
+        """Say how many clips and references were skipped since the run began, if any."""
+        if self._known:
+            self.say(
+                f"skipped in all: {len(self._known)} (clips, or references of a clip); "
+                f"{self._path} names each with its reason"
+            )
+
     def close(self) -> None:
         """Flush the curves."""
         for tracker in self._parallel.accelerator.trackers:

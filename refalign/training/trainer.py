@@ -146,6 +146,7 @@ class Trainer:
                         self.save()
                     if self._validates() and not stopped:
                         self.validate()
+            self.log.say_skipped()
         finally:
             self.log.close()
         return TrainingResult(step=self.step, checkpoint=self.store.place(self.step), stopped=stopped)

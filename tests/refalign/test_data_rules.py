@@ -16,7 +16,7 @@ coco = pytest.importorskip("pycocotools.mask")
 
 from refbench.refalign.data.draws import Draws, below, permutation, uniform  # noqa: E402
 from refbench.refalign.data.frames import cover, frame_indices, letterbox, stacked_references  # noqa: E402
-from refbench.refalign.data.sample import Clip, ClipRule, DropoutRates, SkipLog, Skipped, TrainingSample  # noqa: E402
+from refbench.refalign.data.sample import ClipRule, DropoutRates  # noqa: E402
 from refbench.refalign.data.subjects import Subject, chosen_cutouts, cut_out, run_lengths  # noqa: E402
 
 SMALL = ClipRule(width=64, height=32, num_frames=5, stride=3)
@@ -271,30 +271,3 @@ def test_what_is_dropped_follows_one_draw(r: float, dropped: str, monkeypatch: p
 def test_dropout_rates_are_shares(rates: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="shares of one whole"):
         DropoutRates(**rates)
-
-
-def test_the_skip_log_counts_each_meeting_once() -> None:
-    def sample(position: int, *skipped: Skipped, epoch: int = 0) -> TrainingSample:
-        return TrainingSample(
-            clip=Clip(
-                key="a",
-                prompt="",
-                video_FHWC=np.zeros((1, 16, 16, 3), np.uint8),
-                references_NHWC=np.zeros((0, 16, 16, 3), np.uint8),
-                labels=(),
-                first_frame=0,
-            ),
-            epoch=epoch,
-            position=position,
-            dropped="nothing",
-            skipped=skipped,
-        )
-
-    log = SkipLog()
-    bad, worse = Skipped(key="bad", reason="broken"), Skipped(key="worse", reason="empty")
-    assert log.add(sample(0, bad)) == (bad,)
-    assert log.add(sample(0, bad)) == ()
-    assert log.add(sample(1, bad, worse)) == (worse,)
-    assert (len(log), log.encounters, log.names) == (2, 3, ("bad", "worse"))
-    assert list(log) == [bad, worse]
-    assert log.add(sample(0, bad, epoch=1)) == () and log.encounters == 4

@@ -179,7 +179,10 @@ def test_prepared_features_give_the_same_run_to_the_bit(
     assert (tmp_path / "encoded" / last).read_bytes() == (tmp_path / "prepared" / last).read_bytes()
 
 
-def test_decoding_in_worker_processes_changes_nothing(weights: Path, clips: Path, tmp_path: Path) -> None:
+def test_decoding_in_worker_processes_changes_nothing(
+    weights: Path, clips: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    capsys.readouterr()
     for workers in (0, 2):
         run(
             build_config("tiny", [*SHORT, f"data.workers={workers}"]),
@@ -192,6 +195,8 @@ def test_decoding_in_worker_processes_changes_nothing(weights: Path, clips: Path
         line for line in (tmp_path / "2" / "log.jsonl").read_text().splitlines() if 'skipped": "' in line
     ]
     assert len(named) == 1 and "clips.jsonl:4" in named[0] and "absent.mp4 is missing" in named[0]
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("skipped in all: 1 (") and last.endswith("log.jsonl names each with its reason")
 
 
 def test_data_that_vanishes_is_one_line_from_a_worker_too(weights: Path, tmp_path: Path) -> None:
