@@ -34,7 +34,8 @@ from refbench.bench.video import write_video
 from refbench.refalign.data.dataset import PositionSampler
 from refbench.refalign.teacher import get_teacher_spec
 from refbench.refalign.training.assembly import StartingPoint
-from refbench.refalign.training.encoder import PATCH, Example, Features, latent_shape
+from refbench.refalign.training.batch import PATCH, Example, Features
+from refbench.refalign.training.encoder import latent_shape
 from refbench.refalign.training.examples import EncodedSource, ExampleSource
 from refbench.refalign.training.parallel import Parallel
 from refbench.refalign.training.prepare import PreparedSource, prepare_features, teacher_names

@@ -12,7 +12,8 @@ import torch
 from refbench.bench.errors import UserError
 from refbench.refalign.data.dataset import PositionSampler, TrainingData
 from refbench.refalign.data.sample import EpochPosition
-from refbench.refalign.training.encoder import Example, FeatureEncoder
+from refbench.refalign.training.batch import Example
+from refbench.refalign.training.encoder import FeatureEncoder
 
 
 class ExampleSource(ABC):

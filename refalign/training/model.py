@@ -23,7 +23,7 @@ from refbench.refalign.alignment import (
     average_terms,
 )
 from refbench.refalign.flow_matching import add_noise, flow_target, squared_error
-from refbench.refalign.training.encoder import Batch
+from refbench.refalign.training.batch import Batch
 
 
 class Losses(NamedTuple):

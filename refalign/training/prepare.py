@@ -31,7 +31,8 @@ from refbench.bench.weights.store import require, require_model_folder, weights_
 from refbench.refalign.data.dataset import PositionSampler, TrainingData
 from refbench.refalign.data.sample import EpochPosition, Skipped
 from refbench.refalign.teacher import get_teacher_spec
-from refbench.refalign.training.encoder import Example, FeatureEncoder, Features
+from refbench.refalign.training.batch import Example, Features
+from refbench.refalign.training.encoder import FeatureEncoder
 from refbench.refalign.training.examples import ExampleSource, guarded_items
 from refbench.refalign.training.recipes import TrainingConfig, flat_settings, nested_data_settings
 

@@ -34,6 +34,7 @@ from refbench.refalign.training.assembly import (
     save_network,
     starting_point,
 )
+from refbench.refalign.training.batch import Example, collate
 from refbench.refalign.training.checkpoints import (
     EMA,
     OPTIMIZER,
@@ -44,7 +45,6 @@ from refbench.refalign.training.checkpoints import (
     guarded_save,
     write_state,
 )
-from refbench.refalign.training.encoder import Example, collate
 from refbench.refalign.training.examples import ExampleSource
 from refbench.refalign.training.log import StepReport, TrainingLog
 from refbench.refalign.training.model import Losses, TrainingModel

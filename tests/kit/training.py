@@ -14,8 +14,8 @@ from refbench.bench.weights.checkpoint import read_state_dict
 from refbench.refalign.data.dataset import PositionSampler
 from refbench.refalign.data.sample import EpochPosition, Skipped
 from refbench.refalign.training.assembly import StartingPoint
+from refbench.refalign.training.batch import Example, Features
 from refbench.refalign.training.checkpoints import CheckpointStore
-from refbench.refalign.training.encoder import Example, Features
 from refbench.refalign.training.examples import ExampleSource
 from refbench.refalign.training.parallel import Parallel
 from refbench.refalign.training.recipes import TrainingConfig, build_config
