@@ -72,8 +72,8 @@ class DrawnSource(ExampleSource):
 
     def examples(self, *, start: int, rank: int, world_size: int) -> Iterator[Example]:
         """See the parent."""
-        for place in PositionSampler(self.length, start=start, rank=rank, world_size=world_size):
-            yield Example(key="drawn", epoch=place.epoch, position=place.position, features=self._features)
+        for at in PositionSampler(self.length, start=start, rank=rank, world_size=world_size):
+            yield Example(key="drawn", epoch=at.epoch, position=at.position, features=self._features)
 
 
 def draw_clip(folder: Path, config: TrainingConfig) -> Path:
@@ -163,10 +163,10 @@ def measure_ratio(
     """Updates with encoding on the way and with prepared features, in turn."""
     with tempfile.TemporaryDirectory() as name, made_weights(config, weights) as found:
         folder = Path(name)
-        place = draw_clip(folder, config) if data is None else data
+        path = draw_clip(folder, config) if data is None else data
         parallel = Parallel(config, folder)
         encoder = make_encoder(config, found, parallel.device)
-        opened = open_data(config, place, folder / "index")
+        opened = open_data(config, path, folder / "index")
         prepare_features(config, opened, encoder, folder / "features", epochs=1, weights=found)
         encoded = EncodedSource(opened, encoder, workers=config.data.workers)
         prepared = PreparedSource(folder / "features", config, weights=found)

@@ -239,11 +239,11 @@ def alignment_terms(
     # `norm > 0` would take a broken teacher's NaN for the null condition.
     present_B = (~(norm_BN == 0) & (subject_BN >= 0)).any(dim=1)
     subject_BN = torch.where(present_B[:, None], subject_BN, -1)
-    layouts = [_Layout.of(row) for row in subject_BN.tolist()]
+    sample_runs = [_ReferenceRuns.of(row) for row in subject_BN.tolist()]
     directions_BND = teacher_BND / norm_BN.clamp(min=SMALLEST_NORM)[..., None]
     shift = config.negative_margin - 1 if config.negative_weight else None
     found = [
-        _Cosines.apply(tokens, directions_BND, layouts, shift, torch.is_grad_enabled())
+        _Cosines.apply(tokens, directions_BND, sample_runs, shift, torch.is_grad_enabled())
         for tokens in projected
     ]
     real_BN = subject_BN >= 0
@@ -251,37 +251,37 @@ def alignment_terms(
     sums_KB = torch.stack([sums_B for _, sums_B in found])
     return AlignmentTerms.of_blocks(
         torch.where(real_BN, distances_KBN.relu(), 0).sum(dim=-1) / real_BN.sum(dim=1).clamp(min=1),
-        sums_KB / sums_KB.new_tensor([max(layout.pairs, 1) for layout in layouts]),
+        sums_KB / sums_KB.new_tensor([max(runs.pairs, 1) for runs in sample_runs]),
     )
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Layout:
-    """Where a sample's references lie: runs (start, stop, subject) of tokens, padding left out."""
+class _ReferenceRuns:
+    """The tokens of each reference of a sample as runs (start, stop, subject); padding is left out."""
 
-    runs: tuple[tuple[int, int, int], ...]
+    spans: tuple[tuple[int, int, int], ...]
 
     @classmethod
-    def of(cls, subjects: Sequence[int]) -> _Layout:
-        runs, start = [], 0
+    def of(cls, subjects: Sequence[int]) -> _ReferenceRuns:
+        spans, start = [], 0
         for subject, tokens in groupby(subjects):
             stop = start + sum(1 for _ in tokens)
             if subject >= 0:
-                runs.append((start, stop, subject))
+                spans.append((start, stop, subject))
             start = stop
-        return cls(runs=tuple(runs))
+        return cls(spans=tuple(spans))
 
     @property
     def pairs(self) -> int:
         """Ordered pairs of tokens of different subjects."""
         return sum(
             (stop - start) * sum(end - begin for begin, end in self.others(subject))
-            for start, stop, subject in self.runs
+            for start, stop, subject in self.spans
         )
 
     def chunks(self) -> Iterator[tuple[slice, list[slice]]]:
         """Rows of one subject, as many as `CHUNK_COSINES` allows, with the ranges of all other subjects."""
-        for start, stop, subject in self.runs:
+        for start, stop, subject in self.spans:
             others = self.others(subject)
             longest = max((end - begin for begin, end in others), default=1)
             rows = max(1, CHUNK_COSINES // longest)
@@ -291,7 +291,7 @@ class _Layout:
     def others(self, subject: int) -> list[tuple[int, int]]:
         """Ranges of the tokens of all other subjects, as few as there can be."""
         ranges: list[tuple[int, int]] = []
-        for start, stop, other in self.runs:
+        for start, stop, other in self.spans:
             if other == subject:
                 continue
             if ranges and ranges[-1][1] == start:
@@ -314,7 +314,7 @@ class _Cosines(torch.autograd.Function):
         ctx: Any,
         student_BND: torch.Tensor,
         directions_BND: torch.Tensor,
-        layouts: Sequence[_Layout],
+        sample_runs: Sequence[_ReferenceRuns],
         shift: float | None,
         grad_enabled: bool,
     ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -323,11 +323,11 @@ class _Cosines(torch.autograd.Function):
         cosines_BN = directions_BND.new_zeros(student_BND.shape[:2])
         radial_BN, inverse_BN = torch.zeros_like(cosines_BN), torch.zeros_like(cosines_BN)
         pull_BND = torch.zeros_like(directions_BND) if pull else None
-        sums_B = directions_BND.new_zeros(len(layouts))
+        sums_B = directions_BND.new_zeros(len(sample_runs))
         with torch.autocast(student_BND.device.type, enabled=False):
-            for sample, layout in enumerate(layouts):
+            for sample, runs in enumerate(sample_runs):
                 directions_ND = directions_BND[sample]
-                for rows, others in layout.chunks():
+                for rows, others in runs.chunks():
                     tokens_ND = student_BND[sample, rows].to(directions_ND.dtype)
                     norm_N = torch.linalg.vector_norm(tokens_ND, dim=-1)
                     inverse_BN[sample, rows] = 1 / norm_N.clamp(min=SMALLEST_NORM)
@@ -340,7 +340,7 @@ class _Cosines(torch.autograd.Function):
                         sums_B[sample] += _cross_sum(unit_ND, directions_ND[other], shift, pull_ND)
                     if pull_ND is not None:
                         radial_BN[sample, rows] = (unit_ND * pull_ND).sum(dim=-1)
-        ctx.layouts = layouts
+        ctx.sample_runs = sample_runs
         ctx.save_for_backward(student_BND, directions_BND, pull_BND, cosines_BN, radial_BN, inverse_BN)
         return cosines_BN, sums_B
 
@@ -357,8 +357,8 @@ class _Cosines(torch.autograd.Function):
         along_BN = -(toward_BN * cosines_BN + across_BN * radial_BN) * inverse_BN
         along_BN = torch.where(inverse_BN < 1 / SMALLEST_NORM, along_BN, 0)
         gradient_BND = torch.zeros_like(directions_BND)
-        for sample, layout in enumerate(ctx.layouts):
-            for start, stop, _ in layout.runs:
+        for sample, runs in enumerate(ctx.sample_runs):
+            for start, stop, _ in runs.spans:
                 part = (sample, slice(start, stop))
                 rows_ND = gradient_BND[part]
                 torch.mul(directions_BND[part], toward_BN[part][:, None], out=rows_ND)

@@ -70,10 +70,10 @@ def train(
         return
 
     def work() -> None:
-        from refbench.refalign.training.run import TrainingPlaces, train
+        from refbench.refalign.training.run import TrainingPaths, train
 
-        places = TrainingPlaces(out=out, data=data, features=features, weights=weights)
-        result = train(config, places, resume=resume)
+        paths = TrainingPaths(out=out, data=data, features=features, weights=weights)
+        result = train(config, paths, resume=resume)
         if result.stopped:
             raise KeyboardInterrupt
         if _rank() == 0:
@@ -110,7 +110,9 @@ def prepare(
 
         index = prepare(config, data, out, weights, epochs=epochs)
         if _rank() == 0:
-            print_text(f"{index.places} samples in {index.shards} shards: refbench train … --features {out}")
+            print_text(
+                f"{index.positions} samples in {index.shards} shards: refbench train … --features {out}"
+            )
 
     _in_all_processes(work)
 

@@ -135,11 +135,11 @@ class Teacher(nn.Module):
         """
         spec = get_teacher_spec(name)
         try:
-            place = require_model_folder(spec.repository, folder)
+            model_folder = require_model_folder(spec.repository, folder)
         except MissingWeights as missing:
             raise MissingWeights(f"teacher {name}: {missing}") from None
-        network = _load_network(spec, place, dtype)
-        _check_sizes(name, spec, place, network.config)
+        network = _load_network(spec, model_folder, dtype)
+        _check_sizes(name, spec, model_folder, network.config)
         teacher = cls(network, spec)
         teacher.to(device)
         return teacher
@@ -203,7 +203,7 @@ def _nearest_multiple(side_px: int, patch_px: int) -> int:
     return max(1, round(side_px / patch_px)) * patch_px
 
 
-def _load_network(spec: TeacherSpec, place: Path, dtype: torch.dtype) -> Any:
+def _load_network(spec: TeacherSpec, folder: Path, dtype: torch.dtype) -> Any:
     import transformers
 
     model_class = getattr(transformers, CLASSES[spec.kind])
@@ -212,12 +212,12 @@ def _load_network(spec: TeacherSpec, place: Path, dtype: torch.dtype) -> Any:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
-        stored, _ = transformers.PretrainedConfig.get_config_dict(place, local_files_only=True)
+        stored, _ = transformers.PretrainedConfig.get_config_dict(folder, local_files_only=True)
         kind = stored.get("model_type")
         if kind not in (spec.kind, f"{spec.kind}_vision_model"):
-            raise UserError(f"{place} holds a model of type {one_line(kind, 40)!r}, not {spec.kind!r}")
+            raise UserError(f"{folder} holds a model of type {one_line(kind, 40)!r}, not {spec.kind!r}")
         network, report = model_class.from_pretrained(
-            place,
+            folder,
             dtype=dtype,
             local_files_only=True,
             trust_remote_code=False,
@@ -227,16 +227,16 @@ def _load_network(spec: TeacherSpec, place: Path, dtype: torch.dtype) -> Any:
     except UserError:
         raise
     except Exception as error:  # noqa: BLE001 - readers of damaged files raise many kinds
-        raise UserError(f"the teacher in {place} cannot be loaded: {one_line(error, 200)}") from None
+        raise UserError(f"the teacher in {folder} cannot be loaded: {one_line(error, 200)}") from None
     finally:
         logging.set_verbosity(verbosity)
         if had_bars:
             logging.enable_progress_bar()
-    _check_keys(spec, place, report)
+    _check_keys(spec, folder, report)
     return network
 
 
-def _check_keys(spec: TeacherSpec, place: Path, report: dict[str, Any]) -> None:
+def _check_keys(spec: TeacherSpec, folder: Path, report: dict[str, Any]) -> None:
     unexpected = [key for key in report["unexpected_keys"] if not key.endswith(POSITION_NUMBERS)]
     if spec.kind in TWO_TOWERS:
         unexpected = [key for key in unexpected if not key.startswith(OTHER_TOWER)]
@@ -250,7 +250,7 @@ def _check_keys(spec: TeacherSpec, place: Path, report: dict[str, Any]) -> None:
         if keys
     ]
     if faults:
-        raise UserError(f"{place} does not fit {CLASSES[spec.kind]}: keys {'; '.join(faults)}")
+        raise UserError(f"{folder} does not fit {CLASSES[spec.kind]}: keys {'; '.join(faults)}")
 
 
 def _some(keys: Iterable[Any]) -> str:
@@ -258,11 +258,11 @@ def _some(keys: Iterable[Any]) -> str:
     return ", ".join(ordered[:NAMED_KEYS]) + (", …" if len(ordered) > NAMED_KEYS else "")
 
 
-def _check_sizes(name: str, spec: TeacherSpec, place: Path, config: Any) -> None:
+def _check_sizes(name: str, spec: TeacherSpec, folder: Path, config: Any) -> None:
     """A larger or smaller sister of the teacher loads as well; only tiny checkpoints may differ."""
     found = (config.hidden_size, config.patch_size)
-    if found != (spec.width, spec.patch_px) and not is_tiny(place):
+    if found != (spec.width, spec.patch_px) and not is_tiny(folder):
         raise UserError(
-            f"{place} is not {name}: width {found[0]} and patch {found[1]} "
+            f"{folder} is not {name}: width {found[0]} and patch {found[1]} "
             f"instead of {spec.width} and {spec.patch_px}"
         )

@@ -25,7 +25,7 @@ from refbench.refalign.data.sample import (
     Skipped,
     TrainingSample,
 )
-from refbench.refalign.data.source import ReferenceRates, Source
+from refbench.refalign.data.source import ClipSource, ReferenceRates
 
 # Of a data set with one usable clip in ten, a position fails once in 850 with so many.
 MOST_ATTEMPTS = 64
@@ -44,7 +44,7 @@ class TrainingData(torch.utils.data.Dataset):
 
     def __init__(
         self,
-        source: Source,
+        source: ClipSource,
         rule: ClipRule,
         *,
         seed: int,
@@ -58,7 +58,7 @@ class TrainingData(torch.utils.data.Dataset):
         self.dropout = dropout
         self._sizes = np.array([len(shard) for shard in source.shards], np.int64)
         if self._sizes.sum() == 0:
-            raise UserError(f"{source.place} holds no training sample")
+            raise UserError(f"{source.path} holds no training sample")
         self._ends = np.cumsum(self._sizes)
         self._orders: dict[str, np.ndarray] = {}
 
@@ -94,7 +94,7 @@ class TrainingData(torch.utils.data.Dataset):
             )
         reasons = "; ".join(f"{fault.key}: {fault.reason}" for fault in skipped[:SHOWN_REASONS])
         tried = f"none of {len(skipped)} samples tried can be used"
-        raise UserError(f"{self.source.place}: {tried} ({one_line(reasons, 600)})")
+        raise UserError(f"{self.source.path}: {tried} ({one_line(reasons, 600)})")
 
     def _candidates(self, draws: Draws) -> Iterator[tuple[int, int]]:
         """The entry at the position, then its substitutes; of a small data set each other entry once."""
@@ -116,9 +116,9 @@ class TrainingData(torch.utils.data.Dataset):
     def _entry_at(self, epoch: int, position: int) -> tuple[int, int]:
         order = self._order(len(self._sizes), f"{self.seed}/{epoch}/shards")
         ends = np.cumsum(self._sizes[order])
-        place = int(np.searchsorted(ends, position, side="right"))
-        shard = int(order[place])
-        within = position - int(ends[place] - self._sizes[shard])
+        rank = int(np.searchsorted(ends, position, side="right"))
+        shard = int(order[rank])
+        within = position - int(ends[rank] - self._sizes[shard])
         name = self.source.shards[shard].name
         numbers = self._order(int(self._sizes[shard]), f"{self.seed}/{epoch}/shard {name}")
         return shard, int(numbers[within])
@@ -133,7 +133,7 @@ class TrainingData(torch.utils.data.Dataset):
 
 class PositionSampler(torch.utils.data.Sampler):
     """Endless positions of one process: of the global positions start, start + 1, …, those p with
-    p % world_size == rank; position p is place p % length of epoch p // length.
+    p % world_size == rank. Global position p is position p % length of epoch p // length.
 
     `start` is the number of positions that all processes have consumed together. Raises ValueError for an
     empty length, a negative start and a rank outside the world.
@@ -149,31 +149,31 @@ class PositionSampler(torch.utils.data.Sampler):
 
     def __iter__(self) -> Iterator[EpochPosition]:
         first = self.start + (self.rank - self.start) % self.world_size
-        for place in itertools.count(first, self.world_size):
-            yield EpochPosition(epoch=place // self.length, position=place % self.length)
+        for position in itertools.count(first, self.world_size):
+            yield EpochPosition(epoch=position // self.length, position=position % self.length)
 
 
-def open_source(place: Path, cache: Path | None) -> Source:
+def open_source(path: Path, cache: Path | None) -> ClipSource:
     """A folder in OpenS2V-5M's layout, a `.jsonl` file, or a folder of them.
 
     `cache` keeps the index of the shards; None makes it in memory, in every process. Raises UserError.
     """
-    if place.is_file():
-        if place.suffix != ".jsonl":
-            raise UserError(f"{place} is no .jsonl file and no folder in OpenS2V-5M's layout")
-        return LinesSource(place, [place], cache)
-    if not place.is_dir():
-        raise UserError(f"the training data {place} does not exist")
-    if (place / "annotations").is_dir():
-        return OpenS2VSource(place, cache)
-    files = sorted(place.glob("*.jsonl"))
+    if path.is_file():
+        if path.suffix != ".jsonl":
+            raise UserError(f"{path} is no .jsonl file and no folder in OpenS2V-5M's layout")
+        return LinesSource(path, [path], cache)
+    if not path.is_dir():
+        raise UserError(f"the training data {path} does not exist")
+    if (path / "annotations").is_dir():
+        return OpenS2VSource(path, cache)
+    files = sorted(path.glob("*.jsonl"))
     if not files:
-        raise UserError(f"{place} holds neither annotations/*.json (OpenS2V-5M's layout) nor *.jsonl files")
-    return LinesSource(place, files, cache)
+        raise UserError(f"{path} holds neither annotations/*.json (OpenS2V-5M's layout) nor *.jsonl files")
+    return LinesSource(path, files, cache)
 
 
 def open_training_data(
-    place: Path,
+    path: Path,
     rule: ClipRule,
     *,
     seed: int,
@@ -181,11 +181,11 @@ def open_training_data(
     rates: ReferenceRates = ReferenceRates(),  # noqa: B008 - frozen
     dropout: DropoutRates = DropoutRates(),  # noqa: B008 - frozen
 ) -> TrainingData:
-    """The training data at `place` (see `open_source`), after its first sample has been made.
+    """The training data at `path` (see `open_source`), after its first sample has been made.
 
-    Nothing is written but the index, into `cache`. Raises UserError for a place that holds no data, or none
-    that can be used.
+    Nothing is written but the index, into `cache`. Raises UserError where there is no data, or none that
+    can be used.
     """
-    data = TrainingData(open_source(place, cache), rule, seed=seed, rates=rates, dropout=dropout)
+    data = TrainingData(open_source(path, cache), rule, seed=seed, rates=rates, dropout=dropout)
     data.sample(0, 0)
     return data

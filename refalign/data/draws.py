@@ -1,8 +1,8 @@
 """Everything random in the training data: numbers that follow from a text key alone.
 
-A key names the seed, the epoch, the place and what is drawn; its SHA-256 is the number. So a draw depends on
-no process, worker or order, and two processes see together what one process sees. Permutations sort the words
-of a counter-based generator (Philox), whose stream numpy keeps over its versions, unlike that of its
+A key names the seed, the epoch, the position and what is drawn; its SHA-256 is the number. So a draw depends
+on no process, worker or order, and two processes see together what one process sees. Permutations sort the
+words of a counter-based generator (Philox), whose stream numpy keeps over its versions, unlike that of its
 `Generator` methods.
 """
 

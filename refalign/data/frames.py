@@ -92,7 +92,7 @@ def cover(image_HWC: np.ndarray, width: int, height: int) -> np.ndarray:
 def letterbox(image_HWC: np.ndarray, rule: ClipRule) -> np.ndarray:
     """The image scaled (bilinear, antialiased) to fit the rule's size, centred on white.
 
-    The size and place are those of reference images at sampling time; the margin on the left and above is
+    Size and margins are those of reference images at sampling time; the margin on the left and above is
     half of the rest, rounded down.
     """
     rows, columns = image_HWC.shape[:2]
@@ -118,15 +118,15 @@ def read_clip(
     The file is gone through once, holding frames in the clip's size only. Raises SampleError.
     """
     clip_FHWC = np.empty((len(indices), rule.height, rule.width, 3), np.uint8)
-    places: dict[int, list[int]] = {}
-    for place, index in enumerate(indices):
-        places.setdefault(index, []).append(place)
+    positions: dict[int, list[int]] = {}
+    for position, index in enumerate(indices):
+        positions.setdefault(index, []).append(position)
     still_HWC: np.ndarray | None = None
-    wanted = set(places) if still is None else {still, *places}
+    wanted = set(positions) if still is None else {still, *positions}
     for index, frame_HWC in read_frames(video, wanted):
         cut_HWC = region.of(frame_HWC)
         if index == still:
             still_HWC = cut_HWC.copy()
-        if index in places:
-            clip_FHWC[places[index]] = cover(np.ascontiguousarray(cut_HWC), rule.width, rule.height)
+        if index in positions:
+            clip_FHWC[positions[index]] = cover(np.ascontiguousarray(cut_HWC), rule.width, rule.height)
     return clip_FHWC, still_HWC

@@ -1,4 +1,4 @@
-"""The nouns of the training data: the rule for a clip, a sample, a skipped one, a place in the order.
+"""The nouns of the training data: the rule for a clip, a clip, a sample, what was skipped, a position.
 
 Shape suffixes: F frames, N references, H height, W width, C RGB channels.
 """
@@ -69,7 +69,7 @@ class DropoutRates:
 
 @dataclass(frozen=True, kw_only=True)
 class EpochPosition:
-    """A place in the training order: which epoch, and which position of that epoch's order."""
+    """A position of the training order: the epoch, and the position (0 … length-1) in that epoch's order."""
 
     epoch: int
     position: int

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from refbench.refalign.data.draws import Draws
 from refbench.refalign.data.sample import Clip, ClipRule
-from refbench.refalign.data.shards import Shard
+from refbench.refalign.data.shards import AnnotationShard
 
 # RefAlign's trainer draws against 0.23; a comment beside it speaks of 30 %.
 CROSS_PAIR_PROBABILITY = 0.23
@@ -33,11 +33,14 @@ class ReferenceRates:
                 raise ValueError(f"{name} must be a probability, {getattr(self, name)} is not")
 
 
-class Source(ABC):
-    """A data set as shards of numbered entries; stateless, so that worker processes may hold copies."""
+class ClipSource(ABC):
+    """A data set as shards of numbered entries; stateless, so that worker processes may hold copies.
 
-    place: Path
-    shards: Sequence[Shard]
+    `path`: the file or folder, for messages.
+    """
+
+    path: Path
+    shards: Sequence[AnnotationShard]
 
     @abstractmethod
     def name(self, shard: int, number: int) -> str:

@@ -75,17 +75,20 @@ def starting_point(config: TrainingConfig, weights: Path | None, resumed: Checkp
             adapter=adapter,
         )
     if config.model.random:
-        place = require(config.model.base, weights)
+        repository = require(config.model.base, weights)
         return StartingPoint(
-            architecture=_stored_architecture(place), network=None, projectors=projectors, adapter=adapter
+            architecture=_stored_architecture(repository),
+            network=None,
+            projectors=projectors,
+            adapter=adapter,
         )
     files = find_network(config.model.base, BASE_FILES, weights)
     network = read_checkpoint(files[0].parent, dtype=dtype, files=files)
     return StartingPoint(architecture=network.config, network=network, projectors=projectors, adapter=adapter)
 
 
-def _stored_architecture(place: Path) -> dict[str, Any]:
-    path = place / "transformer" / "config.json"
+def _stored_architecture(repository: Path) -> dict[str, Any]:
+    path = repository / "transformer" / "config.json"
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

@@ -91,11 +91,11 @@ class CheckpointStore:
 
     def steps(self) -> list[int]:
         """Steps of whole checkpoints, ascending."""
-        places = self.folder.iterdir() if self.folder.is_dir() else ()
-        found = [(match, place) for place in places if (match := STEP_NAME.fullmatch(place.name))]
-        return sorted(int(match[1]) for match, place in found if (place / STATE).is_file())
+        folders = self.folder.iterdir() if self.folder.is_dir() else ()
+        found = [(match, folder) for folder in folders if (match := STEP_NAME.fullmatch(folder.name))]
+        return sorted(int(match[1]) for match, folder in found if (folder / STATE).is_file())
 
-    def place(self, step: int) -> Path:
+    def folder_of(self, step: int) -> Path:
         """The folder of a step's checkpoint."""
         return self.folder / f"step-{step:08d}"
 
@@ -104,7 +104,7 @@ class CheckpointStore:
         steps = self.steps()
         if not steps:
             return None
-        folder = self.place(steps[-1])
+        folder = self.folder_of(steps[-1])
         try:
             state = TrainingState.model_validate_json((folder / STATE).read_bytes())
         except ValidationError as error:
@@ -114,19 +114,21 @@ class CheckpointStore:
     def newest_text(self) -> str:
         """The newest checkpoint in words, for error lines."""
         steps = self.steps()
-        return f"the last good checkpoint is {self.place(steps[-1])}" if steps else "there is no checkpoint"
+        return (
+            f"the last good checkpoint is {self.folder_of(steps[-1])}" if steps else "there is no checkpoint"
+        )
 
     @contextmanager
     def writing(self, step: int) -> Iterator[Path]:
         """A hidden folder that becomes the checkpoint of `step` when the block ends well, and vanishes when
         it does not.
         """
-        partial = self.folder / f".{self.place(step).name}.partial"
+        partial = self.folder / f".{self.folder_of(step).name}.partial"
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         try:
             yield partial
-            final = self.place(step)
+            final = self.folder_of(step)
             if final.exists():
                 shutil.rmtree(final)
             partial.rename(final)
@@ -137,8 +139,8 @@ class CheckpointStore:
         """Remove all but the newest `keep`, and what a killed run left half written."""
         for step in self.steps()[: -self.keep]:
             # A folder that loses its name first cannot be taken for a whole one half-way through.
-            doomed = self.folder / f".{self.place(step).name}.removed"
-            self.place(step).rename(doomed)
+            doomed = self.folder / f".{self.folder_of(step).name}.removed"
+            self.folder_of(step).rename(doomed)
             shutil.rmtree(doomed, ignore_errors=True)
         for leftover in self.folder.glob(".step-*"):
             shutil.rmtree(leftover, ignore_errors=True)

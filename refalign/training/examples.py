@@ -66,15 +66,15 @@ class _Guarded(torch.utils.data.Dataset):
     def __init__(self, items: Any) -> None:
         self._items = items
 
-    def __getitem__(self, place: EpochPosition) -> Any:
+    def __getitem__(self, position: EpochPosition) -> Any:
         try:
-            return self._items[place]
+            return self._items[position]
         except UserError as error:
             return _Failure(text=str(error))
 
 
 def guarded_items(items: Any, order: Iterable[EpochPosition], workers: int) -> Iterator[Any]:
-    """`items[place]` for each place of `order`, made in `workers` processes (0: in this one).
+    """`items[position]` for each position of `order`, made in `workers` processes (0: in this one).
 
     Raises UserError as the items do.
     """

@@ -54,7 +54,7 @@ class Parallel:
     def wrap(
         self, model: TrainingModel | None, make: Callable[[], TrainingModel], optimizer: Callable[[Any], Any]
     ) -> tuple[TrainingModel, Any, Any]:
-        """(the module itself, what is called in training, its optimiser).
+        """Distribute the training model: (the module itself, the wrapped module to call, its optimiser).
 
         `model` may be None under FSDP2 in all processes but the main one, which then build theirs with `make`
         on the meta device.
@@ -64,8 +64,8 @@ class Parallel:
             return sharded, sharded, optimizer(sharded)
         assert model is not None
         if self.strategy == "zero2":
-            called, stepper = self.accelerator.prepare(model, optimizer(model))
-            return model, called, stepper
+            wrapped_model, wrapped_optimizer = self.accelerator.prepare(model, optimizer(model))
+            return model, wrapped_model, wrapped_optimizer
         return model, self.accelerator.prepare(model), optimizer(model)
 
     def _shard(self, model: TrainingModel | None, make: Callable[[], TrainingModel]) -> TrainingModel:
@@ -101,12 +101,12 @@ class Parallel:
         return model
 
     @contextmanager
-    def micro_step(self, called: Any) -> Iterator[bool]:
+    def micro_step(self, wrapped_model: Any) -> Iterator[bool]:
         """One call among those accumulated for an update; yields whether it is the last of them."""
-        with self.accelerator.accumulate(called):
+        with self.accelerator.accumulate(wrapped_model):
             last = bool(self.accelerator.sync_gradients)
             if self.strategy == "fsdp2":
-                called.set_requires_gradient_sync(last)
+                wrapped_model.set_requires_gradient_sync(last)
             yield last
 
     def load(self, targets: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor]) -> None:

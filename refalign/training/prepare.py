@@ -63,14 +63,14 @@ class FeatureIndex(BaseModel):
         return stored | {"schema_version": 2, "settings": nested_data_settings(stored.get("settings"))}
 
     @property
-    def places(self) -> int:
-        """Prepared positions."""
+    def positions(self) -> int:
+        """How many positions of the training order are prepared."""
         return self.length * self.epochs
 
     @property
     def shards(self) -> int:
         """Files of features."""
-        return math.ceil(self.places / POSITIONS_PER_SHARD)
+        return math.ceil(self.positions / POSITIONS_PER_SHARD)
 
 
 def feature_settings(config: TrainingConfig) -> dict[str, Any]:
@@ -186,19 +186,19 @@ def _write_shard(
     tensors: dict[str, torch.Tensor] = {}
     described: dict[str, Any] = {}
     first = number * POSITIONS_PER_SHARD
-    places = range(first, min(first + POSITIONS_PER_SHARD, index.places))
-    order = [EpochPosition(epoch=place // index.length, position=place % index.length) for place in places]
-    for place, sample in zip(places, guarded_items(data, order, config.data.workers), strict=True):
+    positions = range(first, min(first + POSITIONS_PER_SHARD, index.positions))
+    order = [EpochPosition(epoch=each // index.length, position=each % index.length) for each in positions]
+    for position, sample in zip(positions, guarded_items(data, order, config.data.workers), strict=True):
         features = encoder.encode(sample)
         tensors |= {
-            f"{place}/latents": features.latents_CFhw,
-            f"{place}/text": features.text_LD,
-            f"{place}/references": features.references_CNhw,
+            f"{position}/latents": features.latents_CFhw,
+            f"{position}/text": features.text_LD,
+            f"{position}/references": features.references_CNhw,
         }
         for teacher, tokens in zip(encoder.teachers, features.teachers, strict=True):
-            tensors[f"{place}/teacher/{teacher}"] = tokens
+            tensors[f"{position}/teacher/{teacher}"] = tokens
         skipped = [[skip.key, skip.reason] for skip in sample.skipped]
-        described[str(place)] = {"key": sample.clip.key, "skipped": skipped}
+        described[str(position)] = {"key": sample.clip.key, "skipped": skipped}
     final = shard_file(folder, number)
     partial = final.with_name(f".{final.name}.partial")
     try:
@@ -213,7 +213,7 @@ def _is_whole(folder: Path, index: FeatureIndex, number: int) -> bool:
     file = shard_file(folder, number)
     if not file.is_file():
         return False
-    last = min((number + 1) * POSITIONS_PER_SHARD, index.places) - 1
+    last = min((number + 1) * POSITIONS_PER_SHARD, index.positions) - 1
     with _opened(file) as stored:
         return f"{last}/latents" in stored.keys()  # noqa: SIM118 - not a mapping
 
@@ -294,14 +294,14 @@ class PreparedSource(ExampleSource):
     def examples(self, *, start: int, rank: int, world_size: int) -> Iterator[Example]:
         """See the parent."""
         order = PositionSampler(self.length, start=start, rank=rank, world_size=world_size)
-        for place in order:
-            yield self._example(place)
+        for position in order:
+            yield self._example(position)
 
     def _example(self, wanted: EpochPosition) -> Example:
-        place = (wanted.epoch * self.length + wanted.position) % self.index.places
-        file = shard_file(self.folder, place // POSITIONS_PER_SHARD)
+        position = (wanted.epoch * self.length + wanted.position) % self.index.positions
+        file = shard_file(self.folder, position // POSITIONS_PER_SHARD)
         stored, samples = self._open(file)
-        described = samples.get(str(place))
+        described = samples.get(str(position))
         if described is None:
             raise UserError(f"{file} does not hold all its positions; run refbench prepare again")
         return Example(
@@ -309,10 +309,10 @@ class PreparedSource(ExampleSource):
             epoch=wanted.epoch,
             position=wanted.position,
             features=Features(
-                latents_CFhw=stored.get_tensor(f"{place}/latents"),
-                text_LD=stored.get_tensor(f"{place}/text"),
-                references_CNhw=stored.get_tensor(f"{place}/references"),
-                teachers=tuple(stored.get_tensor(f"{place}/teacher/{name}") for name in self._teachers),
+                latents_CFhw=stored.get_tensor(f"{position}/latents"),
+                text_LD=stored.get_tensor(f"{position}/text"),
+                references_CNhw=stored.get_tensor(f"{position}/references"),
+                teachers=tuple(stored.get_tensor(f"{position}/teacher/{name}") for name in self._teachers),
             ),
             skipped=tuple(Skipped(key=key, reason=reason) for key, reason in described["skipped"]),
         )

@@ -31,11 +31,10 @@ class Validation:
 
     def __init__(self, config: TrainingConfig, encoder: FeatureEncoder) -> None:
         chosen = config.validation
-        place = chosen.dataset
-        if place is not None and place.is_file():
-            track = load_suite(place)
+        if chosen.dataset is not None and chosen.dataset.is_file():
+            track = load_suite(chosen.dataset)
         else:
-            track = load_track(chosen.track, place)
+            track = load_track(chosen.track, chosen.dataset)
         self.samples: list[Sample] = []
         for name in chosen.samples:
             sample = track.sample(name)

@@ -29,7 +29,7 @@ from refbench.refalign.data.dataset import (  # noqa: E402
 from refbench.refalign.data.draws import Draws  # noqa: E402
 from refbench.refalign.data.frames import letterbox  # noqa: E402
 from refbench.refalign.data.sample import Clip, ClipRule, DropoutRates, EpochPosition, TrainingSample  # noqa: E402
-from refbench.refalign.data.source import ReferenceRates, Source  # noqa: E402
+from refbench.refalign.data.source import ClipSource, ReferenceRates  # noqa: E402
 
 RULE = ClipRule(width=32, height=16, num_frames=5, stride=2, max_references=2)
 
@@ -327,8 +327,8 @@ def test_epochs_of_a_million_clips_need_no_list_of_them() -> None:
         def __len__(self) -> int:
             return 50_000
 
-    class Big(Source):
-        place = Path("big")
+    class Big(ClipSource):
+        path = Path("big")
         shards = tuple(Sized(number) for number in range(40))  # type: ignore[assignment]
 
         def name(self, shard: int, number: int) -> str:

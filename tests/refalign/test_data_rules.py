@@ -17,7 +17,7 @@ coco = pytest.importorskip("pycocotools.mask")
 from refbench.refalign.data.draws import Draws, below, permutation, uniform  # noqa: E402
 from refbench.refalign.data.frames import cover, frame_indices, letterbox, stacked_references  # noqa: E402
 from refbench.refalign.data.sample import ClipRule, DropoutRates  # noqa: E402
-from refbench.refalign.data.subjects import Subject, chosen_cutouts, cut_out, run_lengths  # noqa: E402
+from refbench.refalign.data.subjects import AnnotatedSubject, chosen_cutouts, cut_out, run_lengths  # noqa: E402
 
 SMALL = ClipRule(width=64, height=32, num_frames=5, stride=3)
 
@@ -164,13 +164,13 @@ def subject(
     gme: float | None = None,
     fallback: tuple[float, float, float, float] = (0, 0, 0, 0),
     size: tuple[int, int] = (40, 60),
-) -> Subject:
+) -> AnnotatedSubject:
     """A subject whose mask fills `box` (left, top, right, bottom) but for its lower right pixel."""
     mask_HW = np.zeros(size)
     if box is not None:
         mask_HW[box[1] : box[3], box[0] : box[2]] = 1
         mask_HW[box[3] - 1, box[2] - 1] = 0
-    return Subject(
+    return AnnotatedSubject(
         id=str(number),
         label=f"thing {number}",
         aes_score=aes,
@@ -181,7 +181,7 @@ def subject(
     )
 
 
-def chosen(*subjects: Subject, limit: int = 3) -> list[str]:
+def chosen(*subjects: AnnotatedSubject, limit: int = 3) -> list[str]:
     return [cutout.subject.id for cutout in chosen_cutouts(subjects, 40, 60, limit)]
 
 

@@ -43,7 +43,7 @@ from refbench.refalign.training.encoder import FeatureEncoder  # noqa: E402
 from refbench.refalign.training.examples import guarded_items  # noqa: E402
 from refbench.refalign.training.prepare import PreparedSource  # noqa: E402
 from refbench.refalign.training.recipes import TrainingConfig, build_config  # noqa: E402
-from refbench.refalign.training.run import TrainingPlaces, make_encoder, prepare, train  # noqa: E402
+from refbench.refalign.training.run import TrainingPaths, make_encoder, prepare, train  # noqa: E402
 
 OLDER = Path(__file__).parents[1] / "files" / "version_0.1" / "training"
 SIZE = ("data.clip.width=64", "data.clip.height=48", "data.clip.num_frames=5", "data.clip.stride=1")
@@ -111,7 +111,7 @@ def steps(out: Path) -> list[dict[str, Any]]:
 
 
 def run(config: TrainingConfig, out: Path, **places: Path) -> list[dict[str, Any]]:
-    train(config, TrainingPlaces(out=out, **places), resume=False)
+    train(config, TrainingPaths(out=out, **places), resume=False)
     return steps(out)
 
 

@@ -190,7 +190,7 @@ def test_a_full_disk_leaves_the_earlier_checkpoints(
     with pytest.raises(
         UserError, match=r"step 4 could not be written: .*No space left.*good checkpoint is \S+2$"
     ):
-        run(config, tmp_path, source=DrawnSource(on_place=fill))
+        run(config, tmp_path, source=DrawnSource(on_position=fill))
     folder = tmp_path / "checkpoints"
     assert [path.name for path in folder.iterdir()] == ["step-00000002"]
     full = False
@@ -215,7 +215,7 @@ def test_a_signal_writes_a_checkpoint_first(straight: Path, tmp_path: Path, numb
 
     config = small("ema.enabled=true")
     before = signal.getsignal(number)
-    _, result = run(config, tmp_path, source=DrawnSource(on_place=ask))
+    _, result = run(config, tmp_path, source=DrawnSource(on_position=ask))
     assert result.stopped and result.step == 2 and result.checkpoint.is_dir()
     assert signal.getsignal(number) is before
     run(config, tmp_path, resume=True)
