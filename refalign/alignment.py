@@ -1,5 +1,5 @@
-"""Reference alignment (RA): reference tokens inside the generator are drawn to a frozen teacher's features of
-their own reference and pushed from those of the other references of the same sample.
+"""Reference alignment (RA): pulls the generator's reference tokens towards a frozen teacher's features of
+their own reference, and pushes them away from those of the sample's other references.
 
 With h_i a projected reference token and f_j a teacher token, both of unit length, for each aligned block
     positive = mean over tokens i of relu(1 - h_i·f_i - positive_margin)
@@ -46,7 +46,8 @@ class AlignmentConfig:
     `negative_weight` 0: positives only; their product is not computed. `weight`: of RA in the training loss.
     `gate`: factor of a sample's loss by its timestep, `cubic` is clamp(t/1000, 0, 1)³. `projector_hidden`:
     None is half of the generator's width. `teachers`: names of `refalign.teacher.TEACHERS`; of several each
-    has its own projectors, and the terms are averaged. Raises UserError for what makes no sense.
+    has its own projectors, and the terms are averaged. Raises UserError for values out of range and unknown
+    teachers.
     """
 
     enabled: bool = True
@@ -118,13 +119,13 @@ class AlignmentProjectors(nn.Module):
     def original_state_dict(self) -> dict[str, torch.Tensor]:
         """The weights under the names of RefAlign's checkpoints: `blocks.3.input_mlp.proj.0.weight`.
 
-        Those of further teachers, which the original does not have, carry the teacher's name after
-        `input_mlp`.
+        Each projector has two: (hidden, C) and (D, hidden). Those of further teachers, which the original
+        does not have, carry the teacher's name after `input_mlp`.
         """
         return {key: parameter.detach() for key, parameter in self._original_parameters()}
 
     def load_original_state_dict(self, tensors: Mapping[str, torch.Tensor], source: object) -> None:
-        """Copy weights under their original names in; `source` names their origin in errors.
+        """Copy in weights with their original names; errors call their origin `source`.
 
         Raises UserError that names the first keys that are missing, unexpected or of another shape.
         """
@@ -165,8 +166,8 @@ def _project(mlp: nn.Module, tokens: torch.Tensor) -> torch.Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class AlignmentTerms:
-    """The loss's two terms of each sample, neither weighted nor gated: means over blocks (B,), and each
-    aligned block's (K,B).
+    """The two terms of the loss for each sample, neither weighted nor gated: means over blocks (B,), and
+    those of each aligned block (K,B); float32 or float64, 0 or greater.
     """
 
     positive_B: torch.Tensor
@@ -176,7 +177,7 @@ class AlignmentTerms:
 
     @classmethod
     def of_blocks(cls, positive_KB: torch.Tensor, negative_KB: torch.Tensor) -> AlignmentTerms:
-        """The terms from those of the blocks."""
+        """Average the terms (K,B) of the aligned blocks over the blocks."""
         return cls(
             positive_B=positive_KB.mean(dim=0),
             negative_B=negative_KB.mean(dim=0),
@@ -190,7 +191,7 @@ class AlignmentTerms:
 
 
 def average_terms(terms: Sequence[AlignmentTerms]) -> AlignmentTerms:
-    """The terms of several teachers as one, each with equal weight."""
+    """The mean of the terms of one or more teachers, in the same shapes."""
     return AlignmentTerms.of_blocks(
         torch.stack([each.positive_KB for each in terms]).mean(dim=0),
         torch.stack([each.negative_KB for each in terms]).mean(dim=0),
@@ -198,14 +199,17 @@ def average_terms(terms: Sequence[AlignmentTerms]) -> AlignmentTerms:
 
 
 def timestep_gate(timesteps_B: torch.Tensor, config: AlignmentConfig) -> torch.Tensor:
-    """(B,) factors in 0..1 of timesteps on the scale 0..1000, in float32."""
+    """The gate of each sample, (B,) float32 in 0..1, for timesteps (B,) on 0..1000."""
     if config.gate == "none":
         return torch.ones_like(timesteps_B, dtype=torch.float32)
     return (timesteps_B.float() / TIMESTEPS).clamp(0, 1) ** 3
 
 
 def alignment_loss(terms: AlignmentTerms, timesteps_B: torch.Tensor, config: AlignmentConfig) -> torch.Tensor:
-    """(B,) what alignment adds to each sample's training loss: weight · gate(t) · total."""
+    """What alignment adds to each sample's training loss, (B,): weight · gate(t) · total.
+
+    `timesteps_B`: (B,) on 0..1000.
+    """
     return config.weight * timestep_gate(timesteps_B, config) * terms.total(config)
 
 

@@ -1,4 +1,4 @@
-"""The commands of training: train, prepare, convert. Light until one of them runs."""
+"""The commands of training: train, prepare, convert. torch is imported when one of them runs."""
 
 from __future__ import annotations
 
@@ -163,7 +163,7 @@ def _rank() -> int:
 
 
 def _in_all_processes(work: Callable[[], None]) -> None:
-    """Do `work`; of an error that all launched processes share, the main one alone says the line."""
+    """Do `work`; of a UserError that all launched processes raise, the main process alone prints the line."""
     try:
         work()
     except UserError:

@@ -12,7 +12,7 @@ LAYERS = 2
 
 
 def write_tiny(folder: Path, name: str = "dinov3-vitb16") -> None:
-    """Write the tiny stand-in of a DINOv3 teacher below `folder`."""
+    """Write a tiny random network in place of the DINOv3 teacher `name` below `folder`."""
     import torch
     from transformers import DINOv3ViTConfig, DINOv3ViTModel
     from transformers.utils import logging

@@ -103,7 +103,7 @@ def get_teacher_spec(name: str) -> TeacherSpec:
 
 
 class Teacher(nn.Module):
-    """A frozen vision model in evaluation mode, which `train()`, also of a parent module, does not end.
+    """A frozen vision model that stays in evaluation mode, also when `train()` is called on a parent module.
 
     `width` is the number of channels of its tokens.
     """
@@ -145,7 +145,7 @@ class Teacher(nn.Module):
         return teacher
 
     def train(self, mode: bool = True) -> Teacher:
-        """Evaluation mode, whatever is asked for."""
+        """Stay in evaluation mode, whatever `mode` says."""
         super().train(False)
         return self
 
@@ -192,7 +192,13 @@ def _unit_pixels(references: torch.Tensor) -> torch.Tensor:
 def resample_tokens(
     tokens_NTD: torch.Tensor, source: tuple[int, int], target: tuple[int, int]
 ) -> torch.Tensor:
-    """Tokens of the grid `source` (rows, columns), bilinearly on `target`; unchanged where they agree."""
+    """Resample tokens bilinearly from the grid `source` (rows, columns) to the grid `target`.
+
+    Args:
+        tokens_NTD: (N,T,D), T = rows·columns of `source`, in the order row, column.
+
+    Returns (N,T,D) with the T of `target`; the tokens themselves where both grids are equal.
+    """
     if source == target:
         return tokens_NTD
     tokens_NDYX = tokens_NTD.transpose(1, 2).unflatten(2, source)

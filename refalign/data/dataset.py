@@ -27,7 +27,7 @@ from refbench.refalign.data.sample import (
 )
 from refbench.refalign.data.source import ClipSource, ReferenceRates
 
-# Of a data set with one usable clip in ten, a position fails once in 850 with so many.
+# With 64 attempts on a data set with one usable clip in ten, one position in 850 fails.
 MOST_ATTEMPTS = 64
 SHOWN_REASONS = 3
 HELD_ORDERS = 8
@@ -154,7 +154,7 @@ class PositionSampler(torch.utils.data.Sampler):
 
 
 def open_source(path: Path, cache: Path | None) -> ClipSource:
-    """A folder in OpenS2V-5M's layout, a `.jsonl` file, or a folder of them.
+    """Open a folder in OpenS2V-5M's layout, a `.jsonl` file, or a folder of such files.
 
     `cache` keeps the index of the shards; None makes it in memory, in every process. Raises UserError.
     """
@@ -181,7 +181,7 @@ def open_training_data(
     rates: ReferenceRates = ReferenceRates(),  # noqa: B008 - frozen
     dropout: DropoutRates = DropoutRates(),  # noqa: B008 - frozen
 ) -> TrainingData:
-    """The training data at `path` (see `open_source`), after its first sample has been made.
+    """Open training data (see `open_source`) and make its first sample, so that unusable data is found here.
 
     Nothing is written but the index, into `cache`. Raises UserError where there is no data, or none that
     can be used.

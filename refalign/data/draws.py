@@ -21,17 +21,17 @@ def _number(key: str) -> int:
 
 
 def uniform(key: str) -> float:
-    """A number in [0, 1), a multiple of 2^-53."""
+    """The number of a key in [0, 1), a multiple of 2^-53."""
     return (_number(key) >> 203) * 2.0**-53
 
 
 def below(count: int, key: str) -> int:
-    """One of 0 … count-1."""
+    """The whole number of a key in 0 … count-1."""
     return _number(key) % count
 
 
 def permutation(count: int, key: str) -> np.ndarray:
-    """The numbers 0 … count-1 in a drawn order, int64 (count,)."""
+    """The numbers 0 … count-1 in the order of a key, int64 (count,)."""
     words = np.random.Philox(key=_number(key) % 2**128).random_raw(count)
     return np.argsort(words, kind="stable")
 
@@ -48,15 +48,15 @@ class Draws:
         return f"{self.seed}/{self.epoch}/{self.position}/{what}"
 
     def uniform(self, what: str) -> float:
-        """The number in [0, 1) that is called `what` here."""
+        """The number in [0, 1) for the purpose `what`."""
         return uniform(self._key(what))
 
     def below(self, count: int, what: str) -> int:
-        """One of 0 … count-1, called `what` here."""
+        """The whole number in 0 … count-1 for the purpose `what`."""
         return below(count, self._key(what))
 
     def permutation(self, count: int, what: str) -> np.ndarray:
-        """0 … count-1 in the order that is called `what` here."""
+        """The numbers 0 … count-1 in the order for the purpose `what`, int64 (count,)."""
         return permutation(count, self._key(what))
 
     def dropped(self, rates: DropoutRates) -> Dropped:

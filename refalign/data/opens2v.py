@@ -1,4 +1,4 @@
-"""OpenS2V-5M as it is on disk.
+"""Reads OpenS2V-5M as it is on disk.
 
     annotations/<shard>.json        {clip id: {metadata, word_tags, annotation}}
     videos/<shard>/<metadata.path>  the clip's source video
@@ -120,7 +120,7 @@ class _Entry(BaseModel):
         return Region(left=x0, top=y0, right=x1, bottom=y1)
 
     def usable_frames(self, probe: Probe) -> tuple[int, int]:
-        """First frame, and the frame after the last, that a window may hold."""
+        """The first frame that a window may hold, and the frame after the last one."""
         first, last = self.metadata.face_cut or self.metadata.cut or (0, probe.frames)
         return max(first, 0), min(last, probe.frames)
 

@@ -1,6 +1,6 @@
-"""Shards: big annotation files of which only an index of byte offsets is held.
+"""Shards: large annotation files, read entry by entry through an index of byte offsets.
 
-OpenS2V-5M's files are JSON objects of hundreds of MB. Each is gone through once, mapped into memory and not
+OpenS2V-5M's files are JSON objects of hundreds of MB. Each is scanned once, mapped into memory and not
 parsed, to find where its entries are; what is wrong with one entry is found when that entry is read and costs
 that entry alone. The index (40 bytes an entry) is kept in the cache folder as a `.npy` file whose name holds
 the shard's size and modification time, so a changed shard gets a new one; without a cache folder it is made

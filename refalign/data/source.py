@@ -1,4 +1,4 @@
-"""What a data set has to offer the training order: shards of entries, each of which can be made a clip."""
+"""The interface of a training data set: shards of entries, each of which can be decoded to a clip."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ class ClipSource(ABC):
 
     @abstractmethod
     def name(self, shard: int, number: int) -> str:
-        """What messages call that entry, also where it cannot be read."""
+        """The entry's name in messages, also where the entry cannot be read."""
 
     @abstractmethod
     def clip(self, shard: int, number: int, rule: ClipRule, rates: ReferenceRates, draws: Draws) -> Clip:
-        """That entry, decoded. Raises SampleError when it cannot be used."""
+        """Decode an entry. Raises SampleError when it cannot be used."""

@@ -56,7 +56,7 @@ class Cutout:
 
 
 def run_lengths(counts: str, height: int, width: int) -> np.ndarray:
-    """The runs of a compressed COCO code, int64, background first; their sum is height·width.
+    """The runs of a compressed COCO code, int64 (runs,), background first; their sum is height·width.
 
     Raises SampleError for anything that is not such a code. Format: `maskApi.c` of COCO: characters 48 + five
     bits + a continuation bit, little end first, signed, from the fourth on relative to the last but one.
@@ -131,7 +131,7 @@ def chosen_cutouts(subjects: Sequence[AnnotatedSubject], height: int, width: int
 
 
 def cut_out(frame_HWC: np.ndarray, cutout: Cutout) -> np.ndarray:
-    """The subject's region of the frame, RGB uint8, white outside its mask."""
+    """The subject's region of the frame, white outside its mask; RGB uint8 (H,W,3), as the frame is."""
     from pycocotools import mask as coco
 
     piece_HWC = cutout.region.of(frame_HWC).copy()

@@ -1,4 +1,4 @@
-"""Checkpoints of a training run: written whole or not at all, pruned afterwards, refused where they differ.
+"""Checkpoints of a training run: written whole or not at all, old ones removed, another run's refused.
 
 `<out>/checkpoints/step-00000500/` holds `transformer/` (original Wan naming with the projectors, sharded
 safetensors; `--set transformer=…` of the registered methods and `refbench convert` take it), with LoRA
@@ -48,7 +48,7 @@ FREE_FIELDS = frozenset(
 
 
 class TrainingState(BaseModel):
-    """Where a run stands.
+    """How far a run has come, and its configuration.
 
     `step` updates have been made; `consumed_positions` of the training order went into them; `average_steps`
     is the moving average's own count. The configuration is the recipe with its overrides. Version 1 called
@@ -100,7 +100,7 @@ class CheckpointStore:
         return self.folder / f"step-{step:08d}"
 
     def newest(self) -> Checkpoint | None:
-        """The newest whole checkpoint, or None. Raises UserError for a state file that is none."""
+        """The newest whole checkpoint, or None. Raises UserError for a damaged state file."""
         steps = self.steps()
         if not steps:
             return None
@@ -112,7 +112,7 @@ class CheckpointStore:
         return Checkpoint(folder=folder, state=state)
 
     def newest_text(self) -> str:
-        """The newest checkpoint in words, for error lines."""
+        """Which checkpoint is the newest, as the end of an error line."""
         steps = self.steps()
         return (
             f"the last good checkpoint is {self.folder_of(steps[-1])}" if steps else "there is no checkpoint"
@@ -120,8 +120,8 @@ class CheckpointStore:
 
     @contextmanager
     def writing(self, step: int) -> Iterator[Path]:
-        """A hidden folder that becomes the checkpoint of `step` when the block ends well, and vanishes when
-        it does not.
+        """A hidden folder to write into: it becomes the checkpoint of `step` when the block ends without an
+        error, and is removed otherwise.
         """
         partial = self.folder / f".{self.folder_of(step).name}.partial"
         shutil.rmtree(partial, ignore_errors=True)
@@ -153,9 +153,9 @@ def write_state(folder: Path, state: TrainingState) -> None:
 
 
 def guarded_save(store: CheckpointStore, step: int, write: Callable[[Path], None]) -> str | None:
-    """Write the checkpoint of `step` with `write(folder)` and prune; the reason where it failed, or None.
+    """Write the checkpoint of `step` with `write(folder)` and prune; returns why it failed, or None.
 
-    Whatever happens, earlier checkpoints stay as they are.
+    Where it fails, earlier checkpoints stay as they are.
     """
     try:
         with store.writing(step) as folder:
@@ -168,8 +168,9 @@ def guarded_save(store: CheckpointStore, step: int, write: Callable[[Path], None
 
 
 def check_same_run(stored: Mapping[str, Any], config: Mapping[str, Any], folder: Path) -> None:
-    """Raises UserError where a run is to go on under another configuration than it had; lengths, machine and
-    intervals may change.
+    """Raises UserError where a run would be resumed with another configuration than it had.
+
+    Settings that do not change what a step computes (length, machine, intervals) may differ.
     """
     before, now = flat_settings(stored), flat_settings(config)
     for name in sorted(before.keys() | now.keys()):

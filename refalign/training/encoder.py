@@ -1,4 +1,4 @@
-"""What the frozen networks make of a training sample.
+"""The frozen networks: from a training sample's pixels and prompt to latents, text and teacher features.
 
 `FeatureEncoder` does the work during training or once beforehand (`refalign.training.prepare`); its result
 depends on the sample alone, so both give the same losses. VAE latents are the posterior's mode: no draw,
@@ -31,7 +31,7 @@ BYTE_SCALE = 2 / 255
 
 
 def latent_shape(rule: ClipRule) -> tuple[int, int, int, int]:
-    """(C,F,h,w) of a clip's latents."""
+    """The shape (C,F,h,w) of a clip's latents."""
     return (
         LATENT_CHANNELS,
         1 + (rule.num_frames - 1) // TEMPORAL_COMPRESSION,
@@ -74,7 +74,7 @@ class FeatureEncoder:
         return WanSampler(**parts, transformer=network, scheduler=make_scheduler("euler", 5))
 
     def encode(self, sample: TrainingSample) -> Features:
-        """The features of a sample without what it drops, on the CPU."""
+        """Encode a sample, leaving out what it drops; the result is on the CPU, shaped as in `Features`."""
         prompt = "" if sample.dropped in ("text", "both") else sample.clip.prompt
         pictures_NHWC = sample.clip.references_NHWC
         if sample.dropped in ("references", "both"):
@@ -122,5 +122,8 @@ class _NoNetwork(torch.nn.Module):
 def load_teachers(
     names: Sequence[str], weights: Path | None, *, device: torch.device | str, dtype: torch.dtype
 ) -> dict[str, Teacher]:
-    """The teachers by name. Raises MissingWeights and UserError."""
+    """Load the teachers by name.
+
+    Raises MissingWeights for one that is not on disk, UserError for an unknown name and a damaged model.
+    """
     return {name: Teacher.load(name, weights, device=device, dtype=dtype) for name in names}

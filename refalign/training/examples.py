@@ -1,4 +1,4 @@
-"""Where training examples come from: decoded and encoded on the way, or prepared beforehand."""
+"""Where training examples come from: clips that are encoded during training, or prepared features."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class _Failure:
 
 
 class _Guarded(torch.utils.data.Dataset):
-    """Items of `items`; a UserError travels as a value, since a loader would turn it into a traceback."""
+    """`items`, where a UserError is returned as a value: a loader's worker would turn it into a traceback."""
 
     def __init__(self, items: Any) -> None:
         self._items = items

@@ -1,4 +1,4 @@
-"""What a training run says: a console line, `log.jsonl` with every step, and curves (TensorBoard, W&B)."""
+"""The log of a training run: console lines, `log.jsonl` with every step, curves (TensorBoard, W&B)."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class StepReport:
 
 
 class TrainingLog:
-    """Written by the main process alone; the others hold one that keeps silent."""
+    """The log of a run, in every process; only the main process prints and writes."""
 
     def __init__(self, config: TrainingConfig, out: Path, parallel: Parallel, *, after_step: int) -> None:
         self._config = config

@@ -1,4 +1,4 @@
-"""Features computed once: what the frozen networks give for the positions of the first epochs, on disk.
+"""Prepared features: the frozen networks' output for the first epochs, computed once and kept on disk.
 
     index.json                 what the features belong to: settings, weights, lengths
     features-00000.safetensors the features of 64 positions in order, with their samples' keys
@@ -43,7 +43,7 @@ ENCODERS = ("text_encoder", "vae")
 
 
 class FeatureIndex(BaseModel):
-    """What prepared features belong to. Version 1 had a flat section `data`; it is still read."""
+    """What prepared features were made of. Version 1 had a flat section `data`; it is still read."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -69,7 +69,7 @@ class FeatureIndex(BaseModel):
 
     @property
     def shards(self) -> int:
-        """Files of features."""
+        """How many files of features there are."""
         return math.ceil(self.positions / POSITIONS_PER_SHARD)
 
 
@@ -113,7 +113,7 @@ def weight_fingerprints(config: TrainingConfig, weights: Path | None) -> dict[st
 
 
 def sample_digest(data: TrainingData) -> str:
-    """The first position's sample in one word: key, clip and pixels."""
+    """The SHA-256 of the first position's clip: key, first frame, prompt and pixels."""
     clip = data.sample(0, 0).clip
     digest = hashlib.sha256(f"{clip.key}\n{clip.first_frame}\n{clip.prompt}\n".encode())
     digest.update(clip.video_FHWC.tobytes())
@@ -122,7 +122,7 @@ def sample_digest(data: TrainingData) -> str:
 
 
 def shard_file(folder: Path, number: int) -> Path:
-    """A file of features."""
+    """The path of shard `number`."""
     return folder / f"features-{number:05d}.safetensors"
 
 
@@ -259,9 +259,9 @@ def _check_index(
 
 
 class PreparedSource(ExampleSource):
-    """Examples out of prepared features.
+    """Examples from prepared features.
 
-    `data`, where it is at hand, is compared with what the features were made of. Raises UserError for
+    `data`, where it is given, is compared with what the features were made of. Raises UserError for
     features of other settings, weights or data, and for a shard that is missing.
     """
 

@@ -92,7 +92,7 @@ class FlowConfig:
 class OptimizerConfig:
     """AdamW with torch's defaults.
 
-    `max_gradient_norm` None: no clipping. `warmup_steps`: the rate rises linearly over so many updates.
+    `max_gradient_norm` None: no clipping. `warmup_steps`: updates over which the rate rises linearly.
     `authors_warmup`: a third of the rate until 5 scheduler steps are done, of which each update makes as many
     as there are processes (accelerate's way): with 5 or more only the first update is reduced.
     """
@@ -176,7 +176,7 @@ class LoraConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ValidationConfig:
-    """Videos of benchmark samples every so many steps; 0: none.
+    """Videos of benchmark samples, made every `every` steps; 0: none.
 
     `dataset`: an OpenS2V-Eval folder (None: where it is looked for always) or suite file; `samples` of its
     `track` by id.
@@ -198,7 +198,7 @@ class ValidationConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointConfig:
-    """A checkpoint every so many steps and at the end; of the written ones the newest `keep` stay."""
+    """A checkpoint is written every `every` steps and at the end; the newest `keep` of them stay."""
 
     every: int = 500
     keep: int = 3
@@ -209,7 +209,7 @@ class CheckpointConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class LogConfig:
-    """A console line every so many steps; curves for TensorBoard, and for W&B under `project`."""
+    """A console line every `every` steps; curves for TensorBoard, and for W&B under `project`."""
 
     every: int = 10
     tensorboard: bool = True
@@ -222,7 +222,7 @@ class LogConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
-    """One complete training run, but for its data, weights and output folders."""
+    """The whole configuration of a training run, except for the folders of data, weights and output."""
 
     recipe: str
     model: ModelConfig

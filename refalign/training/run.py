@@ -129,7 +129,10 @@ def prepare(
 
 
 def make_encoder(config: TrainingConfig, weights: Path | None, device: torch.device | str) -> FeatureEncoder:
-    """The frozen networks of a recipe. Raises MissingWeights and UserError."""
+    """Load the frozen networks of a recipe.
+
+    Raises MissingWeights for one that is not on disk and UserError for one that cannot be read.
+    """
     base = find_base(config.model.base, weights, image_branch=False)
     dtype = torch.bfloat16 if config.run.precision == "bfloat16" else torch.float32
     # Teachers first: a missing one should not be found out after reading a text encoder of 11 GB.
@@ -178,7 +181,7 @@ def open_data(config: TrainingConfig, path: Path, cache: Path) -> TrainingData:
 
 @contextmanager
 def made_weights(config: TrainingConfig, folder: Path | None) -> Iterator[Path | None]:
-    """The weights folder; for the `tiny` recipe without one, made-up weights that vanish afterwards."""
+    """The weights folder; for the `tiny` recipe without one, a temporary folder of random weights."""
     if config.recipe != "tiny" or folder is not None:
         yield folder
         return
@@ -196,7 +199,7 @@ def made_weights(config: TrainingConfig, folder: Path | None) -> Iterator[Path |
 
 
 def _quiet() -> None:
-    """Progress bars and repeated advice of libraries would drown the run's own lines."""
+    """Turn off progress bars and repeated advice of libraries, which would drown the run's own lines."""
     import transformers
 
     transformers.utils.logging.disable_progress_bar()

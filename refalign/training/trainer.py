@@ -65,7 +65,7 @@ NAMED_KEYS = 4
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingResult:
-    """`step` updates are made in all; `stopped`: a signal ended the run before its last step."""
+    """How a run ended: `step` updates were made in all; `stopped`: by a signal, before its last step."""
 
     step: int
     checkpoint: Path
@@ -83,7 +83,7 @@ def learning_rate(config: OptimizerConfig, step: int, world_size: int) -> float:
 
 
 class Trainer:
-    """One run. The parts come from outside: processes, examples, where to start, what validates.
+    """One training run, made of parts that are given to it: processes, examples, starting point, validation.
 
     Args:
         out: the run's folder: checkpoints, `log.jsonl`, `curves`, validation videos.
@@ -210,7 +210,7 @@ class Trainer:
         return float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
 
     def _check_finite(self, finite: bool, what: str, used: list[Example]) -> None:
-        """All processes see the same sums and come to the same answer."""
+        """Raises UserError with the samples' keys unless `finite`, which is the same in all processes."""
         if finite:
             return
         keys = self.parallel.gather_objects([example.key for example in used])

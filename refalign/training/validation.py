@@ -24,7 +24,7 @@ FPS = 16.0
 
 
 class Validation:
-    """The samples to make, and the models that it takes beside the network.
+    """Makes the validation videos of a run.
 
     Raises UserError for a sample that the track does not have.
     """
