@@ -11,7 +11,7 @@ demo: $(VENV)/.core
 	$(BIN)/refbench demo --out demo-output
 
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -4,3 +4,6 @@ Importing this package is cheap: no torch, OpenCV or matplotlib is loaded before
 """
 
 __version__ = "0.1.0"
+
+# Stands here so that the command line can name it in `--help` without loading anything.
+DEFAULT_TRACK = "open-domain"

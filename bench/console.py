@@ -61,6 +61,11 @@ def table(
     return result
 
 
+def count_text(number: int, noun: str) -> str:
+    """`1 sample`, `3 samples`."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def percent(value: float | None) -> str:
     """A score of the scale 0..1 as the papers print it: percent with two decimals, `–` for none."""
     return "–" if value is None else f"{100 * value:.2f}"
@@ -121,7 +126,7 @@ def reasons_text(result: ComponentResult) -> str:
 
 
 def total_lines(board: Scoreboard, *, strict: bool) -> list[str]:
-    """The lines under a scoreboard: TotalScore and its strict twin (the headline first), and notes."""
+    """The lines under a scoreboard: both TotalScores, the strict one first for `strict`, and notes."""
     if board.total is None:
         lines = [f"TotalScore: not available, {board.no_total_because}"]
     else:

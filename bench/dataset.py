@@ -22,7 +22,6 @@ from refbench.bench.files import leaves_its_folder, parse_json, read_json, read_
 from refbench.bench.sample import Kind, Reference, Sample, category_of, kind_of
 
 HUB_DATASET = "BestWishYsh/OpenS2V-Eval"
-DEFAULT_TRACK = "open-domain"
 DATASET_VARIABLE = "REFBENCH_DATASET"
 SAMPLE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 

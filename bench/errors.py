@@ -29,10 +29,10 @@ def one_line(text: object, limit: int = 300) -> str:
 
 
 def first_fault(error: ValidationError) -> str:
-    """The first thing that pydantic found wrong, in one line: `place: what`; the input is not repeated."""
+    """The first thing that pydantic found wrong, in one line: `field: what`; the input is not repeated."""
     first = error.errors(include_url=False, include_input=False)[0]
-    place = ".".join(str(part) for part in first["loc"])
-    return f"{place + ': ' if place else ''}{one_line(first['msg'], 160)}"
+    field = ".".join(str(part) for part in first["loc"])
+    return f"{field + ': ' if field else ''}{one_line(first['msg'], 160)}"
 
 
 def exit_text(exit_code: int) -> str:

@@ -92,15 +92,13 @@ class Reference:
 class Sample:
     """One item of a benchmark.
 
-    `category` is the id without its number (`faceobj_14` → `faceobj`) unless a suite names another;
-    `references_from` is the id of the sample that the references were taken from when they were shuffled.
+    `category` is the id without its number (`faceobj_14` → `faceobj`) unless a suite names another.
     """
 
     id: str
     category: str
     prompt: str
     references: tuple[Reference, ...]
-    references_from: str | None = None
 
     def digest(self, uses: Iterable[Input]) -> str:
         """SHA-256 over those parts of the sample that a metric with the inputs `uses` can see."""
@@ -164,10 +162,7 @@ def shuffle_references(samples: Sequence[Sample], seed: int) -> list[Sample]:
     donor_of: dict[str, Sample] = {}
     for pool in pools:
         donor_of.update(_derange(pool, seed))
-    return [
-        replace(sample, references=donor_of[sample.id].references, references_from=donor_of[sample.id].id)
-        for sample in samples
-    ]
+    return [replace(sample, references=donor_of[sample.id].references) for sample in samples]
 
 
 def _derange(pool: list[Sample], seed: int) -> dict[str, Sample]:

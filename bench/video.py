@@ -83,7 +83,7 @@ def stride_frames(count: int) -> FramePolicy:
 class Probe:
     """Facts about a video: size in pixels as shown, frames really decoded, frames the container declares.
 
-    `duration_s` is frames decoded over the average rate; `fps` is 0 where the file names none.
+    `fps` is 0 where the file names none.
     """
 
     width: int
@@ -91,7 +91,6 @@ class Probe:
     frames: int
     declared_frames: int
     fps: float
-    duration_s: float
     codec: str
 
 
@@ -140,7 +139,6 @@ class Video:
             frames=frames,
             declared_frames=declared,
             fps=fps,
-            duration_s=frames / fps if fps > 0 else 0.0,
             codec=codec,
         )
 
@@ -162,7 +160,6 @@ class Video:
                 frames=frames,
                 declared_frames=frames,
                 fps=fps,
-                duration_s=frames / fps if fps > 0 else 0.0,
                 codec=stream.codec_context.name,
             )
 

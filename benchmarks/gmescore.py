@@ -22,11 +22,11 @@ import numpy as np
 import torch
 import transformers
 
-from refbench.bench.metric import Environment
+from refbench.bench.environment import Environment
 from refbench.bench.sample import Sample
 from refbench.bench.video import Video, write_video
-from refbench.metrics.gmescore import FRAMES, TEXT_INSTRUCTION, GmeScore, frame_groups, frame_scores
-from refbench.metrics.nets.gme import GmeEmbedder, release_shared_embedder, shared_embedder
+from refbench.metrics.gmescore import FRAMES, GmeScore, frame_groups, frame_scores
+from refbench.metrics.nets.gme import TEXT_INSTRUCTION, GmeEmbedder
 from refbench.metrics.small.gmescore import write_tiny
 
 PROMPT = (
@@ -54,18 +54,17 @@ def main() -> None:
 
 def measure(environment: Environment, video: Video, repeats: int) -> None:
     """Run both orders alternately and print the comparison."""
-    metric = GmeScore()
-    metric.load(environment)
-    embedder = shared_embedder(environment)
+    scorer = GmeScore().load(environment)
+    embedder = scorer.embedder
     sample = Sample(id="clip_1", category="clip", prompt=PROMPT, references=())
-    metric.score(sample, video)
+    scorer.score(sample, video)
     ours_s, official_s = [], []
     texts = images = official_texts = official_images = 0
     ours = official = 0.0
     for _ in range(repeats):
         texts, images = embedder.texts_embedded, embedder.images_embedded
         started = time.perf_counter()
-        ours = metric.score(sample, video).value
+        ours = scorer.score(sample, video).value
         ours_s.append(time.perf_counter() - started)
         texts, images = embedder.texts_embedded - texts, embedder.images_embedded - images
         official_texts, official_images = embedder.texts_embedded, embedder.images_embedded
@@ -86,8 +85,7 @@ def measure(environment: Environment, video: Video, repeats: int) -> None:
         f"time ratio {ratio:.2f}; scores {official:.7f} and {ours:.7f}, difference {abs(official - ours):.1e}"
     )
     print_memory(environment)
-    metric.close()
-    release_shared_embedder()
+    scorer.close()
 
 
 def official_order(embedder: GmeEmbedder, video: Video) -> float:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from refbench.bench.provenance import package_versions, python_version
-from refbench.bench.runner.executors import usable_cores
+from refbench.bench.environment import usable_cores
 
 
 def describe(*distributions: str) -> str:

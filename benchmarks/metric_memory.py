@@ -20,6 +20,7 @@ from machine import describe, peak_mib
 from refbench.bench.cli.main import app
 from refbench.bench.dataset import load_track
 from refbench.bench.demo.dataset import write_demo_dataset
+from refbench.bench.environment import Environment
 from refbench.bench.method import Frames
 from refbench.bench.runner.generate import make_method
 from refbench.bench.video import write_video
@@ -49,7 +50,8 @@ def prepare(folder: Path) -> None:
     write_demo_dataset(folder / "dataset")
     sample = load_track("open-domain", folder / "dataset").sample(SAMPLE)
     assert sample is not None
-    made = make_method("pan-reference", {"num_frames": "41"}).generate(sample, 0)
+    generator = make_method("pan-reference", {"num_frames": "41"}).load(Environment())
+    made = generator.generate(sample, 0)
     assert isinstance(made, Frames)
     (folder / "videos").mkdir()
     write_video(folder / f"videos/{SAMPLE}.mp4", made.images, made.fps)
@@ -97,7 +99,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--weights", type=Path, help="released weights instead of tiny ones")
     given = parser.parse_args().weights
-    print(describe("torch", "transformers", "insightface", "open_clip_torch"))
+    print(describe("torch", "transformers", "insightface"))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         prepare(folder)

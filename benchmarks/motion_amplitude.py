@@ -20,8 +20,7 @@ import cv2
 import numpy as np
 from machine import alternating, describe, peak_mib
 
-from refbench.bench.metric import Environment
-from refbench.bench.runner.executors import usable_cores
+from refbench.bench.environment import Environment, usable_cores
 from refbench.bench.sample import Sample
 from refbench.bench.video import ALL_FRAMES, Video, write_video
 from refbench.metrics.motion_amplitude import MotionAmplitude, grey_frames
@@ -48,9 +47,7 @@ def drawn_frames() -> Iterator[np.ndarray]:
 
 
 def score(path: Path, threads: int) -> float:
-    metric = MotionAmplitude()
-    metric.load(Environment(threads=threads))
-    return metric.score(SAMPLE, Video(path)).value
+    return MotionAmplitude().load(Environment(threads=threads)).score(SAMPLE, Video(path)).value
 
 
 def bare_flows(greys: list[np.ndarray], threads: int) -> None:

@@ -33,10 +33,10 @@ from refbench.metrics.motion_smoothness import (
     RATING_WEIGHTS,
     WINDOW_SIZE,
     Prompt,
-    WindowScorer,
+    WindowRater,
     window_indices,
 )
-from refbench.metrics.nets.mplug_owl2.scorer import LanguageConfig, MplugOwl2, MplugOwl2Config
+from refbench.metrics.nets.mplug_owl2.network import LanguageConfig, MplugOwl2, MplugOwl2Config
 from refbench.metrics.nets.mplug_owl2.vision import AbstractorConfig, VisionConfig
 
 FULL = MplugOwl2Config(
@@ -68,11 +68,11 @@ REPEATS = 3
 TOLERANCE = {torch.float32: 2e-6, torch.float16: 5e-3}
 
 
-class MetaScorer(WindowScorer):
-    """The scorer without values: the meta device computes none to read out."""
+class MetaRater(WindowRater):
+    """The rater without values: the meta device computes none to read out."""
 
-    def _rate(self, windows: Sequence[tuple[int, ...]], vectors: Any) -> torch.Tensor:
-        super()._rate(windows, vectors)
+    def rate(self, windows: Sequence[tuple[int, ...]], vectors: Any) -> torch.Tensor:
+        super().rate(windows, vectors)
         return torch.zeros(len(windows))
 
 
@@ -111,7 +111,7 @@ def report_flops(size: str, frames: int) -> None:
     side = config.vision.image_size
     pixels = [np.zeros((3, side, side), np.float32)] * frames
     before = counted(lambda: scores_afresh(network, prompt, pixels, BATCH_SIZE_GPU))
-    after = counted(lambda: MetaScorer(network, prompt, batch_size=BATCH_SIZE_GPU).frame_scores(pixels))
+    after = counted(lambda: MetaRater(network, prompt, batch_size=BATCH_SIZE_GPU).frame_scores(pixels))
     print(f"FLOPs, {size} size, {frames} frames, windows of {WINDOW_SIZE}:")
     print(f"  every window afresh  {before / 1e12:8.2f} T")
     print(f"  as scored here       {after / 1e12:8.2f} T   {before / after:.2f}x fewer")
@@ -152,11 +152,11 @@ def report_time(device: torch.device, size: str, frames: int) -> bool:
     side = config.vision.image_size
     generator = np.random.default_rng(0)
     pixels = [generator.standard_normal((3, side, side), np.float32) for _ in range(frames)]
-    scorer = WindowScorer(network, prompt, batch_size=batch_size)
+    rater = WindowRater(network, prompt, batch_size=batch_size)
     slow, quick = [], []
     for _ in range(REPEATS):
         slow.append(timed(lambda: scores_afresh(network, prompt, pixels, batch_size), device))
-        quick.append(timed(lambda: torch.tensor(scorer.frame_scores(pixels)), device))
+        quick.append(timed(lambda: torch.tensor(rater.frame_scores(pixels)), device))
     print(f"time, {size} size, random weights, {dtype}, batches of {batch_size}, best of {REPEATS}:")
     wall_s = [min(run.wall_s for run in runs) for runs in (slow, quick)]
     processor_s = [min(run.processor_s for run in runs) for runs in (slow, quick)]

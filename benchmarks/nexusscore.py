@@ -45,7 +45,8 @@ from transformers import (
 
 from refbench.bench.sample import Reference, Sample, category_of
 from refbench.bench.video import Video, uniform_frames, write_video
-from refbench.metrics.nets.gme import GmeEmbedder, image_token_count
+from refbench.metrics.nets.clip import ClipImageTower
+from refbench.metrics.nets.gme import TEXT_INSTRUCTION, GmeEmbedder, image_token_count
 from refbench.metrics.nets.yolo_world.boxes import (
     INPUT_SIZE_PX,
     Letterbox,
@@ -55,19 +56,19 @@ from refbench.metrics.nets.yolo_world.boxes import (
     script_boxes,
 )
 from refbench.metrics.nets.yolo_world.detector import YoloWorld, YoloWorldSizes
-from refbench.metrics.nets.yolo_world.image_prompt import ClipPictureTower
-from refbench.metrics.nets.yolo_world.image_prompt_detector import ImagePromptDetector
+from refbench.metrics.nets.yolo_world.image_prompt import ReferenceEncoder
+from refbench.metrics.nets.yolo_world.image_prompt_detector import PAIRS_PER_PASS, ImagePromptDetector
 from refbench.metrics.nexusscore import (
     FRAMES,
     MIN_CONFIDENCE,
     MIN_TEXT_SIMILARITY,
-    TEXT_INSTRUCTION,
     Subject,
     score_video,
     subjects_of,
 )
-from refbench.metrics.small import gmescore as tiny_gme
+from refbench.metrics.small.gmescore import write_tiny as write_tiny_gme
 from refbench.metrics.small.nexusscore import random_detector
+from refbench.metrics.weights import GME_QWEN2_VL
 
 CLAIMED = {1: 1.7, 3: 2.2}
 
@@ -233,14 +234,14 @@ class OfficialOrder:
     """The official script's order of work on our modules."""
 
     def __init__(
-        self, network: YoloWorld, tower: ClipPictureTower, embedder: GmeEmbedder, device: torch.device
+        self, network: YoloWorld, encoder: ReferenceEncoder, embedder: GmeEmbedder, device: torch.device
     ) -> None:
-        self.network, self.tower, self.embedder, self.device = network, tower, embedder, device
+        self.network, self.encoder, self.embedder, self.device = network, encoder, embedder, device
 
     def boxes(self, frame_HWC: np.ndarray, subject: Subject) -> list[tuple[list[float], np.float32]]:
         """What one call of the detector returns: (corners, confidence) by falling confidence."""
         picture = subject.reference.open_plain_rgb()
-        prompts_RKD = self.network.project(self.tower.embed([picture])).unsqueeze(1)
+        prompts_RKD = self.network.project(self.encoder.embed([picture])).unsqueeze(1)
         letterbox = Letterbox.of(*frame_HWC.shape[:2])
         images_BCHW = torch.from_numpy(letterbox.apply(frame_HWC)[None]).to(self.device).float() / 255
         # The original runs the backbone with both towers first and throws the result away.
@@ -286,11 +287,17 @@ def report_wall_time(folder: Path, arguments: argparse.Namespace) -> None:
     network.to(device)
     torch.manual_seed(0)
     model = CLIPVisionModelWithProjection(CLIPVisionConfig(**(FULL_TOWER if is_full else SCALED_TOWER)))
-    tower = ClipPictureTower(model.eval().requires_grad_(False).to(device), CLIPImageProcessorPil(), device)
-    tiny_gme.write_tiny(folder)
-    embedder = GmeEmbedder.load(folder / tiny_gme.REPOSITORY, arguments.device)
-    detector = ImagePromptDetector(network, tower, device)
-    official = OfficialOrder(network, tower, embedder, device)
+    tower = ClipImageTower(model=model.eval().requires_grad_(False).to(device))
+    encoder = ReferenceEncoder(tower=tower, processor=CLIPImageProcessorPil())
+    write_tiny_gme(folder)
+    embedder = GmeEmbedder.load(folder / GME_QWEN2_VL.repository, arguments.device)
+    detector = ImagePromptDetector(
+        network=network,
+        encoder=encoder,
+        device=device,
+        pairs_per_pass=PAIRS_PER_PASS["cpu" if device.type == "cpu" else "cuda"],
+    )
+    official = OfficialOrder(network, encoder, embedder, device)
     video = drawn_video(folder / "clip.mp4", arguments.frames)
     embedder.embed_texts(["warm-up"])
     for count in arguments.references:
@@ -342,7 +349,7 @@ def best_of(
 
 def calibrate(detector: ImagePromptDetector, video: Video, sample: Sample) -> None:
     """Shift the coarse level's logits so that a few points of a frame are over the confidence that counts."""
-    network = detector._network
+    network = detector.network
     frame_HWC = next(iter(video.frames(uniform_frames(1))))
     pixels_BCHW = torch.from_numpy(Letterbox.of(*frame_HWC.shape[:2]).apply(frame_HWC)[None])
     prompts_RD = detector.prompts([subject.reference.open_plain_rgb() for subject in subjects_of(sample)])

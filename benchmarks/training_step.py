@@ -34,7 +34,8 @@ from refbench.bench.video import write_video
 from refbench.refalign.data.dataset import PositionSampler
 from refbench.refalign.teacher import get_teacher_spec
 from refbench.refalign.training.assembly import StartingPoint
-from refbench.refalign.training.encoder import PATCH, Example, Features, latent_shape
+from refbench.refalign.training.batch import PATCH, Example, Features
+from refbench.refalign.training.encoder import latent_shape
 from refbench.refalign.training.examples import EncodedSource, ExampleSource
 from refbench.refalign.training.parallel import Parallel
 from refbench.refalign.training.prepare import PreparedSource, prepare_features, teacher_names
@@ -60,7 +61,7 @@ class DrawnSource(ExampleSource):
     def __init__(self, config: TrainingConfig) -> None:
         self.length = 1000
         self.teacher_widths = tuple(get_teacher_spec(name).width for name in teacher_names(config))
-        channels, frames, rows, columns = latent_shape(config.data.rule)
+        channels, frames, rows, columns = latent_shape(config.data.clip)
         tokens = (rows // PATCH) * (columns // PATCH)
         self._features = Features(
             latents_CFhw=torch.randn(channels, frames, rows, columns),
@@ -71,15 +72,15 @@ class DrawnSource(ExampleSource):
 
     def examples(self, *, start: int, rank: int, world_size: int) -> Iterator[Example]:
         """See the parent."""
-        for place in PositionSampler(self.length, start=start, rank=rank, world_size=world_size):
-            yield Example(key="drawn", epoch=place.epoch, position=place.position, features=self._features)
+        for at in PositionSampler(self.length, start=start, rank=rank, world_size=world_size):
+            yield Example(key="drawn", epoch=at.epoch, position=at.position, features=self._features)
 
 
 def draw_clip(folder: Path, config: TrainingConfig) -> Path:
     """A JSONL file of one moving pattern with three references."""
     from PIL import Image
 
-    rule = config.data.rule
+    rule = config.data.clip
     generator = np.random.default_rng(0)
     picture = generator.integers(0, 255, (rule.height, rule.width, 3), dtype=np.uint8)
     frames = [np.roll(picture, 2 * index, axis=1) for index in range(rule.window_frames)]
@@ -103,7 +104,7 @@ def seconds_per_update(trainer: Trainer, examples: Iterator[Example]) -> float:
 
 def forward_flops(architecture: dict[str, Any], config: TrainingConfig, references: int) -> float:
     """FLOPs of one sample's forward pass."""
-    channels, frames, rows, columns = latent_shape(config.data.rule)
+    channels, frames, rows, columns = latent_shape(config.data.clip)
     with torch.device("meta"), FlopCounterMode(display=False) as counter, torch.no_grad():
         network = RefAlignTransformer3DModel(**architecture)
         network(
@@ -127,7 +128,7 @@ def peak_flops(given_tflops: float | None) -> float | None:
 
 def report_step(config: TrainingConfig, trainer: Trainer, seconds: float, peak_tflops: float | None) -> None:
     """Tokens per second and utilisation of updates with three references in each sample."""
-    _, frames, rows, columns = latent_shape(config.data.rule)
+    _, frames, rows, columns = latent_shape(config.data.clip)
     tokens = (frames + REFERENCES) * (rows // PATCH) * (columns // PATCH)
     samples = config.run.samples_per_step
     speed = samples / seconds
@@ -162,10 +163,10 @@ def measure_ratio(
     """Updates with encoding on the way and with prepared features, in turn."""
     with tempfile.TemporaryDirectory() as name, made_weights(config, weights) as found:
         folder = Path(name)
-        place = draw_clip(folder, config) if data is None else data
+        path = draw_clip(folder, config) if data is None else data
         parallel = Parallel(config, folder)
         encoder = make_encoder(config, found, parallel.device)
-        opened = open_data(config, place, folder / "index")
+        opened = open_data(config, path, folder / "index")
         prepare_features(config, opened, encoder, folder / "features", epochs=1, weights=found)
         encoded = EncodedSource(opened, encoder, workers=config.data.workers)
         prepared = PreparedSource(folder / "features", config, weights=found)

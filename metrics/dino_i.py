@@ -14,11 +14,17 @@ are joined (a plain mean here, scenes included), so numbers compare only within 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
+from refbench.bench.environment import Environment
 from refbench.bench.metric import MetricDeclaration
 from refbench.bench.registry import metrics
-from refbench.metrics.nets.similarity import DinoOptions, ReferenceSimilarity
+from refbench.bench.weights.common import DINOV2_BASE, DINOV3_BASE
+from refbench.bench.weights.store import require_model_folder
+from refbench.metrics.similarity import DinoOptions, ReferenceSimilarity
+
+if TYPE_CHECKING:
+    from refbench.metrics.nets.embedders import PictureEncoder
 
 
 @metrics.register
@@ -31,19 +37,24 @@ class DinoImage(ReferenceSimilarity):
         summary="supplementary: likeness of frames to references (DINO cosine)",
         source="DINO score of DreamBooth, arXiv:2208.12242; facebook/dinov2-base",
         uses=frozenset({"video", "references"}),
-        weights=("dinov2-base",),
+        weights=(DINOV2_BASE,),
+        optional_weights=(DINOV3_BASE,),
         packages=("torch", "transformers", "pillow", "numpy"),
     )
     Options = DinoOptions
 
     @property
-    def repository(self) -> str:
+    def model(self) -> str:
         """The repository of the chosen backbone."""
         backbone: str = self.options.backbone
         return backbone
 
-    def make_encoder(self, folder: Path, device: Any) -> Any:
+    def find_weights(self, environment: Environment) -> Path:
+        """The model's folder. Raises MissingWeights."""
+        return require_model_folder(self.model, environment.weights)
+
+    def load_encoder(self, folder: Path, device: str) -> PictureEncoder:
         """DINO."""
         from refbench.metrics.nets.embedders import DinoEncoder
 
-        return DinoEncoder(folder, device)
+        return DinoEncoder.load(folder, device)

@@ -21,34 +21,38 @@ InsightFace's model packs may be used for non-commercial research only, see the 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from refbench.bench.environment import Environment
 from refbench.bench.errors import SampleError
-from refbench.bench.metric import Environment, Metric, MetricDeclaration, Score
+from refbench.bench.metric import Metric, MetricDeclaration, Score, Scorer
 from refbench.bench.registry import metrics
 from refbench.bench.sample import Reference, Sample
 from refbench.bench.scores.columns import COMPONENTS
 from refbench.bench.video import Video, uniform_frames
-from refbench.bench.weights.store import require, require_file
-from refbench.metrics.nets.faces import OFFICIAL_PACK, pack_folder
+from refbench.bench.weights.store import file_digests, is_tiny, require, require_file
+from refbench.metrics.nets.faces import OFFICIAL_PACK, FaceFinder, pack_folder
+from refbench.metrics.nets.pixels import distinct_frames
+from refbench.metrics.weights import OPENS2V_WEIGHT
+
+if TYPE_CHECKING:
+    from refbench.metrics.nets.curricularface import CurricularFace
 
 FRAMES = 32
-WEIGHTS = "opens2v-weight"
 NETWORK_FILE = "glint360k_curricular_face_r101_backbone.bin"
 
 
 @dataclass(frozen=True, kw_only=True)
 class FaceSimOptions:
-    """`pack`: InsightFace's model pack, a name below the weights or a folder; the official one is
-    buffalo_l.
-    """
+    """Which face detector finds and aligns the faces."""
 
     pack: str = OFFICIAL_PACK
+    """InsightFace's model pack: a name below the weights, or the path of a folder; officially buffalo_l."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +65,7 @@ class ReferenceFace:
 
 @metrics.register
 class FaceSim(Metric):
-    """Searches frames as they are decoded and holds the 112×112 faces of one video."""
+    """Needs CurricularFace and a model pack of InsightFace."""
 
     declaration = MetricDeclaration(
         name="facesim",
@@ -70,41 +74,58 @@ class FaceSim(Metric):
         summary="likeness of the largest face to the reference (CurricularFace)",
         source="OpenS2V-Nexus@210eb08 eval/get_facesim.py",
         uses=frozenset({"video", "references"}),
-        weights=(WEIGHTS,),
+        weights=(OPENS2V_WEIGHT,),
         packages=("torch", "insightface", "onnxruntime", "opencv-python", "scikit-image", "pillow", "numpy"),
     )
     modules = ("torch", "cv2", "onnxruntime", "insightface")
     Options = FaceSimOptions
 
-    def __init__(self, options: Any = None) -> None:
-        super().__init__(options)
-        self._network: Any = None
-        self._faces: Any = None
-        self._weights: dict[str, str] = {}
-        self._device = ""
-        self._references: dict[str, ReferenceFace] = {}
-
     def not_applicable(self, sample: Sample) -> str | None:
         """The official rule: one person, and a reference that shows it."""
         return COMPONENTS["facesim"].not_applicable(sample)
 
-    def load(self, environment: Environment) -> None:
-        """Load the model pack and the network. Raises MissingWeights, and UserError for damaged files."""
-        super().load(environment)
+    def find_weights(self, environment: Environment) -> tuple[Path, Path]:
+        """The network's file and the pack's folder. Raises MissingWeights."""
+        network_file = require_file(OPENS2V_WEIGHT, (NETWORK_FILE,), environment.weights)
+        return network_file, pack_folder(require(OPENS2V_WEIGHT, environment.weights), self.options.pack)
+
+    def load(self, environment: Environment) -> FaceSimScorer:
+        """A scorer with the model pack and the network.
+
+        Raises MissingWeights, and UserError for damaged files.
+        """
         network_file, pack = self.find_weights(environment)
-        from refbench.bench.weights.store import file_digests, is_tiny
+        import torch
+
         from refbench.metrics.nets.curricularface import load_curricularface
         from refbench.metrics.nets.faces import load_faces
-        from refbench.metrics.nets.pretrained import torch_device
 
-        device = torch_device(environment.device)
-        self._faces = load_faces(pack, device.type, environment.threads)
+        device = torch.device(environment.device)
+        faces = load_faces(pack, device.type, environment.threads)
         network = load_curricularface(network_file, any_layout=is_tiny(network_file.parent))
-        self._network = network.requires_grad_(False).to(device)
-        self._device = f"{device}, {self._faces.provider}"
-        used = {f"{WEIGHTS}/{network_file.name}": network_file}
-        used |= {f"{pack.name}/{file.name}": file for file in self._faces.files}
-        self._weights = file_digests(network_file.parent, used)
+        used = {f"{OPENS2V_WEIGHT.name}/{network_file.name}": network_file}
+        used |= {f"{pack.name}/{file.name}": file for file in faces.files}
+        return FaceSimScorer(
+            network=network.requires_grad_(False).to(device),
+            faces=faces,
+            device=f"{device}, {faces.provider}",
+            weights=file_digests(network_file.parent, used),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class FaceSimScorer(Scorer):
+    """Searches frames as they are decoded and holds the 112×112 faces of one video.
+
+    `device` names where network and detector run. `known_references` are the faces of references by the
+    digest of their file: a reference is searched once for all its videos.
+    """
+
+    network: CurricularFace
+    faces: FaceFinder
+    device: str
+    weights: Mapping[str, str]
+    known_references: dict[str, ReferenceFace] = field(default_factory=dict)
 
     def score(self, sample: Sample, video: Video) -> Score:
         """The raw value of one video, 0 to 1.
@@ -113,21 +134,21 @@ class FaceSim(Metric):
         that cannot be decoded.
         """
         from refbench.metrics.nets.curricularface import face_embeddings
-        from refbench.metrics.nets.pixels import distinct_frames
 
         reference = self._reference_face(person_reference(sample))
         found, times = [], []
         for frame_HWC, repeats in distinct_frames(video, uniform_frames(FRAMES)):
-            found.append(self._faces.find(frame_HWC))
+            found.append(self.faces.find(frame_HWC))
             times.append(repeats)
         faces = [face for face in found if face is not None]
         curricular: list[float] = []
         arcface: list[float] = []
         if faces:
-            embeddings_FD = face_embeddings(self._network, np.stack([face.crop_HWC for face in faces]))
+            embeddings_FD = face_embeddings(self.network, np.stack([face.crop_HWC for face in faces]))
             curricular = cosines(reference.curricular_D, embeddings_FD)
         if faces and reference.arcface_D is not None:
-            arcface = cosines(reference.arcface_D, np.stack([face.arcface_D for face in faces]))
+            embeddings = [face.arcface_D for face in faces if face.arcface_D is not None]
+            arcface = cosines(reference.arcface_D, np.stack(embeddings))
         has_face = [face is not None for face in found]
         frame_cosines = _per_frame(curricular, has_face, times)
         details: dict[str, Any] = {
@@ -146,34 +167,30 @@ class FaceSim(Metric):
     def provenance(self) -> dict[str, Any]:
         """Device of network and detector, precision, faces per forward pass, digests of all their files."""
         return {
-            "device": self._device,
+            "device": self.device,
             "dtype": "float32",
             "batch_size": FRAMES,
-            "weights": self._weights,
+            "weights": dict(self.weights),
         }
 
     def close(self) -> None:
-        """Drop the networks and what was embedded."""
-        self._network = self._faces = None
-        self._references = {}
+        """Give the network's memory back; the pack's goes with this scorer."""
+        from refbench.metrics.nets.inference import release
+
+        release(self.network)
 
     def _reference_face(self, reference: Reference) -> ReferenceFace:
         from refbench.metrics.nets.curricularface import face_embeddings
 
         digest = reference.content_digest()
-        if digest not in self._references:
-            face = self._faces.find(np.asarray(reference.open_plain_rgb()))
+        if digest not in self.known_references:
+            face = self.faces.find(np.asarray(reference.open_plain_rgb()))
             if face is None:
                 raise SampleError(f"no face is found in the reference image {reference.path}")
-            self._references[digest] = ReferenceFace(
-                curricular_D=face_embeddings(self._network, face.crop_HWC[None])[0], arcface_D=face.arcface_D
+            self.known_references[digest] = ReferenceFace(
+                curricular_D=face_embeddings(self.network, face.crop_HWC[None])[0], arcface_D=face.arcface_D
             )
-        return self._references[digest]
-
-    def find_weights(self, environment: Environment) -> tuple[Path, Path]:
-        """The network's file and the pack's folder. Raises MissingWeights."""
-        network_file = require_file(WEIGHTS, (NETWORK_FILE,), environment.weights)
-        return network_file, pack_folder(require(WEIGHTS, environment.weights), self.options.pack)
+        return self.known_references[digest]
 
 
 def person_reference(sample: Sample) -> Reference:
@@ -188,7 +205,10 @@ def person_reference(sample: Sample) -> Reference:
 
 
 def cosines(reference_D: np.ndarray, embeddings_FD: np.ndarray) -> list[float]:
-    """The cosine of each row with the reference, by torch in float32 as officially; a zero vector gives 0."""
+    """The cosine of each row of (F, D) with the reference (D,), by torch in float32 as officially.
+
+    A zero vector gives 0.
+    """
     import torch
 
     similarities_F = torch.nn.functional.cosine_similarity(

@@ -15,32 +15,34 @@ the same score. The details hold the score of each frame.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from refbench.bench.environment import Environment
 from refbench.bench.errors import SampleError
-from refbench.bench.metric import Environment, Metric, MetricDeclaration, Score
+from refbench.bench.metric import Metric, MetricDeclaration, Score, Scorer
 from refbench.bench.registry import metrics
 from refbench.bench.sample import Sample
 from refbench.bench.video import Video, uniform_frames
 from refbench.bench.weights.store import require_file
+from refbench.metrics.nets.pixels import distinct_frames
+from refbench.metrics.weights import GME_QWEN2_VL
 
 if TYPE_CHECKING:
     import torch
 
     from refbench.metrics.nets.gme import GmeEmbedder
 
-WEIGHTS = "gme-qwen2-vl-7b"
 FRAMES = 32
-TEXT_INSTRUCTION = "Find an image that matches the given text."
 # Frames held at a time; the embedder cuts them into batches by their tokens.
 FRAMES_HELD = 8
 
 
 @metrics.register
 class GmeScore(Metric):
-    """Streams over the frames; shares the embedder with NexusScore."""
+    """Needs GME, which it shares with NexusScore."""
 
     declaration = MetricDeclaration(
         name="gmescore",
@@ -49,35 +51,45 @@ class GmeScore(Metric):
         summary="agreement of prompt and frames (GME-Qwen2-VL-7B, 32 frames)",
         source="OpenS2V-Nexus@210eb08 eval/get_gmescore.py",
         uses=frozenset({"video", "prompt"}),
-        weights=(WEIGHTS,),
+        weights=(GME_QWEN2_VL,),
         packages=("torch", "transformers", "pillow", "numpy"),
     )
-
     modules = ("torch", "transformers")
-
-    _embedder: GmeEmbedder | None = None
 
     def find_weights(self, environment: Environment) -> Path:
         """GME's configuration. Raises MissingWeights."""
-        return require_file(WEIGHTS, ("config.json",), environment.weights)
+        return require_file(GME_QWEN2_VL, ("config.json",), environment.weights)
 
-    def load(self, environment: Environment) -> None:
-        """Load GME, or take it over from NexusScore where that holds it."""
+    def load(self, environment: Environment) -> GmeScorer:
+        """A scorer with GME, or with NexusScore's where that holds it.
+
+        Raises MissingWeights, and UserError for damaged files.
+        """
+        self.find_weights(environment)
         from refbench.metrics.nets.gme import shared_embedder
 
-        super().load(environment)
-        self.find_weights(environment)
-        self._embedder = shared_embedder(environment)
+        return GmeScorer(embedder=shared_embedder(environment))
+
+
+@dataclass(frozen=True, kw_only=True)
+class GmeScorer(Scorer):
+    """Streams over the frames."""
+
+    embedder: GmeEmbedder
 
     def score(self, sample: Sample, video: Video) -> Score:
-        """The raw value of one video, -1 to 1."""
+        """The raw value of one video, -1 to 1.
+
+        Raises SampleError for a video that cannot be decoded and for numbers that are not finite.
+        """
         import torch
 
-        assert self._embedder is not None, "load() comes before score()"
-        text_D = self._embedder.embed_texts([sample.prompt], TEXT_INSTRUCTION)[0]
+        from refbench.metrics.nets.gme import TEXT_INSTRUCTION
+
+        text_D = self.embedder.embed_texts([sample.prompt], TEXT_INSTRUCTION)[0]
         scores: list[torch.Tensor] = []
         for frames, repeats in frame_groups(video):
-            images_BD = self._embedder.embed_images(frames)
+            images_BD = self.embedder.embed_images(frames)
             scores.append(frame_scores(text_D, images_BD).repeat_interleave(torch.tensor(repeats)))
         scores_F = torch.cat(scores)
         if not bool(torch.isfinite(scores_F).all()):
@@ -85,37 +97,34 @@ class GmeScore(Metric):
         return Score(value=float(scores_F.mean()), details={"frame_scores": scores_F.tolist()})
 
     def provenance(self) -> dict[str, Any]:
-        """Precision and the digests of GME's files."""
-        if self._embedder is None:
-            return {}
+        """Precision, frames held at a time, and the digests of GME's files."""
         return {
-            "dtype": str(self._embedder.dtype).removeprefix("torch."),
+            "dtype": str(self.embedder.dtype).removeprefix("torch."),
             "batch_size": FRAMES_HELD,
-            "weights": self._embedder.weight_digests,
+            "weights": dict(self.embedder.weight_digests),
         }
 
     def close(self) -> None:
         """Let go of GME; its memory is given back unless NexusScore holds it."""
-        if self._embedder is None:
-            return
-        from refbench.metrics.nets.gme import release_shared_embedder
+        from refbench.metrics.nets.gme import release_embedder
 
-        self._embedder = None
-        release_shared_embedder()
+        release_embedder(self.embedder)
 
 
 def frame_scores(text_D: torch.Tensor, images_BD: torch.Tensor) -> torch.Tensor:
-    """The product (B,) of a text's unit vector with those of pictures, rounded to their precision at each
-    step.
+    """The products (B,) of a text's unit vector (D,) with those of pictures (B, D).
+
+    Rounded to the precision of the vectors at each step.
     """
     return (text_D * images_BD).sum(dim=-1)
 
 
 def frame_groups(video: Video) -> Iterator[tuple[list[Any], list[int]]]:
-    """The 32 frames as groups of at most `FRAMES_HELD` distinct pictures with the times each is repeated."""
-    from PIL import Image
+    """The 32 frames as groups of at most `FRAMES_HELD` distinct RGB pictures with the times each is repeated.
 
-    from refbench.metrics.nets.pixels import distinct_frames
+    Raises SampleError for a video that cannot be decoded.
+    """
+    from PIL import Image
 
     distinct = distinct_frames(video, uniform_frames(FRAMES))
     while group := list(islice(distinct, FRAMES_HELD)):

@@ -14,7 +14,7 @@ float16, from the weights to the weighted sum of the five words (bfloat16 errs b
 
 Different, with equal scores: a frame goes through tower and abstractor once instead of three times, the text
 before the image and equal windows are computed once, and the last layer and the head only where they are read
-(`metrics/nets/mplug_owl2/scorer.py`). Different on purpose: scores that are not finite are a failure instead
+(`metrics/nets/mplug_owl2/network.py`). Different on purpose: scores that are not finite are a failure instead
 of a smooth video; a video without frames is a failure instead of a crash; the tokenizer's model is read by
 sentencepiece directly, so that no code or setting of the checkpoint decides how. The details hold
 `smallest_margin`, how near a difference came to the threshold: within a few thousandths another GPU or batch
@@ -23,7 +23,6 @@ size may decide otherwise.
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -34,18 +33,22 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from refbench.bench.errors import MissingWeights, SampleError, UserError, one_line
-from refbench.bench.metric import Environment, Metric, MetricDeclaration, Score
+from refbench.bench.environment import Environment
+from refbench.bench.errors import SampleError, UserError, one_line
+from refbench.bench.metric import Metric, MetricDeclaration, Score, Scorer
 from refbench.bench.registry import metrics
 from refbench.bench.sample import Sample
 from refbench.bench.streams import mapped
 from refbench.bench.video import ALL_FRAMES, LARGEST_FRAME_PIXELS, Video
+from refbench.bench.weights.entry import WeightEntry
+from refbench.bench.weights.hf_folder import indexed_files, read_config
 from refbench.bench.weights.store import file_digests, require_file
+from refbench.metrics.nets.pixels import CLIP_MEAN, CLIP_STD
 
 if TYPE_CHECKING:
     import torch
 
-    from refbench.metrics.nets.mplug_owl2.scorer import MplugOwl2
+    from refbench.metrics.nets.mplug_owl2.network import MplugOwl2
 
 # The official command line: window of three, threshold on the difference of neighbouring scores.
 WINDOW_SIZE = 3
@@ -56,12 +59,16 @@ RATING_WEIGHTS = {"excellent": 1.0, "good": 0.75, "fair": 0.5, "poor": 0.25, "ba
 TEXT_BEFORE = "USER: How would you rate the quality of this video?\n"
 TEXT_AFTER = "\nASSISTANT: The quality of the video is"
 
-# CLIP's statistics, which the checkpoint's preprocessor has; the padding is the mean colour cut to integers.
-PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)
-PIXEL_STD = (0.26862954, 0.26130258, 0.27577711)
+# CLIP's mean colour cut to integers; its mean and deviation are those of the checkpoint's preprocessor.
 PADDING_RGB = (122, 116, 104)
 
-WEIGHTS = "one-align"
+ONE_ALIGN = WeightEntry(
+    name="one-align",
+    repository="q-future/one-align",
+    holds="OneAlign (mPLUG-Owl2)",
+    memory_gib=15.3,
+    required=("config.json", "tokenizer.model"),
+)
 TOKENIZER_FILE = "tokenizer.model"
 INDEX_FILES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 SINGLE_FILES = ("model.safetensors", "pytorch_model.bin")
@@ -91,7 +98,7 @@ LLAMA_PROMPT = Prompt(
 
 @metrics.register
 class MotionSmoothness(Metric):
-    """Streams over the frames: a batch of encoded frames and the few before it are in memory."""
+    """Needs OneAlign."""
 
     declaration = MetricDeclaration(
         name="motion-smoothness",
@@ -100,34 +107,31 @@ class MotionSmoothness(Metric):
         summary="share of frames without a jump of perceived quality (OneAlign on windows of 3 frames)",
         source="OpenS2V-Nexus@ef17513 eval/get_motion_smoothness.py",
         uses=frozenset({"video"}),
-        weights=(WEIGHTS,),
+        weights=(ONE_ALIGN,),
         packages=("torch", "sentencepiece", "pillow", "numpy"),
     )
-
     modules = ("torch", "sentencepiece")
 
-    def __init__(self, options: Any = None) -> None:
-        super().__init__(options)
-        self._scorer: WindowScorer | None = None
-        self._digests: dict[str, str] = {}
+    def find_weights(self, environment: Environment) -> tuple[Path, list[Path]]:
+        """The checkpoint's tokenizer and tensor files; config.json lies beside them.
 
-    def find_weights(self, environment: Environment) -> tuple[Path, Path, list[Path]]:
-        """config.json, tokenizer and tensor files. Raises MissingWeights; UserError for a damaged index."""
-        files = weight_files(environment.weights)
-        config_file = require_file(WEIGHTS, ["config.json"], environment.weights)
-        return config_file, require_file(WEIGHTS, [TOKENIZER_FILE], environment.weights), files
+        Raises MissingWeights for a file that is not there, and UserError for a damaged index.
+        """
+        files = tensor_files(environment.weights)
+        return require_file(ONE_ALIGN, [TOKENIZER_FILE], environment.weights), files
 
-    def load(self, environment: Environment) -> None:
-        """Load OneAlign: float16, or float32 on a CPU. UserError for files that do not fit."""
+    def load(self, environment: Environment) -> MotionSmoothnessScorer:
+        """A scorer with OneAlign: float16, or float32 on a CPU.
+
+        Raises MissingWeights, and UserError for files that do not fit.
+        """
+        tokenizer_file, files = self.find_weights(environment)
         import torch
 
-        from refbench.metrics.nets.mplug_owl2.scorer import MplugOwl2Config, load_network
+        from refbench.metrics.nets.mplug_owl2.network import MplugOwl2Config, load_network
 
-        super().load(environment)
-        if reason := self.unavailable(environment):
-            raise MissingWeights(reason)
-        config_file, tokenizer_file, files = self.find_weights(environment)
-        config = MplugOwl2Config.from_json(read_json(config_file), config_file)
+        config_file = tokenizer_file.with_name("config.json")
+        config = MplugOwl2Config.from_json(read_config(config_file.parent), config_file)
         prompt = read_prompt(tokenizer_file, config.language.vocab_size)
         on_cpu = torch.device(environment.device).type == "cpu"
         network = load_network(
@@ -137,19 +141,28 @@ class MotionSmoothness(Metric):
             environment.device,
             torch.float32 if on_cpu else torch.float16,
         )
-        self._scorer = WindowScorer(network, prompt, batch_size=BATCH_SIZE_CPU if on_cpu else BATCH_SIZE_GPU)
-        loaded = (config_file, tokenizer_file, *files)
-        self._digests = file_digests(config_file.parent, {f"{WEIGHTS}/{file.name}": file for file in loaded})
+        loaded = {f"{ONE_ALIGN.name}/{file.name}": file for file in (config_file, tokenizer_file, *files)}
+        return MotionSmoothnessScorer(
+            rater=WindowRater(network, prompt, batch_size=BATCH_SIZE_CPU if on_cpu else BATCH_SIZE_GPU),
+            threads=max(environment.threads, 1),
+            weights=file_digests(config_file.parent, loaded),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class MotionSmoothnessScorer(Scorer):
+    """Streams over the frames: a batch of encoded frames and the few before it are in memory."""
+
+    rater: WindowRater
+    threads: int
+    weights: Mapping[str, str]
 
     def score(self, sample: Sample, video: Video) -> Score:
         """The share of smooth frames; SampleError for an undecodable video and for scores that are not
         finite.
         """
-        if self._scorer is None:
-            raise RuntimeError("load() comes before score()")
-        side = self._scorer.image_size
-        pixels = prepared(video.frames(ALL_FRAMES), side, max(self.environment.threads, 1))
-        scores = self._scorer.frame_scores(pixels)
+        pixels = prepared(video.frames(ALL_FRAMES), self.rater.image_size, self.threads)
+        scores = self.rater.frame_scores(pixels)
         bad = [frame for frame, score in enumerate(scores) if not np.isfinite(score)]
         if bad:
             raise SampleError(f"the score of frame {bad[0]} is not finite ({len(bad)} of {len(scores)})")
@@ -167,24 +180,20 @@ class MotionSmoothness(Metric):
 
     def provenance(self) -> dict[str, Any]:
         """Dtype, batch size, and the SHA-256 of each file that was loaded."""
-        if self._scorer is None:
-            return {}
         return {
-            "dtype": str(self._scorer.dtype).removeprefix("torch."),
-            "batch_size": self._scorer.batch_size,
-            "weights": self._digests,
+            "dtype": str(self.rater.dtype).removeprefix("torch."),
+            "batch_size": self.rater.batch_size,
+            "weights": dict(self.weights),
         }
 
     def close(self) -> None:
-        """Free the network and the device memory it held."""
-        self._scorer = None
-        if self.environment.device.startswith("cuda"):
-            import torch
+        """Give the network's memory back."""
+        from refbench.metrics.nets.inference import release
 
-            torch.cuda.empty_cache()
+        release(self.rater.network)
 
 
-class WindowScorer:
+class WindowRater:
     """Rates one window per frame while frames stream in; each distinct frame and window is computed once.
 
     Args:
@@ -199,10 +208,10 @@ class WindowScorer:
     ) -> None:
         import torch
 
+        self.network = network
         self.batch_size = batch_size
         self.dtype: torch.dtype = network.lm_head.weight.dtype
         self.image_size: int = network.config.vision.image_size
-        self._network = network
         self._prompt = prompt
         self._window_size = window_size
         self._device: torch.device = network.lm_head.weight.device
@@ -221,7 +230,7 @@ class WindowScorer:
         seen = 0
         with torch.inference_mode():
             for chunk, is_last in chunks(pixels, self.batch_size):
-                vectors.update(enumerate(self._encode(chunk), start=seen))
+                vectors.update(enumerate(self.encode(chunk), start=seen))
                 seen += len(chunk)
                 complete = seen if is_last else seen - right
                 new = [
@@ -232,27 +241,31 @@ class WindowScorer:
                 fresh = [window for window in dict.fromkeys(new) if window not in row_of]
                 if fresh:
                     row_of |= {window: row for row, window in enumerate(fresh, start=len(row_of))}
-                    scores.append(self._rate(fresh, vectors))
+                    scores.append(self.rate(fresh, vectors))
                 oldest = len(windows) - before_centre(self._window_size)
                 vectors = {index: vector for index, vector in vectors.items() if index >= oldest}
         # Read once at the end: until then a GPU works while the next frames are decoded.
         values: list[float] = torch.cat(scores).tolist() if scores else []
         return [values[row_of[window]] for window in windows]
 
-    def _encode(self, pixels: Sequence[np.ndarray]) -> torch.Tensor:
+    def encode(self, pixels: Sequence[np.ndarray]) -> torch.Tensor:
+        """Normalised float32 pixels (3, side, side) of frames to the network's vectors (F, Q + 1, D)."""
         import torch
 
         pixels_F3YX = torch.from_numpy(np.stack(pixels))
         if self._device.type == "cuda":
             pixels_F3YX = pixels_F3YX.pin_memory()
-        return self._network.encode_frames(pixels_F3YX.to(self._device, non_blocking=True).to(self.dtype))
+        return self.network.encode_frames(pixels_F3YX.to(self._device, non_blocking=True).to(self.dtype))
 
-    def _rate(self, windows: Sequence[tuple[int, ...]], vectors: Mapping[int, torch.Tensor]) -> torch.Tensor:
-        """Scores (B,) of windows of equal length, read out in the network's dtype as the original does."""
+    def rate(self, windows: Sequence[tuple[int, ...]], vectors: Mapping[int, torch.Tensor]) -> torch.Tensor:
+        """Scores (B,) of windows of equal length, in the network's dtype as the original reads them out.
+
+        `windows` are frame numbers, `vectors` what `encode` made of these frames (Q + 1, D), by number.
+        """
         import torch
 
         image_BID = torch.stack([torch.cat([vectors[index] for index in window]) for window in windows])
-        logits_BW = self._network.word_logits(self._prefix, image_BID, self._prompt.after, self._prompt.words)
+        logits_BW = self.network.word_logits(self._prefix, image_BID, self._prompt.after, self._prompt.words)
         worth_W = torch.tensor(list(RATING_WEIGHTS.values()), device=self._device, dtype=self.dtype)
         return logits_BW.softmax(-1) @ worth_W
 
@@ -310,7 +323,7 @@ def square(frame_HWC: np.ndarray, side: int) -> np.ndarray:
 def normalised_pixels(frame_HWC: np.ndarray, side: int) -> np.ndarray:
     """A uint8 RGB frame as the network's input, float32 (3, side, side)."""
     scaled_HWC = square(frame_HWC, side).astype(np.float32) / np.float32(255)
-    normalised_HWC = (scaled_HWC - np.array(PIXEL_MEAN, np.float32)) / np.array(PIXEL_STD, np.float32)
+    normalised_HWC = (scaled_HWC - np.array(CLIP_MEAN, np.float32)) / np.array(CLIP_STD, np.float32)
     return np.ascontiguousarray(normalised_HWC.transpose(2, 0, 1))
 
 
@@ -331,32 +344,17 @@ def chunks(items: Iterable[np.ndarray], size: int) -> Iterator[tuple[list[np.nda
         yield chunk, True
 
 
-def weight_files(folder: Path | None) -> list[Path]:
-    """The checkpoint's tensor files: those of the index, else a single file; safetensors first.
+def tensor_files(folder: Path | None) -> list[Path]:
+    """The checkpoint's tensor files: those of its index, else a single file; safetensors first.
 
-    MissingWeights names the first that is not there; an index that names a file elsewhere is a UserError.
+    `folder` is where weights are looked for. MissingWeights names the first file that is not there; an index
+    that is damaged or names a file elsewhere is a UserError.
     """
-    first = require_file(WEIGHTS, [*INDEX_FILES, *SINGLE_FILES], folder)
-    require_file(WEIGHTS, ["config.json"], folder)
+    first = require_file(ONE_ALIGN, [*INDEX_FILES, *SINGLE_FILES], folder)
+    require_file(ONE_ALIGN, ["config.json"], folder)
     if first.name in SINGLE_FILES:
         return [first]
-    index = read_json(first)
-    places = index.get("weight_map") if isinstance(index, dict) else None
-    if not isinstance(places, dict) or not places:
-        raise UserError(f"{first} has no weight_map")
-    names = sorted({str(name) for name in places.values()})
-    for name in names:
-        if Path(name).name != name or not name.endswith((".bin", ".safetensors")):
-            raise UserError(f"{first} names {one_line(name, 80)!r}, which is no weight file beside it")
-    return [require_file(WEIGHTS, [name], folder) for name in names]
-
-
-def read_json(file: Path) -> Any:
-    """The content of a JSON file; UserError when it is none."""
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{file} cannot be read: {one_line(error, 120)}") from None
+    return [require_file(ONE_ALIGN, [file.name], folder) for file in indexed_files(first)]
 
 
 def read_prompt(file: Path, vocabulary: int) -> Prompt:

@@ -23,28 +23,26 @@ published ones.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 import numpy as np
 
+from refbench.bench.environment import Environment, missing_packages
 from refbench.bench.errors import MissingWeights, SampleError, UserError
-from refbench.bench.metric import Environment, Metric, MetricDeclaration, Score
+from refbench.bench.metric import Metric, MetricDeclaration, Score, Scorer
 from refbench.bench.registry import metrics
 from refbench.bench.sample import Sample
 from refbench.bench.video import Video, stride_frames
-from refbench.bench.weights.store import missing_packages, require_model_folder
-from refbench.metrics.judges.cache import AnswerCache, default_cache_folder
+from refbench.bench.weights.common import QWEN25_VL
+from refbench.bench.weights.store import require_model_folder
+from refbench.metrics.judges.cache import AnswerCache, CachedJudge, default_cache_folder
 from refbench.metrics.judges.cost import TOKENS_PER_IMAGE, Account, CostEstimate, Prices, estimate_cost
-from refbench.metrics.judges.instruction import read_instruction
+from refbench.metrics.judges.instruction import Instruction, read_instruction
 from refbench.metrics.judges.judge import Answer, Judge, Question, parse_score
-
-if TYPE_CHECKING:
-    from refbench.metrics.judges.endpoint import EndpointJudge
-    from refbench.metrics.judges.local import LocalJudge
 
 FRAMES = 16
 LONG_SIDE_PX = 512
@@ -52,40 +50,48 @@ JPEG_QUALITY = 95
 OFFICIAL_MODEL = "gpt-4o-2024-11-20"
 OFFICIAL_RUNS = 3
 OPENAI_URL = "https://api.openai.com/v1"
-LOCAL_MODEL = "Qwen/Qwen2.5-VL-7B-Instruct"
 # Sent where a user's own endpoint wants no key; the openai package insists on one.
 NO_KEY = "none"
 
 
 @dataclass(frozen=True, kw_only=True)
 class NaturalScoreOptions:
-    """Which judge is asked, and within which bounds.
-
-    `backend`: `endpoint`, or `local` for a model folder. `model`: the name at the endpoint, or the
-    `owner/name` or path of a local model. `url`: base address of an OpenAI-compatible endpoint.
-    `key_variable`: the environment variable that holds its key. `instruction`: a file with another text.
-    `cache`: folder of answers (`use_cache` switches it off). `budget` in dollars stops a run of the program,
-    and needs `price_in` and `price_out`, dollars per million tokens. `concurrency`: requests at a time. The
-    seconds are for one request and for the first and longest wait between `attempts`.
-    """
+    """Which judge is asked, and within which bounds."""
 
     backend: Literal["endpoint", "local"] = "endpoint"
+    """Where the judge runs: behind an OpenAI-compatible endpoint, or here, from a model folder."""
     model: str = OFFICIAL_MODEL
+    """The judge's name at the endpoint, or the OWNER/NAME or path of a local model."""
     url: str = OPENAI_URL
+    """Base address of the endpoint, http or https."""
     key_variable: str = "OPENAI_API_KEY"
+    """The environment variable that holds the endpoint's key."""
     runs: int = OFFICIAL_RUNS
+    """Independent answers per video, whose mean is the score; 1 or more."""
     instruction: Path | None = None
+    """A text file with another instruction for the judge, such as a copy of the official one."""
     cache: Path | None = None
+    """Folder where an endpoint's answers are kept; by default refbench/judge in the user's cache folder."""
     use_cache: bool = True
+    """Whether answers are kept and answers from earlier runs are used."""
     budget: float | None = None
+    """Dollars that one run of the program may spend; needs price_in and price_out."""
     price_in: float | None = None
+    """Dollars per million tokens sent."""
     price_out: float | None = None
+    """Dollars per million tokens returned."""
     tokens_per_image: int = TOKENS_PER_IMAGE
+    """Tokens that one picture costs, for the estimate; 255 is gpt-4o's count."""
     concurrency: int = 4
+    """Requests that wait for the endpoint at the same time; 1 or more."""
     timeout_s: float = 120.0
+    """Seconds after which a request counts as failed."""
     attempts: int = 5
+    """Requests per run before it counts as failed; 1 or more."""
     first_wait_s: float = 2.0
+    """Seconds before the second attempt; every further wait is twice as long."""
     longest_wait_s: float = 120.0
+    """The longest wait in seconds between two attempts; an endpoint that asks for more is not waited for."""
 
     def __post_init__(self) -> None:
         for name in ("runs", "concurrency", "attempts", "tokens_per_image", "timeout_s"):
@@ -108,7 +114,7 @@ class NaturalScoreOptions:
 
 @metrics.register
 class NaturalScore(Metric):
-    """Asks a judge; `score` may be called from several threads, the request limit holds for all together."""
+    """Needs an endpoint and its key, or a local model."""
 
     declaration = MetricDeclaration(
         name="naturalscore",
@@ -117,6 +123,7 @@ class NaturalScore(Metric):
         summary="how natural a vision-language judge finds the video (1 to 5); needs an endpoint and its key",
         source="OpenS2V-Nexus@210eb08 eval/get_naturalscore.py",
         uses=frozenset({"video"}),
+        optional_weights=(QWEN25_VL,),
         packages=("opencv-python", "numpy", "openai"),
     )
     Options = NaturalScoreOptions
@@ -124,12 +131,7 @@ class NaturalScore(Metric):
 
     def __init__(self, options: NaturalScoreOptions | None = None) -> None:
         super().__init__(options)
-        self._instruction = read_instruction(self.options.instruction)
-        self._judge: Judge | None = None
-        self._cache: AnswerCache | None = None
-        self._prices: Prices | None = None
-        if self.options.price_in is not None and self.options.price_out is not None:
-            self._prices = Prices(tokens_in=self.options.price_in, tokens_out=self.options.price_out)
+        self.instruction = read_instruction(self.options.instruction)
 
     @property
     def is_local(self) -> bool:
@@ -140,8 +142,27 @@ class NaturalScore(Metric):
     def model(self) -> str:
         """The judge's name; the official one, which no one can run, stands for the local default."""
         if self.is_local and self.options.model == OFFICIAL_MODEL:
-            return LOCAL_MODEL
+            return QWEN25_VL.repository
         return self.options.model
+
+    @property
+    def prices(self) -> Prices | None:
+        """What tokens cost, where the options say so."""
+        if self.options.price_in is None or self.options.price_out is None:
+            return None
+        return Prices(tokens_in=self.options.price_in, tokens_out=self.options.price_out)
+
+    @property
+    def differences(self) -> tuple[str, ...]:
+        """What keeps these scores from comparing with published ones."""
+        differences = []
+        if self.is_local or self.model != OFFICIAL_MODEL:
+            differences.append(f"judge {self.model} instead of {OFFICIAL_MODEL}")
+        if not self.instruction.is_official:
+            differences.append(self.instruction.label)
+        if self.options.runs != OFFICIAL_RUNS:
+            differences.append(f"{self.options.runs} runs instead of {OFFICIAL_RUNS}")
+        return tuple(differences)
 
     def settings(self) -> dict[str, Any]:
         """What the score depends on: judge, runs, instruction. Limits, prices and the cache do not matter."""
@@ -150,37 +171,24 @@ class NaturalScore(Metric):
             "model": self.model,
             "url": None if self.is_local else self.options.url,
             "runs": self.options.runs,
-            "instruction": self._instruction.digest,
+            "instruction": self.instruction.digest,
         }
+
+    def find_weights(self, environment: Environment) -> Path | None:
+        """The local model's folder, None for an endpoint.
+
+        Raises MissingWeights without the folder or the endpoint's key, and UserError for a key that cannot be
+        one.
+        """
+        if self.is_local:
+            return self._local_folder(environment)
+        self._key()
+        return None
 
     def unavailable(self, environment: Environment) -> str | None:
         """Which package, key or model folder is missing, or None."""
         packages = ("torch", "transformers") if self.is_local else ("openai",)
-        absent = missing_packages(packages)
-        if absent:
-            return absent
-        try:
-            if self.is_local:
-                self._local_folder(environment)
-            else:
-                self._key()
-        except MissingWeights as error:
-            return str(error)
-        return None
-
-    def load(self, environment: Environment) -> None:
-        """Connect to the endpoint (nothing is sent) or load the local model.
-
-        Raises MissingWeights without a key or model folder, and UserError for a key that cannot be one.
-        """
-        super().load(environment)
-        if self.is_local:
-            self._judge = self._load_local(environment)
-            return
-        self._judge = self._connect()
-        if self.options.use_cache:
-            folder = self.options.cache or default_cache_folder()
-            self._cache = AnswerCache(folder=folder, model=self.model, endpoint=self.options.url)
+        return missing_packages(packages) or super().unavailable(environment)
 
     def forecast(self, videos: int) -> str | None:
         """What judging so many videos is going to take, before the first request."""
@@ -200,80 +208,53 @@ class NaturalScore(Metric):
         return estimate_cost(
             requests=videos * self.options.runs,
             images_per_request=FRAMES,
-            instruction=self._instruction.text,
-            prices=self._prices,
+            instruction=self.instruction.text,
+            prices=self.prices,
             tokens_per_image=self.options.tokens_per_image,
         )
 
-    def score(self, sample: Sample, video: Video) -> Score:
-        """The mean of the runs, 1 to 5. Raises SampleError when no run has an answer, for a video that cannot
-        be decoded, and when the budget does not cover it.
+    def load(self, environment: Environment) -> NaturalScorer:
+        """A scorer with the local model, or connected to the endpoint (nothing is sent).
+
+        Raises MissingWeights without a key or model folder, and UserError for a key that cannot be one.
         """
-        question = Question(jpegs=tuple(judge_jpegs(video)), instruction=self._instruction.text)
-        answers = self._answers(question)
-        stopped = next((answer for answer in answers if answer.over_budget), None)
-        if stopped is not None:
-            raise SampleError(stopped.failure)
-        scores = [parse_score(answer.verdict) for answer in answers if answer.verdict is not None]
-        valid = [score for score in scores if score is not None]
-        if not valid:
-            raise SampleError(f"no run has an answer; the first: {answers[0].failure}")
-        return Score(value=sum(valid) / len(valid), details=self._details(question, answers))
+        return NaturalScorer(
+            judge=self._load_local(environment) if self.is_local else self._connect(),
+            name=self.model,
+            is_local=self.is_local,
+            instruction=self.instruction,
+            runs=self.options.runs,
+            prices=self.prices,
+            differences=self.differences,
+        )
 
-    def provenance(self) -> dict[str, Any]:
-        """Of a local model its precision and digests; an endpoint tells neither."""
-        return {} if self._judge is None else self._judge.provenance()
+    def _load_local(self, environment: Environment) -> Judge:
+        from refbench.metrics.judges.local import LocalJudge
 
-    def close(self) -> None:
-        """Close the connections, or give the model's memory back."""
-        if self._judge is not None:
-            self._judge.close()
-        self._judge = self._cache = None
+        return LocalJudge.load(self._local_folder(environment), environment.device, self.model)
 
-    def _answers(self, question: Question) -> list[Answer]:
-        """One answer per run in order: those on disk, and the judge's to the others."""
-        assert self._judge is not None, "load() comes before score()"
-        runs = range(1, self.options.runs + 1)
-        held = {run: self._cache.get(question, run) for run in runs} if self._cache is not None else {}
-        answers = {run: answer for run, answer in held.items() if answer is not None}
-        for answer in self._judge.judge(question, [run for run in runs if run not in answers]):
-            answers[answer.run] = answer
-            if self._cache is not None:
-                self._cache.put(question, answer)
-        return [answers[run] for run in runs]
+    def _connect(self) -> Judge:
+        from refbench.metrics.judges.endpoint import EndpointJudge, Limits
 
-    def _details(self, question: Question, answers: list[Answer]) -> dict[str, Any]:
-        """`runs` holds the stripped replies that are scores, as the official files do; `replies` all."""
-        tokens_in = sum(answer.tokens_in for answer in answers)
-        tokens_out = sum(answer.tokens_out for answer in answers)
-        details: dict[str, Any] = {
-            "runs": {str(answer.run): answer.verdict for answer in answers if answer.verdict is not None},
-            "replies": {str(answer.run): list(answer.replies) for answer in answers},
-            "failed_runs": {str(answer.run): answer.failure for answer in answers if answer.verdict is None},
-            "judge": self.model,
-            "instruction": self._instruction.label,
-            "instruction_sha256": self._instruction.digest,
-            "images": len(question.jpegs),
-            "tokens_in": tokens_in,
-            "tokens_out": tokens_out,
-            "differs_from_official": self._differences(),
-        }
-        if self._prices is not None:
-            details["dollars"] = self._prices.dollars(tokens_in, tokens_out)
-        if self.is_local:
-            details["unofficial"] = f"local judge {self.model}"
-        return details
-
-    def _differences(self) -> list[str]:
-        """What keeps these scores from comparing with published ones."""
-        differences = []
-        if self.is_local or self.model != OFFICIAL_MODEL:
-            differences.append(f"judge {self.model} instead of {OFFICIAL_MODEL}")
-        if not self._instruction.is_official:
-            differences.append(self._instruction.label)
-        if self.options.runs != OFFICIAL_RUNS:
-            differences.append(f"{self.options.runs} runs instead of {OFFICIAL_RUNS}")
-        return differences
+        judge = EndpointJudge(
+            model=self.model,
+            url=self.options.url,
+            key=self._key(),
+            limits=Limits(
+                concurrency=self.options.concurrency,
+                timeout_s=self.options.timeout_s,
+                attempts=self.options.attempts,
+                first_wait_s=self.options.first_wait_s,
+                longest_wait_s=self.options.longest_wait_s,
+            ),
+            account=Account(self.prices, self.options.budget),
+            tokens_per_image=self.options.tokens_per_image,
+        )
+        if not self.options.use_cache:
+            return judge
+        folder = self.options.cache or default_cache_folder()
+        cache = AnswerCache(folder=folder, model=self.model, endpoint=self.options.url)
+        return CachedJudge(asked=judge, cache=cache)
 
     def _key(self) -> str:
         """The endpoint's key. Raises MissingWeights without one, and UserError for one that cannot be one."""
@@ -287,35 +268,74 @@ class NaturalScore(Metric):
             raise UserError(f"the environment variable {variable} holds no key: characters that no key has")
         return key
 
-    def _connect(self) -> EndpointJudge:
-        from refbench.metrics.judges.endpoint import EndpointJudge, Limits
-
-        return EndpointJudge(
-            model=self.model,
-            url=self.options.url,
-            key=self._key(),
-            limits=Limits(
-                concurrency=self.options.concurrency,
-                timeout_s=self.options.timeout_s,
-                attempts=self.options.attempts,
-                first_wait_s=self.options.first_wait_s,
-                longest_wait_s=self.options.longest_wait_s,
-            ),
-            account=Account(self._prices, self.options.budget),
-            tokens_per_image=self.options.tokens_per_image,
-        )
-
-    def _load_local(self, environment: Environment) -> LocalJudge:
-        from refbench.metrics.judges.local import LocalJudge
-
-        return LocalJudge(self._local_folder(environment), environment.device, self.model)
-
     def _local_folder(self, environment: Environment) -> Path:
         """The local model's folder: a path, or a repository found where the other weights are."""
         given = Path(self.model).expanduser()
         if (given / "config.json").is_file():
             return given
         return require_model_folder(self.model, environment.weights)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NaturalScorer(Scorer):
+    """Asks a judge; `score` may be called from several threads, an endpoint's limits hold for all together.
+
+    `name` is the judge's, `prices` are None where they are not known, and `differences` are what keeps the
+    scores from comparing with published ones.
+    """
+
+    judge: Judge
+    name: str
+    is_local: bool
+    instruction: Instruction
+    runs: int
+    prices: Prices | None
+    differences: tuple[str, ...]
+
+    def score(self, sample: Sample, video: Video) -> Score:
+        """The mean of the runs, 1 to 5. Raises SampleError when no run has an answer, for a video that cannot
+        be decoded, and when the budget does not cover it.
+        """
+        question = Question(jpegs=tuple(judge_jpegs(video)), instruction=self.instruction.text)
+        answers = self.judge.judge(question, range(1, self.runs + 1))
+        stopped = next((answer for answer in answers if answer.over_budget), None)
+        if stopped is not None:
+            raise SampleError(stopped.failure)
+        scores = [parse_score(answer.verdict) for answer in answers if answer.verdict is not None]
+        valid = [score for score in scores if score is not None]
+        if not valid:
+            raise SampleError(f"no run has an answer; the first: {answers[0].failure}")
+        return Score(value=sum(valid) / len(valid), details=self._details(question, answers))
+
+    def provenance(self) -> dict[str, Any]:
+        """Of a local model its precision and digests; an endpoint tells neither."""
+        return self.judge.provenance()
+
+    def close(self) -> None:
+        """Close the connections, or give the model's memory back."""
+        self.judge.close()
+
+    def _details(self, question: Question, answers: Sequence[Answer]) -> dict[str, Any]:
+        """`runs` holds the stripped replies that are scores, as the official files do; `replies` all."""
+        tokens_in = sum(answer.tokens_in for answer in answers)
+        tokens_out = sum(answer.tokens_out for answer in answers)
+        details: dict[str, Any] = {
+            "runs": {str(answer.run): answer.verdict for answer in answers if answer.verdict is not None},
+            "replies": {str(answer.run): list(answer.replies) for answer in answers},
+            "failed_runs": {str(answer.run): answer.failure for answer in answers if answer.verdict is None},
+            "judge": self.name,
+            "instruction": self.instruction.label,
+            "instruction_sha256": self.instruction.digest,
+            "images": len(question.jpegs),
+            "tokens_in": tokens_in,
+            "tokens_out": tokens_out,
+            "differs_from_official": list(self.differences),
+        }
+        if self.prices is not None:
+            details["dollars"] = self.prices.dollars(tokens_in, tokens_out)
+        if self.is_local:
+            details["unofficial"] = f"local judge {self.name}"
+        return details
 
 
 def judge_jpegs(video: Video) -> Iterator[bytes]:

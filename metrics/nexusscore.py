@@ -32,13 +32,16 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from refbench.bench.environment import Environment
 from refbench.bench.errors import SampleError
-from refbench.bench.metric import Environment, Metric, MetricDeclaration, Score
+from refbench.bench.metric import Metric, MetricDeclaration, Score, Scorer
 from refbench.bench.registry import metrics
 from refbench.bench.sample import Reference, Sample
 from refbench.bench.scores.columns import NEXUS_FACE_LABELS, nexus_not_applicable
 from refbench.bench.video import Video, uniform_frames
-from refbench.bench.weights.store import CATALOGUE, require_file, require_model_folder
+from refbench.bench.weights.store import file_digests, require_file, require_model_folder
+from refbench.metrics.nets.pixels import distinct_frames
+from refbench.metrics.weights import CLIP_VIT_B32, GME_QWEN2_VL, OPENS2V_WEIGHT
 
 if TYPE_CHECKING:
     import torch
@@ -48,9 +51,6 @@ if TYPE_CHECKING:
     from refbench.metrics.nets.yolo_world.boxes import Boxes
     from refbench.metrics.nets.yolo_world.image_prompt_detector import ImagePromptDetector
 
-DETECTOR_WEIGHTS = "opens2v-weight"
-CLIP_WEIGHTS = "clip-vit-base-patch32"
-GME_WEIGHTS = "gme-qwen2-vl-7b"
 # The second is the default of the official script's --yolo_model_path; the first a conversion by the user.
 DETECTOR_FILES = (
     "yolo_world_v2_l_image_prompt_adapter-719a7afb.safetensors",
@@ -58,7 +58,6 @@ DETECTOR_FILES = (
 )
 
 FRAMES = 32
-TEXT_INSTRUCTION = "Find an image that matches the given text."
 HUMAN_LABEL = "human"
 
 # In the precision of what they are compared with.
@@ -82,16 +81,19 @@ class Embedder(Protocol):
 
 
 class Detector(Protocol):
-    """What NexusScore asks of a detector; `pairs_per_pass` bounds frames times references of one call."""
+    """What NexusScore asks of a detector."""
 
-    pairs_per_pass: int
+    @property
+    def pairs_per_pass(self) -> int:
+        """The most frames times references of one call of `detect`."""
+        ...
 
     def prompts(self, pictures: Sequence[Image.Image]) -> Any:
-        """Prompts of reference pictures, in the form that `detect` takes."""
+        """Prompts of RGB reference pictures, in the form that `detect` takes."""
         ...
 
     def detect(self, frames: Sequence[np.ndarray], prompts: Any) -> list[list[Boxes]]:
-        """Boxes over 0.5 of each frame and, within it, of each reference."""
+        """Boxes over 0.5 of each frame, RGB uint8 (H, W, 3), and, within it, of each reference."""
         ...
 
 
@@ -130,7 +132,7 @@ class Found:
 
 @metrics.register
 class NexusScore(Metric):
-    """Streams over the frames; one pass of the detector and one batch of crops are in memory."""
+    """Needs the detector, CLIP for its prompts, and GME, which it shares with GmeScore."""
 
     declaration = MetricDeclaration(
         name="nexusscore",
@@ -139,17 +141,10 @@ class NexusScore(Metric):
         summary="likeness of detected subjects to their references (YOLO-World and GME-Qwen2-VL-7B)",
         source="OpenS2V-Nexus@210eb08 eval/get_nexusscore.py",
         uses=frozenset({"video", "references"}),
-        weights=(DETECTOR_WEIGHTS, CLIP_WEIGHTS, GME_WEIGHTS),
+        weights=(OPENS2V_WEIGHT, CLIP_VIT_B32, GME_QWEN2_VL),
         packages=("torch", "torchvision", "transformers", "opencv-python", "pillow", "numpy"),
     )
-
     modules = ("torch", "torchvision", "transformers")
-
-    def __init__(self, options: Any = None) -> None:
-        super().__init__(options)
-        self._detector: ImagePromptDetector | None = None
-        self._embedder: GmeEmbedder | None = None
-        self._weights: Mapping[str, str] = {}
 
     def not_applicable(self, sample: Sample) -> str | None:
         """Samples that show nothing but faces, which NexusScore leaves to FaceSim."""
@@ -157,53 +152,58 @@ class NexusScore(Metric):
 
     def find_weights(self, environment: Environment) -> tuple[Path, Path]:
         """The detector's checkpoint and CLIP's folder; GME's is looked for as well. Raises MissingWeights."""
-        require_model_folder(CATALOGUE[GME_WEIGHTS].repository, environment.weights)
-        clip_folder = require_model_folder(CATALOGUE[CLIP_WEIGHTS].repository, environment.weights)
-        return require_file(DETECTOR_WEIGHTS, DETECTOR_FILES, environment.weights), clip_folder
+        require_model_folder(GME_QWEN2_VL, environment.weights)
+        clip_folder = require_model_folder(CLIP_VIT_B32, environment.weights)
+        return require_file(OPENS2V_WEIGHT, DETECTOR_FILES, environment.weights), clip_folder
 
-    def load(self, environment: Environment) -> None:
-        """Load the detector, and GME or take it over from GmeScore where that holds it.
+    def load(self, environment: Environment) -> NexusScorer:
+        """A scorer with the detector and GME, or with GmeScore's where that holds it.
 
         Raises MissingWeights, and UserError for files that are damaged or do not fit.
         """
-        super().load(environment)
         checkpoint, clip_folder = self.find_weights(environment)
-        from refbench.bench.weights.store import file_digests
+        from refbench.bench.weights.hf_folder import weight_digests
         from refbench.metrics.nets.gme import shared_embedder
-        from refbench.metrics.nets.pretrained import torch_device, weight_digests
         from refbench.metrics.nets.yolo_world.image_prompt_detector import ImagePromptDetector
 
-        self._detector = ImagePromptDetector.load(checkpoint, clip_folder, torch_device(environment.device))
-        self._embedder = shared_embedder(environment)
-        self._weights = (
-            file_digests(checkpoint.parent, {f"{DETECTOR_WEIGHTS}/{checkpoint.name}": checkpoint})
-            | weight_digests(clip_folder, CLIP_WEIGHTS)
-            | dict(self._embedder.weight_digests)
+        detector = ImagePromptDetector.load(checkpoint, clip_folder, environment.device)
+        embedder = shared_embedder(environment)
+        detector_name = f"{OPENS2V_WEIGHT.name}/{checkpoint.name}"
+        return NexusScorer(
+            detector=detector,
+            embedder=embedder,
+            weights=file_digests(checkpoint.parent, {detector_name: checkpoint})
+            | weight_digests(clip_folder, CLIP_VIT_B32.name)
+            | dict(embedder.weight_digests),
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class NexusScorer(Scorer):
+    """Streams over the frames; one pass of the detector and one batch of crops are in memory."""
+
+    detector: ImagePromptDetector
+    embedder: GmeEmbedder
+    weights: Mapping[str, str]
 
     def score(self, sample: Sample, video: Video) -> Score:
         """The raw value of one video; SampleError without a box, a usable reference or a readable file."""
-        assert self._detector is not None and self._embedder is not None, "load() comes before score()"
-        return score_video(sample, video, self._detector, self._embedder)
+        return score_video(sample, video, self.detector, self.embedder)
 
     def provenance(self) -> dict[str, Any]:
         """Precisions (detector, then GME), pairs per pass, digests of all three models."""
-        if self._detector is None or self._embedder is None:
-            return {}
         return {
-            "dtype": f"float32, {str(self._embedder.dtype).removeprefix('torch.')}",
-            "batch_size": self._detector.pairs_per_pass,
-            "weights": dict(self._weights),
+            "dtype": f"float32, {str(self.embedder.dtype).removeprefix('torch.')}",
+            "batch_size": self.detector.pairs_per_pass,
+            "weights": dict(self.weights),
         }
 
     def close(self) -> None:
         """Let go of both models; GME's memory is given back unless GmeScore holds it."""
-        self._detector = None
-        if self._embedder is not None:
-            from refbench.metrics.nets.gme import release_shared_embedder
+        from refbench.metrics.nets.gme import release_embedder
 
-            self._embedder = None
-            release_shared_embedder()
+        self.detector.close()
+        release_embedder(self.embedder)
 
 
 def score_video(sample: Sample, video: Video, detector: Detector, embedder: Embedder) -> Score:
@@ -236,9 +236,10 @@ def subjects_of(sample: Sample) -> list[Subject]:
 def find_subjects(
     subjects: Sequence[Subject], video: Video, detector: Detector, embedder: Embedder
 ) -> list[Found]:
-    """All boxes in the order of frames, references and the detector; repeated frames repeat theirs."""
-    from refbench.metrics.nets.pixels import distinct_frames
+    """All boxes in the order of frames, references and the detector; repeated frames repeat theirs.
 
+    Raises SampleError for a reference or video that cannot be read and for a box that rounds to no pixel.
+    """
     pictures = [subject.reference.open_plain_rgb() for subject in subjects]
     prompts = detector.prompts(pictures)
     comparer = _CropComparer(subjects, pictures, embedder)
@@ -306,6 +307,8 @@ class _CropComparer:
     def __init__(
         self, subjects: Sequence[Subject], pictures: Sequence[Image.Image], embedder: Embedder
     ) -> None:
+        from refbench.metrics.nets.gme import TEXT_INSTRUCTION
+
         labels = list(dict.fromkeys(subject.label for subject in subjects))
         # One at a time: what is computed once shall not depend on what else the sample holds.
         of_label = {label: embedder.embed_texts([label], TEXT_INSTRUCTION)[0].half() for label in labels}

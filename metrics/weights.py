@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from refbench.bench.weights.entry import WeightEntry
+from refbench.bench.weights.entry import MODEL_FILES, WeightEntry
 
 OPENS2V_WEIGHT = WeightEntry(
     name="opens2v-weight",
@@ -17,4 +17,11 @@ GME_QWEN2_VL = WeightEntry(
     holds="GME-Qwen2-VL-7B",
     memory_gib=15.5,
     required=("config.json",),
+)
+CLIP_VIT_B32 = WeightEntry(
+    name="clip-vit-base-patch32",
+    repository="openai/clip-vit-base-patch32",
+    holds="CLIP ViT-B/32 of the detector's image prompts",
+    memory_gib=0.6,
+    required=MODEL_FILES,
 )

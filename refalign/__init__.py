@@ -1,1 +1,1 @@
-"""RefAlign (arXiv 2603.25743): reserved for the method and its trainer; nothing is registered yet."""
+"""RefAlign (arXiv 2603.25743): the registered methods, their training data and their trainer."""

@@ -1,5 +1,5 @@
-"""Reference alignment (RA): reference tokens inside the generator are drawn to a frozen teacher's features of
-their own reference and pushed from those of the other references of the same sample.
+"""Reference alignment (RA): pulls the generator's reference tokens towards a frozen teacher's features of
+their own reference, and pushes them away from those of the sample's other references.
 
 With h_i a projected reference token and f_j a teacher token, both of unit length, for each aligned block
     positive = mean over tokens i of relu(1 - h_i·f_i - positive_margin)
@@ -46,7 +46,8 @@ class AlignmentConfig:
     `negative_weight` 0: positives only; their product is not computed. `weight`: of RA in the training loss.
     `gate`: factor of a sample's loss by its timestep, `cubic` is clamp(t/1000, 0, 1)³. `projector_hidden`:
     None is half of the generator's width. `teachers`: names of `refalign.teacher.TEACHERS`; of several each
-    has its own projectors, and the terms are averaged. Raises UserError for what makes no sense.
+    has its own projectors, and the terms are averaged. Raises UserError for values out of range and unknown
+    teachers.
     """
 
     enabled: bool = True
@@ -118,13 +119,13 @@ class AlignmentProjectors(nn.Module):
     def original_state_dict(self) -> dict[str, torch.Tensor]:
         """The weights under the names of RefAlign's checkpoints: `blocks.3.input_mlp.proj.0.weight`.
 
-        Those of further teachers, which the original does not have, carry the teacher's name after
-        `input_mlp`.
+        Each projector has two: (hidden, C) and (D, hidden). Those of further teachers, which the original
+        does not have, carry the teacher's name after `input_mlp`.
         """
         return {key: parameter.detach() for key, parameter in self._original_parameters()}
 
     def load_original_state_dict(self, tensors: Mapping[str, torch.Tensor], source: object) -> None:
-        """Copy weights under their original names in; `source` names their origin in errors.
+        """Copy in weights with their original names; errors call their origin `source`.
 
         Raises UserError that names the first keys that are missing, unexpected or of another shape.
         """
@@ -165,8 +166,8 @@ def _project(mlp: nn.Module, tokens: torch.Tensor) -> torch.Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class AlignmentTerms:
-    """The loss's two terms of each sample, neither weighted nor gated: means over blocks (B,), and each
-    aligned block's (K,B).
+    """The two terms of the loss for each sample, neither weighted nor gated: means over blocks (B,), and
+    those of each aligned block (K,B); float32 or float64, 0 or greater.
     """
 
     positive_B: torch.Tensor
@@ -176,7 +177,7 @@ class AlignmentTerms:
 
     @classmethod
     def of_blocks(cls, positive_KB: torch.Tensor, negative_KB: torch.Tensor) -> AlignmentTerms:
-        """The terms from those of the blocks."""
+        """Average the terms (K,B) of the aligned blocks over the blocks."""
         return cls(
             positive_B=positive_KB.mean(dim=0),
             negative_B=negative_KB.mean(dim=0),
@@ -190,7 +191,7 @@ class AlignmentTerms:
 
 
 def average_terms(terms: Sequence[AlignmentTerms]) -> AlignmentTerms:
-    """The terms of several teachers as one, each with equal weight."""
+    """The mean of the terms of one or more teachers, in the same shapes."""
     return AlignmentTerms.of_blocks(
         torch.stack([each.positive_KB for each in terms]).mean(dim=0),
         torch.stack([each.negative_KB for each in terms]).mean(dim=0),
@@ -198,14 +199,17 @@ def average_terms(terms: Sequence[AlignmentTerms]) -> AlignmentTerms:
 
 
 def timestep_gate(timesteps_B: torch.Tensor, config: AlignmentConfig) -> torch.Tensor:
-    """(B,) factors in 0..1 of timesteps on the scale 0..1000, in float32."""
+    """The gate of each sample, (B,) float32 in 0..1, for timesteps (B,) on 0..1000."""
     if config.gate == "none":
         return torch.ones_like(timesteps_B, dtype=torch.float32)
     return (timesteps_B.float() / TIMESTEPS).clamp(0, 1) ** 3
 
 
 def alignment_loss(terms: AlignmentTerms, timesteps_B: torch.Tensor, config: AlignmentConfig) -> torch.Tensor:
-    """(B,) what alignment adds to each sample's training loss: weight · gate(t) · total."""
+    """What alignment adds to each sample's training loss, (B,): weight · gate(t) · total.
+
+    `timesteps_B`: (B,) on 0..1000.
+    """
     return config.weight * timestep_gate(timesteps_B, config) * terms.total(config)
 
 
@@ -239,11 +243,11 @@ def alignment_terms(
     # `norm > 0` would take a broken teacher's NaN for the null condition.
     present_B = (~(norm_BN == 0) & (subject_BN >= 0)).any(dim=1)
     subject_BN = torch.where(present_B[:, None], subject_BN, -1)
-    layouts = [_Layout.of(row) for row in subject_BN.tolist()]
+    sample_runs = [_ReferenceRuns.of(row) for row in subject_BN.tolist()]
     directions_BND = teacher_BND / norm_BN.clamp(min=SMALLEST_NORM)[..., None]
     shift = config.negative_margin - 1 if config.negative_weight else None
     found = [
-        _Cosines.apply(tokens, directions_BND, layouts, shift, torch.is_grad_enabled())
+        _Cosines.apply(tokens, directions_BND, sample_runs, shift, torch.is_grad_enabled())
         for tokens in projected
     ]
     real_BN = subject_BN >= 0
@@ -251,37 +255,37 @@ def alignment_terms(
     sums_KB = torch.stack([sums_B for _, sums_B in found])
     return AlignmentTerms.of_blocks(
         torch.where(real_BN, distances_KBN.relu(), 0).sum(dim=-1) / real_BN.sum(dim=1).clamp(min=1),
-        sums_KB / sums_KB.new_tensor([max(layout.pairs, 1) for layout in layouts]),
+        sums_KB / sums_KB.new_tensor([max(runs.pairs, 1) for runs in sample_runs]),
     )
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Layout:
-    """Where a sample's references lie: runs (start, stop, subject) of tokens, padding left out."""
+class _ReferenceRuns:
+    """The tokens of each reference of a sample as runs (start, stop, subject); padding is left out."""
 
-    runs: tuple[tuple[int, int, int], ...]
+    spans: tuple[tuple[int, int, int], ...]
 
     @classmethod
-    def of(cls, subjects: Sequence[int]) -> _Layout:
-        runs, start = [], 0
+    def of(cls, subjects: Sequence[int]) -> _ReferenceRuns:
+        spans, start = [], 0
         for subject, tokens in groupby(subjects):
             stop = start + sum(1 for _ in tokens)
             if subject >= 0:
-                runs.append((start, stop, subject))
+                spans.append((start, stop, subject))
             start = stop
-        return cls(runs=tuple(runs))
+        return cls(spans=tuple(spans))
 
     @property
     def pairs(self) -> int:
         """Ordered pairs of tokens of different subjects."""
         return sum(
             (stop - start) * sum(end - begin for begin, end in self.others(subject))
-            for start, stop, subject in self.runs
+            for start, stop, subject in self.spans
         )
 
     def chunks(self) -> Iterator[tuple[slice, list[slice]]]:
         """Rows of one subject, as many as `CHUNK_COSINES` allows, with the ranges of all other subjects."""
-        for start, stop, subject in self.runs:
+        for start, stop, subject in self.spans:
             others = self.others(subject)
             longest = max((end - begin for begin, end in others), default=1)
             rows = max(1, CHUNK_COSINES // longest)
@@ -291,7 +295,7 @@ class _Layout:
     def others(self, subject: int) -> list[tuple[int, int]]:
         """Ranges of the tokens of all other subjects, as few as there can be."""
         ranges: list[tuple[int, int]] = []
-        for start, stop, other in self.runs:
+        for start, stop, other in self.spans:
             if other == subject:
                 continue
             if ranges and ranges[-1][1] == start:
@@ -314,7 +318,7 @@ class _Cosines(torch.autograd.Function):
         ctx: Any,
         student_BND: torch.Tensor,
         directions_BND: torch.Tensor,
-        layouts: Sequence[_Layout],
+        sample_runs: Sequence[_ReferenceRuns],
         shift: float | None,
         grad_enabled: bool,
     ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -323,11 +327,11 @@ class _Cosines(torch.autograd.Function):
         cosines_BN = directions_BND.new_zeros(student_BND.shape[:2])
         radial_BN, inverse_BN = torch.zeros_like(cosines_BN), torch.zeros_like(cosines_BN)
         pull_BND = torch.zeros_like(directions_BND) if pull else None
-        sums_B = directions_BND.new_zeros(len(layouts))
+        sums_B = directions_BND.new_zeros(len(sample_runs))
         with torch.autocast(student_BND.device.type, enabled=False):
-            for sample, layout in enumerate(layouts):
+            for sample, runs in enumerate(sample_runs):
                 directions_ND = directions_BND[sample]
-                for rows, others in layout.chunks():
+                for rows, others in runs.chunks():
                     tokens_ND = student_BND[sample, rows].to(directions_ND.dtype)
                     norm_N = torch.linalg.vector_norm(tokens_ND, dim=-1)
                     inverse_BN[sample, rows] = 1 / norm_N.clamp(min=SMALLEST_NORM)
@@ -340,7 +344,7 @@ class _Cosines(torch.autograd.Function):
                         sums_B[sample] += _cross_sum(unit_ND, directions_ND[other], shift, pull_ND)
                     if pull_ND is not None:
                         radial_BN[sample, rows] = (unit_ND * pull_ND).sum(dim=-1)
-        ctx.layouts = layouts
+        ctx.sample_runs = sample_runs
         ctx.save_for_backward(student_BND, directions_BND, pull_BND, cosines_BN, radial_BN, inverse_BN)
         return cosines_BN, sums_B
 
@@ -357,8 +361,8 @@ class _Cosines(torch.autograd.Function):
         along_BN = -(toward_BN * cosines_BN + across_BN * radial_BN) * inverse_BN
         along_BN = torch.where(inverse_BN < 1 / SMALLEST_NORM, along_BN, 0)
         gradient_BND = torch.zeros_like(directions_BND)
-        for sample, layout in enumerate(ctx.layouts):
-            for start, stop, _ in layout.runs:
+        for sample, runs in enumerate(ctx.sample_runs):
+            for start, stop, _ in runs.spans:
                 part = (sample, slice(start, stop))
                 rows_ND = gradient_BND[part]
                 torch.mul(directions_BND[part], toward_BN[part][:, None], out=rows_ND)

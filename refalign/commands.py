@@ -1,4 +1,4 @@
-"""The commands of training: train, prepare, convert. Light until one of them runs."""
+"""The commands of training: train, prepare, convert. torch is imported when one of them runs."""
 
 from __future__ import annotations
 
@@ -70,10 +70,10 @@ def train(
         return
 
     def work() -> None:
-        from refbench.refalign.training.run import TrainingPlaces, train
+        from refbench.refalign.training.run import TrainingPaths, train
 
-        places = TrainingPlaces(out=out, data=data, features=features, weights=weights)
-        result = train(config, places, resume=resume)
+        paths = TrainingPaths(out=out, data=data, features=features, weights=weights)
+        result = train(config, paths, resume=resume)
         if result.stopped:
             raise KeyboardInterrupt
         if _rank() == 0:
@@ -110,7 +110,9 @@ def prepare(
 
         index = prepare(config, data, out, weights, epochs=epochs)
         if _rank() == 0:
-            print_text(f"{index.places} samples in {index.shards} shards: refbench train … --features {out}")
+            print_text(
+                f"{index.positions} samples in {index.shards} shards: refbench train … --features {out}"
+            )
 
     _in_all_processes(work)
 
@@ -149,7 +151,7 @@ def convert(
 
 def _check_packages() -> None:
     """Raises UserError where the extra `refalign` is not installed."""
-    from refbench.bench.weights.store import missing_packages
+    from refbench.bench.environment import missing_packages
 
     absent = missing_packages(PACKAGES, "refalign")
     if absent is not None:
@@ -161,7 +163,7 @@ def _rank() -> int:
 
 
 def _in_all_processes(work: Callable[[], None]) -> None:
-    """Do `work`; of an error that all launched processes share, the main one alone says the line."""
+    """Do `work`; of a UserError that all launched processes raise, the main process alone prints the line."""
     try:
         work()
     except UserError:

@@ -24,7 +24,8 @@ DTYPES: dict[str, torch.dtype | None] = {
 def convert_checkpoint(
     source: Path, target: Path, *, naming: str, dtype: str, drop_projectors: bool
 ) -> tuple[list[Path], bool]:
-    """Write the network in `source` to the folder `target`; its files, and whether `source` has projectors.
+    """Write the network in `source` to the folder `target`; returns its files and whether `source` has
+    projectors.
 
     Every tensor must belong to a Wan text-to-video network and fit. Raises UserError for one that does not,
     for a target that holds something, and for projectors in diffusers naming.

@@ -36,7 +36,8 @@ class NoiseLevel:
 
 
 class FlowSchedule:
-    """The tables, float32 on the CPU: `timesteps`, `sigmas`, `weights`, 1000 entries from noise to clean.
+    """The tables `timesteps` (0..1000), `sigmas` (0..1) and `weights`: (1000,) each, float32 on the CPU, from
+    noise to clean.
 
     `round_timesteps`: levels are looked up with, and the network sees, timesteps rounded to bfloat16.
     """
@@ -51,7 +52,10 @@ class FlowSchedule:
         self.round_timesteps = round_timesteps
 
     def nearest(self, timesteps_B: torch.Tensor) -> torch.Tensor:
-        """(B,) ids of the entries nearest to timesteps on 0..1000; of two equally near the noisier."""
+        """Ids (B,) in 0..999 of the entries nearest to timesteps (B,) on 0..1000.
+
+        Of two that are equally near the noisier one is taken.
+        """
         return (self.timesteps - timesteps_B.float().cpu()[:, None]).abs().argmin(dim=1)
 
     def level(self, timesteps_B: torch.Tensor) -> NoiseLevel:
@@ -69,18 +73,25 @@ class FlowSchedule:
 
 
 def add_noise(clean: torch.Tensor, noise: torch.Tensor, sigmas_B: torch.Tensor) -> torch.Tensor:
-    """(1-sigma)·clean + sigma·noise, each sample (B,…) with its own sigma."""
+    """(1-sigma)·clean + sigma·noise.
+
+    `clean` and `noise` are (B,…) of one shape, `sigmas_B` (B,) in 0..1; the result has the shape and dtype of
+    `clean`.
+    """
     sigmas = _per_sample(sigmas_B, clean)
     return (1 - sigmas) * clean + sigmas * noise
 
 
 def flow_target(clean: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
-    """What the network is to predict: noise - clean."""
+    """What the network is to predict: noise - clean, in their shape (B,…)."""
     return noise - clean
 
 
 def squared_error(prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """(B,) mean squared errors, in float32 (float64 for float64 targets)."""
+    """The mean squared error of each sample, (B,), of a prediction (B,…) in the target's shape.
+
+    In float32 (float64 for float64 targets).
+    """
     dtype = torch.promote_types(target.dtype, torch.float32)
     return (prediction.to(dtype) - target.to(dtype)).square().flatten(1).mean(dim=1)
 

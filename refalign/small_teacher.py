@@ -12,13 +12,13 @@ LAYERS = 2
 
 
 def write_tiny(folder: Path, name: str = "dinov3-vitb16") -> None:
-    """Write the tiny stand-in of a DINOv3 teacher below `folder`."""
+    """Write a tiny random network in place of the DINOv3 teacher `name` below `folder`."""
     import torch
     from transformers import DINOv3ViTConfig, DINOv3ViTModel
     from transformers.utils import logging
 
     spec = get_teacher_spec(name)
-    place = marked_folder(folder, spec.repository)
+    model_folder = marked_folder(folder, spec.repository)
     config = DINOv3ViTConfig(
         patch_size=spec.patch_px,
         hidden_size=WIDTH,
@@ -34,7 +34,7 @@ def write_tiny(folder: Path, name: str = "dinov3-vitb16") -> None:
     had_bars = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
-        network.save_pretrained(place)
+        network.save_pretrained(model_folder)
     finally:
         if had_bars:
             logging.enable_progress_bar()

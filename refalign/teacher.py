@@ -103,7 +103,7 @@ def get_teacher_spec(name: str) -> TeacherSpec:
 
 
 class Teacher(nn.Module):
-    """A frozen vision model in evaluation mode, which `train()`, also of a parent module, does not end.
+    """A frozen vision model that stays in evaluation mode, also when `train()` is called on a parent module.
 
     `width` is the number of channels of its tokens.
     """
@@ -135,17 +135,17 @@ class Teacher(nn.Module):
         """
         spec = get_teacher_spec(name)
         try:
-            place = require_model_folder(spec.repository, folder)
+            model_folder = require_model_folder(spec.repository, folder)
         except MissingWeights as missing:
             raise MissingWeights(f"teacher {name}: {missing}") from None
-        network = _load_network(spec, place, dtype)
-        _check_sizes(name, spec, place, network.config)
+        network = _load_network(spec, model_folder, dtype)
+        _check_sizes(name, spec, model_folder, network.config)
         teacher = cls(network, spec)
         teacher.to(device)
         return teacher
 
     def train(self, mode: bool = True) -> Teacher:
-        """Evaluation mode, whatever is asked for."""
+        """Stay in evaluation mode, whatever `mode` says."""
         super().train(False)
         return self
 
@@ -192,7 +192,13 @@ def _unit_pixels(references: torch.Tensor) -> torch.Tensor:
 def resample_tokens(
     tokens_NTD: torch.Tensor, source: tuple[int, int], target: tuple[int, int]
 ) -> torch.Tensor:
-    """Tokens of the grid `source` (rows, columns), bilinearly on `target`; unchanged where they agree."""
+    """Resample tokens bilinearly from the grid `source` (rows, columns) to the grid `target`.
+
+    Args:
+        tokens_NTD: (N,T,D), T = rows·columns of `source`, in the order row, column.
+
+    Returns (N,T,D) with the T of `target`; the tokens themselves where both grids are equal.
+    """
     if source == target:
         return tokens_NTD
     tokens_NDYX = tokens_NTD.transpose(1, 2).unflatten(2, source)
@@ -203,7 +209,7 @@ def _nearest_multiple(side_px: int, patch_px: int) -> int:
     return max(1, round(side_px / patch_px)) * patch_px
 
 
-def _load_network(spec: TeacherSpec, place: Path, dtype: torch.dtype) -> Any:
+def _load_network(spec: TeacherSpec, folder: Path, dtype: torch.dtype) -> Any:
     import transformers
 
     model_class = getattr(transformers, CLASSES[spec.kind])
@@ -212,12 +218,12 @@ def _load_network(spec: TeacherSpec, place: Path, dtype: torch.dtype) -> Any:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
-        stored, _ = transformers.PretrainedConfig.get_config_dict(place, local_files_only=True)
+        stored, _ = transformers.PretrainedConfig.get_config_dict(folder, local_files_only=True)
         kind = stored.get("model_type")
         if kind not in (spec.kind, f"{spec.kind}_vision_model"):
-            raise UserError(f"{place} holds a model of type {one_line(kind, 40)!r}, not {spec.kind!r}")
+            raise UserError(f"{folder} holds a model of type {one_line(kind, 40)!r}, not {spec.kind!r}")
         network, report = model_class.from_pretrained(
-            place,
+            folder,
             dtype=dtype,
             local_files_only=True,
             trust_remote_code=False,
@@ -227,16 +233,16 @@ def _load_network(spec: TeacherSpec, place: Path, dtype: torch.dtype) -> Any:
     except UserError:
         raise
     except Exception as error:  # noqa: BLE001 - readers of damaged files raise many kinds
-        raise UserError(f"the teacher in {place} cannot be loaded: {one_line(error, 200)}") from None
+        raise UserError(f"the teacher in {folder} cannot be loaded: {one_line(error, 200)}") from None
     finally:
         logging.set_verbosity(verbosity)
         if had_bars:
             logging.enable_progress_bar()
-    _check_keys(spec, place, report)
+    _check_keys(spec, folder, report)
     return network
 
 
-def _check_keys(spec: TeacherSpec, place: Path, report: dict[str, Any]) -> None:
+def _check_keys(spec: TeacherSpec, folder: Path, report: dict[str, Any]) -> None:
     unexpected = [key for key in report["unexpected_keys"] if not key.endswith(POSITION_NUMBERS)]
     if spec.kind in TWO_TOWERS:
         unexpected = [key for key in unexpected if not key.startswith(OTHER_TOWER)]
@@ -250,7 +256,7 @@ def _check_keys(spec: TeacherSpec, place: Path, report: dict[str, Any]) -> None:
         if keys
     ]
     if faults:
-        raise UserError(f"{place} does not fit {CLASSES[spec.kind]}: keys {'; '.join(faults)}")
+        raise UserError(f"{folder} does not fit {CLASSES[spec.kind]}: keys {'; '.join(faults)}")
 
 
 def _some(keys: Iterable[Any]) -> str:
@@ -258,11 +264,11 @@ def _some(keys: Iterable[Any]) -> str:
     return ", ".join(ordered[:NAMED_KEYS]) + (", …" if len(ordered) > NAMED_KEYS else "")
 
 
-def _check_sizes(name: str, spec: TeacherSpec, place: Path, config: Any) -> None:
+def _check_sizes(name: str, spec: TeacherSpec, folder: Path, config: Any) -> None:
     """A larger or smaller sister of the teacher loads as well; only tiny checkpoints may differ."""
     found = (config.hidden_size, config.patch_size)
-    if found != (spec.width, spec.patch_px) and not is_tiny(place):
+    if found != (spec.width, spec.patch_px) and not is_tiny(folder):
         raise UserError(
-            f"{place} is not {name}: width {found[0]} and patch {found[1]} "
+            f"{folder} is not {name}: width {found[0]} and patch {found[1]} "
             f"instead of {spec.width} and {spec.patch_px}"
         )

@@ -11,29 +11,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from refbench.bench.errors import UserError
+from refbench.bench.cli import options as o
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from refbench.reports.compared import ComparedRun
-    from refbench.reports.published import PublishedRow
-
-# As in bench.protocol, whose import would make --help slow.
-DEFAULT_PROTOCOL = "opens2v-1.1"
-ProtocolOption = Annotated[
-    str, typer.Option("--protocol", help="How records become scores: opens2v-1.1 or opens2v-1.0.")
-]
-JsonOption = Annotated[
-    bool, typer.Option("--json", help="Print the same numbers unrounded, for programs, instead of tables.")
-]
-
 
 def report(
-    stores: Annotated[list[Path], typer.Argument(help="Score stores: folders or .jsonl files.")],
+    stores: o.StoresArgument,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the report.")] = Path("report"),
-    protocol: ProtocolOption = DEFAULT_PROTOCOL,
-    json: JsonOption = False,
+    protocol: o.ProtocolOption = o.DEFAULT_PROTOCOL,
+    json: o.JsonOption = False,
 ) -> None:
     """Write tables, plots and one HTML page from score records.
 
@@ -43,38 +31,34 @@ def report(
     Example: refbench report scores/ -o report
     """
     from refbench.bench.console import print_json, print_scoreboards, print_text, scoreboard_json
-    from refbench.bench.scores.aggregate import scoreboards
-    from refbench.bench.scores.protocol import get_protocol
-    from refbench.reports.report import write_report
-    from refbench.reports.stored_runs import read_stored_runs
+    from refbench.reports.report import PLOT_FOLDER, TABLE_FOLDER
+    from refbench.reports.report import report as make_report
 
-    chosen = get_protocol(protocol)
-    stored = read_stored_runs(stores)
-    files = write_report(stored.records, out, chosen, stored.run_infos)
-    boards = scoreboards(stored.records, chosen)
+    made = make_report(stores, protocol=protocol)
+    files = made.write(out)
     if json:
         print_json(
             {
-                "scoreboards": [scoreboard_json(board) for board in boards],
+                "scoreboards": [scoreboard_json(board) for board in made.boards],
                 "files": [str(file) for file in files],
             }
         )
         return
-    print_scoreboards(boards)
+    print_scoreboards(made.boards)
     print_text(f"page:   {files[0]}")
-    print_text(f"tables: {out / 'tables'} (Markdown, CSV, LaTeX)")
-    print_text(f"plots:  {out / 'plots'} (PNG, PDF)")
+    print_text(f"tables: {out / TABLE_FOLDER} (Markdown, CSV, LaTeX)")
+    print_text(f"plots:  {out / PLOT_FOLDER} (PNG, PDF)")
 
 
 def leaderboard(
     track: Annotated[
         str, typer.Option("--track", help="open-domain, human-domain or single-domain.")
-    ] = "open-domain",
-    protocol: ProtocolOption = DEFAULT_PROTOCOL,
+    ] = o.DEFAULT_TRACK,
+    protocol: o.ProtocolOption = o.DEFAULT_PROTOCOL,
     source: Annotated[
         str | None, typer.Option("--source", help="Only sources whose title holds these words.")
     ] = None,
-    json: JsonOption = False,
+    json: o.JsonOption = False,
 ) -> None:
     """Show published scores, with TotalScore recomputed.
 
@@ -88,12 +72,13 @@ def leaderboard(
     from refbench.reports.published import (
         LARGEST_ROUNDING_POINTS,
         disagrees,
+        leaderboard_rows,
         published_json,
         recomputed_total,
         total_difference,
     )
 
-    rows = _published(track, protocol, source)
+    rows = leaderboard_rows(track, protocol, source)
     if json:
         print_json({"scale": "percent", "rows": [published_json(row) for row in rows]})
         return
@@ -121,7 +106,7 @@ def leaderboard(
     for row in marked:
         print_text(f"! {row.method}, {row.source.title}: {total_difference(row):+.3f} points")
     for cited in dict.fromkeys(row.source for row in rows):
-        print_text(f"{cited.title}: {cited.citation}, {cited.url}")
+        print_text(cited.reference)
 
 
 def compare(
@@ -134,8 +119,8 @@ def compare(
         str | None,
         typer.Option("--variant", help="Needed where a store has several; PATH@VARIANT for one side."),
     ] = None,
-    protocol: ProtocolOption = DEFAULT_PROTOCOL,
-    json: JsonOption = False,
+    protocol: o.ProtocolOption = o.DEFAULT_PROTOCOL,
+    json: o.JsonOption = False,
 ) -> None:
     """Say whether A is better than B, or that the samples cannot tell.
 
@@ -145,23 +130,16 @@ def compare(
 
     Example: refbench compare scores/vace-14b scores/phantom-14b --track open-domain
     """
-    from dataclasses import replace
-
     from refbench.bench.console import console, print_json, print_text, table
-    from refbench.bench.scores.protocol import get_protocol
     from refbench.reports.compared import (
         COMPARISON_HEADINGS,
-        compare_runs,
         comparison_json,
         comparison_lines,
         comparison_rows,
     )
+    from refbench.reports.compared import compare as compare_stores
 
-    run_a, run_b = _one_run(a, track, variant), _one_run(b, track, variant)
-    if run_a.label == run_b.label:
-        run_a = replace(run_a, label=f"{run_a.label} of {a}")
-        run_b = replace(run_b, label=f"{run_b.label} of {b}")
-    result = compare_runs(run_a, run_b, get_protocol(protocol))
+    result = compare_stores(a, b, track=track, variant=variant, protocol=protocol)
     if json:
         print_json(comparison_json(result))
         return
@@ -181,7 +159,7 @@ def reproduce(
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Folder for the table (Markdown, CSV, LaTeX).")
     ] = None,
-    json: JsonOption = False,
+    json: o.JsonOption = False,
 ) -> None:
     """Put a published table and measured runs side by side.
 
@@ -191,94 +169,23 @@ def reproduce(
     Example: refbench reproduce table1 scores/ -o reproduction
     """
     from refbench.bench.console import console, note, print_json, print_text, table
+    from refbench.bench.errors import UserError
     from refbench.bench.registry import unknown_name
-    from refbench.bench.scores.aggregate import scoreboards
-    from refbench.bench.scores.protocol import get_protocol
-    from refbench.bench.scores.record import PLAIN
-    from refbench.reports.report import write_files
-    from refbench.reports.stored_runs import read_stored_runs
-    from refbench.reports.table1 import (
-        reproduced_rows,
-        reproduction_csv,
-        reproduction_json,
-        reproduction_table,
-        table1_source,
-    )
-    from refbench.reports.table_formats import to_latex, to_markdown
+    from refbench.reports.table1 import reproduce_table1, reproduction_json
 
     if what != "table1":
         raise UserError(unknown_name("table", what, ["table1"]))
-    source = table1_source()
-    records = read_stored_runs(stores).records if stores else ()
-    boards = [
-        board for board in scoreboards(records, get_protocol(source.protocol)) if board.track == source.track
-    ]
-    rows = reproduced_rows(boards)
-    matched = {board.label for row in rows for board in row.measured}
-    for board in boards:
-        if board.label not in matched:
-            variant = "" if board.variant == PLAIN else f"it is the variant {board.variant}"
-            why = "; ".join(board.unofficial) or variant or "it is not in Table 1"
-            note(f"{board.label} is left out: {why}")
-    printed = reproduction_table(rows)
-    contents = {
-        "table1.md": to_markdown("Table 1, reproduced", [printed]),
-        "table1.csv": reproduction_csv(rows),
-        "table1.tex": to_latex([printed]),
-    }
-    files = [] if out is None else write_files(out, contents)
+    made = reproduce_table1(stores or [])
+    for label, why in made.left_out.items():
+        note(f"{label} is left out: {why}")
+    files = [] if out is None else made.write(out)
     if json:
-        print_json({"rows": reproduction_json(rows), "files": [str(file) for file in files]})
+        print_json({"rows": reproduction_json(made.rows), "files": [str(file) for file in files]})
         return
-    cells = [[cell.text for cell in row] for row in printed.rows]
-    console().print(table(printed.title, _headings(printed.headings), cells))
-    for line in (*printed.notes, *(f"wrote {file}" for file in files)):
+    cells = [[cell.text for cell in row] for row in made.table.rows]
+    console().print(table(made.table.title, _headings(made.table.headings), cells))
+    for line in (*made.table.notes, *(f"wrote {file}" for file in files)):
         print_text(line)
-
-
-def _published(track: str, protocol: str, words: str | None) -> list[PublishedRow]:
-    from refbench.bench.dataset import OFFICIAL_TRACKS
-    from refbench.bench.registry import unknown_name
-    from refbench.bench.scores.protocol import get_protocol
-    from refbench.reports.published import published_rows, published_sources
-
-    get_protocol(protocol)
-    if track not in OFFICIAL_TRACKS:
-        raise UserError(unknown_name("track", track, OFFICIAL_TRACKS))
-    sources = [
-        source for source in published_sources() if source.track == track and source.protocol == protocol
-    ]
-    chosen = [source for source in sources if words is None or words.lower() in source.title.lower()]
-    if not chosen:
-        titles = ", ".join(source.title for source in sources)
-        raise UserError(f"no source for {track} under {protocol} is called {words!r}; there are: {titles}")
-    rows = [row for source in chosen for row in published_rows(source)]
-    return sorted(rows, key=lambda row: (-row.total, row.method, row.source.file))
-
-
-def _one_run(place: str, track: str | None, variant: str | None) -> ComparedRun:
-    """The one run that a PATH or PATH@VARIANT holds, of that track and variant where they are given."""
-    from refbench.bench.scores.record import run_label
-    from refbench.reports.compared import ComparedRun
-    from refbench.reports.stored_runs import read_stored_runs
-
-    path, marker, named = place.rpartition("@")
-    if marker and path and not Path(place).exists():
-        place, variant = path, named
-    stored = read_stored_runs([Path(place)])
-    groups = {
-        key: records
-        for key, records in stored.groups().items()
-        if track in (None, key[1]) and variant in (None, key[2])
-    }
-    if len(groups) != 1:
-        problem = "holds several runs" if groups else "holds no run of that track and variant"
-        choices = "; ".join(
-            f"{method} --track {on} --variant {kind}" for method, on, kind in groups or stored.groups()
-        )
-        raise UserError(f"{place} {problem}; give one method's folder or file, and one of: {choices}")
-    key, records = next(iter(groups.items()))
-    return ComparedRun(label=run_label(key[0], key[2]), records=records, info=stored.run_infos.get(key))
 
 
 def _headings(headings: Sequence[str]) -> list[str]:

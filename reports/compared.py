@@ -1,17 +1,22 @@
-"""A comparison of two runs in words, as a table and as JSON."""
+"""Two runs of one track compared: scores, method cards and scoring; in words, as a table and as JSON."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
-from refbench.bench.console import interval_text, percent
+from refbench.bench.console import count_text, interval_text, percent
 from refbench.bench.errors import one_line
 from refbench.bench.runs.folder import RunInfo
-from refbench.bench.scores.comparison import Comparison, Difference, compare
-from refbench.bench.scores.protocol import Protocol
+from refbench.bench.scores import DEFAULT_PROTOCOL
+from refbench.bench.scores.comparison import Comparison, Difference, compare_records
+from refbench.bench.scores.protocol import Protocol, get_protocol
 from refbench.bench.scores.record import Record
+from refbench.bench.scores.results import only_run
+from refbench.bench.scores.store import Store
 from refbench.reports.cards import (
     FieldDifference,
     GenerationDifferences,
@@ -19,6 +24,7 @@ from refbench.reports.cards import (
     generation_differences,
     scoring_differences,
 )
+from refbench.reports.stored_runs import read_stored_runs
 
 COMPARISON_HEADINGS = ("component", "A %", "B %", "A - B", "95 % interval", "n", "smallest detectable gap")
 LONGEST_FIELD = 80
@@ -47,13 +53,56 @@ class ComparisonReport:
     scoring: tuple[FieldDifference, ...]
 
 
+def compare(
+    a: Store,
+    b: Store,
+    *,
+    track: str | None = None,
+    variant: str | None = None,
+    protocol: str = DEFAULT_PROTOCOL,
+) -> ComparisonReport:
+    """Say whether run A is better than run B: a paired bootstrap over the samples that both have.
+
+    `a` and `b` are stores (a method's folder or a `.jsonl` file), or `PATH@VARIANT`; where one holds several
+    runs, `track` and `variant` say which. All scores of the result are on the scale 0..1. Raises UserError
+    when a store holds no such run or several, and when the two runs have no scored sample in common.
+
+    >>> result = compare("results/static-reference", "results/refalign-tiny")
+    >>> (result.scores.a, result.scores.b, result.scores.samples)
+    ('static-reference', 'refalign-tiny (tiny-weights)', 3)
+    >>> amplitude = result.scores.components[2]
+    >>> print(f"{amplitude.label}: {amplitude.difference:.2f}, n = {amplitude.n}")
+    MotionAmplitude: -0.51, n = 3
+    """
+    run_a, run_b = stored_run(a, track, variant), stored_run(b, track, variant)
+    if run_a.label == run_b.label:
+        run_a = replace(run_a, label=f"{run_a.label} of {os.fspath(a)}")
+        run_b = replace(run_b, label=f"{run_b.label} of {os.fspath(b)}")
+    return compare_runs(run_a, run_b, get_protocol(protocol))
+
+
+def stored_run(store: Store, track: str | None, variant: str | None) -> ComparedRun:
+    """The one run of a store, or of `PATH@VARIANT`, of that track and variant where they are given.
+
+    Raises UserError when there are several or none.
+    """
+    path = os.fspath(store)
+    before, marker, after = path.rpartition("@")
+    if marker and before and not Path(path).exists():
+        path, variant = before, after
+    stored = read_stored_runs(path)
+    groups = stored.groups()
+    run = only_run(groups, path, track=track, variant=variant)
+    return ComparedRun(label=run.label, records=groups[run], info=stored.run_infos.get(run))
+
+
 def compare_runs(a: ComparedRun, b: ComparedRun, protocol: Protocol) -> ComparisonReport:
     """Compare two runs of one track. Raises UserError when they have nothing in common."""
     cards = generation = None
     if a.info is not None and b.info is not None:
         cards, generation = card_differences(a.info, b.info), generation_differences(a.info, b.info)
     return ComparisonReport(
-        scores=compare(list(a.records), list(b.records), protocol, (a.label, b.label)),
+        scores=compare_records(list(a.records), list(b.records), protocol, (a.label, b.label)),
         cards=tuple(cards) if cards is not None else None,
         generation=generation,
         cardless=tuple(run.label for run in (a, b) if run.info is None),
@@ -64,21 +113,22 @@ def compare_runs(a: ComparedRun, b: ComparedRun, protocol: Protocol) -> Comparis
 def verdict(difference: Difference) -> str:
     """One sentence on a component or TotalScore: who is higher, and whether this many samples can tell."""
     gap, label = difference.difference, difference.label
+    samples = count_text(difference.n, "sample")
     if gap is None:
         missing = [name for name, value in (("A", difference.a), ("B", difference.b)) if value is None]
         have = "have" if len(missing) > 1 else "has"
         return f"{label}: not compared, {' and '.join(missing)} {have} no score."
     if gap == 0 and difference.detectable == 0:
-        return f"{label}: A and B are equal in every resample of {_samples(difference.n)}."
+        return f"{label}: A and B are equal in every resample of {samples}."
     higher = "A is higher" if gap > 0 else "B is higher" if gap < 0 else "neither is higher"
     start = f"{label}: {higher}{f' by {100 * abs(gap):.2f} points' if gap else ''}"
     if difference.interval is None or difference.detectable is None:
         return f"{start}; so few samples (n = {difference.n}) give no interval."
     around = f"the 95 % interval of A - B {interval_text(difference.interval)}"
     if difference.distinguishable:
-        return f"{start}; {around} excludes 0: {_samples(difference.n)} tell them apart."
+        return f"{start}; {around} excludes 0: {samples} tell them apart."
     return (
-        f"{start}; {around} includes 0: {_samples(difference.n)} cannot tell them apart; "
+        f"{start}; {around} includes 0: {samples} cannot tell them apart; "
         f"a gap of at least {100 * difference.detectable:.2f} points would have shown."
     )
 
@@ -149,7 +199,3 @@ def comparison_json(report: ComparisonReport) -> dict[str, Any]:
 def _field_line(difference: FieldDifference) -> str:
     a, b = ("–" if text is None else one_line(text, LONGEST_FIELD) for text in (difference.a, difference.b))
     return f"  {difference.field}: A {a} | B {b}"
-
-
-def _samples(n: int) -> str:
-    return "1 sample" if n == 1 else f"{n} samples"

@@ -12,18 +12,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
-from refbench.bench.console import reasons_text
+from refbench.bench.console import count_text, reasons_text
 from refbench.bench.errors import one_line
 from refbench.bench.runs.folder import RunInfo
 from refbench.bench.scores.aggregate import Scoreboard
 from refbench.bench.scores.columns import COMPONENTS
 from refbench.bench.scores.protocol import Protocol
-from refbench.bench.scores.record import NOT_APPLICABLE, Record, run_label
+from refbench.bench.scores.record import NOT_APPLICABLE, Record, RunKey
 from refbench.reports.cards import card_fields
-from refbench.reports.plots import Plot
-from refbench.reports.stored_runs import RunKey
+from refbench.reports.plot_figure import Plot
 from refbench.reports.table_formats import heading_lines
-from refbench.reports.tables import NONE, Cell, Table, category_tables, component_tables, ranked
+from refbench.reports.tables import NONE, Cell, Table
 
 TEMPLATE = "report.html.j2"
 REASONS_SHOWN = 3
@@ -73,12 +72,12 @@ def render_page(
     )
     environment.filters["data_uri"] = png_data_uri
     environment.filters["heading_lines"] = heading_lines
-    runs = dict.fromkeys((record.method, record.track, record.variant) for record in records)
+    runs = dict.fromkeys(record.run for record in records)
     return environment.get_template(TEMPLATE).render(
         protocol=protocol,
         sections=sections,
         cards=card_sections(runs, run_infos),
-        cardless=[f"{run_label(key[0], key[2])} on {key[1]}" for key in runs if key not in run_infos],
+        cardless=[f"{run.label} on {run.track}" for run in runs if run not in run_infos],
         metrics=metric_table(records),
         packages=package_versions(records),
         weights=weight_table(protocol, {section.track for section in sections}),
@@ -86,21 +85,24 @@ def render_page(
 
 
 def track_section(
-    records: Sequence[Record], boards: Sequence[Scoreboard], plots: Sequence[Plot]
+    records: Sequence[Record],
+    boards: Sequence[Scoreboard],
+    components: Sequence[Table],
+    categories: Sequence[Table],
+    plots: Sequence[Plot],
 ) -> TrackSection:
-    """The section of the track that these records and scoreboards are of."""
-    shown = ranked(boards)
-    scores, *details = component_tables(shown)
-    seeds = sorted({seed for board in shown for seed in board.seeds})
-    samples = sorted({board.samples for board in shown})
+    """The section of one track: its records, scoreboards, tables (see `tables`) and plots."""
+    scores, *details = components
+    seeds = sorted({seed for board in boards for seed in board.seeds})
+    samples = sorted({board.samples for board in boards})
     return TrackSection(
-        track=shown[0].track,
-        summary=f"{_count(len(shown), 'row')} · {' or '.join(map(str, samples))} samples each · "
+        track=boards[0].track,
+        summary=f"{count_text(len(boards), 'row')} · {' or '.join(map(str, samples))} samples each · "
         f"{'seed' if len(seeds) == 1 else 'seeds'} {', '.join(map(str, seeds))}",
         scores=scores,
         details=details,
-        categories=category_tables(shown),
-        unscored=unscored_table(records, shown),
+        categories=categories,
+        unscored=unscored_table(records, boards),
         not_applicable=not_applicable_lines(records),
         plots=plots,
     )
@@ -124,7 +126,7 @@ def unscored_table(records: Sequence[Record], boards: Sequence[Scoreboard]) -> T
                 continue
             key = (board.method, board.variant, COMPONENTS[result.component].metric)
             frequent = sorted(reasons.get(key, Counter()).items(), key=lambda item: (-item[1], item[0]))
-            said = "; ".join(
+            in_words = "; ".join(
                 f"{text} ({count} ×, as in {first_sample[*key, text]})"
                 for text, count in frequent[:REASONS_SHOWN]
             )
@@ -135,7 +137,7 @@ def unscored_table(records: Sequence[Record], boards: Sequence[Scoreboard]) -> T
                     Cell(text=str(result.expected - result.counted), number=result.expected - result.counted),
                     Cell(text=str(result.expected), number=result.expected),
                     Cell(text=reasons_text(result)),
-                    Cell(text=said or NONE),
+                    Cell(text=in_words or NONE),
                 )
             )
     if not rows:
@@ -159,7 +161,7 @@ def not_applicable_lines(records: Iterable[Record]) -> list[str]:
             text = one_line(str(record.reason).partition(":")[2], LONGEST_REASON)
             samples.setdefault((record.metric, text), set()).add(record.sample)
     return [
-        f"{metric} does not apply to {_count(len(ids), 'sample')}{': ' + text if text else ''}"
+        f"{metric} does not apply to {count_text(len(ids), 'sample')}{': ' + text if text else ''}"
         for (metric, text), ids in sorted(samples.items())
     ]
 
@@ -168,13 +170,13 @@ def card_sections(runs: Iterable[RunKey], run_infos: Mapping[RunKey, RunInfo]) -
     """The method cards of the runs that have one."""
     return [
         CardSection(
-            label=run_label(key[0], key[2]),
-            track=key[1],
+            label=run.label,
+            track=run.track,
             summary=info.card.summary if info.card is not None else "run.json has no method card",
             fields=card_fields(info),
         )
-        for key in runs
-        if (info := run_infos.get(key)) is not None
+        for run in runs
+        if (info := run_infos.get(run)) is not None
     ]
 
 
@@ -225,8 +227,8 @@ def weight_table(protocol: Protocol, tracks: Iterable[str]) -> Table:
     domains.pop("", None)
     rows = []
     for column in protocol.columns:
-        weights = [protocol.weights(domain).get(column.component) for domain in domains.values()]
-        component = COMPONENTS[column.component]
+        component = column.component
+        weights = [protocol.weights(domain).get(component.name) for domain in domains.values()]
         cells = [Cell(text=NONE if weight is None else f"{weight:.2f}", number=weight) for weight in weights]
         rows.append((Cell(text=component.label), *cells, Cell(text=component.meaning)))
     return Table(
@@ -244,7 +246,3 @@ def _listed(texts: Iterable[str], limit: int = 6) -> str:
     given = sorted(text for text in texts if text)
     more = f" and {len(given) - limit} more" if len(given) > limit else ""
     return ", ".join(one_line(text, 120) for text in islice(given, limit)) + more or NONE
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -12,8 +12,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from refbench.bench.dataset import OFFICIAL_TRACKS
+from refbench.bench.errors import UserError
+from refbench.bench.registry import unknown_name
 from refbench.bench.scores.columns import COMPONENTS
-from refbench.bench.scores.protocol import PROTOCOLS
+from refbench.bench.scores.protocol import get_protocol
 
 PUBLISHED_FOLDER = "published"
 SOURCES_FILE = "sources.csv"
@@ -25,7 +28,7 @@ LARGEST_ROUNDING_POINTS = 0.02
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """Where a file of published figures comes from. `read_on` is empty where the day is not known."""
+    """Where a file of published figures comes from; `read_on` is the day it was read, empty if not known."""
 
     file: str
     title: str
@@ -34,6 +37,12 @@ class Source:
     citation: str
     url: str
     read_on: str
+
+    @property
+    def reference(self) -> str:
+        """Title, citation and address in one line, with the day where it is known."""
+        day = f", read on {self.read_on}" if self.read_on else ""
+        return f"{self.title}: {self.citation}, {self.url}{day}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,9 +81,31 @@ def published_rows(source: Source) -> tuple[PublishedRow, ...]:
     )
 
 
+def leaderboard_rows(track: str, protocol: str, words: str | None = None) -> list[PublishedRow]:
+    """The published rows of a track under a protocol, the highest total first.
+
+    With `words` only the sources whose title holds them (in any case). A method stands once for each source
+    that has it. Raises UserError for an unknown track or protocol, and when no source is left.
+    """
+    get_protocol(protocol)
+    if track not in OFFICIAL_TRACKS:
+        raise UserError(unknown_name("track", track, OFFICIAL_TRACKS))
+    sources = [
+        source for source in published_sources() if source.track == track and source.protocol == protocol
+    ]
+    if not sources:
+        raise UserError(f"there are no published figures for {track} under {protocol}")
+    chosen = [source for source in sources if words is None or words.lower() in source.title.lower()]
+    if not chosen:
+        titles = ", ".join(source.title for source in sources)
+        raise UserError(f"no source for {track} under {protocol} is called {words!r}; there are: {titles}")
+    rows = [row for source in chosen for row in published_rows(source)]
+    return sorted(rows, key=lambda row: (-row.total, row.method, row.source.file))
+
+
 def recomputed_total(row: PublishedRow) -> float:
     """TotalScore in percent from the published components, by the weights of the source's protocol."""
-    return PROTOCOLS[row.source.protocol].total(row.components, row.source.track)
+    return get_protocol(row.source.protocol).total(row.components, row.source.track)
 
 
 def total_difference(row: PublishedRow) -> float:

@@ -1,96 +1,152 @@
-"""The whole report of a set of score records: one HTML page, tables and plots. A pure function of them."""
+"""The whole report of a set of score records: scoreboards, computed once, and all that is made of them.
+
+The terminal prints `Report.boards`; tables, plots and the page are `Report.contents()`. The same records and
+run descriptions give the same bytes, in whatever order they come.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from refbench.bench.dataset import OFFICIAL_TRACKS
-from refbench.bench.errors import UserError, one_line
-from refbench.bench.runs.folder import RunInfo, write_text
+from refbench.bench.errors import UserError
+from refbench.bench.runs.folder import RunInfo
+from refbench.bench.scores import DEFAULT_PROTOCOL
 from refbench.bench.scores.aggregate import Scoreboard, scoreboards
-from refbench.bench.scores.protocol import Protocol
-from refbench.bench.scores.record import Record
-from refbench.bench.scores.store import checked_name
+from refbench.bench.scores.protocol import Protocol, get_protocol
+from refbench.bench.scores.record import Record, RunKey
+from refbench.bench.scores.store import Store, checked_name
+from refbench.reports.files import write_files
 from refbench.reports.page import render_page, track_section
-from refbench.reports.plots import Plot, track_plots
-from refbench.reports.stored_runs import RunKey, in_key_order
+from refbench.reports.plot_figure import Plot
+from refbench.reports.plots import track_plots
+from refbench.reports.stored_runs import StoredRuns, in_key_order, read_stored_runs
 from refbench.reports.table_formats import category_csv, component_csv, to_latex, to_markdown
-from refbench.reports.tables import category_tables, component_tables
+from refbench.reports.tables import Table, category_tables, component_tables, ranked
 
 PAGE_FILE = "report.html"
 TABLE_FOLDER = "tables"
 PLOT_FOLDER = "plots"
 
 
-def write_report(
-    records: Iterable[Record], out: Path, protocol: Protocol, run_infos: Mapping[RunKey, RunInfo]
-) -> list[Path]:
-    """Write `report.html`, `tables/<track>.*` and `plots/<track>.*` below `out`; returns the files.
+@dataclass(frozen=True, kw_only=True)
+class TrackReport:
+    """One track of a report: its records, and its scoreboards with the highest TotalScore first."""
 
-    The same records and run descriptions give the same bytes, in whatever order they come. Raises UserError
-    when there is no record, a track's name cannot be a file name, or `out` cannot be written.
+    track: str
+    records: tuple[Record, ...]
+    boards: tuple[Scoreboard, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """What a report says, under one protocol.
+
+    `boards` has one scoreboard for each run, in the order of the records; `tracks` holds the same scoreboards
+    by track, the official tracks first. `run_infos` are the run descriptions that lay beside the records.
     """
-    return write_files(out, report_contents(records, protocol, run_infos))
+
+    protocol: Protocol
+    records: tuple[Record, ...]
+    run_infos: Mapping[RunKey, RunInfo]
+    boards: tuple[Scoreboard, ...]
+    tracks: tuple[TrackReport, ...]
+
+    def contents(self) -> dict[str, str | bytes]:
+        """Path below the report's folder → content: `report.html` first, then tables and plots per track."""
+        files: dict[str, str | bytes] = {}
+        sections = []
+        for one in self.tracks:
+            components, categories = component_tables(one.boards), category_tables(one.boards)
+            plots = track_plots(one.boards)
+            files |= _table_files(one, components, categories) | _plot_files(one.track, plots)
+            sections.append(track_section(one.records, one.boards, components, categories, plots))
+        return {PAGE_FILE: render_page(self.records, sections, self.protocol, self.run_infos), **files}
+
+    def write(self, out: str | os.PathLike[str]) -> list[Path]:
+        """Write `report.html`, `tables/<track>.*` and `plots/<track>.*` below `out`; returns the files.
+
+        Raises UserError when `out` cannot be written.
+        """
+        return write_files(out, self.contents())
 
 
-def report_contents(
-    records: Iterable[Record], protocol: Protocol, run_infos: Mapping[RunKey, RunInfo]
-) -> dict[str, str | bytes]:
-    """Path below the report's folder → content, the page first; raises as `write_report` does."""
-    ordered = in_key_order(records)
-    if not ordered:
+def report(
+    stores: Store | Iterable[Store],
+    *,
+    protocol: str = DEFAULT_PROTOCOL,
+    out: str | os.PathLike[str] | None = None,
+) -> Report:
+    """The report of score stores (folders or `.jsonl` files), written below `out` where that is given.
+
+    Raises UserError when a store does not exist or holds no record, for an unknown protocol, and when `out`
+    cannot be written.
+
+    >>> made = report("results", out="report")
+    >>> [board.label for board in made.boards]
+    ['refalign-tiny (tiny-weights)', 'static-reference']
+    >>> Path("report/report.html").is_file()
+    True
+    """
+    chosen = get_protocol(protocol)
+    made = build_report(read_stored_runs(stores), chosen)
+    if out is not None:
+        made.write(out)
+    return made
+
+
+def build_report(stored: StoredRuns, protocol: Protocol) -> Report:
+    """Compute the scoreboards of a report, each once.
+
+    Raises UserError when there is no record, or a track's name cannot be a file name.
+    """
+    records = in_key_order(stored.records)
+    if not records:
         raise UserError("there is no score record to report")
-    files: dict[str, str | bytes] = {}
-    sections = []
-    for track, boards in boards_by_track(scoreboards(ordered, protocol)).items():
-        stem = checked_name(track, "the track name")
-        plots = track_plots(boards)
-        files |= _table_files(stem, boards) | _plot_files(stem, plots)
-        of_track = [record for record in ordered if record.track == track]
-        sections.append(track_section(of_track, boards, plots))
-    return {PAGE_FILE: render_page(ordered, sections, protocol, run_infos), **files}
+    tracks = _in_official_order({checked_name(record.track, "the track name") for record in records})
+    boards = tuple(scoreboards(records, protocol))
+    return Report(
+        protocol=protocol,
+        records=records,
+        run_infos=stored.run_infos,
+        boards=boards,
+        tracks=tuple(
+            TrackReport(
+                track=track,
+                records=tuple(record for record in records if record.track == track),
+                boards=tuple(ranked(board for board in boards if board.track == track)),
+            )
+            for track in tracks
+        ),
+    )
 
 
-def write_files(out: Path, contents: Mapping[str, str | bytes]) -> list[Path]:
-    """Write texts and bytes below `out` (path → content); a folder that cannot be written is a UserError."""
-    try:
-        for name, content in contents.items():
-            file = out / name
-            if isinstance(content, str):
-                write_text(file, content)
-            else:
-                file.parent.mkdir(parents=True, exist_ok=True)
-                file.write_bytes(content)
-    except OSError as error:
-        raise UserError(f"nothing can be written below {out}: {one_line(error.strerror or error)}") from None
-    return [out / name for name in contents]
+def _in_official_order(tracks: set[str]) -> list[str]:
+    """The official tracks in their order, then suites by name."""
+    official = [track for track in OFFICIAL_TRACKS if track in tracks]
+    return [*official, *sorted(tracks - set(official))]
 
 
-def boards_by_track(boards: Iterable[Scoreboard]) -> dict[str, list[Scoreboard]]:
-    """Scoreboards by track: the official tracks in their order, then suites by name."""
-    found: dict[str, list[Scoreboard]] = {}
-    for board in boards:
-        found.setdefault(board.track, []).append(board)
-    order = [track for track in OFFICIAL_TRACKS if track in found]
-    return {track: found[track] for track in [*order, *sorted(set(found) - set(order))]}
-
-
-def _table_files(stem: str, boards: list[Scoreboard]) -> dict[str, str | bytes]:
-    components, categories = component_tables(boards), category_tables(boards)
+def _table_files(
+    track: TrackReport, components: Sequence[Table], categories: Sequence[Table]
+) -> dict[str, str | bytes]:
+    stem = f"{TABLE_FOLDER}/{track.track}"
     return {
-        f"{TABLE_FOLDER}/{stem}.components.md": to_markdown(f"Components, {stem}", components),
-        f"{TABLE_FOLDER}/{stem}.components.csv": component_csv(boards),
-        f"{TABLE_FOLDER}/{stem}.components.tex": to_latex(components),
-        f"{TABLE_FOLDER}/{stem}.categories.md": to_markdown(f"Categories, {stem}", categories),
-        f"{TABLE_FOLDER}/{stem}.categories.csv": category_csv(boards),
-        f"{TABLE_FOLDER}/{stem}.categories.tex": to_latex(categories),
+        f"{stem}.components.md": to_markdown(f"Components, {track.track}", components),
+        f"{stem}.components.csv": component_csv(track.boards),
+        f"{stem}.components.tex": to_latex(components),
+        f"{stem}.categories.md": to_markdown(f"Categories, {track.track}", categories),
+        f"{stem}.categories.csv": category_csv(track.boards),
+        f"{stem}.categories.tex": to_latex(categories),
     }
 
 
-def _plot_files(stem: str, plots: Iterable[Plot]) -> dict[str, str | bytes]:
+def _plot_files(track: str, plots: Iterable[Plot]) -> dict[str, str | bytes]:
     return {
-        f"{PLOT_FOLDER}/{stem}.{plot.name}.{suffix}": content
+        f"{PLOT_FOLDER}/{track}.{plot.name}.{suffix}": content
         for plot in plots
         for suffix, content in (("png", plot.png), ("pdf", plot.pdf))
     }

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from refbench.bench.errors import UserError
 from refbench.bench.runs.folder import RunInfo, read_run, stored_run_file
 from refbench.bench.scores.aggregate import group_records
-from refbench.bench.scores.record import Record, latest
-from refbench.bench.scores.store import read_records, store_files
-
-# (method, track, variant)
-RunKey = tuple[str, str, str]
+from refbench.bench.scores.record import Record, RunKey, latest
+from refbench.bench.scores.store import Store, read_records, store_files, store_paths
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,27 +20,27 @@ class StoredRuns:
     run_infos: Mapping[RunKey, RunInfo]
 
     def groups(self) -> dict[RunKey, list[Record]]:
-        """The records of each (method, track, variant)."""
+        """The records of each run."""
         return group_records(self.records)
 
 
-def read_stored_runs(places: Iterable[Path]) -> StoredRuns:
+def read_stored_runs(stores: Store | Iterable[Store]) -> StoredRuns:
     """Read store files, or folders of them; of several records (or run descriptions) the last read counts.
 
-    Raises UserError when a place does not exist, holds no record, or holds something that is no record.
+    Raises UserError when a store does not exist, holds no record, or holds something that is no record.
     """
-    wanted = list(places)
+    paths = store_paths(stores)
     records: list[Record] = []
     run_infos: dict[RunKey, RunInfo] = {}
-    for file in store_files(wanted):
+    for file in store_files(paths):
         in_file = read_records(file)
         records += in_file
         for key in group_records(in_file):
-            run_file = stored_run_file(file, key[2])
+            run_file = stored_run_file(file, key.variant)
             if run_file.is_file():
                 run_infos[key] = read_run(run_file)
     if not records:
-        raise UserError(f"no score records in {', '.join(str(place) for place in wanted)}")
+        raise UserError(f"no score records in {', '.join(map(str, paths))}")
     return StoredRuns(records=in_key_order(records), run_infos=run_infos)
 
 

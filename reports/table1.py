@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from refbench.bench.console import percent, scoreboard_json
-from refbench.bench.scores.aggregate import ComponentResult, Scoreboard
+from refbench.bench.scores.aggregate import ComponentResult, Scoreboard, scoreboards
 from refbench.bench.scores.columns import COMPONENTS
+from refbench.bench.scores.protocol import get_protocol
 from refbench.bench.scores.record import PLAIN, plain_name
+from refbench.bench.scores.store import Store, store_paths
+from refbench.reports.files import write_files
 from refbench.reports.published import (
     TABLE1_FILE,
     PublishedRow,
@@ -20,6 +25,8 @@ from refbench.reports.published import (
     published_rows,
     published_sources,
 )
+from refbench.reports.stored_runs import read_stored_runs
+from refbench.reports.table_formats import to_latex, to_markdown
 from refbench.reports.tables import NONE, Cell, Table
 
 REPORTED_ONLY = "reported only"
@@ -45,6 +52,67 @@ class ReproducedRow:
 
     published: PublishedRow
     measured: tuple[Scoreboard, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reproduction:
+    """Table 1 beside measured runs.
+
+    `rows` are all rows of Table 1 in its order, `table` shows them in percent and points. `left_out` says for
+    every other run of the track (by its label) why it stands in no row.
+    """
+
+    rows: tuple[ReproducedRow, ...]
+    table: Table
+    left_out: Mapping[str, str]
+
+    def write(self, out: str | os.PathLike[str]) -> list[Path]:
+        """Write `table1.md`, `table1.csv` and `table1.tex` below `out`; returns the files.
+
+        Raises UserError when `out` cannot be written.
+        """
+        contents = {
+            "table1.md": to_markdown("Table 1, reproduced", [self.table]),
+            "table1.csv": reproduction_csv(self.rows),
+            "table1.tex": to_latex([self.table]),
+        }
+        return write_files(out, contents)
+
+
+def reproduce_table1(
+    stores: Store | Iterable[Store] = (), *, out: str | os.PathLike[str] | None = None
+) -> Reproduction:
+    """RefAlign's Table 1 beside the runs of its track in the stores; written below `out` where that is given.
+
+    Raises UserError when a store does not exist or holds no record, and when `out` cannot be written.
+
+    >>> made = reproduce_table1("results")
+    >>> (len(made.rows), made.rows[-1].published.method)
+    (16, 'RefAlign-14B')
+    >>> made.left_out["refalign-tiny (tiny-weights)"].split(";")[0]
+    'generated with tiny weights'
+    """
+    source = table1_source()
+    paths = store_paths(stores)
+    records = read_stored_runs(paths).records if paths else ()
+    boards = scoreboards(
+        (record for record in records if record.track == source.track), get_protocol(source.protocol)
+    )
+    rows = tuple(reproduced_rows(boards))
+    matched = {board.label for row in rows for board in row.measured}
+    made = Reproduction(
+        rows=rows,
+        table=reproduction_table(rows),
+        left_out={board.label: _why_left_out(board) for board in boards if board.label not in matched},
+    )
+    if out is not None:
+        made.write(out)
+    return made
+
+
+def _why_left_out(board: Scoreboard) -> str:
+    variant = "" if board.variant == PLAIN else f"it is the variant {board.variant}"
+    return "; ".join(board.unofficial) or variant or "it is not in Table 1"
 
 
 def table1_source() -> Source:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 
 from refbench.bench.errors import one_line
 from refbench.bench.scores.aggregate import Scoreboard
-from refbench.reports.tables import Cell, Table, ranked, track_categories
+from refbench.reports.tables import Cell, Table, track_categories
 
 LONGEST_NAME = 100
 LATEX_SPECIAL = {
@@ -152,7 +152,7 @@ def component_csv(boards: Sequence[Scoreboard]) -> str:
     that is not there is empty.
     """
     rows: list[list[object]] = []
-    for board in ranked(boards):
+    for board in boards:
         low, high = board.total_interval or (None, None)
         totals = [board.total, low, high, board.strict_total]
         rows.append([*_identity(board), "total_score", 1.0, *totals, None, None, None, None])
@@ -166,11 +166,11 @@ def component_csv(boards: Sequence[Scoreboard]) -> str:
 
 def category_csv(boards: Sequence[Scoreboard]) -> str:
     """One line per method, category and component; scale 0..1, unrounded, empty where nothing was scored."""
-    shown = ranked(boards)
+    categories = track_categories(boards)
     rows = [
         [*_identity(board), category, component, value]
-        for board in shown
-        for category in track_categories(shown)
+        for board in boards
+        for category in categories
         for component, value in board.categories.get(category, {}).items()
     ]
     return _csv(CATEGORY_COLUMNS, rows)

@@ -1,5 +1,7 @@
 """Tables of a report: what stands in each cell, and which cell is best. `table_formats` prints them.
 
+Rows follow the order of the scoreboards given: `ranked` puts the best first.
+
 Printed figures are percent with two decimals. Best and second are decided on the printed figures, so that two
 methods that a reader cannot tell apart share the mark.
 """
@@ -51,14 +53,13 @@ def ranked(boards: Iterable[Scoreboard]) -> list[Scoreboard]:
 
 def component_tables(boards: Sequence[Scoreboard]) -> list[Table]:
     """The tables of one track: scores, then intervals, coverage and strict scores of each component."""
-    shown = ranked(boards)
-    return [score_table(shown), interval_table(shown), coverage_table(shown), strict_table(shown)]
+    return [score_table(boards), interval_table(boards), coverage_table(boards), strict_table(boards)]
 
 
 def score_table(boards: Sequence[Scoreboard]) -> Table:
-    """TotalScore with interval and strict twin, then the components, in percent."""
+    """TotalScore with interval, strict TotalScore, then the components, in percent."""
     return Table(
-        title=f"{_place(boards)}: TotalScore and components, %",
+        title=f"{_track_text(boards)}: TotalScore and components, %",
         headings=("Method", "TotalScore ↑", "95 % interval", "Strict total ↑", *_component_headings(boards)),
         rows=_marked(
             [
@@ -115,9 +116,8 @@ def strict_table(boards: Sequence[Scoreboard]) -> Table:
 
 def category_tables(boards: Sequence[Scoreboard]) -> list[Table]:
     """For each component a table of methods by categories, in percent; `–` where nothing was scored."""
-    shown = ranked(boards)
-    categories = track_categories(shown)
-    return [_category_table(shown, categories, component) for component in scored_components(shown)]
+    categories = track_categories(boards)
+    return [_category_table(boards, categories, component) for component in scored_components(boards)]
 
 
 def _category_table(boards: Sequence[Scoreboard], categories: Sequence[str], component: str) -> Table:
@@ -130,7 +130,7 @@ def _category_table(boards: Sequence[Scoreboard], categories: Sequence[str], com
     ]
     gaps = any(cell.number is None for row in rows for cell in row[1:])
     return Table(
-        title=f"{_place(boards)}: {COMPONENTS[component].label} by category, %",
+        title=f"{_track_text(boards)}: {COMPONENTS[component].label} by category, %",
         headings=("Method", *(f"{category} ↑" for category in categories)),
         rows=_marked(rows, unmarked=(0,)),
         notes=(f"{NONE}: the component does not apply to the category, or nothing was scored.",)
@@ -212,7 +212,7 @@ def and_list(names: Sequence[str]) -> str:
     return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
-def _place(boards: Sequence[Scoreboard]) -> str:
+def _track_text(boards: Sequence[Scoreboard]) -> str:
     return f"{boards[0].track}, {boards[0].protocol}"
 
 
@@ -225,7 +225,7 @@ def _component_table(
 ) -> Table:
     headings = _component_headings(boards) if arrows else [result.label for result in boards[0].components]
     return Table(
-        title=f"{_place(boards)}: {what}",
+        title=f"{_track_text(boards)}: {what}",
         headings=("Method", *headings),
         rows=tuple(
             (Cell(text=board.label), *(cell(result) for result in board.components)) for board in boards

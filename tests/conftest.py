@@ -11,12 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from kit.cli import Run
 from kit.clips import SMALL_IDS, moving_square
 from kit.plugin import PLUGIN
 
 GOLDENS = Path(__file__).parent / "goldens"
+
+# How long an example takes says nothing on a busy machine.
+settings.register_profile("refbench", deadline=None)
+settings.load_profile("refbench")
 
 
 @pytest.fixture(autouse=True)

@@ -12,8 +12,8 @@ import pytest
 
 from kit.records import record
 from refbench.bench.dataset import load_suite, load_track
+from refbench.bench.environment import Environment
 from refbench.bench.errors import SampleError, UserError
-from refbench.bench.metric import Environment
 from refbench.bench.runner.scoring import ScoringJob, ScoringWorker
 from refbench.bench.runs.folder import read_run
 from refbench.bench.sample import Sample

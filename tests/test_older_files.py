@@ -15,7 +15,7 @@ import pytest
 
 from kit.cli import Run
 from refbench.bench.scores.store import read_records
-from refbench.bench.weights.catalogue import CATALOGUE
+from refbench.bench.weights.catalogue import catalogue
 from refbench.bench.weights.tiny import marked_folder
 
 OLDER = Path(__file__).parent / "files/version_0.1"
@@ -33,8 +33,8 @@ def older(refbench: Run) -> Run:
 @pytest.mark.parametrize("method", RUNS)
 def test_every_value_is_still_current(older: Run, method: str) -> None:
     """Nothing is scored again, though of the weights only the marks of tiny ones are at hand."""
-    for entry in CATALOGUE.values():
-        marked_folder(older.folder / "tiny", entry.repository)
+    for row in catalogue().values():
+        marked_folder(older.folder / "tiny", row.entry.repository)
     held = list(read_records(older.folder / f"results/{method}/open-domain.jsonl"))
     words = (
         *("evaluate", f"runs/{method}/{RUNS[method]}", "--dataset", "dataset", "--metrics", "all"),

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
 
@@ -16,7 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 @pytest.fixture(scope="module")
 def unpacked_wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A wheel built from a copy of the sources (nothing is written into the checkout), unpacked."""
+    """A wheel, built from the sdist of a copy of the sources so that the checkout stays clean, unpacked."""
     folder = tmp_path_factory.mktemp("wheel")
     source = folder / "source"
     listed = subprocess.run(
@@ -29,22 +30,33 @@ def unpacked_wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if (ROOT / name).is_file():
             (source / name).parent.mkdir(parents=True, exist_ok=True)
             (source / name).write_bytes((ROOT / name).read_bytes())
-    command = [
-        sys.executable,
-        "-m",
-        "build",
-        "--wheel",
-        "--no-isolation",
-        "--outdir",
-        str(folder),
-        str(source),
-    ]
+    # Without --wheel the sdist is built first, and the wheel from it.
+    command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(folder), str(source)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     wheel = next(folder.glob("*.whl"))
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(folder / "site")
     return folder / "site"
+
+
+def test_every_folder_with_an_init_file_is_a_listed_package() -> None:
+    """A package that is mapped onto another folder cannot be found by setuptools' search."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    mapped = {name: folder for name, folder in project["package-dir"].items() if name != "refbench"}
+    there = {
+        ".".join((name, *init.parent.relative_to(ROOT / folder).parts))
+        for name, folder in mapped.items()
+        for init in (ROOT / folder).rglob("__init__.py")
+    }
+    assert set(project["packages"]) == {"refbench", *there}
+
+
+def test_the_type_checkers_tree_shows_every_package() -> None:
+    links = {path.name: path.resolve() for path in (ROOT / "typing_root/refbench").iterdir()}
+    for folder in ("bench", "metrics", "baselines", "refalign", "reports"):
+        assert links[folder] == ROOT / folder
+    assert links["__init__.py"] == ROOT / "refbench/__init__.py"
 
 
 def refbench(site: Path, folder: Path, *arguments: str) -> str:

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from refbench.bench import DEFAULT_TRACK
 from refbench.bench.cli.work import exit_on_failure, other_command
 from refbench.bench.errors import UserError
 
@@ -32,7 +33,7 @@ def demo(
     no weights, recomputes the published leaderboards and writes a report.
     """
     from refbench.bench.console import print_text
-    from refbench.bench.dataset import DEFAULT_TRACK, load_track
+    from refbench.bench.dataset import load_track
     from refbench.bench.demo.dataset import write_demo_dataset
     from refbench.bench.runner.run import MethodsRun, run_methods
 
@@ -71,15 +72,15 @@ def _recompute_leaderboards(folder: Path) -> None:
     from contextlib import redirect_stdout
 
     from refbench.bench.console import print_text
-    from refbench.bench.dataset import DEFAULT_TRACK, OFFICIAL_TRACKS
-    from refbench.bench.scores.protocol import PROTOCOLS
+    from refbench.bench.dataset import OFFICIAL_TRACKS
+    from refbench.bench.scores.protocol import OFFICIAL_PROTOCOLS
 
     folder.mkdir(parents=True, exist_ok=True)
     for track in OFFICIAL_TRACKS:
-        for protocol in PROTOCOLS:
-            file = folder / f"{track}_{protocol}.txt"
+        for protocol in OFFICIAL_PROTOCOLS:
+            file = folder / f"{track}_{protocol.name}.txt"
             with file.open("w", encoding="utf-8") as text, redirect_stdout(text):
-                other_command("leaderboard")(track=track, protocol=protocol)
+                other_command("leaderboard")(track=track, protocol=protocol.name)
     print_text("")
     other_command("leaderboard")(track=DEFAULT_TRACK)
     print_text(f"all published leaderboards, recomputed: {folder}")

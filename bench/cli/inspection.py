@@ -305,16 +305,16 @@ def _dataset_state(dataset: str | None) -> str:
 
     from refbench.bench.dataset import DATASET_VARIABLE, HUB_DATASET, OFFICIAL_TRACKS
 
-    place = dataset or os.environ.get(DATASET_VARIABLE)
-    if not place:
+    given = dataset or os.environ.get(DATASET_VARIABLE)
+    if not given:
         return f"not set: --dataset DIR or {DATASET_VARIABLE}; hf download --repo-type dataset {HUB_DATASET}"
-    folder = Path(place)
+    folder = Path(given)
     there = [
         name
         for name, track in OFFICIAL_TRACKS.items()
         if any((folder / file).is_file() for file in track.files)
     ]
-    return f"{place}: {', '.join(there) if there else 'no sample list found'}"
+    return f"{given}: {', '.join(there) if there else 'no sample list found'}"
 
 
 def _weights_state(weights: Path | None) -> dict[str, str]:
@@ -325,10 +325,10 @@ def _weights_state(weights: Path | None) -> dict[str, str]:
     state = {}
     for row in catalogue().values():
         entry = row.entry
-        place = locate(entry, folder)
+        found = locate(entry, folder)
         users = ", ".join(row.used_by)
         state[entry.repository] = (
-            f"found at {place}" if place else f"missing; for {users} ({entry.holds}); {how_to_get(entry)}"
+            f"found at {found}" if found else f"missing; for {users} ({entry.holds}); {how_to_get(entry)}"
         )
     return state
 

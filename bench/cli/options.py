@@ -1,11 +1,21 @@
-"""Options that several commands share, each described once."""
+"""Options that several commands share, each described once, and what follows from a combination of them.
+
+Commands of every wing use them: `from refbench.bench.cli import options as o`. Importing this is cheap.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from refbench.bench import DEFAULT_TRACK as DEFAULT_TRACK
+from refbench.bench.errors import UserError
+from refbench.bench.scores import DEFAULT_PROTOCOL as DEFAULT_PROTOCOL
+
+if TYPE_CHECKING:
+    from refbench.bench.dataset import Track
 
 DatasetOption = Annotated[
     str | None,
@@ -43,7 +53,13 @@ WeightsOption = Annotated[
 JsonOption = Annotated[
     bool, typer.Option("--json", help="Print unrounded numbers as JSON for programs instead of tables.")
 ]
-ProtocolOption = Annotated[str, typer.Option("--protocol", help="opens2v-1.1 or opens2v-1.0.")]
+# Its default is DEFAULT_PROTOCOL.
+ProtocolOption = Annotated[
+    str, typer.Option("--protocol", help="How records become scores: opens2v-1.1 or opens2v-1.0.")
+]
+StoresArgument = Annotated[
+    list[Path], typer.Argument(metavar="STORE...", help="Score stores: folders or .jsonl files.")
+]
 ReferencesOption = Annotated[
     str,
     typer.Option(
@@ -114,3 +130,17 @@ SettingsOption = Annotated[
         help="native: the authors' defaults, as without it; matched: one size and length for all methods.",
     ),
 ]
+
+
+def chosen_track(track: str | None, suite: Path | None, dataset: str | None) -> Track:
+    """The samples that --track (default: open-domain), --suite and --dataset choose.
+
+    Raises UserError for --suite together with one of the others, and as reading the samples does.
+    """
+    from refbench.bench.dataset import load_suite, load_track
+
+    if suite is None:
+        return load_track(track or DEFAULT_TRACK, dataset)
+    if track is not None or dataset is not None:
+        raise UserError("--suite is a track of its own: leave --track and --dataset out")
+    return load_suite(suite)

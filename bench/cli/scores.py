@@ -21,10 +21,10 @@ def add_commands(app: typer.Typer) -> None:
 def import_scores(
     folder: Annotated[Path, typer.Argument(help="Folder of official files (aesthetic_score.json, …).")],
     name: Annotated[str, typer.Option("--name", help="The method's name in records and tables.")],
-    track: Annotated[str, typer.Option("--track", help="Whose scores these are.")] = "open-domain",
+    track: Annotated[str, typer.Option("--track", help="Whose scores these are.")] = o.DEFAULT_TRACK,
     dataset: o.DatasetOption = None,
     out: o.ResultsOption = Path("results"),
-    protocol: o.ProtocolOption = "opens2v-1.1",
+    protocol: o.ProtocolOption = o.DEFAULT_PROTOCOL,
     json: o.JsonOption = False,
 ) -> None:
     """Read the official scripts' score files into a store.
@@ -40,6 +40,7 @@ def import_scores(
     from refbench.bench.scores.aggregate import scoreboards
     from refbench.bench.scores.official_files import import_scores as read_scores
     from refbench.bench.scores.protocol import get_protocol
+    from refbench.bench.scores.record import PLAIN
     from refbench.bench.scores.store import StoreWriter, checked_name, store_path
 
     chosen_protocol = get_protocol(protocol)
@@ -50,7 +51,7 @@ def import_scores(
     path = store_path(out, name, track)
     with StoreWriter(path) as writer:
         writer.append([record for record in imported.records if writer.records.get(record.key) != record])
-        records = [record for record in writer.records.values() if record.variant == "plain"]
+        records = [record for record in writer.records.values() if record.variant == PLAIN]
     boards = scoreboards(records, chosen_protocol)
     if imported.unknown_ids:
         named = ", ".join(imported.unknown_ids[:5]) + ("…" if len(imported.unknown_ids) > 5 else "")
@@ -63,7 +64,7 @@ def import_scores(
 
 
 def export(
-    stores: Annotated[list[Path], typer.Argument(metavar="STORE...", help="Stores, their folders or files.")],
+    stores: o.StoresArgument,
     out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Where the files go.")],
 ) -> None:
     """Write scores in the official file formats.
@@ -72,20 +73,14 @@ def export(
     its folder, DIR/<method>/<track>. Example: refbench export results/ -o official/
     """
     from refbench.bench.console import note, print_text
-    from refbench.bench.scores.aggregate import group_records
-    from refbench.bench.scores.official_files import export_folder, export_scores
+    from refbench.bench.scores.official_files import export_records
     from refbench.bench.scores.store import load_records
 
-    for records in group_records(load_records(stores)).values():
-        seeds = sorted({record.seed for record in records})
-        for seed in seeds:
-            own = [record for record in records if record.seed == seed]
-            folder = export_folder(out, own[0], several_seeds=len(seeds) > 1)
-            exported = export_scores(own, folder)
-            for file in exported.files:
-                print_text(str(file))
-            for text in exported.notes:
-                note(f"{folder}: {text}")
+    for folder, exported in export_records(load_records(stores), out):
+        for file in exported.files:
+            print_text(str(file))
+        for text in exported.notes:
+            note(f"{folder}: {text}")
 
 
 def merge(

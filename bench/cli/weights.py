@@ -58,8 +58,8 @@ def list_weights(
     listed: dict[str, dict[str, Any]] = {}
     for row in catalogue().values():
         entry = row.entry
-        place = locate(entry, weights_folder(weights))
-        manifest = read_manifest(place) if place else None
+        found = locate(entry, weights_folder(weights))
+        manifest = read_manifest(found) if found else None
         listed[entry.name] = {
             "repository": entry.repository,
             "kind": entry.kind,
@@ -67,9 +67,9 @@ def list_weights(
             "holds": entry.holds,
             "memory_gib": entry.memory_gib,
             "revision": manifest.revision if manifest else entry.revision or UNVERIFIED,
-            "place": str(place) if place else None,
-            "tiny": bool(place and is_tiny(place)),
-            "lacks": missing_files(entry, place) if place else [],
+            "place": str(found) if found else None,
+            "tiny": bool(found and is_tiny(found)),
+            "lacks": missing_files(entry, found) if found else [],
         }
     if json:
         print_json(listed)
@@ -92,7 +92,7 @@ def list_weights(
 
 
 def _state(row: dict[str, Any]) -> str:
-    """`missing`, or the place with what is to be said of it."""
+    """`missing`, or the folder with what is to be said of it."""
     if row["place"] is None:
         return "missing"
     remarks = ["tiny"] * row["tiny"] + [f"lacks {name}" for name in row["lacks"]]
@@ -158,9 +158,9 @@ def _pull_results(model: str, folder: Path) -> None:
     from refbench.bench.console import print_text
     from refbench.bench.runs.official_videos import pull_results
 
-    place, manifest = pull_results(model, folder)
-    command = shlex.join(["refbench", "import-videos", str(place), "--method", place.name])
-    print_text(f"{_pulled(str(place), manifest)}\nnow: {command} --track open-domain --dataset …")
+    found, manifest = pull_results(model, folder)
+    command = shlex.join(["refbench", "import-videos", str(found), "--method", found.name])
+    print_text(f"{_pulled(str(found), manifest)}\nnow: {command} --track open-domain --dataset …")
 
 
 def _pulled(what: str, manifest: Manifest) -> str:
@@ -184,20 +184,20 @@ def verify(
     load_plugins(plugin or [])
     wrong = 0
     for entry in _entries(names):
-        place = locate(entry, weights_folder(weights))
-        if place is None:
+        found = locate(entry, weights_folder(weights))
+        if found is None:
             print_text(f"{entry.repository}: not on disk")
             continue
-        faults = check(entry, place)
+        faults = check(entry, found)
         wrong += len(faults)
         for fault in faults:
             note(fault)
         if not faults:
-            manifest = read_manifest(place)
+            manifest = read_manifest(found)
             state = (
                 f"{len(manifest.files)} files as pulled" if manifest else f"{UNVERIFIED}: no pull recorded"
             )
-            print_text(f"{entry.repository}: {state} ({place})")
+            print_text(f"{entry.repository}: {state} ({found})")
     if wrong:
         raise UserError(f"{wrong} file{'s' if wrong > 1 else ''} missing or not as pulled; pull again")
 
@@ -216,8 +216,8 @@ def licences(weights: o.WeightsOption = None, plugin: o.PluginOption = None) -> 
     load_plugins(plugin or [])
     for row in catalogue().values():
         entry = row.entry
-        place = locate(entry, weights_folder(weights))
-        manifest = read_manifest(place) if place else None
+        found = locate(entry, weights_folder(weights))
+        manifest = read_manifest(found) if found else None
         licence = (manifest.licence if manifest else "") or entry.licence or UNVERIFIED
         print_text(f"{entry.repository}: {licence}; used by {', '.join(row.used_by)}")
     for component in COMPONENTS.values():

@@ -11,7 +11,6 @@ from refbench.bench.cli import options as o
 from refbench.bench.errors import UserError
 
 if TYPE_CHECKING:
-    from refbench.bench.dataset import Track
     from refbench.bench.prompts import PromptSet
     from refbench.bench.runner.evaluate import Evaluated, PreparedEvaluation
 
@@ -50,7 +49,7 @@ def evaluate(
     references: o.ReferencesOption = "own",
     shuffle_seed: o.ShuffleSeedOption = 0,
     out: o.ResultsOption = Path("results"),
-    protocol: o.ProtocolOption = "opens2v-1.1",
+    protocol: o.ProtocolOption = o.DEFAULT_PROTOCOL,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
     strict: Annotated[
         bool,
@@ -71,14 +70,14 @@ def evaluate(
     from refbench.bench.runner.evaluate import Evaluation, PreparedEvaluation, Shard
     from refbench.bench.scores.protocol import get_protocol
 
-    get_protocol(protocol)
     load_plugins(plugin or [])
+    get_protocol(protocol)
     given = {"model": judge_model, "url": judge_url, "budget": judge_budget}
     judge = [f"{JUDGED_METRIC}.{key}={value}" for key, value in given.items() if value is not None]
     prepared = PreparedEvaluation(
         Evaluation(
             videos=videos,
-            track=_track(track, suite, dataset),
+            track=o.chosen_track(track, suite, dataset),
             name=name,
             metrics=metrics,
             options=_metric_options([*(set_ or []), *judge], metrics),
@@ -212,7 +211,7 @@ def generate(
     done = generate_and_say(
         Generation(
             method=method,
-            track=_track(track, suite, dataset),
+            track=o.chosen_track(track, suite, dataset),
             name=name,
             options=parse_assignments(set_ or []),
             settings=settings,
@@ -255,7 +254,7 @@ def run(
     report: Annotated[Path, typer.Option("--report", metavar="DIR", help="Where the report goes.")] = Path(
         "report"
     ),
-    protocol: o.ProtocolOption = "opens2v-1.1",
+    protocol: o.ProtocolOption = o.DEFAULT_PROTOCOL,
     json: o.JsonOption = False,
 ) -> None:
     """Generate, evaluate and report one or several methods.
@@ -266,9 +265,9 @@ def run(
     from refbench.bench.runner.run import MethodsRun, run_methods
     from refbench.bench.scores.protocol import get_protocol
 
-    get_protocol(protocol)
     load_plugins(plugin or [])
-    chosen_track = _track(track, suite, dataset)
+    get_protocol(protocol)
+    chosen_track = o.chosen_track(track, suite, dataset)
     done = run_methods(
         MethodsRun(
             methods=methods,
@@ -289,16 +288,6 @@ def run(
     )
     other_command("report")(stores=done.stores, out=report, protocol=protocol, json=json)
     exit_on_failure(done.evaluated, failed=done.generation_failed)
-
-
-def _track(name: str | None, suite: Path | None, dataset: str | None) -> Track:
-    from refbench.bench.dataset import DEFAULT_TRACK, load_suite, load_track
-
-    if suite is not None:
-        if name is not None or dataset is not None:
-            raise UserError("--suite is a track of its own: leave --track and --dataset out")
-        return load_suite(suite)
-    return load_track(name or DEFAULT_TRACK, dataset)
 
 
 def _prompts(path: Path | None) -> PromptSet | None:
@@ -327,11 +316,11 @@ def _metric_options(assignments: list[str] | None, metrics: str | None) -> dict[
 
 def _report_unknown(prepared: PreparedEvaluation) -> None:
     from refbench.bench.console import note
+    from refbench.bench.files import shortlist
 
     unknown = prepared.folder.unknown
     if unknown:
-        named = ", ".join(unknown[:5]) + (f" and {len(unknown) - 5} more" if len(unknown) > 5 else "")
-        note(f"not scored, no sample of {prepared.subject.track} has this name: {named}")
+        note(f"not scored, no sample of {prepared.run_key.track} has this name: {shortlist(unknown)}")
 
 
 def _print_plan(prepared: PreparedEvaluation, *, json: bool) -> None:
@@ -344,7 +333,7 @@ def _print_plan(prepared: PreparedEvaluation, *, json: bool) -> None:
         print_json(
             {
                 "store": str(prepared.store),
-                **asdict(plan.subject),
+                **plan.run_key._asdict(),
                 "metrics": {name: asdict(counts) for name, counts in plan.per_metric.items()},
                 "not_installed": plan.unregistered,
                 "turns": plan.turns,
@@ -362,7 +351,7 @@ def _print_plan(prepared: PreparedEvaluation, *, json: bool) -> None:
         ]
         for name, c in plan.per_metric.items()
     ]
-    title = f"Plan: {plan.subject.method} on {plan.subject.track} ({plan.subject.variant}) → {prepared.store}"
+    title = f"Plan: {plan.run_key.method} on {plan.run_key.track} ({plan.run_key.variant}) → {prepared.store}"
     console().print(table(title, columns, rows))
     for number, turn in enumerate(plan.turns, start=1):
         print_text(f"turn {number}: {', '.join(turn)}")

@@ -7,17 +7,26 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from refbench.bench.dataset import DEFAULT_TRACK, Track, as_track
+from refbench.bench import DEFAULT_TRACK
+from refbench.bench.dataset import Track, as_track
 from refbench.bench.environment import available_gib
 from refbench.bench.errors import SampleError, UserError
 from refbench.bench.registry import load_plugins
 from refbench.bench.runner.executors import WorkerDied, make_executor
-from refbench.bench.runner.plan import Plan, Subject, make_plan, selected_metrics
+from refbench.bench.runner.plan import Plan, make_plan, selected_metrics
 from refbench.bench.runner.progress import Progress
 from refbench.bench.runner.scoring import ScoringOutcome, ScoringWorkerFactory, scoring_environment
 from refbench.bench.runs.folder import VideoFolder, scan_videos, stored_run_file, write_run
 from refbench.bench.sample import Sample, shuffle_references
-from refbench.bench.scores.record import FAILED, NOT_APPLICABLE, Record, RecordKey, joined_variant, latest
+from refbench.bench.scores.record import (
+    FAILED,
+    NOT_APPLICABLE,
+    Record,
+    RecordKey,
+    RunKey,
+    joined_variant,
+    latest,
+)
 from refbench.bench.scores.store import StoreWriter, checked_name, read_records, store_path
 
 SHUFFLED_SCORING = "scored-shuffled"
@@ -70,9 +79,9 @@ class Evaluation:
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluated:
-    """What came of it: the subject, its records in the store, the plan, and the run's video folder."""
+    """What came of it: whose scores these are, the records in the store, the plan, and the video folder."""
 
-    subject: Subject
+    run_key: RunKey
     store: Path
     records: list[Record]
     plan: Plan
@@ -137,8 +146,8 @@ class PreparedEvaluation:
     def __init__(self, evaluation: Evaluation) -> None:
         self.evaluation = evaluation
         self.folder = scan_videos(evaluation.videos, evaluation.track)
-        self.subject = _subject(evaluation, self.folder)
-        self.store = store_path(evaluation.out, self.subject.method, self.subject.track)
+        self.run_key = _run_key(evaluation, self.folder)
+        self.store = store_path(evaluation.out, self.run_key.method, self.run_key.track)
         self.metrics = selected_metrics(evaluation.metrics, evaluation.options)
         if not self.metrics:
             raise UserError("no metric is selected; refbench metrics lists them")
@@ -154,7 +163,7 @@ class PreparedEvaluation:
         if held is None:
             held = latest(read_records(self.store)) if self.store.is_file() else {}
         return make_plan(
-            subject=self.subject,
+            run_key=self.run_key,
             samples=self.samples,
             folder=self.folder,
             chosen=self.metrics,
@@ -179,7 +188,7 @@ class PreparedEvaluation:
             plan = self.plan(writer.records)
             writer.append(plan.settled)
             if self.folder.info is not None:
-                write_run(stored_run_file(self.store, self.subject.variant), self.folder.info)
+                write_run(stored_run_file(self.store, self.run_key.variant), self.folder.info)
             if plan.jobs:
                 with Progress("scoring", len(plan.jobs)) as progress:
                     for text in plan.forecasts:
@@ -198,14 +207,14 @@ class PreparedEvaluation:
             records = [
                 record
                 for record in writer.records.values()
-                if record.variant == self.subject.variant and record.sample in wanted
+                if record.variant == self.run_key.variant and record.sample in wanted
             ]
         return Evaluated(
-            subject=self.subject, store=self.store, records=records, plan=plan, folder=self.folder
+            run_key=self.run_key, store=self.store, records=records, plan=plan, folder=self.folder
         )
 
 
-def _subject(evaluation: Evaluation, folder: VideoFolder) -> Subject:
+def _run_key(evaluation: Evaluation, folder: VideoFolder) -> RunKey:
     info = folder.info
     name = evaluation.name or (info.method if info else None)
     if name is None:
@@ -213,7 +222,7 @@ def _subject(evaluation: Evaluation, folder: VideoFolder) -> Subject:
     variants = [info.variant] if info is not None else []
     if evaluation.shuffled_references is not None:
         variants.append(SHUFFLED_SCORING)
-    return Subject(
+    return RunKey(
         method=checked_name(name, "--name"),
         track=evaluation.track.name,
         variant=joined_variant(variants),

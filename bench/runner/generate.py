@@ -13,8 +13,9 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from refbench.bench import DEFAULT_TRACK
 from refbench.bench.console import note
-from refbench.bench.dataset import DEFAULT_TRACK, Track, as_track
+from refbench.bench.dataset import Track, as_track
 from refbench.bench.environment import Environment, missing_packages, resolve_device, usable_cores
 from refbench.bench.errors import MissingWeights, SampleError, UserError, one_line
 from refbench.bench.files import replacing, write_text
@@ -76,13 +77,15 @@ class Generated:
     failures: Mapping[tuple[str, int], str]
 
 
-def make_method(name: str, assignments: Mapping[str, Any], settings: str | None = None) -> Method:
-    """A method by name with its options filled from text values; faults are UserErrors.
+def make_method(
+    name: str, assignments: Mapping[str, Any] | None = None, settings: str | None = None
+) -> Method:
+    """A method by name, with options by key (text, or values of their type); faults are UserErrors.
 
     `settings` fills the option of that name; a method that has none knows its native settings only.
     """
     method_class = methods.get(name)
-    values = dict(assignments)
+    values = dict(assignments or {})
     if settings is not None:
         if settings not in SETTINGS:
             raise UserError(f"--settings is {' or '.join(SETTINGS)}, not {settings!r}")

@@ -22,22 +22,13 @@ from refbench.bench.scores.record import (
     MISSING_VIDEO,
     MISSING_WEIGHTS,
     NOT_APPLICABLE,
-    PLAIN,
     Provenance,
     Record,
     RecordKey,
+    RunKey,
 )
 from refbench.bench.video import Video
 from refbench.bench.weights.store import any_tiny
-
-
-@dataclass(frozen=True, kw_only=True)
-class Subject:
-    """Whose scores these are: the part of a record's key that one evaluation shares."""
-
-    method: str
-    track: str
-    variant: str = PLAIN
 
 
 @dataclass
@@ -58,7 +49,7 @@ class Plan:
     yet.
     """
 
-    subject: Subject
+    run_key: RunKey
     jobs: list[ScoringJob] = field(default_factory=list)
     settled: list[Record] = field(default_factory=list)
     per_metric: dict[str, MetricPlan] = field(default_factory=dict)
@@ -106,7 +97,7 @@ def selected_metrics(selection: str | None, options: Mapping[str, Mapping[str, A
 
 def make_plan(
     *,
-    subject: Subject,
+    run_key: RunKey,
     samples: Iterable[Sample],
     folder: VideoFolder,
     chosen: Iterable[Metric],
@@ -120,7 +111,7 @@ def make_plan(
     missing video are looked at again in every run: their causes lie outside the digests. A value of another
     variant with the same inputs is taken over instead of being scored twice.
     """
-    plan = Plan(subject=subject)
+    plan = Plan(run_key=run_key)
     chosen = list(chosen)
     by_inputs = {
         (record.sample, record.seed, record.metric, record.provenance.inputs()): record
@@ -138,7 +129,7 @@ def make_plan(
         for sample in samples:
             inapplicable = metric.not_applicable(sample)
             for seed in folder.seeds:
-                blank = _blank(subject, metric, sample, seed, settings, digests)
+                blank = _blank(run_key, metric, sample, seed, settings, digests)
                 reason, video = _settled_reason(inapplicable, folder, sample, seed, digests)
                 if reason is not None:
                     _settle(plan, counts, blank, reason, held)
@@ -150,7 +141,7 @@ def make_plan(
                 twin = by_inputs.get((sample.id, seed, name, blank.provenance.inputs()))
                 if twin is not None and _is_current(twin, blank, metric, tiny=tiny):
                     counts.reused += 1
-                    plan.settled.append(twin.model_copy(update={"variant": subject.variant}))
+                    plan.settled.append(twin.model_copy(update={"variant": run_key.variant}))
                     continue
                 if counts.cannot:
                     # Only now: a value that was scored where the weights were is not given up for this.
@@ -179,16 +170,16 @@ def make_plan(
 
 def _in_turns(jobs: Iterable[ScoringJob], turns_of_names: list[list[str]]) -> list[ScoringJob]:
     """Jobs by turn, then video by video, so that a decoded video's facts serve all metrics of the turn."""
-    place = {
+    position = {
         name: (turn, position)
         for turn, names in enumerate(turns_of_names)
         for position, name in enumerate(names)
     }
     videos: dict[Path, int] = {}
-    placed = [replace(job, turn=place[job.metric][0]) for job in jobs]
-    for job in placed:
+    in_turns = [replace(job, turn=position[job.metric][0]) for job in jobs]
+    for job in in_turns:
         videos.setdefault(job.video, len(videos))
-    return sorted(placed, key=lambda job: (job.turn, videos[job.video], place[job.metric][1]))
+    return sorted(in_turns, key=lambda job: (job.turn, videos[job.video], position[job.metric][1]))
 
 
 class _Digests:
@@ -217,15 +208,15 @@ class _Digests:
 
 
 def _blank(
-    subject: Subject, metric: Metric, sample: Sample, seed: int, settings: str, digests: _Digests
+    run_key: RunKey, metric: Metric, sample: Sample, seed: int, settings: str, digests: _Digests
 ) -> Record:
     """The record as far as it is known before scoring; its reason is a placeholder."""
     uses = metric.declaration.uses
     video = digests.video(sample, seed)
     return Record(
-        method=subject.method,
-        track=subject.track,
-        variant=subject.variant,
+        method=run_key.method,
+        track=run_key.track,
+        variant=run_key.variant,
         sample=sample.id,
         category=sample.category,
         seed=seed,

@@ -76,8 +76,8 @@ def score(
 def _sample(prompt: str, references: References) -> Sample:
     pairs = references.items() if isinstance(references, Mapping) else references
     made = []
-    for label, place in pairs:
-        file = Path(place)
+    for label, picture in pairs:
+        file = Path(picture)
         if not file.is_file():
             raise UserError(f"the reference {file} ({label}) does not exist")
         made.append(Reference(path=file.name, root=file.parent, label=label, kind=kind_of_label(label)))

@@ -44,11 +44,11 @@ class ScoringOutcome:
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
 
-def make_metric(name: str, assignments: Mapping[str, Any]) -> Metric:
-    """A metric by name with its options filled from text values; faults are UserErrors."""
+def make_metric(name: str, assignments: Mapping[str, Any] | None = None) -> Metric:
+    """A metric by name, with options by key (text, or values of their type); faults are UserErrors."""
     metric_class = metrics.get(name)
     owner = f"the metric {metric_class.declaration.name}"
-    return metric_class(build_options(metric_class.Options, assignments, owner))
+    return metric_class(build_options(metric_class.Options, assignments or {}, owner))
 
 
 def scoring_environment(

@@ -141,8 +141,8 @@ def scan_videos(folder: Path, track: Track) -> VideoFolder:
     if not folder.is_dir():
         raise UserError(f"the video folder {folder} does not exist")
     one_seed = SEED_FOLDER.fullmatch(folder.name)
-    places = (folder, folder.parent) if one_seed else (folder,)
-    run_file = next((place / RUN_FILE for place in places if (place / RUN_FILE).is_file()), None)
+    folders = (folder, folder.parent) if one_seed else (folder,)
+    run_file = next((one / RUN_FILE for one in folders if (one / RUN_FILE).is_file()), None)
     info = read_run(run_file) if run_file else None
     if info is not None and info.track != track.name:
         raise UserError(
@@ -159,8 +159,8 @@ def scan_videos(folder: Path, track: Track) -> VideoFolder:
     known = {sample.id for sample in track.samples}
     videos: dict[tuple[str, int], Path] = {}
     unknown: list[str] = []
-    for seed, place in seed_folders.items():
-        for file in sorted(place.glob("*.mp4")):
+    for seed, seed_folder in seed_folders.items():
+        for file in sorted(seed_folder.glob("*.mp4")):
             if file.name.startswith("."):
                 continue
             if file.stem in known:
@@ -169,8 +169,8 @@ def scan_videos(folder: Path, track: Track) -> VideoFolder:
                 unknown.append(file.name)
     errors = {
         (file.name.removesuffix(ERROR_SUFFIX), seed): one_line(file.read_text("utf-8", "replace")[:2000])
-        for seed, place in seed_folders.items()
-        for file in sorted(place.glob(f"*{ERROR_SUFFIX}"))
+        for seed, seed_folder in seed_folders.items()
+        for file in sorted(seed_folder.glob(f"*{ERROR_SUFFIX}"))
     }
     if not videos and not unknown and not errors:
         raise UserError(f"{folder} holds no mp4 (expected <sample id>.mp4, or seed-<n>/<sample id>.mp4)")

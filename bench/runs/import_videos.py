@@ -96,7 +96,7 @@ def import_run(
     write_run(folder / RUN_FILE, info)
     for key, path in whole.items():
         if key not in kept:
-            _copy(path, _place(folder, key))
+            _copy(path, _video_file(folder, key))
         _error_file(folder, key).unlink(missing_ok=True)
     for key, reason in measured.damaged.items():
         write_text(_error_file(folder, key), f"the imported file is damaged: {reason}\n")
@@ -192,27 +192,27 @@ def _check_folder(folder: Path, info: RunInfo, videos: dict[VideoKey, Path]) -> 
         there = read_run(folder / RUN_FILE)
         if there.card is None or IMPORTED_FROM not in there.card.options or there.dataset != info.dataset:
             raise UserError(f"{folder} holds another run; choose another --method or --out")
-    kept = {key for key in videos if _place(folder, key).is_file()}
+    kept = {key for key in videos if _video_file(folder, key).is_file()}
     changed = [
-        key for key in sorted(kept) if not filecmp.cmp(videos[key], _place(folder, key), shallow=False)
+        key for key in sorted(kept) if not filecmp.cmp(videos[key], _video_file(folder, key), shallow=False)
     ]
     if changed:
         raise UserError(
-            f"{_place(folder, changed[0])} is there with other content "
+            f"{_video_file(folder, changed[0])} is there with other content "
             f"({len(changed)} of {len(videos)} videos); "
             "choose another --method or --out, or remove that folder"
         )
     return kept
 
 
-def _place(folder: Path, key: VideoKey) -> Path:
+def _video_file(folder: Path, key: VideoKey) -> Path:
     return folder / f"seed-{key[1]}" / f"{key[0]}.mp4"
 
 
 def _error_file(folder: Path, key: VideoKey) -> Path:
-    return _place(folder, key).with_name(f"{key[0]}{ERROR_SUFFIX}")
+    return _video_file(folder, key).with_name(f"{key[0]}{ERROR_SUFFIX}")
 
 
-def _copy(source: Path, place: Path) -> None:
-    with replacing(place) as partial:
+def _copy(source: Path, target: Path) -> None:
+    with replacing(target) as partial:
         shutil.copyfile(source, partial)

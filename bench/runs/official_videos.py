@@ -28,7 +28,7 @@ SAFE_NAME = re.compile(r"[^./\\\x00-\x1f][^/\\\x00-\x1f]{0,99}")
 
 
 def pull_results(model: str, folder: Path) -> tuple[Path, Manifest]:
-    """Download a model's official videos into `folder/results/<MODEL>`; the place and what came.
+    """Download a model's official videos into `folder/results/<MODEL>`; the folder and what came.
 
     `model` is matched without case and punctuation. What was pulled whole is not fetched again. Raises
     UserError, for an unknown model with the names that the hub has.
@@ -44,10 +44,10 @@ def pull_results(model: str, folder: Path) -> tuple[Path, Manifest]:
     except Exception as error:  # noqa: BLE001 - the hub client raises many kinds; all mean one thing here
         raise UserError(f"{HUB_DATASET} could not be asked: {one_line(error, 200)}") from None
     name = _chosen(model, entries)
-    place = folder / "results" / name
-    manifest = read_manifest(place)
-    if manifest is not None and manifest.revision == revision and not size_faults(place):
-        return place, manifest
+    target = folder / "results" / name
+    manifest = read_manifest(target)
+    if manifest is not None and manifest.revision == revision and not size_faults(target):
+        return target, manifest
     partial = folder / "results" / PARTIAL_FOLDER
     try:
         snapshot_download(
@@ -63,10 +63,10 @@ def pull_results(model: str, folder: Path) -> tuple[Path, Manifest]:
     if not came.is_dir():
         raise UserError(f"the hub sent nothing for {HUB_FOLDER}/{name} of {HUB_DATASET}")
     manifest = write_manifest(came, f"{HUB_DATASET}/{HUB_FOLDER}/{name}", revision, "")
-    if place.exists():
-        shutil.rmtree(place)
-    came.replace(place)
-    return place, manifest
+    if target.exists():
+        shutil.rmtree(target)
+    came.replace(target)
+    return target, manifest
 
 
 def _chosen(model: str, entries: list[Any]) -> str:

@@ -16,11 +16,19 @@ from dataclasses import dataclass
 import numpy as np
 
 from refbench.bench.dataset import OFFICIAL_TRACKS, domain_of
-from refbench.bench.errors import one_line
 from refbench.bench.scores.bootstrap import Interval, interval, resampled_means
 from refbench.bench.scores.columns import COMPONENTS
 from refbench.bench.scores.protocol import Column, Protocol
-from refbench.bench.scores.record import NOT_APPLICABLE, Record, is_tiny_variant, latest, run_label
+from refbench.bench.scores.record import (
+    NOT_APPLICABLE,
+    Record,
+    RunKey,
+    WeightsKind,
+    generated_with,
+    latest,
+)
+
+WEIGHTS_TEXT: Mapping[WeightsKind, str] = {"tiny": "tiny random weights", "real": "released weights"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +51,7 @@ class SampleScores:
     def values(self, rows: np.ndarray | slice = slice(None)) -> dict[str, float | None]:
         """Component → normalised official mean over the chosen rows; None where no sample has a value."""
         return {
-            column.component: _mean(
+            column.component.name: _mean(
                 column, self.official_SC[rows, index], all_dropped=bool(self.dropped_SC[rows, index].any())
             )
             for index, column in enumerate(self.columns)
@@ -52,26 +60,26 @@ class SampleScores:
     def strict_values(self) -> dict[str, float | None]:
         """Component → normalised mean with the worst in place of what is missing."""
         return {
-            column.component: _mean(column, self.strict_SC[:, index])
+            column.component.name: _mean(column, self.strict_SC[:, index])
             for index, column in enumerate(self.columns)
         }
 
     def resampled(self) -> np.ndarray:
         """Bootstrap draws of the normalised component means, (resamples, columns)."""
-        low = np.array([column.low for column in self.columns])
-        high = np.array([column.high for column in self.columns])
+        worst = np.array([column.component.worst for column in self.columns])
+        best = np.array([column.component.best for column in self.columns])
         means = resampled_means(self.official_SC)
         if self.dropped_SC.any():
             # Officially the mean of dropped scores alone is 0, not missing.
             holds_dropped = np.isfinite(resampled_means(np.where(self.dropped_SC, 1.0, np.nan)))
             means = np.where(np.isnan(means) & holds_dropped, 0.0, means)
-        draws: np.ndarray = (means - low) / (high - low)
+        draws: np.ndarray = (means - worst) / (best - worst)
         return draws
 
     def resampled_total(self, draws: np.ndarray, protocol: Protocol, domain: str) -> np.ndarray:
         """TotalScore of each draw, (resamples,); NaN where a component has no sample in it."""
         weights = protocol.weights(domain)
-        totals: np.ndarray = draws @ np.array([weights[column.component] for column in self.columns])
+        totals: np.ndarray = draws @ np.array([weights[column.component.name] for column in self.columns])
         return totals
 
 
@@ -159,8 +167,8 @@ class Scoreboard:
 
     @property
     def label(self) -> str:
-        """The method's name, with the variant where it is not the plain run."""
-        return run_label(self.method, self.variant)
+        """The method's name, with the variant in brackets where it is not the plain run."""
+        return RunKey(self.method, self.track, self.variant).label
 
 
 def scoreboards(records: Iterable[Record], protocol: Protocol) -> list[Scoreboard]:
@@ -168,11 +176,11 @@ def scoreboards(records: Iterable[Record], protocol: Protocol) -> list[Scoreboar
     return [scoreboard(group, protocol) for group in group_records(records).values()]
 
 
-def group_records(records: Iterable[Record]) -> dict[tuple[str, str, str], list[Record]]:
-    """The latest records by (method, track, variant)."""
-    groups: dict[tuple[str, str, str], list[Record]] = {}
+def group_records(records: Iterable[Record]) -> dict[RunKey, list[Record]]:
+    """The latest records by run, in order of first appearance."""
+    groups: dict[RunKey, list[Record]] = {}
     for record in latest(records).values():
-        groups.setdefault((record.method, record.track, record.variant), []).append(record)
+        groups.setdefault(record.run, []).append(record)
     return groups
 
 
@@ -188,13 +196,13 @@ def scoreboard(records: list[Record], protocol: Protocol) -> Scoreboard:
     weights = protocol.weights(domain)
     components = tuple(
         _component_result(
-            column, records, weights[column.component], values, strict, interval(draws[:, index])
+            column, records, weights[column.component.name], values, strict, interval(draws[:, index])
         )
         for index, column in enumerate(columns)
     )
     complete = {name: value for name, value in values.items() if value is not None}
     whole = len(complete) == len(columns)
-    unofficial = unofficial_reasons(records, columns)
+    unofficial = unofficial_reasons(records, protocol, domain)
     total = protocol.total(complete, domain) if whole else None
     official = whole and not unofficial
     # Where every component has a value, every strict mean has one too.
@@ -222,7 +230,7 @@ def scoreboard(records: list[Record], protocol: Protocol) -> Scoreboard:
 
 def sample_scores(records: Iterable[Record], columns: tuple[Column, ...]) -> SampleScores:
     """Clip and drop per video, average over seeds within the sample; see SampleScores."""
-    columns_by_metric = {COMPONENTS[column.component].metric: index for index, column in enumerate(columns)}
+    columns_by_metric = {column.component.metric: index for index, column in enumerate(columns)}
     categories: dict[str, str] = {}
     seeds: set[int] = set()
     values: dict[tuple[str, int], list[float]] = {}
@@ -254,7 +262,7 @@ def sample_scores(records: Iterable[Record], columns: tuple[Column, ...]) -> Sam
             if counted:
                 official_SC[row, index] = sum(counted) / len(counted)
             if (sample, index) not in not_applicable:
-                worst = [column.low] * (len(seeds) - len(counted))
+                worst = [column.component.worst] * (len(seeds) - len(counted))
                 strict_SC[row, index] = sum(counted + worst) / len(seeds)
     return SampleScores(
         columns=columns,
@@ -279,7 +287,7 @@ def _component_result(
     strict: Mapping[str, float | None],
     spread: Interval | None,
 ) -> ComponentResult:
-    component = COMPONENTS[column.component]
+    component = column.component
     seeds = {record.seed for record in records}
     videos = {(record.sample, seed) for record in records for seed in seeds}
     own = [record for record in records if record.metric == component.metric]
@@ -291,11 +299,11 @@ def _component_result(
     )
     unrecorded = len(expected - {(record.sample, record.seed) for record in own})
     return ComponentResult(
-        component=column.component,
+        component=component.name,
         label=component.label,
         weight=weight,
-        value=values[column.component],
-        strict=strict[column.component] if values[column.component] is not None else None,
+        value=values[component.name],
+        strict=strict[component.name] if values[component.name] is not None else None,
         interval=spread,
         expected=len(expected),
         scored=len(scored),
@@ -323,19 +331,29 @@ def _supplementary(records: list[Record]) -> dict[str, tuple[float, int]]:
     return result
 
 
-def unofficial_reasons(records: Iterable[Record], columns: tuple[Column, ...]) -> tuple[str, ...]:
-    """Why the records' total is not the protocol's: what a metric's details call `unofficial`, tiny weights
-    in a metric or in the generator.
+def unofficial_reasons(records: Iterable[Record], protocol: Protocol, domain: str) -> tuple[str, ...]:
+    """Why the records have no TotalScore under a protocol, however complete they are; sorted.
+
+    Scores of weights or of a judge that the protocol does not accept, videos that such weights generated, and
+    what a metric itself calls unofficial.
     """
     records = list(records)
-    weighed = {COMPONENTS[column.component].metric for column in columns}
-    scored = [record for record in records if record.metric in weighed and record.value is not None]
-    reasons = {one_line(text) for record in scored if (text := record.details.get("unofficial"))}
-    tiny = sorted({record.metric for record in scored if record.provenance.is_tiny})
-    if tiny:
-        reasons.add(f"tiny random weights in {', '.join(tiny)}")
-    if any(is_tiny_variant(record.variant) for record in records):
-        reasons.add("generated with tiny weights")
+    weighed = {column.component.metric for column in protocol.weighted_columns(domain)}
+    reasons: set[str] = set()
+    refused: dict[WeightsKind, set[str]] = {}
+    for record in records:
+        if record.metric not in weighed or record.value is None:
+            continue
+        for kind in record.provenance.weights_kinds - protocol.accepted_weights:
+            refused.setdefault(kind, set()).add(record.metric)
+        judge = record.judge_kind
+        if judge is not None and judge not in protocol.accepted_judges:
+            reasons.add(record.unofficial or f"{judge} judge")
+        elif judge != "local" and record.unofficial:
+            reasons.add(record.unofficial)
+    reasons |= {f"{WEIGHTS_TEXT[kind]} in {', '.join(sorted(names))}" for kind, names in refused.items()}
+    generators = {generated_with(record.variant) for record in records} - {None}
+    reasons |= {f"generated with {kind} weights" for kind in generators - protocol.accepted_weights}
     return tuple(sorted(reasons))
 
 

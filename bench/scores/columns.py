@@ -1,4 +1,6 @@
-"""The seven columns of OpenS2V-Eval: their names, files, and which samples they apply to.
+"""The seven components of OpenS2V-Eval: files, keys, ranges, and which samples they apply to.
+
+What a protocol decides (clips, weights) stands in `protocol.py`.
 
 Source: `eval/` of PKU-YuanGroup/OpenS2V-Nexus at v1.1 (commit 210eb08): the file and key each script writes,
 and the inclusion rules of get_facesim.py and get_nexusscore.py.
@@ -61,17 +63,18 @@ def always_applies(sample: Sample) -> str | None:
 
 @dataclass(frozen=True, kw_only=True)
 class Component:
-    """One column: `name` in code and records' tables, `label` in print, and its place in the official files.
+    """One component: `name` in code and tables, `label` in print, `metric` whose records fill it.
 
-    `worst` and `best` are the raw score's range before it is mapped to 0..1; `not_applicable` is a rule that
-    depends on the sample alone. `licence_note` is said where a TotalScore that holds the component is
-    printed.
+    `official_files` and `official_key` say where the official scripts write it (several files: one per judge
+    run; an empty key: the bare value). `worst` and `best` are the raw scores that become 0 and 1.
+    `not_applicable` says why a sample has no such score, or None, from the sample alone. `licence_note` is
+    said where a TotalScore that holds the component is printed.
     """
 
     name: str
     label: str
     metric: str
-    official_file: str
+    official_files: tuple[str, ...]
     official_key: str
     worst: float
     best: float
@@ -87,7 +90,7 @@ COMPONENTS = {
             name="aesthetics",
             label="Aesthetics",
             metric="aesthetics",
-            official_file="aesthetic_score.json",
+            official_files=("aesthetic_score.json",),
             official_key="aes_score",
             worst=4.0,
             best=7.0,
@@ -97,7 +100,7 @@ COMPONENTS = {
             name="motion_smoothness",
             label="MotionSmoothness",
             metric="motion-smoothness",
-            official_file="motion_smoothness.json",
+            official_files=("motion_smoothness.json",),
             official_key="motion_smoothness",
             worst=0.0,
             best=1.0,
@@ -107,7 +110,7 @@ COMPONENTS = {
             name="motion_amplitude",
             label="MotionAmplitude",
             metric="motion-amplitude",
-            official_file="motion_amplitude.json",
+            official_files=("motion_amplitude.json",),
             official_key="motion_fb",
             worst=0.0,
             best=1.0,
@@ -117,7 +120,7 @@ COMPONENTS = {
             name="facesim",
             label="FaceSim",
             metric="facesim",
-            official_file="facesim.json",
+            official_files=("facesim.json",),
             official_key="cur_score",
             worst=0.0,
             best=1.0,
@@ -131,7 +134,7 @@ COMPONENTS = {
             name="gmescore",
             label="GmeScore",
             metric="gmescore",
-            official_file="gmescore.json",
+            official_files=("gmescore.json",),
             official_key="gme_score",
             worst=0.0,
             best=1.0,
@@ -141,7 +144,7 @@ COMPONENTS = {
             name="nexusscore",
             label="NexusScore",
             metric="nexusscore",
-            official_file="nexusscore.json",
+            official_files=("nexusscore.json",),
             official_key="nexus_score",
             worst=0.0,
             best=0.05,
@@ -152,7 +155,7 @@ COMPONENTS = {
             name="naturalscore",
             label="NaturalScore",
             metric="naturalscore",
-            official_file="naturalscore_{run}.json",
+            official_files=("naturalscore_1.json", "naturalscore_2.json", "naturalscore_3.json"),
             official_key="",
             worst=1.0,
             best=5.0,

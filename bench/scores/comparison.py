@@ -14,11 +14,11 @@ from statistics import NormalDist
 
 import numpy as np
 
+from refbench.bench.console import count_text
 from refbench.bench.dataset import domain_of
 from refbench.bench.errors import UserError
 from refbench.bench.scores.aggregate import SampleScores, sample_scores, unofficial_reasons
 from refbench.bench.scores.bootstrap import CONFIDENCE, Interval, interval
-from refbench.bench.scores.columns import COMPONENTS
 from refbench.bench.scores.protocol import Protocol
 from refbench.bench.scores.record import FAILED, MISSING_VIDEO, MISSING_WEIGHTS, Record
 
@@ -63,7 +63,7 @@ class Comparison:
     notes: tuple[str, ...]
 
 
-def compare(
+def compare_records(
     records_a: list[Record], records_b: list[Record], protocol: Protocol, labels: tuple[str, str]
 ) -> Comparison:
     """Compare the records of two (method, track, variant) groups of one track.
@@ -83,27 +83,33 @@ def compare(
     if not common:
         raise UserError(f"{labels[0]} and {labels[1]} have no scored sample in common on {track}")
     left_out = {record.sample for record in (*records_a, *records_b)} - common
-    notes = [f"{_samples(len(left_out))} left out: no video in one of the two"] if left_out else []
+    notes = []
+    if left_out:
+        notes.append(f"{count_text(len(left_out), 'sample')} left out: no video in one of the two")
     unusable = _unusable(records_a) | _unusable(records_b)
     scores_a, scores_b = (
         sample_scores(_restricted(records, common, unusable), columns) for records in (records_a, records_b)
     )
     for column in columns:
-        metric = COMPONENTS[column.component].metric
-        failed = sum(1 for sample, name in unusable if name == metric and sample in common)
+        component = column.component
+        failed = sum(1 for sample, name in unusable if name == component.metric and sample in common)
         if failed:
-            label = COMPONENTS[column.component].label
-            notes.append(f"{label}: {_samples(failed)} left out, not scored in one of the two")
-    unofficial = {*unofficial_reasons(records_a, columns), *unofficial_reasons(records_b, columns)}
+            samples = count_text(failed, "sample")
+            notes.append(f"{component.label}: {samples} left out, not scored in one of the two")
+    unofficial = {
+        reason
+        for records in (records_a, records_b)
+        for reason in unofficial_reasons(records, protocol, domain)
+    }
     notes += [f"not a TotalScore: {text}" for text in sorted(unofficial)]
     draws_a, draws_b = scores_a.resampled(), scores_b.resampled()
     values_a, values_b = scores_a.values(), scores_b.values()
     components = tuple(
         _difference(
-            column.component,
-            COMPONENTS[column.component].label,
-            values_a[column.component],
-            values_b[column.component],
+            column.component.name,
+            column.component.label,
+            values_a[column.component.name],
+            values_b[column.component.name],
             draws_a[:, index] - draws_b[:, index],
             _entered(scores_a, scores_b, index),
         )
@@ -128,10 +134,6 @@ def compare(
         components=components,
         notes=tuple(notes),
     )
-
-
-def _samples(count: int) -> str:
-    return f"{count} sample{'' if count == 1 else 's'}"
 
 
 def _samples_with_video(records: Iterable[Record]) -> set[str]:

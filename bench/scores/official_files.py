@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,12 +20,12 @@ from refbench.bench.errors import UserError, one_line
 from refbench.bench.files import read_json, write_text
 from refbench.bench.runs.folder import variant_name
 from refbench.bench.sample import category_of
-from refbench.bench.scores.aggregate import unofficial_reasons
+from refbench.bench.scores.aggregate import group_records, unofficial_reasons
 from refbench.bench.scores.columns import COMPONENTS, Component, category_not_applicable
 from refbench.bench.scores.protocol import (
     EVALUATION_TYPES,
-    NATURAL_RUN_FILES,
-    PROTOCOLS,
+    OFFICIAL_PROTOCOLS,
+    OPENS2V_1_1,
     Column,
     Protocol,
     natural_scores,
@@ -35,8 +35,6 @@ from refbench.bench.scores.protocol import (
 from refbench.bench.scores.record import FAILED, MISSING_VIDEO, NOT_APPLICABLE, PLAIN, Provenance, Record
 
 IMPORTED = "imported"
-# v1.0 kept MotionAmplitude's value in a file of another name.
-OLD_MOTION_FILE = "motionscore.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,10 +95,11 @@ def _read_files(folder: Path) -> tuple[dict[str, dict[str, Any]], dict[str, str]
     contents: dict[str, dict[str, Any]] = {}
     sources: dict[str, str] = {}
     for name, component in COMPONENTS.items():
-        files = NATURAL_RUN_FILES if name == "naturalscore" else (component.official_file,)
-        if name == "motion_amplitude" and not (folder / component.official_file).is_file():
-            files = (OLD_MOTION_FILE,)
-        found = [file for file in files if (folder / file).is_file()]
+        # v1.0 kept MotionAmplitude's value in a file of another name; the newer file wins.
+        by_version = [
+            [file for file in column.files if (folder / file).is_file()] for column in _columns(component)
+        ]
+        found = next((files for files in by_version if files), [])
         for file in found:
             content = read_json(folder / file)
             if not isinstance(content, dict):
@@ -118,7 +117,7 @@ def _read_files(folder: Path) -> tuple[dict[str, dict[str, Any]], dict[str, str]
 def _component_scores(contents: Mapping[str, Any], component: Component) -> dict[str, float] | None:
     """Video → checked raw score, or None where the component has no file."""
     if component.name == "naturalscore":
-        if not any(file in contents for file in NATURAL_RUN_FILES):
+        if not any(file in contents for file in component.official_files):
             return None
         try:
             scores: Mapping[str, Any] = natural_scores(contents)
@@ -127,7 +126,7 @@ def _component_scores(contents: Mapping[str, Any], component: Component) -> dict
                 f"naturalscore: {one_line(error)}; the official merge stops here too: judge that video again"
             ) from None
     else:
-        column = _column(component, contents)
+        column = next((one for one in _columns(component) if one.files[0] in contents), None)
         if column is None:
             return None
         scores = raw_scores(contents, column)
@@ -140,12 +139,10 @@ def _component_scores(contents: Mapping[str, Any], component: Component) -> dict
     return {video: float(score) for video, score in scores.items()}
 
 
-def _column(component: Component, contents: Mapping[str, Any]) -> Column | None:
-    """The protocol's column whose file is there (MotionAmplitude has one per version)."""
-    columns = [column for protocol in PROTOCOLS.values() for column in protocol.columns]
-    return next(
-        (column for column in columns if column.component == component.name and column.file in contents), None
-    )
+def _columns(component: Component) -> list[Column]:
+    """The component's columns in the official protocols, the newest version first."""
+    columns = [column for protocol in OFFICIAL_PROTOCOLS for column in protocol.columns]
+    return [column for column in columns if column.component.name == component.name]
 
 
 def _absence(component: Component, sample_id: str, has_other_scores: bool, track: Track | None) -> str:
@@ -166,9 +163,10 @@ def _category(sample_id: str, track: Track | None) -> str:
 
 
 def _natural_details(contents: Mapping[str, Any], sample_id: str) -> dict[str, Any]:
+    files = COMPONENTS["naturalscore"].official_files
     runs = {
         str(number): contents[file][sample_id]
-        for number, file in enumerate(NATURAL_RUN_FILES, start=1)
+        for number, file in enumerate(files, start=1)
         if contents.get(file, {}).get(sample_id) is not None
     }
     return {"runs": runs} if runs else {}
@@ -198,30 +196,30 @@ def export_scores(records: Iterable[Record], folder: Path) -> Exported:
         if component is None or record.value is None:
             continue
         if component.name == "naturalscore":
-            for number, file in enumerate(NATURAL_RUN_FILES, start=1):
+            for number, file in enumerate(component.official_files, start=1):
                 answer = record.details.get("runs", {str(number): record.value}).get(str(number))
                 if answer is not None:
                     contents.setdefault(file, {})[record.sample] = answer
         else:
             entry = {component.official_key: record.value}
-            contents.setdefault(component.official_file, {})[record.sample] = entry
+            contents.setdefault(component.official_files[0], {})[record.sample] = entry
     files = []
     for name, content in contents.items():
         write_text(folder / name, json.dumps(content, indent=4) + "\n")
         files.append(folder / name)
-    protocol = PROTOCOLS["opens2v-1.1"]
-    unofficial = unofficial_reasons(records, protocol.weighted_columns(domain_of(track)))
+    domain = domain_of(track)
+    unofficial = unofficial_reasons(records, OPENS2V_1_1, domain)
     if unofficial:
         return Exported(files=files, notes=[f"no merged file: {'; '.join(unofficial)}"])
     variants = sorted({record.variant for record in records} - {PLAIN})
     if variants:
         return Exported(files=files, notes=[f"no merged file: the run is the variant {variants[0]}"])
-    missing = _missing_components(contents, protocol, domain_of(track))
+    missing = _missing_components(contents, OPENS2V_1_1, domain)
     if missing:
         return Exported(files=files, notes=[f"no merged file: nothing scored for {', '.join(missing)}"])
-    evaluation_type = EVALUATION_TYPES[domain_of(track)]
+    evaluation_type = EVALUATION_TYPES[domain]
     merged = folder / f"{evaluation_type}.json"
-    result = official_result(contents, protocol, evaluation_type)
+    result = official_result(contents, OPENS2V_1_1, evaluation_type)
     write_text(merged, json.dumps(result, indent=4) + "\n")
     return Exported(files=[*files, merged], notes=[])
 
@@ -230,15 +228,20 @@ def _missing_components(
     contents: Mapping[str, Mapping[str, Any]], protocol: Protocol, domain: str
 ) -> list[str]:
     return [
-        COMPONENTS[column.component].label
+        column.component.label
         for column in protocol.weighted_columns(domain)
         if not raw_scores(contents, column)
     ]
 
 
-def export_folder(root: Path, record: Record, *, several_seeds: bool) -> Path:
-    """Where the files of a record's group go: `<root>/<method>/<track>`, and a folder per seed where there
-    are several.
+def export_records(records: Iterable[Record], root: Path) -> Iterator[tuple[Path, Exported]]:
+    """Write every run and seed into its folder, `<root>/<method>/<track>`, with a folder per seed where there
+    are several; yields each folder with what `export_scores` wrote there.
     """
-    folder = root / record.method / variant_name(record.track, record.variant or PLAIN)
-    return folder / f"seed-{record.seed}" if several_seeds else folder
+    for run, of_run in group_records(records).items():
+        seeds = sorted({record.seed for record in of_run})
+        for seed in seeds:
+            folder = root / run.method / variant_name(run.track, run.variant)
+            if len(seeds) > 1:
+                folder /= f"seed-{seed}"
+            yield folder, export_scores([record for record in of_run if record.seed == seed], folder)

@@ -2,7 +2,7 @@
 
 Source: `eval/merge_result.py` of PKU-YuanGroup/OpenS2V-Nexus, v1.1 (commit 210eb08) and v1.0; described in
 the goldens' `opens2v_eval/README.md`, section 7. Per component: clip each video, average over the videos that
-have it, map the mean to (mean - low) / (high - low); TotalScore is the weighted sum. Quirks copied on
+have it, map the mean to (mean - worst) / (best - worst); TotalScore is the weighted sum. Quirks copied on
 purpose:
 
 * a component that no video has counts as mean 0 before the mapping (aesthetics then contributes -4/3);
@@ -13,18 +13,24 @@ purpose:
 * a record of a wrong shape vanishes, but in the two motion files of v1.1, where it raises TypeError;
 * every file is read and clipped whatever the domain, so a malformed NexusScore raises in Human-Domain too;
 * any evaluation type but exactly `Human-Domain` has the open-domain weights; NaN passes every clip.
+
+Protocols are found by name (`get_protocol`). Others than the official two are made known by
+`register_protocol`, in a plugin file or in a module that the entry-point group `refbench.protocols` names.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib.metadata import entry_points
 from typing import Any
 
-from refbench.bench.errors import UserError
+from refbench.bench.errors import UserError, one_line
 from refbench.bench.registry import unknown_name
+from refbench.bench.scores.columns import COMPONENTS, Component
+from refbench.bench.scores.record import JudgeKind, WeightsKind
 
-NATURAL_RUN_FILES = ("naturalscore_1.json", "naturalscore_2.json", "naturalscore_3.json")
+PROTOCOLS_GROUP = "refbench.protocols"
 EVALUATION_TYPES = {
     "open-domain": "Open-Domain",
     "human-domain": "Human-Domain",
@@ -60,24 +66,27 @@ def clip_natural(score: float) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class Column:
-    """One component within a protocol.
+    """One component within a protocol: what the protocol decides about it.
 
-    `field` is its name in the official result, `file` and `key` where the official scripts keep it, `clip`
-    the per-video rule (None: the video is dropped), `low` and `high` the raw values that become 0 and 1.
+    `clip` is the per-video rule (None: the video is left out of the mean), `field` the component's name in
+    the official result. `file` is where this version's scripts keep the scores if that is not the component's
+    own file. `takes_bare_numbers`: an entry that is no object is taken as the score itself.
     """
 
-    component: str
-    field: str
-    file: str
-    key: str
+    component: Component
     clip: Callable[[float], float | None]
-    low: float = 0.0
-    high: float = 1.0
+    field: str
+    file: str = ""
     takes_bare_numbers: bool = False
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The official score files of the component in this version."""
+        return (self.file,) if self.file else self.component.official_files
 
     def normalised(self, mean: float) -> float:
         """A mean of clipped raw scores on the scale 0..1."""
-        return (mean - self.low) / (self.high - self.low)
+        return (mean - self.component.worst) / (self.component.best - self.component.worst)
 
     def mean(self, clipped: list[float]) -> float:
         """The normalised mean of clipped scores; none at all count as a raw mean of 0, as officially."""
@@ -86,8 +95,10 @@ class Column:
 
 @dataclass(frozen=True, kw_only=True)
 class Protocol:
-    """A version of the official aggregation. `weights` maps the human-domain and all other domains to
-    weights.
+    """A version of the aggregation: its columns, their weights in TotalScore, and what it lets count.
+
+    `human_weights` are those of the human domain, `open_weights` those of every other one. Scores of weights
+    or judges of a kind that is not in `accepted_weights` or `accepted_judges` give no TotalScore.
     """
 
     name: str
@@ -95,6 +106,8 @@ class Protocol:
     columns: tuple[Column, ...]
     open_weights: Mapping[str, float]
     human_weights: Mapping[str, float]
+    accepted_weights: frozenset[WeightsKind] = frozenset({"real"})
+    accepted_judges: frozenset[JudgeKind] = frozenset({"endpoint"})
 
     def weights(self, domain: str) -> Mapping[str, float]:
         """Component → weight for a domain (`human-domain` has its own, every other the open ones)."""
@@ -102,136 +115,129 @@ class Protocol:
 
     def weighted_columns(self, domain: str) -> tuple[Column, ...]:
         """The columns that enter a domain's TotalScore."""
-        return tuple(column for column in self.columns if column.component in self.weights(domain))
+        return tuple(column for column in self.columns if column.component.name in self.weights(domain))
 
     def total(self, values: Mapping[str, float], domain: str) -> float:
         """The weighted sum of normalised component values, which must all be there."""
         return sum(weight * values[component] for component, weight in self.weights(domain).items())
 
 
-_AESTHETICS = Column(
-    component="aesthetics",
-    field="aes_score",
-    file="aesthetic_score.json",
-    key="aes_score",
-    clip=clip_aesthetics,
-    low=4.0,
-    high=7.0,
-)
-_FACESIM = Column(
-    component="facesim", field="facesim_cur", file="facesim.json", key="cur_score", clip=clip_similarity
-)
-_GMESCORE = Column(
-    component="gmescore", field="gme_score", file="gmescore.json", key="gme_score", clip=clip_similarity
-)
-_NEXUSSCORE = Column(
-    component="nexusscore",
-    field="nexus_score",
-    file="nexusscore.json",
-    key="nexus_score",
-    clip=clip_nexus,
-    high=0.05,
-)
-_NATURALSCORE = Column(
-    component="naturalscore",
-    field="natural_score",
-    file="naturalscore_{run}.json",
-    key="",
-    clip=clip_natural,
-    low=1.0,
-    high=5.0,
-)
+_AESTHETICS = Column(component=COMPONENTS["aesthetics"], clip=clip_aesthetics, field="aes_score")
+_FACESIM = Column(component=COMPONENTS["facesim"], clip=clip_similarity, field="facesim_cur")
+_GMESCORE = Column(component=COMPONENTS["gmescore"], clip=clip_similarity, field="gme_score")
+_NEXUSSCORE = Column(component=COMPONENTS["nexusscore"], clip=clip_nexus, field="nexus_score")
+_NATURALSCORE = Column(component=COMPONENTS["naturalscore"], clip=clip_natural, field="natural_score")
 
-PROTOCOLS = {
-    protocol.name: protocol
-    for protocol in (
-        Protocol(
-            name="opens2v-1.1",
-            summary="seven components; motion is MotionSmoothness and MotionAmplitude",
-            columns=(
-                _AESTHETICS,
-                Column(
-                    component="motion_smoothness",
-                    field="motion_smoothness",
-                    file="motion_smoothness.json",
-                    key="motion_smoothness",
-                    clip=clip_motion,
-                    takes_bare_numbers=True,
-                ),
-                Column(
-                    component="motion_amplitude",
-                    field="motion_amplitude",
-                    file="motion_amplitude.json",
-                    key="motion_fb",
-                    clip=clip_motion,
-                    takes_bare_numbers=True,
-                ),
-                _FACESIM,
-                _GMESCORE,
-                _NEXUSSCORE,
-                _NATURALSCORE,
-            ),
-            open_weights={
-                "aesthetics": 0.16,
-                "motion_smoothness": 0.06,
-                "motion_amplitude": 0.02,
-                "facesim": 0.20,
-                "gmescore": 0.12,
-                "nexusscore": 0.20,
-                "naturalscore": 0.24,
-            },
-            human_weights={
-                "aesthetics": 0.18,
-                "motion_smoothness": 0.09,
-                "motion_amplitude": 0.03,
-                "facesim": 0.25,
-                "gmescore": 0.15,
-                "naturalscore": 0.30,
-            },
+OPENS2V_1_1 = Protocol(
+    name="opens2v-1.1",
+    summary="seven components; motion is MotionSmoothness and MotionAmplitude",
+    columns=(
+        _AESTHETICS,
+        Column(
+            component=COMPONENTS["motion_smoothness"],
+            clip=clip_motion,
+            field="motion_smoothness",
+            takes_bare_numbers=True,
         ),
-        Protocol(
-            name="opens2v-1.0",
-            summary="six components; motion is MotionAmplitude's value alone",
-            columns=(
-                _AESTHETICS,
-                Column(
-                    component="motion_amplitude",
-                    field="motion_score",
-                    file="motionscore.json",
-                    key="motion_fb",
-                    clip=clip_motion,
-                ),
-                _FACESIM,
-                _GMESCORE,
-                _NEXUSSCORE,
-                _NATURALSCORE,
-            ),
-            open_weights={
-                "aesthetics": 0.12,
-                "motion_amplitude": 0.12,
-                "facesim": 0.20,
-                "gmescore": 0.12,
-                "nexusscore": 0.20,
-                "naturalscore": 0.24,
-            },
-            human_weights={
-                "aesthetics": 0.15,
-                "motion_amplitude": 0.15,
-                "facesim": 0.25,
-                "gmescore": 0.15,
-                "naturalscore": 0.30,
-            },
+        Column(
+            component=COMPONENTS["motion_amplitude"],
+            clip=clip_motion,
+            field="motion_amplitude",
+            takes_bare_numbers=True,
         ),
-    )
-}
-DEFAULT_PROTOCOL = "opens2v-1.1"
+        _FACESIM,
+        _GMESCORE,
+        _NEXUSSCORE,
+        _NATURALSCORE,
+    ),
+    open_weights={
+        "aesthetics": 0.16,
+        "motion_smoothness": 0.06,
+        "motion_amplitude": 0.02,
+        "facesim": 0.20,
+        "gmescore": 0.12,
+        "nexusscore": 0.20,
+        "naturalscore": 0.24,
+    },
+    human_weights={
+        "aesthetics": 0.18,
+        "motion_smoothness": 0.09,
+        "motion_amplitude": 0.03,
+        "facesim": 0.25,
+        "gmescore": 0.15,
+        "naturalscore": 0.30,
+    },
+)
+OPENS2V_1_0 = Protocol(
+    name="opens2v-1.0",
+    summary="six components; motion is MotionAmplitude's value alone",
+    columns=(
+        _AESTHETICS,
+        Column(
+            component=COMPONENTS["motion_amplitude"],
+            clip=clip_motion,
+            field="motion_score",
+            file="motionscore.json",
+        ),
+        _FACESIM,
+        _GMESCORE,
+        _NEXUSSCORE,
+        _NATURALSCORE,
+    ),
+    open_weights={
+        "aesthetics": 0.12,
+        "motion_amplitude": 0.12,
+        "facesim": 0.20,
+        "gmescore": 0.12,
+        "nexusscore": 0.20,
+        "naturalscore": 0.24,
+    },
+    human_weights={
+        "aesthetics": 0.15,
+        "motion_amplitude": 0.15,
+        "facesim": 0.25,
+        "gmescore": 0.15,
+        "naturalscore": 0.30,
+    },
+)
+# The published leaderboards and the official score files follow these.
+OFFICIAL_PROTOCOLS = (OPENS2V_1_1, OPENS2V_1_0)
+
+_protocols: dict[str, Protocol] = {protocol.name: protocol for protocol in OFFICIAL_PROTOCOLS}
+
+
+def register_protocol(protocol: Protocol) -> Protocol:
+    """Make a protocol known by its name, and return it. Raises UserError when another one has the name."""
+    if _protocols.setdefault(protocol.name, protocol) is not protocol:
+        raise UserError(f"two protocols are called {protocol.name!r}")
+    return protocol
 
 
 def get_protocol(name: str) -> Protocol:
-    """The protocol of that name; an unknown one is a UserError."""
-    if name not in PROTOCOLS:
-        raise UserError(unknown_name("protocol", name, PROTOCOLS))
-    return PROTOCOLS[name]
+    """The protocol of that name. Raises UserError for an unknown one, with the nearest known names."""
+    problems = [] if name in _protocols else _load_entry_points()
+    if name not in _protocols:
+        raise UserError(unknown_name("protocol", name, _protocols, problems))
+    return _protocols[name]
+
+
+def protocol_names() -> tuple[str, ...]:
+    """The names of all known protocols, the official ones first."""
+    _load_entry_points()
+    return tuple(_protocols)
+
+
+def _load_entry_points() -> list[str]:
+    """Register what other packages bring; the result says, a line each, what failed to load."""
+    problems = []
+    for point in entry_points(group=PROTOCOLS_GROUP):
+        try:
+            loaded = point.load()
+            if isinstance(loaded, Protocol):
+                register_protocol(loaded)
+        except Exception as error:  # noqa: BLE001 - somebody else's package may fail in any way
+            problems.append(f"{point.value}: {type(error).__name__}: {one_line(error)}")
+    return problems
 
 
 def raw_scores(files: Mapping[str, Any], column: Column) -> dict[str, Any]:
@@ -240,12 +246,13 @@ def raw_scores(files: Mapping[str, Any], column: Column) -> dict[str, Any]:
     Raises what the official code raises: ValueError for a NaturalScore that is no number, TypeError for a
     nested one.
     """
-    if column.component == "naturalscore":
+    if column.component.name == "naturalscore":
         return natural_scores(files)
+    (file,), key = column.files, column.component.official_key
     scores = {}
-    for video, entry in files.get(column.file, {}).items():
-        if isinstance(entry, Mapping) and column.key in entry:
-            scores[video] = entry[column.key]
+    for video, entry in files.get(file, {}).items():
+        if isinstance(entry, Mapping) and key in entry:
+            scores[video] = entry[key]
         elif column.takes_bare_numbers:
             scores[video] = entry
     return scores
@@ -254,7 +261,7 @@ def raw_scores(files: Mapping[str, Any], column: Column) -> dict[str, Any]:
 def natural_scores(files: Mapping[str, Any]) -> dict[str, float]:
     """Video → mean of its judge runs; a null run is skipped, and a video with null runs only has no score."""
     runs: dict[str, list[float]] = {}
-    for name in NATURAL_RUN_FILES:
+    for name in COMPONENTS["naturalscore"].official_files:
         for video, answer in files.get(name, {}).items():
             if answer is not None:
                 runs.setdefault(video, []).append(float(answer))
@@ -271,9 +278,9 @@ def official_result(files: Mapping[str, Any], protocol: Protocol, evaluation_typ
     values = {}
     for column in protocol.columns:
         clipped = [column.clip(score) for score in raw_scores(files, column).values()]
-        values[column.component] = column.mean([score for score in clipped if score is not None])
+        values[column.component.name] = column.mean([score for score in clipped if score is not None])
     domain = "human-domain" if evaluation_type == "Human-Domain" else "open-domain"
     result = {"total_score": protocol.total(values, domain)}
     for column in protocol.weighted_columns(domain):
-        result[column.field] = values[column.component]
+        result[column.field] = values[column.component.name]
     return result

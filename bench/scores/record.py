@@ -9,6 +9,8 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from refbench.bench.errors import one_line
+
 PLAIN = "plain"
 # The variant (or a part of one) of videos that a generator with made-up tiny weights made.
 TINY_VARIANT = "tiny-weights"
@@ -16,6 +18,12 @@ TINY_VARIANT = "tiny-weights"
 VARIANT_JOINT = "+"
 # Before the digest of a checkpoint that `refbench weights make-tiny` wrote.
 TINY_PREFIX = "tiny:"
+# What weights can be: of a release, or made up at random (`refbench weights make-tiny`).
+WeightsKind = Literal["real", "tiny"]
+# Who judges naturalness: a model behind an endpoint, or one that runs locally.
+JudgeKind = Literal["endpoint", "local"]
+# How the note of a score by a local judge begins; see `Record.unofficial`.
+LOCAL_JUDGE = "local judge"
 
 NOT_APPLICABLE = "not_applicable"
 MISSING_VIDEO = "missing_video"
@@ -25,6 +33,19 @@ FAILED = "failed"
 
 # Names become folders and files: none may name a place outside the store's folder.
 Name = Annotated[str, Field(pattern=r"^[^./\\\x00-\x1f][^/\\\x00-\x1f]{0,199}$")]
+
+
+class RunKey(NamedTuple):
+    """A method's videos of one track in one variant: what a scoreboard is about."""
+
+    method: str
+    track: str
+    variant: str = PLAIN
+
+    @property
+    def label(self) -> str:
+        """The method's name, with the variant in brackets where it is not the plain run."""
+        return self.method if self.variant == PLAIN else f"{self.method} ({self.variant})"
 
 
 class RecordKey(NamedTuple):
@@ -59,9 +80,16 @@ class Provenance(BaseModel):
     source: str | None = None
 
     @property
+    def weights_kinds(self) -> frozenset[WeightsKind]:
+        """The kinds of all weights that were used; empty for a metric without weights."""
+        return frozenset(
+            "tiny" if digest.startswith(TINY_PREFIX) else "real" for digest in self.weights.values()
+        )
+
+    @property
     def is_tiny(self) -> bool:
         """Whether any weights were made-up tiny ones: such a score means nothing."""
-        return any(digest.startswith(TINY_PREFIX) for digest in self.weights.values())
+        return "tiny" in self.weights_kinds
 
     def inputs(self) -> tuple[str | None, ...]:
         """What must be unchanged for a record to stay current."""
@@ -111,14 +139,26 @@ class Record(BaseModel):
         return RecordKey(self.method, self.track, self.variant, self.sample, self.seed, self.metric)
 
     @property
+    def run(self) -> RunKey:
+        """The run that was scored."""
+        return RunKey(self.method, self.track, self.variant)
+
+    @property
     def reason_kind(self) -> str | None:
         """The reason's first word (`failed` of `failed: no face`), or None for a value."""
         return None if self.reason is None else self.reason.partition(":")[0]
 
+    @property
+    def unofficial(self) -> str:
+        """What the metric says keeps its score out of a TotalScore (`local judge …`), or an empty text."""
+        return one_line(self.details.get("unofficial") or "")
 
-def run_label(method: str, variant: str) -> str:
-    """`method`, with the variant in brackets where it is not the plain run."""
-    return method if variant == PLAIN else f"{method} ({variant})"
+    @property
+    def judge_kind(self) -> JudgeKind | None:
+        """What kind of judge was asked; None for a metric that asks none."""
+        if self.unofficial.startswith(LOCAL_JUDGE):
+            return "local"
+        return "endpoint" if "judge" in self.details else None
 
 
 def joined_variant(parts: Iterable[str]) -> str:
@@ -126,9 +166,9 @@ def joined_variant(parts: Iterable[str]) -> str:
     return VARIANT_JOINT.join(part for part in parts if part != PLAIN) or PLAIN
 
 
-def is_tiny_variant(variant: str) -> bool:
-    """Whether the videos of this variant were made with made-up tiny weights."""
-    return TINY_VARIANT in variant.split(VARIANT_JOINT)
+def generated_with(variant: str) -> WeightsKind | None:
+    """The kind of made-up weights that generated the videos of this variant; None for any others or none."""
+    return "tiny" if TINY_VARIANT in variant.split(VARIANT_JOINT) else None
 
 
 def plain_name(method: str) -> str:

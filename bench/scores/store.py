@@ -12,15 +12,15 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, BinaryIO, Self
+from typing import BinaryIO, Self
 
 from pydantic import ValidationError
 
 from refbench.bench.errors import UserError, first_fault, one_line
 from refbench.bench.scores.record import Record, RecordKey, latest
 
-if TYPE_CHECKING:
-    import pandas as pd
+# A score store: its folder, a method's folder in it, or one of its files.
+Store = str | os.PathLike[str]
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
 
@@ -119,38 +119,43 @@ def read_records(path: Path) -> list[Record]:
     return records
 
 
-def store_files(places: Iterable[Path]) -> list[Path]:
-    """The store files below the given folders (or the files themselves), sorted.
+def store_paths(stores: Store | Iterable[Store]) -> list[Path]:
+    """One store or several as paths."""
+    return [Path(store) for store in ([stores] if isinstance(stores, str | os.PathLike) else stores)]
 
-    Raises UserError when a place does not exist or when nothing is found.
+
+def store_files(stores: Store | Iterable[Store]) -> list[Path]:
+    """The files of the given stores, sorted.
+
+    Raises UserError when a store does not exist or when nothing is found.
     """
     files: set[Path] = set()
-    wanted = list(places)
-    for place in wanted:
-        if place.is_file():
-            files.add(place)
-        elif place.is_dir():
-            files.update(place.rglob("*.jsonl"))
+    paths = store_paths(stores)
+    for path in paths:
+        if path.is_file():
+            files.add(path)
+        elif path.is_dir():
+            files.update(path.rglob("*.jsonl"))
         else:
-            raise UserError(f"the score store {place} does not exist")
+            raise UserError(f"the score store {path} does not exist")
     if not files:
-        raise UserError(f"no score records (*.jsonl) below {', '.join(str(place) for place in wanted)}")
+        raise UserError(f"no score records (*.jsonl) below {', '.join(map(str, paths))}")
     return sorted(files)
 
 
-def load_records(places: Iterable[Path]) -> list[Record]:
+def load_records(stores: Store | Iterable[Store]) -> list[Record]:
     """The latest record of every key in the given stores, in order of the files."""
-    return list(latest(record for file in store_files(places) for record in read_records(file)).values())
+    return list(latest(record for file in store_files(stores) for record in read_records(file)).values())
 
 
-def merge_stores(places: Sequence[Path], root: Path) -> dict[Path, int]:
-    """Join stores (of several machines or shards) into the store below `root`; later places win.
+def merge_stores(stores: Iterable[Store], root: Path) -> dict[Path, int]:
+    """Join stores (of several machines or shards) into the store below `root`; later stores win.
 
-    A missing video or missing weights never replace a value that another place holds: the machine that had
+    A missing video or missing weights never replace a value that another store holds: the machine that had
     the video is right. Returns the number of records added or changed per written file.
     """
     by_file: dict[Path, list[Record]] = {}
-    for file in (file for place in places for file in store_files([place])):
+    for file in (file for store in stores for file in store_files(store)):
         for record in read_records(file):
             by_file.setdefault(store_path(root, record.method, record.track), []).append(record)
     written = {}
@@ -165,24 +170,3 @@ def merge_stores(places: Sequence[Path], root: Path) -> dict[Path, int]:
             writer.append(changed)
         written[path] = len(changed)
     return written
-
-
-def records_frame(records: Iterable[Record]) -> pd.DataFrame:
-    """Records as a tidy table: one row each, with the key's fields, value, reason and digests as columns."""
-    import pandas as pd
-
-    rows = [
-        {
-            **record.key._asdict(),
-            "category": record.category,
-            "value": record.value,
-            "reason": record.reason,
-            "metric_version": record.provenance.metric_version,
-            "video_digest": record.provenance.video,
-        }
-        for record in records
-    ]
-    columns = ["method", "track", "variant", "sample", "category", "seed", "metric", "value", "reason"]
-    return pd.DataFrame(rows, columns=[*columns, "metric_version", "video_digest"]).astype(
-        {"value": "float64"}
-    )

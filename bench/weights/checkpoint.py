@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from refbench.bench.errors import UserError, one_line
+from refbench.bench.files import shortlist
 
 if TYPE_CHECKING:
     import torch
@@ -77,25 +78,25 @@ def load_exactly(
     ignored = tuple(ignored_prefixes)
     expected = module.state_dict()
     given = {key: value for key, value in tensors.items() if not (ignored and key.startswith(ignored))}
-    faults = []
-    for title, keys in (
-        ("missing", expected.keys() - given.keys()),
-        ("unexpected", given.keys() - expected.keys()),
-    ):
-        if keys:
-            faults.append(f"{len(keys)} {title} ({_some(keys)})")
-    misshapen = [
-        f"{key} {tuple(given[key].shape)} instead of {tuple(expected[key].shape)}"
-        for key in sorted(expected.keys() & given.keys())
-        if given[key].shape != expected[key].shape
-    ]
-    if misshapen:
-        faults.append(f"{len(misshapen)} of a wrong shape ({_some(misshapen)})")
+    faults = key_faults(
+        {
+            "missing": expected.keys() - given.keys(),
+            "unexpected": given.keys() - expected.keys(),
+            "of a wrong shape": [
+                f"{key} {tuple(given[key].shape)} instead of {tuple(expected[key].shape)}"
+                for key in expected.keys() & given.keys()
+                if given[key].shape != expected[key].shape
+            ],
+        }
+    )
     if faults:
-        raise UserError(f"{source} does not fit {type(module).__name__}: keys {'; '.join(faults)}")
+        raise UserError(f"{source} does not fit {type(module).__name__}: keys {faults}")
     module.load_state_dict(given, assign=True)
 
 
-def _some(keys: Iterable[str]) -> str:
-    ordered = sorted(keys)
-    return ", ".join(ordered[:NAMED_KEYS]) + (", …" if len(ordered) > NAMED_KEYS else "")
+def key_faults(keys_by_fault: Mapping[str, Iterable[object]]) -> str:
+    """`2 missing (a, b); 1 unexpected (c)`: each fault that has keys, with the first ones; empty for none."""
+    named = {fault: sorted(map(str, keys)) for fault, keys in keys_by_fault.items()}
+    return "; ".join(
+        f"{len(keys)} {fault} ({shortlist(keys, NAMED_KEYS)})" for fault, keys in named.items() if keys
+    )

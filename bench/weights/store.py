@@ -66,8 +66,8 @@ def locate(entry: WeightEntry, folder: Path | None) -> Path | None:
     from huggingface_hub.constants import HF_HUB_CACHE
 
     snapshots = Path(HF_HUB_CACHE) / f"models--{entry.repository.replace('/', '--')}" / "snapshots"
-    found = [place for place in snapshots.glob("*") if place.is_dir()] if snapshots.is_dir() else []
-    return max(found, key=lambda place: place.stat().st_mtime) if found else None
+    found = [snapshot for snapshot in snapshots.glob("*") if snapshot.is_dir()] if snapshots.is_dir() else []
+    return max(found, key=lambda snapshot: snapshot.stat().st_mtime) if found else None
 
 
 def require(entry: WeightEntry, folder: Path | None) -> Path:
@@ -75,24 +75,24 @@ def require(entry: WeightEntry, folder: Path | None) -> Path:
 
     Where a pull left its manifest, a file that is gone or has another size is a UserError at once.
     """
-    place = locate(entry, weights_folder(folder))
-    if place is None:
+    found = locate(entry, weights_folder(folder))
+    if found is None:
         raise MissingWeights(
             f"{entry.repository} is not on disk; {how_to_get(entry)}, then --weights WEIGHTS"
         )
-    faults = size_faults(place)
+    faults = size_faults(found)
     if faults:
         raise UserError(f"{faults[0]}; {how_to_get(entry)}")
-    return place
+    return found
 
 
 def require_file(entry: WeightEntry, candidates: Sequence[str], folder: Path | None) -> Path:
     """The first of the files (relative to the entry's folder) that exists; else MissingWeights names them."""
-    place = require(entry, folder)
+    found = require(entry, folder)
     for candidate in candidates:
-        if (place / candidate).exists():
-            return place / candidate
-    raise MissingWeights(f"{place} lacks {' or '.join(candidates)}; {how_to_get(entry)}")
+        if (found / candidate).exists():
+            return found / candidate
+    raise MissingWeights(f"{found} lacks {' or '.join(candidates)}; {how_to_get(entry)}")
 
 
 def require_model_folder(wanted: WeightEntry | str, folder: Path | None) -> Path:
@@ -102,12 +102,12 @@ def require_model_folder(wanted: WeightEntry | str, folder: Path | None) -> Path
     is not there or lacks its config or its weights.
     """
     entry = wanted if isinstance(wanted, WeightEntry) else entry_of(wanted)
-    place = require(entry, folder)
-    if not (place / "config.json").is_file():
-        raise MissingWeights(f"{place} lacks config.json; {how_to_get(entry)}")
-    if not any(True for pattern in ("*.safetensors", "pytorch_model*.bin") for _ in place.glob(pattern)):
-        raise MissingWeights(f"{place} lacks model.safetensors or pytorch_model.bin; {how_to_get(entry)}")
-    return place
+    found = require(entry, folder)
+    if not (found / "config.json").is_file():
+        raise MissingWeights(f"{found} lacks config.json; {how_to_get(entry)}")
+    if not any(True for pattern in ("*.safetensors", "pytorch_model*.bin") for _ in found.glob(pattern)):
+        raise MissingWeights(f"{found} lacks model.safetensors or pytorch_model.bin; {how_to_get(entry)}")
+    return found
 
 
 def entry_of(repository: str) -> WeightEntry:
@@ -131,8 +131,8 @@ def is_tiny(folder: Path) -> bool:
 
 def any_tiny(entries: Iterable[WeightEntry], folder: Path | None) -> bool:
     """Whether one of these entries would be read from a folder of tiny checkpoints."""
-    places = (locate(entry, weights_folder(folder)) for entry in entries)
-    return any(place is not None and is_tiny(place) for place in places)
+    located = (locate(entry, weights_folder(folder)) for entry in entries)
+    return any(found is not None and is_tiny(found) for found in located)
 
 
 def file_digests(folder: Path, files: Mapping[str, Path]) -> dict[str, str]:
@@ -141,22 +141,22 @@ def file_digests(folder: Path, files: Mapping[str, Path]) -> dict[str, str]:
     return {name: prefix + sha256_of(path) for name, path in files.items()}
 
 
-def weights_fingerprint(place: Path, files: Sequence[Path]) -> str:
-    """A digest of weight files below the folder `place` that is cheap for many GiB.
+def weights_fingerprint(folder: Path, files: Sequence[Path]) -> str:
+    """A digest of weight files below the folder `folder` that is cheap for many GiB.
 
-    Where a pull left its manifest (in `place` or up to two folders above it): `<revision> sha256:<digest of
+    Where a pull left its manifest (in `folder` or up to two folders above it): `<revision> sha256:<digest of
     names and recorded hashes>`. Else `sha256:` over names and SHA-256 of the files, or `sampled-sha256:`
     where one is larger than 64 MiB and stands in by its size and its first and last MiB. `tiny:` comes before
     all that where the folder is marked as made-up. Raises MissingWeights for no files or one that is gone.
     """
     if not files:
-        raise MissingWeights(f"{place} holds no weights")
-    root = _repository_folder(place)
+        raise MissingWeights(f"{folder} holds no weights")
+    root = _repository_folder(folder)
     manifest = read_manifest(root)
     recorded = manifest.files if manifest is not None else {}
     hashes = {}
-    for path in sorted(place / file for file in files):
-        # A file from elsewhere has no place below the folder.
+    for path in sorted(folder / file for file in files):
+        # A file from elsewhere has no name below the folder.
         name = path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
         hashes[name] = recorded[name].sha256 if name in recorded else _quick_digest(path)
     lines = "".join(f"{name} {text}\n" for name, text in hashes.items())
@@ -168,13 +168,13 @@ def weights_fingerprint(place: Path, files: Sequence[Path]) -> str:
     return f"{TINY_PREFIX if is_tiny(root) else ''}{revision}{digest}"
 
 
-def _repository_folder(place: Path) -> Path:
-    """`place`, or one of the two folders above it that a pull or `make-tiny` has marked."""
+def _repository_folder(folder: Path) -> Path:
+    """`folder`, or one of the two folders above it that a pull or `make-tiny` has marked."""
     # A network's own folder (`transformer`) lies below that of its repository.
-    for folder in (place, *place.parents[:2]):
-        if (folder / MANIFEST_FILE).exists() or (folder / TINY_MARKER).exists():
-            return folder
-    return place
+    for candidate in (folder, *folder.parents[:2]):
+        if (candidate / MANIFEST_FILE).exists() or (candidate / TINY_MARKER).exists():
+            return candidate
+    return folder
 
 
 def _quick_digest(path: Path) -> str:
@@ -198,9 +198,9 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def read_manifest(place: Path) -> Manifest | None:
+def read_manifest(folder: Path) -> Manifest | None:
     """What a pull recorded in a folder, or None where there is no manifest. A damaged one is a UserError."""
-    path = place / MANIFEST_FILE
+    path = folder / MANIFEST_FILE
     if not path.is_file():
         return None
     try:
@@ -213,14 +213,14 @@ def read_manifest(place: Path) -> Manifest | None:
     return manifest
 
 
-def size_faults(place: Path) -> list[str]:
+def size_faults(folder: Path) -> list[str]:
     """Files that are missing or have another size than the pull recorded, one line each; cheap."""
-    manifest = read_manifest(place)
+    manifest = read_manifest(folder)
     if manifest is None:
         return []
     faults = []
     for name, recorded in manifest.files.items():
-        path = place / name
+        path = folder / name
         if not path.is_file():
             faults.append(f"{path} is missing")
         elif path.stat().st_size != recorded.bytes:
@@ -228,28 +228,28 @@ def size_faults(place: Path) -> list[str]:
     return faults
 
 
-def missing_files(entry: WeightEntry, place: Path) -> list[str]:
+def missing_files(entry: WeightEntry, folder: Path) -> list[str]:
     """What of an entry's required files its folder lacks."""
     return [
         alternatives
         for alternatives in entry.required
-        if not any(any(place.glob(name)) for name in alternatives.split("|"))
+        if not any(any(folder.glob(name)) for name in alternatives.split("|"))
     ]
 
 
-def verify(entry: WeightEntry, place: Path) -> list[str]:
+def verify(entry: WeightEntry, folder: Path) -> list[str]:
     """What is wrong with an entry's folder, one line each: required files, sizes, then every file's
     SHA-256.
     """
-    faults = [f"{place} lacks {name.replace('|', ' or ')}" for name in missing_files(entry, place)]
-    faults += size_faults(place)
-    manifest = read_manifest(place)
+    faults = [f"{folder} lacks {name.replace('|', ' or ')}" for name in missing_files(entry, folder)]
+    faults += size_faults(folder)
+    manifest = read_manifest(folder)
     if manifest is None or faults:
         return faults
     return [
-        f"{place / name} is not the file that was pulled: its SHA-256 differs"
+        f"{folder / name} is not the file that was pulled: its SHA-256 differs"
         for name, recorded in manifest.files.items()
-        if sha256_of(place / name) != recorded.sha256
+        if sha256_of(folder / name) != recorded.sha256
     ]
 
 
@@ -260,13 +260,13 @@ def pull(entry: WeightEntry, folder: Path) -> Manifest:
     """
     from huggingface_hub import HfApi, snapshot_download
 
-    place = folder / entry.repository
+    target = folder / entry.repository
     try:
         information = HfApi().model_info(entry.repository, revision=entry.revision or None)
         snapshot_download(
             entry.repository,
             revision=information.sha,
-            local_dir=place,
+            local_dir=target,
             allow_patterns=list(entry.only) or None,
             ignore_patterns=list(FOREIGN_FILES),
         )
@@ -274,20 +274,22 @@ def pull(entry: WeightEntry, folder: Path) -> Manifest:
         raise UserError(f"{entry.repository} could not be downloaded: {one_line(error, 200)}") from None
     card = information.card_data
     licence = str(card.get("license") or "") if card is not None else ""
-    return write_manifest(place, entry.repository, information.sha or "", licence)
+    return write_manifest(target, entry.repository, information.sha or "", licence)
 
 
-def write_manifest(place: Path, repository: str, revision: str, licence: str) -> Manifest:
+def write_manifest(folder: Path, repository: str, revision: str, licence: str) -> Manifest:
     """Record every file below a pulled folder, in the folder itself."""
     manifest = Manifest(
         repository=repository,
         revision=revision,
         licence=licence,
         files={
-            path.relative_to(place).as_posix(): _File(bytes=path.stat().st_size, sha256=sha256_of(path))
-            for path in sorted(place.rglob("*"))
-            if path.is_file() and path.name != MANIFEST_FILE and ".cache" not in path.relative_to(place).parts
+            path.relative_to(folder).as_posix(): _File(bytes=path.stat().st_size, sha256=sha256_of(path))
+            for path in sorted(folder.rglob("*"))
+            if path.is_file()
+            and path.name != MANIFEST_FILE
+            and ".cache" not in path.relative_to(folder).parts
         },
     )
-    write_json(place / MANIFEST_FILE, manifest.model_dump(mode="json"))
+    write_json(folder / MANIFEST_FILE, manifest.model_dump(mode="json"))
     return manifest

@@ -9,16 +9,16 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from refbench.bench.errors import UserError, one_line
-from refbench.metrics.judges.judge import Answer, Question, parse_score
+from refbench.bench.files import read_json_object, write_json
+from refbench.metrics.judges.judge import Answer, Judge, Question, parse_score
 
 SCHEMA_VERSION = 1
-LARGEST_FILE_BYTES = 1_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,11 +34,8 @@ class AnswerCache:
         over.
         """
         key = self._key(question, run)
-        path = self._path(key)
         try:
-            if path.stat().st_size > LARGEST_FILE_BYTES:
-                return None
-            held = json.loads(path.read_text(encoding="utf-8"))
+            held = read_json_object(self._path(key))
             if held["key"] != key:
                 return None
             answer = Answer(
@@ -48,7 +45,7 @@ class AnswerCache:
                 tokens_in=int(held["tokens_in"]),
                 tokens_out=int(held["tokens_out"]),
             )
-        except (OSError, ValueError, KeyError, TypeError):
+        except (UserError, ValueError, KeyError, TypeError):
             return None
         return answer if parse_score(answer.verdict or "") is not None else None
 
@@ -64,14 +61,8 @@ class AnswerCache:
             "tokens_in": answer.tokens_in,
             "tokens_out": answer.tokens_out,
         }
-        path = self._path(key)
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(
-                "w", encoding="utf-8", dir=path.parent, suffix=".part", delete=False
-            ) as file:
-                json.dump(content, file, indent=1)
-            os.replace(file.name, path)  # noqa: PTH105 - both names are in the same folder
+            write_json(self._path(key), content)
         except OSError as error:
             raise UserError(f"the judge's cache {self.folder} cannot be written: {one_line(error)}") from None
 
@@ -88,6 +79,31 @@ class AnswerCache:
     def _path(self, key: dict[str, Any]) -> Path:
         digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
         return self.folder / digest[:2] / f"{digest}.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CachedJudge(Judge):
+    """Answers from disk what was answered before, asks `asked` the rest, and keeps what is new."""
+
+    asked: Judge
+    cache: AnswerCache
+
+    def judge(self, question: Question, runs: Sequence[int]) -> list[Answer]:
+        """One answer per run, in the order of `runs`. Raises UserError when the cache cannot be written."""
+        held = {run: self.cache.get(question, run) for run in runs}
+        answers = {run: answer for run, answer in held.items() if answer is not None}
+        for answer in self.asked.judge(question, [run for run in runs if run not in answers]):
+            answers[answer.run] = answer
+            self.cache.put(question, answer)
+        return [answers[run] for run in runs]
+
+    def provenance(self) -> dict[str, Any]:
+        """Of the judge that is asked."""
+        return self.asked.provenance()
+
+    def close(self) -> None:
+        """Close the judge that is asked."""
+        self.asked.close()
 
 
 def default_cache_folder() -> Path:

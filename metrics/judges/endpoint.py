@@ -24,7 +24,7 @@ from typing import Any, TypeVar
 
 from refbench.bench.errors import one_line
 from refbench.metrics.judges.cost import Account, CostEstimate, estimate_cost
-from refbench.metrics.judges.judge import Answer, Judge, Question, parse_score
+from refbench.metrics.judges.judge import Answer, Judge, Question, Reply, parse_score
 
 LARGEST_ANSWER_BYTES = 1 << 20
 LONGEST_KEPT_REPLY = 2000
@@ -52,8 +52,12 @@ class Limits:
     longest_wait_s: float = 120.0
 
 
-class _Fault(Exception):
-    """A request without an answer: whether to repeat it, how long it asks to wait, and if it may cost."""
+class Fault(Exception):
+    """A request without an answer.
+
+    Whether to `repeat` it, the seconds that the endpoint asks to wait, whether the endpoint is `unusable` for
+    all further requests, and whether the request was `perhaps_charged`.
+    """
 
     def __init__(
         self,
@@ -69,13 +73,6 @@ class _Fault(Exception):
         self.wait_s = wait_s
         self.unusable = unusable
         self.perhaps_charged = perhaps_charged
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Reply:
-    text: str
-    tokens_in: int
-    tokens_out: int
 
 
 class EndpointJudge(Judge):
@@ -154,7 +151,7 @@ class EndpointJudge(Judge):
 
     async def _run(self, messages: list[dict[str, Any]], price: CostEstimate, run: int) -> Answer:
         """Ask until a reply is a score, the attempts are used up, or asking again is of no use."""
-        replies: list[_Reply] = []
+        replies: list[Reply] = []
         failure, waits = "", 0
         for attempt in range(1, self._limits.attempts + 1):
             try:
@@ -169,7 +166,7 @@ class EndpointJudge(Judge):
                 if parse_score(replies[-1].text) is not None:
                     return self._answer(run, replies, verdict=replies[-1].text.strip())
                 failure = f"the judge's answer is no number from 1 to 5: {self._clean(replies[-1].text, 80)}"
-            except _Fault as fault:
+            except Fault as fault:
                 failure = str(fault)
                 if fault.unusable:
                     self._unusable = failure
@@ -181,24 +178,24 @@ class EndpointJudge(Judge):
                     await asyncio.sleep(wait_s)
         return self._answer(run, replies, failure=f"{failure} (after {self._limits.attempts} attempts)")
 
-    async def _ask_and_pay(self, messages: list[dict[str, Any]], price: CostEstimate) -> _Reply:
+    async def _ask_and_pay(self, messages: list[dict[str, Any]], price: CostEstimate) -> Reply:
         """One request; the account's reservation becomes what it used."""
         tokens_in = tokens_out = 0
         try:
-            reply = await self._ask(messages)
+            reply = await self.ask(messages)
             # An endpoint that does not say what it used is taken to have used the estimate.
             tokens_in = reply.tokens_in or price.tokens_in
             tokens_out = reply.tokens_out or price.tokens_out
             return reply
-        except _Fault as fault:
+        except Fault as fault:
             if fault.perhaps_charged:
                 tokens_in, tokens_out = price.tokens_in, price.tokens_out
             raise
         finally:
             self.account.settle(price, tokens_in=tokens_in, tokens_out=tokens_out)
 
-    async def _ask(self, messages: list[dict[str, Any]]) -> _Reply:
-        """One request and its reply; everything else is a `_Fault`."""
+    async def ask(self, messages: list[dict[str, Any]]) -> Reply:
+        """One request and its reply, without repetition or budget. Raises Fault for everything else."""
         import openai
 
         self.requests_sent += 1
@@ -208,19 +205,19 @@ class EndpointJudge(Judge):
                 response = await create(model=self.model, messages=messages, stream=False)
         except (TimeoutError, openai.APITimeoutError):
             seconds = f"{self._limits.timeout_s:g} s"
-            raise _Fault(f"the judge did not answer within {seconds}", perhaps_charged=True) from None
+            raise Fault(f"the judge did not answer within {seconds}", perhaps_charged=True) from None
         except openai.APIStatusError as error:
             raise self._status_fault(error) from None
         except Exception as error:  # noqa: BLE001 - a hostile answer may break any layer below
             # Some versions of openai wrap what a hook raises, others let it through.
             cause = error if isinstance(error, _AnswerTooLong) else error.__cause__ or error
             if isinstance(cause, _AnswerTooLong):
-                raise _Fault(str(cause), perhaps_charged=True) from None
+                raise Fault(str(cause), perhaps_charged=True) from None
             # Only the kind: the message of a transport error may quote the request's headers.
-            raise _Fault(f"the connection to the judge failed ({type(cause).__name__})") from None
+            raise Fault(f"the connection to the judge failed ({type(cause).__name__})") from None
         return read_reply(response.http_response.content)
 
-    def _status_fault(self, error: Any) -> _Fault:
+    def _status_fault(self, error: Any) -> Fault:
         """What an HTTP status means. Of the server's own words nothing is shown where they may hold the
         key.
         """
@@ -228,10 +225,10 @@ class EndpointJudge(Judge):
         code = str(getattr(error, "code", None) or "")
         if status in REFUSED_KEY:
             why = f"the judge's endpoint refuses the key (HTTP {status})"
-            return _Fault(why, repeat=False, unusable=True)
+            return Fault(why, repeat=False, unusable=True)
         words = error.body.get("message") if isinstance(error.body, dict) else None
         said = f": {self._clean(words, 160)}" if isinstance(words, str) and words.strip() else ""
-        return _Fault(
+        return Fault(
             f"the judge's endpoint answers HTTP {status}{said}",
             repeat=(status in WORTH_REPEATING or status >= 500) and code != "insufficient_quota",
             wait_s=retry_after_s(error.response.headers),
@@ -248,7 +245,7 @@ class EndpointJudge(Judge):
     def _without_key(self, text: str) -> str:
         return text.replace(self._key, "[key]") if len(self._key) >= SHORTEST_SECRET else text
 
-    def _answer(self, run: int, replies: Sequence[_Reply], **outcome: Any) -> Answer:
+    def _answer(self, run: int, replies: Sequence[Reply], **outcome: Any) -> Answer:
         return Answer(
             run=run,
             replies=tuple(self._without_key(reply.text)[:LONGEST_KEPT_REPLY] for reply in replies),
@@ -270,26 +267,26 @@ def request_messages(question: Question) -> list[dict[str, Any]]:
     return [{"role": "user", "content": [*pictures, {"type": "text", "text": question.instruction}]}]
 
 
-def read_reply(body: bytes) -> _Reply:
-    """The text and token counts of a chat completion; a `_Fault` for anything else.
+def read_reply(body: bytes) -> Reply:
+    """The text and token counts of a chat completion; a `Fault` for anything else.
 
     A refusal counts as a reply: it is asked again, and kept.
     """
     try:
         content = json.loads(body)
     except (ValueError, RecursionError):
-        raise _Fault("the judge's answer is no JSON", perhaps_charged=True) from None
+        raise Fault("the judge's answer is no JSON", perhaps_charged=True) from None
     choices = content.get("choices") if isinstance(content, dict) else None
     if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
-        raise _Fault("the judge's answer holds no choice", perhaps_charged=True)
+        raise Fault("the judge's answer holds no choice", perhaps_charged=True)
     message = choices[0].get("message")
     message = message if isinstance(message, dict) else {}
     text = message.get("content") or message.get("refusal")
     if not isinstance(text, str):
-        raise _Fault("the judge's answer holds no text", perhaps_charged=True)
+        raise Fault("the judge's answer holds no text", perhaps_charged=True)
     usage = content.get("usage")
     usage = usage if isinstance(usage, dict) else {}
-    return _Reply(
+    return Reply(
         text=text,
         tokens_in=_count(usage.get("prompt_tokens")),
         tokens_out=_count(usage.get("completion_tokens")),

@@ -32,6 +32,15 @@ class Question:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Reply:
+    """A judge's text as it came, and the tokens that it took in and gave out (0: not said)."""
+
+    text: str
+    tokens_in: int = 0
+    tokens_out: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
 class Answer:
     """What came of one run: `verdict` is the stripped reply that is a score, or None with a `failure`.
 

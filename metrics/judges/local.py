@@ -9,96 +9,119 @@ stands for all. Its scores are not NaturalScores of the leaderboard.
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image
 
-from refbench.metrics.judges.judge import Answer, Judge, Question, parse_score
-from refbench.metrics.nets.pretrained import (
-    load_model,
-    load_part,
-    quiet_transformers,
-    torch_device,
-    weight_digests,
-)
+from refbench.bench.weights.hf_folder import load_model, load_part, quiet_transformers, weight_digests
+from refbench.metrics.judges.judge import Answer, Judge, Question, Reply, parse_score
+from refbench.metrics.nets.inference import release
 
 LONGEST_ANSWER_TOKENS = 32
 
 
+@dataclass(frozen=True, kw_only=True)
 class LocalJudge(Judge):
-    """A model folder on a device: the checkpoint's own precision on a GPU, float32 on a CPU."""
+    """A vision-language model on a device; `generation` says how it decodes."""
 
-    def __init__(self, folder: Path, device: str, name: str) -> None:
-        """Load the model. Raises UserError for a folder that is damaged or of a model without pictures."""
+    model: Any
+    processor: Any
+    generation: Any
+    weights: Mapping[str, str]
+
+    @classmethod
+    def load(cls, folder: Path, device: str, name: str) -> LocalJudge:
+        """The model of a folder, in the checkpoint's own precision on a GPU, in float32 on a CPU.
+
+        `name` is what its files are recorded under. Raises UserError for a folder that is damaged or of a
+        model without pictures.
+        """
         from transformers import AutoModelForImageTextToText, AutoProcessor, GenerationConfig
 
-        place = torch_device(device)
-        self._model = load_model(
+        place = torch.device(device)
+        model = load_model(
             AutoModelForImageTextToText,
             folder,
             dtype=torch.float32 if place.type == "cpu" else "auto",
             device=place,
         )
-        self._processor = load_part(AutoProcessor, folder)
-        published = self._model.generation_config
+        published = model.generation_config
         # A fresh configuration: a published repetition penalty or temperature is not greedy decoding.
-        self._generation = GenerationConfig(
+        generation = GenerationConfig(
             do_sample=False,
             max_new_tokens=LONGEST_ANSWER_TOKENS,
             eos_token_id=published.eos_token_id,
             pad_token_id=published.pad_token_id,
             bos_token_id=published.bos_token_id,
         )
-        self._device = place
-        self._dtype = next(self._model.parameters()).dtype
-        self._digests = weight_digests(folder, name)
+        return cls(
+            model=model,
+            processor=load_part(AutoProcessor, folder),
+            generation=generation,
+            weights=weight_digests(folder, name),
+        )
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The model's precision."""
+        return next(self.model.parameters()).dtype
 
     def judge(self, question: Question, runs: Sequence[int]) -> list[Answer]:
         """The one greedy answer, once per run."""
         if not runs:
             return []
-        reply, tokens_in, tokens_out = self._generate(question)
-        valid = parse_score(reply) is not None
+        reply = self.reply_to(question)
+        valid = parse_score(reply.text) is not None
         return [
             Answer(
                 run=run,
-                replies=(reply,),
-                verdict=reply.strip() if valid else None,
-                failure=None if valid else f"the local judge's answer is no number from 1 to 5: {reply[:80]}",
-                tokens_in=tokens_in if run == runs[0] else 0,
-                tokens_out=tokens_out if run == runs[0] else 0,
+                replies=(reply.text,),
+                verdict=reply.text.strip() if valid else None,
+                failure=None
+                if valid
+                else f"the local judge's answer is no number from 1 to 5: {reply.text[:80]}",
+                tokens_in=reply.tokens_in if run == runs[0] else 0,
+                tokens_out=reply.tokens_out if run == runs[0] else 0,
             )
             for run in runs
         ]
 
-    def provenance(self) -> dict[str, Any]:
-        """Precision, batch size 1 and the weights' digests."""
-        return {
-            "dtype": str(self._dtype).removeprefix("torch."),
-            "batch_size": 1,
-            "weights": self._digests,
-        }
-
-    def _generate(self, question: Question) -> tuple[str, int, int]:
-        """The reply and the numbers of tokens in and out."""
+    def reply_to(self, question: Question) -> Reply:
+        """What the model says to a question, decoded greedily, at most 32 tokens."""
         pictures = [Image.open(io.BytesIO(jpeg)).convert("RGB") for jpeg in question.jpegs]
         content = [
             *({"type": "image", "image": picture} for picture in pictures),
             {"type": "text", "text": question.instruction},
         ]
-        inputs = self._processor.apply_chat_template(
+        inputs = self.processor.apply_chat_template(
             [{"role": "user", "content": content}],
             add_generation_prompt=True,
             tokenize=True,
             return_dict=True,
             return_tensors="pt",
-        ).to(self._device, self._dtype)
+        ).to(self.model.device, self.dtype)
         with quiet_transformers(), torch.inference_mode():
-            output_BL = self._model.generate(**inputs, generation_config=self._generation)
-        prompt_length = inputs["input_ids"].shape[1]
+            output_BL = self.model.generate(**inputs, generation_config=self.generation)
+        prompt_length = int(inputs["input_ids"].shape[1])
         reply_ids = output_BL[0, prompt_length:]
-        reply: str = self._processor.decode(reply_ids, skip_special_tokens=True)
-        return reply, int(prompt_length), int(reply_ids.shape[0])
+        return Reply(
+            text=self.processor.decode(reply_ids, skip_special_tokens=True),
+            tokens_in=prompt_length,
+            tokens_out=int(reply_ids.shape[0]),
+        )
+
+    def provenance(self) -> dict[str, Any]:
+        """Precision, batch size 1 and the weights' digests."""
+        return {
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "batch_size": 1,
+            "weights": dict(self.weights),
+        }
+
+    def close(self) -> None:
+        """Give the model's memory back."""
+        release(self.model)

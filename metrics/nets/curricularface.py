@@ -29,6 +29,7 @@ from torch import nn
 
 from refbench.bench.errors import UserError
 from refbench.bench.weights.checkpoint import load_exactly, read_state_dict
+from refbench.metrics.nets.inference import exact_inference
 
 FACE_SIDE_PX = 112
 # Four groups of stride 2: what is left of 112 pixels before the linear layer.
@@ -153,14 +154,13 @@ def load_curricularface(path: Path, *, any_layout: bool = False) -> CurricularFa
 
 
 def face_embeddings(network: nn.Module, faces_NHWC: np.ndarray) -> np.ndarray:
-    """L2-normalised embeddings (N, D), float32, of aligned RGB uint8 faces (N, 112, 112, 3).
+    """Embeddings of length 1, (N, D) float32, of aligned RGB uint8 faces (N, 112, 112, 3).
 
     An embedding of length zero becomes NaN, as officially.
     """
     device = next(network.parameters()).device
     faces_NCHW = torch.from_numpy(np.ascontiguousarray(faces_NHWC)).to(device).permute(0, 3, 1, 2).float()
-    # Convolutions run in TF32 on recent GPUs unless told otherwise, which would move scores by 1e-4.
-    with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+    with exact_inference():
         raw_ND: np.ndarray = network(faces_NCHW.div(255).sub(0.5).div(0.5)).float().cpu().numpy()
     with np.errstate(invalid="ignore", divide="ignore"):
         normalised_ND: np.ndarray = raw_ND / np.linalg.norm(raw_ND, axis=1, keepdims=True)

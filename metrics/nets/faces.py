@@ -24,7 +24,8 @@ from typing import Any
 import numpy as np
 
 from refbench.bench.errors import MissingWeights, SampleError, UserError, one_line
-from refbench.bench.weights.store import CATALOGUE, how_to_get
+from refbench.bench.weights.store import how_to_get
+from refbench.metrics.weights import OPENS2V_WEIGHT
 
 # The official script's call: FaceAnalysis(root=<weights>/face_extractor).prepare(det_size=(320, 320)).
 OFFICIAL_PACK = "buffalo_l"
@@ -67,9 +68,7 @@ def pack_folder(weights: Path, pack: str) -> Path:
             return place
     others = sorted({path.parent.name for path in weights.glob("**/models/*/*.onnx")})
     hint = f" (found: {', '.join(others)}; --set facesim.pack=NAME takes it instead)" if others else ""
-    raise MissingWeights(
-        f"no InsightFace pack {pack!r} in {places[0]}{hint}; {how_to_get(CATALOGUE['opens2v-weight'])}"
-    )
+    raise MissingWeights(f"no InsightFace pack {pack!r} in {places[0]}{hint}; {how_to_get(OPENS2V_WEIGHT)}")
 
 
 def largest(boxes_F4: np.ndarray) -> int:

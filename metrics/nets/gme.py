@@ -17,7 +17,6 @@ T image tokens.
 
 from __future__ import annotations
 
-import gc
 import math
 import threading
 from collections.abc import Iterator, Sequence
@@ -29,14 +28,16 @@ from typing import Any
 import torch
 from PIL import Image
 
-from refbench.bench.errors import SampleError, UserError
-from refbench.bench.metric import Environment
+from refbench.bench.environment import Environment
+from refbench.bench.errors import UserError
+from refbench.bench.weights.hf_folder import load_model, load_part, read_config, weight_digests
 from refbench.bench.weights.store import require
-from refbench.metrics.nets.pretrained import load_model, load_part, read_config, torch_device, weight_digests
-
-WEIGHTS = "gme-qwen2-vl-7b"
+from refbench.metrics.nets.inference import release
+from refbench.metrics.weights import GME_QWEN2_VL
 
 DEFAULT_INSTRUCTION = "You are a helpful assistant."
+# What GmeScore and NexusScore give texts; pictures get the default.
+TEXT_INSTRUCTION = "Find an image that matches the given text."
 IMAGE_TOKEN = "<|image_pad|>"
 END_TOKEN = "<|endoftext|>"
 MAX_TOKENS = 1800
@@ -62,7 +63,8 @@ class _Input:
 class GmeEmbedder:
     """Texts and pictures to unit vectors; float16 on a GPU, float32 on a CPU.
 
-    `texts_embedded` and `images_embedded` count what went through the network.
+    `texts_embedded` and `images_embedded` count what went through the network; `batch_tokens` bounds the
+    tokens of one batch, padding included.
     """
 
     def __init__(
@@ -82,20 +84,23 @@ class GmeEmbedder:
         self.images_embedded = 0
 
     @classmethod
-    def load(cls, folder: Path, device: str) -> GmeEmbedder:
-        """The embedder of a model folder. Raises UserError for a folder that is damaged or no Qwen2-VL."""
+    def load(cls, folder: Path, device: str, dtype: torch.dtype | None = None) -> GmeEmbedder:
+        """The embedder of a model folder; without `dtype` float16 on a GPU and float32 on a CPU.
+
+        Raises UserError for a folder that is damaged or no Qwen2-VL.
+        """
         from transformers import AutoImageProcessor, AutoTokenizer, Qwen2VLForConditionalGeneration
 
         kind = read_config(folder).get("model_type")
         if kind != "qwen2_vl":
             raise UserError(f"{folder} holds a model of type {kind}, not qwen2_vl")
-        place = torch_device(device)
+        place = torch.device(device)
         model = load_model(
             Qwen2VLForConditionalGeneration,
             folder,
-            dtype=torch.float32 if place.type == "cpu" else torch.float16,
+            dtype=dtype or (torch.float32 if place.type == "cpu" else torch.float16),
             device=place,
-            unused_prefixes=("lm_head.",),
+            may_lack=("lm_head.",),
         )
         # The Pillow back-end: torchvision's bicubic differs by a level in a few pixels.
         image_processor = load_part(
@@ -110,37 +115,47 @@ class GmeEmbedder:
     @cached_property
     def weight_digests(self) -> dict[str, str]:
         """SHA-256 by file of the weights; read once, at the first question."""
-        return weight_digests(self._folder, WEIGHTS)
+        return weight_digests(self._folder, GME_QWEN2_VL.name)
 
     def embed_texts(self, texts: Sequence[str], instruction: str | None = None) -> torch.Tensor:
-        """Unit vectors (n, D) of texts, on the CPU; without `instruction` GME's default one."""
+        """Unit vectors (n, D) of texts, in `dtype` on the CPU; without `instruction` GME's default one."""
         self.texts_embedded += len(texts)
-        return self._embed([self._input(text, None, instruction) for text in texts])
+        return self._embed([_Input(ids=self.token_ids(text, 0, instruction), image=None) for text in texts])
 
     def embed_images(self, images: Sequence[Image.Image], instruction: str | None = None) -> torch.Tensor:
-        """Unit vectors (n, D) of RGB pictures, on the CPU; the protocol gives pictures no instruction."""
-        self.images_embedded += len(images)
-        return self._embed([self._input("", image, instruction) for image in images])
+        """Unit vectors (n, D) of RGB pictures, in `dtype` on the CPU.
 
-    def embed_fused(
-        self, texts: Sequence[str], images: Sequence[Image.Image], instruction: str | None = None
-    ) -> torch.Tensor:
-        """Unit vectors (n, D) of pairs, each one prompt with the picture before the text; on the CPU.
-
-        Raises SampleError for a text that holds an image token or leaves no room for its picture.
+        The protocol gives pictures no instruction: without one it is GME's default.
         """
-        self.texts_embedded += len(texts)
         self.images_embedded += len(images)
-        pairs = zip(texts, images, strict=True)
-        return self._embed([self._input(text, image, instruction) for text, image in pairs])
+        counts = (image_token_count(image.height, image.width) for image in images)
+        return self._embed(
+            [
+                _Input(ids=self.token_ids("", count, instruction), image=image)
+                for image, count in zip(images, counts, strict=True)
+            ]
+        )
 
-    def _input(self, text: str, image: Image.Image | None, instruction: str | None) -> _Input:
-        image_tokens = 0 if image is None else image_token_count(image.height, image.width)
+    def token_ids(self, text: str, image_tokens: int, instruction: str | None = None) -> list[int]:
+        """GME's prompt around a text, or around a picture of `image_tokens` tokens, as at most 1,800 ids."""
         prompt = gme_prompt(text, image_tokens, instruction or DEFAULT_INSTRUCTION)
-        ids = self._tokenizer(prompt)["input_ids"][:MAX_TOKENS]
-        if image is not None and ids.count(self._image_id) != image_tokens:
-            raise SampleError("a text holds image tokens of its own, or leaves no room for its picture")
-        return _Input(ids=ids, image=image)
+        ids: list[int] = self._tokenizer(prompt)["input_ids"][:MAX_TOKENS]
+        return ids
+
+    def patches(self, images: Sequence[Image.Image]) -> tuple[torch.Tensor, torch.Tensor]:
+        """What the picture tower takes of RGB pictures, on the CPU.
+
+        Normalised patches (P, C), float32, one picture after the other, and (n, 3): each picture's patches
+        over time, height and width.
+        """
+        features = self._image_processor(
+            images=[first_resize(image) for image in images], return_tensors="pt"
+        )
+        return features["pixel_values"], features["image_grid_thw"]
+
+    def close(self) -> None:
+        """Give the memory back."""
+        release(self._visual, self._decoder)
 
     def _embed(self, inputs: Sequence[_Input]) -> torch.Tensor:
         width = self._decoder.config.hidden_size
@@ -170,17 +185,15 @@ class GmeEmbedder:
 
     def _image_tokens(self, images: Sequence[Image.Image]) -> torch.Tensor:
         """Tokens (T, D) of pictures, one picture after the other."""
-        features = self._image_processor(
-            images=[first_resize(image) for image in images], return_tensors="pt"
-        )
-        patches_PC = features["pixel_values"].to(self.device, self.dtype)
-        grid_B3 = features["image_grid_thw"].to(self.device)
-        tokens_TD: torch.Tensor = self._visual(patches_PC, grid_thw=grid_B3).pooler_output
+        patches_PC, grid_B3 = self.patches(images)
+        tokens_TD: torch.Tensor = self._visual(
+            patches_PC.to(self.device, self.dtype), grid_thw=grid_B3.to(self.device)
+        ).pooler_output
         return tokens_TD
 
 
 def gme_prompt(text: str, image_tokens: int, instruction: str) -> str:
-    """GME's prompt around a text, a picture of `image_tokens` tokens (0: none), or both."""
+    """GME's prompt around a text, or around a picture of `image_tokens` tokens (0: no picture)."""
     picture = f"<|vision_start|>{IMAGE_TOKEN * image_tokens}<|vision_end|>" if image_tokens else ""
     return (
         f"<|im_start|>system\n{instruction}<|im_end|>\n"
@@ -264,28 +277,27 @@ _SHARED = _Shared()
 def shared_embedder(environment: Environment) -> GmeEmbedder:
     """The process's embedder for an environment, loaded by the first caller.
 
-    Every call is to be matched by one `release_shared_embedder()`; the memory is given back with the last.
-    Raises MissingWeights, and UserError for damaged ones.
+    Every call is to be matched by one `release_embedder`; the memory is given back with the last. Raises
+    MissingWeights, and UserError for damaged files.
     """
-    key = (require(WEIGHTS, environment.weights).resolve(), str(torch_device(environment.device)))
+    key = (require(GME_QWEN2_VL, environment.weights).resolve(), environment.device)
     with _SHARED.lock:
         embedder, holders = _SHARED.held.get(key) or (GmeEmbedder.load(*key), 0)
         _SHARED.held[key] = (embedder, holders + 1)
         return embedder
 
 
-def release_shared_embedder() -> None:
-    """Take back one `shared_embedder()` call. The caller drops its own reference first; with the last holder
-    the device's memory is given back. Without a holder nothing happens.
+def release_embedder(embedder: GmeEmbedder) -> None:
+    """Take back one `shared_embedder` call; with the last holder the embedder's memory is given back.
+
+    Without a holder nothing happens.
     """
     with _SHARED.lock:
-        if not _SHARED.held:
-            return
-        key, (embedder, holders) = _SHARED.held.popitem()
-        if holders > 1:
-            _SHARED.held[key] = (embedder, holders - 1)
-            return
-        del embedder
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        for key, (held, holders) in list(_SHARED.held.items()):
+            if held is not embedder:
+                continue
+            if holders > 1:
+                _SHARED.held[key] = (embedder, holders - 1)
+            else:
+                del _SHARED.held[key]
+                embedder.close()

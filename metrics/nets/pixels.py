@@ -23,6 +23,10 @@ from refbench.bench.video import FramePolicy, Video
 if TYPE_CHECKING:
     from PIL import Image
 
+# The statistics of CLIP's pictures, by which all of its descendants normalise.
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+
 # A strip of more than this many pixels would be made by resizing; no video comes near it.
 LONGEST_SIDE_PX = 65_535
 

@@ -1,1 +1,1 @@
-"""Tiny random checkpoints in the real formats, one module per metric, so that the pipeline runs on a CPU."""
+"""Small random checkpoints in the real formats, so that the pipeline runs on a CPU: a writer per metric."""

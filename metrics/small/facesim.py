@@ -1,4 +1,4 @@
-"""Tiny FaceSim weights: a face detector and an ArcFace as ONNX files, and a narrow CurricularFace network.
+"""Small FaceSim weights: a face detector and an ArcFace as ONNX files, and a narrow CurricularFace network.
 
 The detector calls each bright 32-pixel cell of its 320-pixel input a face, whose box and landmarks lean on
 the cell's colour; dark pictures, and grey, have none. Formats, names and output layout are those of
@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 
 from refbench.bench.weights.tiny import marked_folder, random_parameter, random_state_dict
+from refbench.metrics.facesim import NETWORK_FILE
+from refbench.metrics.nets.faces import OFFICIAL_PACK
+from refbench.metrics.weights import OPENS2V_WEIGHT
 
-REPOSITORY = "BestWishYsh/OpenS2V-Weight"
-PACK = "face_extractor/models/buffalo_l"
-NETWORK_FILE = "glint360k_curricular_face_r101_backbone.bin"
+PACK = f"face_extractor/models/{OFFICIAL_PACK}"
 UNIT_WIDTHS = (8, 8, 12, 16, 16, 20)
 EMBEDDING_WIDTH = 32
 
@@ -32,13 +33,13 @@ HALF_BOX_STRIDES = 2.5
 
 
 def write_tiny(folder: Path) -> None:
-    """Write detector, recogniser and network below `folder`, where `locate` looks for them."""
+    """Write detector, recogniser and network below `folder`, where weights are looked for."""
     import onnx
     import torch
 
     from refbench.metrics.nets.curricularface import CurricularFace, Layout
 
-    place = marked_folder(folder, REPOSITORY)
+    place = marked_folder(folder, OPENS2V_WEIGHT.repository)
     pack = place / PACK
     pack.mkdir(parents=True, exist_ok=True)
     onnx.save(detector_model(), str(pack / "det_10g.onnx"))

@@ -1,4 +1,4 @@
-"""A tiny random OneAlign: config.json, two float16 shards with their index, and a SentencePiece tokenizer.
+"""A small random OneAlign: config.json, two float16 shards with their index, and a SentencePiece tokenizer.
 
 The weights are noise, so scores mean nothing; on moving pictures some differences of neighbouring frames lie
 above the metric's threshold and others below.
@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import io
 import json
-import zlib
 from pathlib import Path
 
 import numpy as np
 
-from refbench.bench.weights.store import CATALOGUE
-from refbench.bench.weights.tiny import marked_folder
-from refbench.metrics.motion_smoothness import RATING_WEIGHTS, TEXT_AFTER, TEXT_BEFORE, WEIGHTS
+from refbench.bench.files import write_json, write_text
+from refbench.bench.weights.tiny import marked_folder, random_parameter
+from refbench.metrics.motion_smoothness import ONE_ALIGN, RATING_WEIGHTS, TEXT_AFTER, TEXT_BEFORE
 
 VOCABULARY = 400
 VISUAL_CONFIG = {
@@ -57,12 +56,12 @@ CONFIG = {
 
 
 def write_tiny(folder: Path) -> None:
-    """Write the checkpoint below `folder`, where `locate` finds it; always the same bytes."""
+    """Write the checkpoint below `folder`, where weights are looked for; always the same bytes."""
     import torch
 
-    from refbench.metrics.nets.mplug_owl2.scorer import MplugOwl2, MplugOwl2Config
+    from refbench.metrics.nets.mplug_owl2.network import MplugOwl2, MplugOwl2Config
 
-    place = marked_folder(folder, CATALOGUE[WEIGHTS].repository)
+    place = marked_folder(folder, ONE_ALIGN.repository)
     with torch.device("meta"):
         shapes = {
             key: tuple(tensor.shape)
@@ -77,22 +76,19 @@ def write_tiny(folder: Path) -> None:
         torch.save(tensors, place / shard)
     total = sum(2 * int(np.prod(shape)) for shape in shapes.values())
     index = {"metadata": {"total_size": total}, "weight_map": shard_of}
-    (place / "pytorch_model.bin.index.json").write_text(json.dumps(index, indent=2, sort_keys=True))
-    (place / "config.json").write_text(json.dumps(CONFIG, indent=2))
+    write_json(place / "pytorch_model.bin.index.json", index)
+    # The metric digests this file: its bytes are those of earlier versions.
+    write_text(place / "config.json", json.dumps(CONFIG, indent=2))
     (place / "tokenizer.model").write_bytes(tokenizer())
 
 
 def values(key: str, shape: tuple[int, ...]) -> np.ndarray:
-    """float32 values of one entry, a function of its key: position tables, gains near one, scaled noise."""
+    """Value of one entry, float32, a function of its key: the position tables, else scaled noise."""
     if key.endswith("q_pos_embed"):
         return line_positions(np.arange(shape[0]), shape[1])
     if key.endswith("k_pos_embed"):
         return grid_positions(round((shape[0] - 1) ** 0.5), shape[1])
-    noise: np.ndarray = np.random.RandomState(zlib.crc32(key.encode())).standard_normal(shape)
-    if len(shape) < 2:
-        return (0.1 * noise + key.endswith("weight")).astype(np.float32)
-    scaled: np.ndarray = noise / np.sqrt(np.prod(shape[1:]))
-    return scaled.astype(np.float32)
+    return random_parameter(key, shape)
 
 
 def line_positions(positions: np.ndarray, width: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""A tiny local judge in the real layout, made so that its greedy answer is one digit from 1 to 5.
+"""A small local judge in the real layout, made so that its greedy answer is one digit from 1 to 5.
 
 Its first hidden dimension tells whether a token is one of these digits: the output layer then prefers a digit
 after anything else, and the end after a digit. Which digit depends, through the random network, on what was
@@ -11,9 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
-from refbench.metrics.small.gmescore import TOKEN_IDS, Weights, byte_symbols, write_qwen2_vl
+from refbench.bench.weights.common import QWEN25_VL
+from refbench.metrics.small.byte_tokens import byte_symbols
+from refbench.metrics.small.qwen2_vl import TOKEN_IDS, Weights, write_qwen2_vl
 
-REPOSITORY = "Qwen/Qwen2.5-VL-7B-Instruct"
 END = TOKEN_IDS["<|im_end|>"]
 DIGITS = tuple(byte_symbols()[digit] for digit in "12345")
 
@@ -31,9 +32,10 @@ CHAT_TEMPLATE = (
 
 
 def write_tiny(folder: Path) -> None:
-    """Write the tiny judge below `folder`, where a local judge is looked for by default."""
+    """Write the small judge below `folder`, where a local judge is looked for by default."""
     write_qwen2_vl(
-        folder / REPOSITORY,
+        folder,
+        QWEN25_VL.repository,
         adjust=answer_with_a_digit,
         further_files={
             "chat_template.json": {"chat_template": CHAT_TEMPLATE},

@@ -22,13 +22,12 @@ from refbench.refalign.data.sample import (
     ClipRule,
     DropoutRates,
     EpochPosition,
-    SkipLog,
     Skipped,
     TrainingSample,
 )
-from refbench.refalign.data.source import CROSS_PAIR_PROBABILITY, ReferenceRates, Source
+from refbench.refalign.data.source import ClipSource, ReferenceRates
 
-# Of a data set with one usable clip in ten, a position fails once in 850 with so many.
+# With 64 attempts on a data set with one usable clip in ten, one position in 850 fails.
 MOST_ATTEMPTS = 64
 SHOWN_REASONS = 3
 HELD_ORDERS = 8
@@ -39,30 +38,27 @@ class TrainingData(torch.utils.data.Dataset):
     `PositionSampler`.
 
     `sample(epoch, position)` is a function of its arguments, the seed and the data. An entry that cannot be
-    used is replaced by others drawn for that position, and the sample names it in `skipped`; `skipped` here
-    knows what this process met, and a driver of worker processes adds the samples that it receives. Raises
-    UserError for a data set without entries.
+    used is replaced by others drawn for that position, and the sample names it in `skipped`. Raises UserError
+    for a data set without entries.
     """
 
     def __init__(
         self,
-        source: Source,
+        source: ClipSource,
         rule: ClipRule,
         *,
         seed: int,
-        cross_pair_probability: float = CROSS_PAIR_PROBABILITY,
-        gpt_probability: float = 0.0,
+        rates: ReferenceRates = ReferenceRates(),  # noqa: B008 - frozen
         dropout: DropoutRates = DropoutRates(),  # noqa: B008 - frozen
     ) -> None:
         self.source = source
         self.rule = rule
         self.seed = seed
-        self.rates = ReferenceRates(cross_pair=cross_pair_probability, gpt=gpt_probability)
+        self.rates = rates
         self.dropout = dropout
-        self.skipped = SkipLog()
         self._sizes = np.array([len(shard) for shard in source.shards], np.int64)
         if self._sizes.sum() == 0:
-            raise UserError(f"{source.place} holds no training sample")
+            raise UserError(f"{source.path} holds no training sample")
         self._ends = np.cumsum(self._sizes)
         self._orders: dict[str, np.ndarray] = {}
 
@@ -89,23 +85,16 @@ class TrainingData(torch.utils.data.Dataset):
                 name = self.source.name(shard, number)
                 skipped.append(Skipped(key=name, reason=one_line(error)))
                 continue
-            sample = TrainingSample(
-                key=clip.key,
+            return TrainingSample(
+                clip=clip,
                 epoch=epoch,
                 position=position,
-                prompt=clip.prompt,
-                condition=draws.condition(self.dropout),
-                video_FHWC=clip.video_FHWC,
-                references_NHWC=clip.references_NHWC,
-                labels=clip.labels,
-                clip_start=clip.clip_start,
+                dropped=draws.dropped(self.dropout),
                 skipped=(*skipped, *clip.replaced),
             )
-            self.skipped.add(sample)
-            return sample
         reasons = "; ".join(f"{fault.key}: {fault.reason}" for fault in skipped[:SHOWN_REASONS])
         tried = f"none of {len(skipped)} samples tried can be used"
-        raise UserError(f"{self.source.place}: {tried} ({one_line(reasons, 600)})")
+        raise UserError(f"{self.source.path}: {tried} ({one_line(reasons, 600)})")
 
     def _candidates(self, draws: Draws) -> Iterator[tuple[int, int]]:
         """The entry at the position, then its substitutes; of a small data set each other entry once."""
@@ -127,9 +116,9 @@ class TrainingData(torch.utils.data.Dataset):
     def _entry_at(self, epoch: int, position: int) -> tuple[int, int]:
         order = self._order(len(self._sizes), f"{self.seed}/{epoch}/shards")
         ends = np.cumsum(self._sizes[order])
-        place = int(np.searchsorted(ends, position, side="right"))
-        shard = int(order[place])
-        within = position - int(ends[place] - self._sizes[shard])
+        rank = int(np.searchsorted(ends, position, side="right"))
+        shard = int(order[rank])
+        within = position - int(ends[rank] - self._sizes[shard])
         name = self.source.shards[shard].name
         numbers = self._order(int(self._sizes[shard]), f"{self.seed}/{epoch}/shard {name}")
         return shard, int(numbers[within])
@@ -144,7 +133,7 @@ class TrainingData(torch.utils.data.Dataset):
 
 class PositionSampler(torch.utils.data.Sampler):
     """Endless positions of one process: of the global positions start, start + 1, …, those p with
-    p % world_size == rank; position p is place p % length of epoch p // length.
+    p % world_size == rank. Global position p is position p % length of epoch p // length.
 
     `start` is the number of positions that all processes have consumed together. Raises ValueError for an
     empty length, a negative start and a rank outside the world.
@@ -160,51 +149,43 @@ class PositionSampler(torch.utils.data.Sampler):
 
     def __iter__(self) -> Iterator[EpochPosition]:
         first = self.start + (self.rank - self.start) % self.world_size
-        for place in itertools.count(first, self.world_size):
-            yield EpochPosition(epoch=place // self.length, position=place % self.length)
+        for position in itertools.count(first, self.world_size):
+            yield EpochPosition(epoch=position // self.length, position=position % self.length)
 
 
-def open_source(place: Path, cache: Path | None) -> Source:
-    """A folder in OpenS2V-5M's layout, a `.jsonl` file, or a folder of them.
+def open_source(path: Path, cache: Path | None) -> ClipSource:
+    """Open a folder in OpenS2V-5M's layout, a `.jsonl` file, or a folder of such files.
 
     `cache` keeps the index of the shards; None makes it in memory, in every process. Raises UserError.
     """
-    if place.is_file():
-        if place.suffix != ".jsonl":
-            raise UserError(f"{place} is no .jsonl file and no folder in OpenS2V-5M's layout")
-        return LinesSource(place, [place], cache)
-    if not place.is_dir():
-        raise UserError(f"the training data {place} does not exist")
-    if (place / "annotations").is_dir():
-        return OpenS2VSource(place, cache)
-    files = sorted(place.glob("*.jsonl"))
+    if path.is_file():
+        if path.suffix != ".jsonl":
+            raise UserError(f"{path} is no .jsonl file and no folder in OpenS2V-5M's layout")
+        return LinesSource(path, [path], cache)
+    if not path.is_dir():
+        raise UserError(f"the training data {path} does not exist")
+    if (path / "annotations").is_dir():
+        return OpenS2VSource(path, cache)
+    files = sorted(path.glob("*.jsonl"))
     if not files:
-        raise UserError(f"{place} holds neither annotations/*.json (OpenS2V-5M's layout) nor *.jsonl files")
-    return LinesSource(place, files, cache)
+        raise UserError(f"{path} holds neither annotations/*.json (OpenS2V-5M's layout) nor *.jsonl files")
+    return LinesSource(path, files, cache)
 
 
 def open_training_data(
-    place: Path,
+    path: Path,
     rule: ClipRule,
     *,
     seed: int,
     cache: Path | None,
-    cross_pair_probability: float = CROSS_PAIR_PROBABILITY,
-    gpt_probability: float = 0.0,
+    rates: ReferenceRates = ReferenceRates(),  # noqa: B008 - frozen
     dropout: DropoutRates = DropoutRates(),  # noqa: B008 - frozen
 ) -> TrainingData:
-    """The training data at `place` (see `open_source`), after its first sample has been made.
+    """Open training data (see `open_source`) and make its first sample, so that unusable data is found here.
 
-    Nothing is written but the index, into `cache`. Raises UserError for a place that holds no data, or none
-    that can be used.
+    Nothing is written but the index, into `cache`. Raises UserError where there is no data, or none that
+    can be used.
     """
-    data = TrainingData(
-        open_source(place, cache),
-        rule,
-        seed=seed,
-        cross_pair_probability=cross_pair_probability,
-        gpt_probability=gpt_probability,
-        dropout=dropout,
-    )
+    data = TrainingData(open_source(path, cache), rule, seed=seed, rates=rates, dropout=dropout)
     data.sample(0, 0)
     return data

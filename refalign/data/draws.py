@@ -1,8 +1,8 @@
 """Everything random in the training data: numbers that follow from a text key alone.
 
-A key names the seed, the epoch, the place and what is drawn; its SHA-256 is the number. So a draw depends on
-no process, worker or order, and two processes see together what one process sees. Permutations sort the words
-of a counter-based generator (Philox), whose stream numpy keeps over its versions, unlike that of its
+A key names the seed, the epoch, the position and what is drawn; its SHA-256 is the number. So a draw depends
+on no process, worker or order, and two processes see together what one process sees. Permutations sort the
+words of a counter-based generator (Philox), whose stream numpy keeps over its versions, unlike that of its
 `Generator` methods.
 """
 
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from refbench.refalign.data.sample import Condition, DropoutRates
+from refbench.refalign.data.sample import DropoutRates, Dropped
 
 
 def _number(key: str) -> int:
@@ -21,17 +21,17 @@ def _number(key: str) -> int:
 
 
 def uniform(key: str) -> float:
-    """A number in [0, 1), a multiple of 2^-53."""
+    """The number of a key in [0, 1), a multiple of 2^-53."""
     return (_number(key) >> 203) * 2.0**-53
 
 
 def below(count: int, key: str) -> int:
-    """One of 0 … count-1."""
+    """The whole number of a key in 0 … count-1."""
     return _number(key) % count
 
 
 def permutation(count: int, key: str) -> np.ndarray:
-    """The numbers 0 … count-1 in a drawn order, int64 (count,)."""
+    """The numbers 0 … count-1 in the order of a key, int64 (count,)."""
     words = np.random.Philox(key=_number(key) % 2**128).random_raw(count)
     return np.argsort(words, kind="stable")
 
@@ -48,28 +48,28 @@ class Draws:
         return f"{self.seed}/{self.epoch}/{self.position}/{what}"
 
     def uniform(self, what: str) -> float:
-        """The number in [0, 1) that is called `what` here."""
+        """The number in [0, 1) for the purpose `what`."""
         return uniform(self._key(what))
 
     def below(self, count: int, what: str) -> int:
-        """One of 0 … count-1, called `what` here."""
+        """The whole number in 0 … count-1 for the purpose `what`."""
         return below(count, self._key(what))
 
     def permutation(self, count: int, what: str) -> np.ndarray:
-        """0 … count-1 in the order that is called `what` here."""
+        """The numbers 0 … count-1 in the order for the purpose `what`, int64 (count,)."""
         return permutation(count, self._key(what))
 
-    def condition(self, rates: DropoutRates) -> Condition:
-        """Which conditions this sample keeps, by one uniform draw r.
+    def dropped(self, rates: DropoutRates) -> Dropped:
+        """What this sample is trained without, by one uniform draw r.
 
-        r < no_text drops the text, the next `no_references` of the unit interval the references, the next
-        `neither` both (0.1 each in RefAlign's compiled trainers).
+        r < `rates.text` drops the text, the next `rates.references` of the unit interval the references, the
+        next `rates.both` both (0.1 each in RefAlign's compiled trainers).
         """
         r = self.uniform("condition")
-        if r < rates.no_text:
-            return "no_text"
-        if r < rates.no_text + rates.no_references:
-            return "no_references"
-        if r < rates.no_text + rates.no_references + rates.neither:
-            return "neither"
-        return "both"
+        if r < rates.text:
+            return "text"
+        if r < rates.text + rates.references:
+            return "references"
+        if r < rates.text + rates.references + rates.both:
+            return "both"
+        return "nothing"

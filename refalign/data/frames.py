@@ -39,7 +39,7 @@ class Region:
         return self.bottom - self.top
 
     def of(self, image_HWC: np.ndarray) -> np.ndarray:
-        """The part of the image inside this region, as a view."""
+        """The part of an image (H,W,C) inside this region, as a view."""
         return image_HWC[self.top : self.bottom, self.left : self.right]
 
 
@@ -78,7 +78,10 @@ def read_frames(video: Video, wanted: Iterable[int]) -> Iterator[tuple[int, np.n
 
 
 def cover(image_HWC: np.ndarray, width: int, height: int) -> np.ndarray:
-    """The image scaled (bilinear, antialiased) to cover width × height and cropped in the middle."""
+    """The image scaled (bilinear, antialiased) to cover width × height and cropped in the middle.
+
+    RGB uint8 (H,W,3) becomes uint8 (height, width, 3).
+    """
     rows, columns = image_HWC.shape[:2]
     if columns * height >= width * rows:
         size = (max(columns * height // rows, width), height)
@@ -92,8 +95,8 @@ def cover(image_HWC: np.ndarray, width: int, height: int) -> np.ndarray:
 def letterbox(image_HWC: np.ndarray, rule: ClipRule) -> np.ndarray:
     """The image scaled (bilinear, antialiased) to fit the rule's size, centred on white.
 
-    The size and place are those of reference images at sampling time; the margin on the left and above is
-    half of the rest, rounded down.
+    RGB uint8 (H,W,3) becomes uint8 (height, width, 3) of the rule. Size and margins are those of reference
+    images at sampling time; the margin on the left and above is half of the rest, rounded down.
     """
     rows, columns = image_HWC.shape[:2]
     size = fitted_size(columns, rows, rule.width, rule.height)
@@ -104,7 +107,7 @@ def letterbox(image_HWC: np.ndarray, rule: ClipRule) -> np.ndarray:
 
 
 def stacked_references(images: Sequence[np.ndarray], rule: ClipRule) -> np.ndarray:
-    """The images letterboxed, uint8 (N, height, width, 3); N may be 0."""
+    """RGB uint8 images (H,W,3) of any sizes, letterboxed: uint8 (N, height, width, 3); N may be 0."""
     if not images:
         return np.zeros((0, rule.height, rule.width, 3), np.uint8)
     return np.stack([letterbox(image_HWC, rule) for image_HWC in images])
@@ -113,20 +116,21 @@ def stacked_references(images: Sequence[np.ndarray], rule: ClipRule) -> np.ndarr
 def read_clip(
     video: Video, indices: Sequence[int], region: Region, rule: ClipRule, still: int | None = None
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """The clip, uint8 (num_frames, height, width, 3), and frame `still` cut to the region in its own size.
+    """The clip, uint8 (num_frames, height, width, 3), and frame `still` cut to the region, uint8 (H,W,3).
 
-    The file is gone through once, holding frames in the clip's size only. Raises SampleError.
+    `indices`: the source frame of each frame of the clip. The file is decoded once; only frames of the clip's
+    size are held. Raises SampleError for a video that cannot be decoded or ends before.
     """
     clip_FHWC = np.empty((len(indices), rule.height, rule.width, 3), np.uint8)
-    places: dict[int, list[int]] = {}
-    for place, index in enumerate(indices):
-        places.setdefault(index, []).append(place)
+    positions: dict[int, list[int]] = {}
+    for position, index in enumerate(indices):
+        positions.setdefault(index, []).append(position)
     still_HWC: np.ndarray | None = None
-    wanted = set(places) if still is None else {still, *places}
+    wanted = set(positions) if still is None else {still, *positions}
     for index, frame_HWC in read_frames(video, wanted):
         cut_HWC = region.of(frame_HWC)
         if index == still:
             still_HWC = cut_HWC.copy()
-        if index in places:
-            clip_FHWC[places[index]] = cover(np.ascontiguousarray(cut_HWC), rule.width, rule.height)
+        if index in positions:
+            clip_FHWC[positions[index]] = cover(np.ascontiguousarray(cut_HWC), rule.width, rule.height)
     return clip_FHWC, still_HWC

@@ -23,9 +23,9 @@ from refbench.bench.video import Video
 from refbench.refalign.data.draws import Draws
 from refbench.refalign.data.frames import Region, frame_indices, read_clip, stacked_references
 from refbench.refalign.data.places import contained_file
-from refbench.refalign.data.sample import ClipRule
-from refbench.refalign.data.shards import Shard, line_entries, parse_json
-from refbench.refalign.data.source import Clip, ReferenceRates, Source
+from refbench.refalign.data.sample import Clip, ClipRule
+from refbench.refalign.data.shards import AnnotationShard, line_entries, parse_json
+from refbench.refalign.data.source import ClipSource, ReferenceRates
 
 
 class _Line(BaseModel):
@@ -44,16 +44,16 @@ class _Line(BaseModel):
         return self
 
 
-class LinesSource(Source):
+class LinesSource(ClipSource):
     """One or several JSONL files of one folder; each file is a shard.
 
     A sample's key is `<file stem>/<id>`; without an id it is file, line and a digest of the line, so that
     features cached under it are not taken for another line's after an edit.
     """
 
-    def __init__(self, place: Path, files: Sequence[Path], cache: Path | None) -> None:
-        self.place = place
-        self.shards = [Shard(file, line_entries, cache) for file in files]
+    def __init__(self, path: Path, files: Sequence[Path], cache: Path | None) -> None:
+        self.path = path
+        self.shards = [AnnotationShard(file, line_entries, cache) for file in files]
 
     def name(self, shard: int, number: int) -> str:
         """`<file>:<line>`."""
@@ -84,7 +84,7 @@ class LinesSource(Source):
             video_FHWC=video_FHWC,
             references_NHWC=stacked_references(images, rule),
             labels=tuple((line.labels or [""] * len(images))[: len(images)]),
-            clip_start=indices[0],
+            first_frame=indices[0],
         )
 
 

@@ -1,4 +1,4 @@
-"""OpenS2V-5M as it is on disk.
+"""Reads OpenS2V-5M as it is on disk.
 
     annotations/<shard>.json        {clip id: {metadata, word_tags, annotation}}
     videos/<shard>/<metadata.path>  the clip's source video
@@ -34,10 +34,10 @@ from refbench.refalign.data.frames import Region, frame_indices, read_clip, read
 from refbench.refalign.data.lines import opened_on_white
 from refbench.refalign.data.pairs import CrossPairs
 from refbench.refalign.data.places import contained_file
-from refbench.refalign.data.sample import ClipRule, Skipped
-from refbench.refalign.data.shards import Shard, object_entries
-from refbench.refalign.data.source import Clip, ReferenceRates, Source
-from refbench.refalign.data.subjects import Cutout, Subject, chosen_cutouts, cut_out
+from refbench.refalign.data.sample import Clip, ClipRule, Skipped
+from refbench.refalign.data.shards import AnnotationShard, object_entries
+from refbench.refalign.data.source import ClipSource, ReferenceRates
+from refbench.refalign.data.subjects import AnnotatedSubject, Cutout, chosen_cutouts, cut_out
 
 GPT_FRAME = re.compile(r"(\d{1,6})_(.+)\.png")
 STEP = re.compile(r"_step\d")
@@ -85,7 +85,7 @@ class _Entry(BaseModel):
     metadata: _Metadata
     annotation: _Annotation
 
-    def subjects(self) -> list[Subject]:
+    def subjects(self) -> list[AnnotatedSubject]:
         """The subjects masked in the reference frame. Raises SampleError for one without a box."""
         frame = self.annotation.ann_frame_data
         subjects = []
@@ -96,7 +96,7 @@ class _Entry(BaseModel):
             scored = frame.annotations[number - 1]
             named = self.annotation.mask_map.get(subject_id)
             subjects.append(
-                Subject(
+                AnnotatedSubject(
                     id=subject_id,
                     label=(named.class_name if named is not None else "") or scored.class_name,
                     aes_score=scored.aes_score,
@@ -120,12 +120,12 @@ class _Entry(BaseModel):
         return Region(left=x0, top=y0, right=x1, bottom=y1)
 
     def usable_frames(self, probe: Probe) -> tuple[int, int]:
-        """First frame, and the frame after the last, that a window may hold."""
+        """The first frame that a window may hold, and the frame after the last one."""
         first, last = self.metadata.face_cut or self.metadata.cut or (0, probe.frames)
         return max(first, 0), min(last, probe.frames)
 
 
-class OpenS2VSource(Source):
+class OpenS2VSource(ClipSource):
     """A folder in OpenS2V-5M's layout; each annotation file is a shard.
 
     A clip's key is `<shard>/<clip id>`, as the pairs write it. Raises UserError for a folder without
@@ -133,12 +133,12 @@ class OpenS2VSource(Source):
     """
 
     def __init__(self, folder: Path, cache: Path | None) -> None:
-        self.place = folder
+        self.path = folder
         self._videos = folder / "videos"
         if not self._videos.is_dir():
             raise UserError(f"{folder} has annotations but no folder videos")
         files = sorted((folder / "annotations").glob("*.json"))
-        self.shards = [Shard(file, object_entries, cache) for file in files]
+        self.shards = [AnnotationShard(file, object_entries, cache) for file in files]
         self._pairs = CrossPairs(folder / "cross_frames_pairs", cache)
 
     def name(self, shard: int, number: int) -> str:
@@ -181,11 +181,11 @@ class OpenS2VSource(Source):
             video_FHWC=video_FHWC,
             references_NHWC=stacked_references([image_HWC for _, image_HWC in taken], rule),
             labels=tuple(label for label, _ in taken),
-            clip_start=indices[0],
+            first_frame=indices[0],
             replaced=replaced,
         )
 
-    def _entry(self, shard: Shard, number: int) -> tuple[str, _Entry]:
+    def _entry(self, shard: AnnotationShard, number: int) -> tuple[str, _Entry]:
         clip_id, content = shard.member(number)
         try:
             return clip_id, _Entry.model_validate(content)
@@ -193,11 +193,11 @@ class OpenS2VSource(Source):
             raise SampleError(first_fault(error)) from None
 
     def _video_file(self, shard: str, clip_id: str, path: str) -> Path:
-        places = (f"{shard}/{path}", path, f"{shard}/{STEP.split(clip_id)[0]}.mp4")
+        candidates = (f"{shard}/{path}", path, f"{shard}/{STEP.split(clip_id)[0]}.mp4")
         # The bare path is checked first: below a shard's folder an absolute one would look relative.
-        files = {place: contained_file(self._videos, place) for place in (path, *places)}
-        for place in places:
-            file = files[place]
+        files = {name: contained_file(self._videos, name) for name in (path, *candidates)}
+        for name in candidates:
+            file = files[name]
             if file is not None:
                 return file
         raise SampleError(f"the video {one_line(path, 120)} is missing from videos/{shard}")
@@ -219,7 +219,7 @@ class OpenS2VSource(Source):
     ) -> list[tuple[str, np.ndarray]] | None:
         """The linked subjects of one linked clip, drawn from those whose annotation is here."""
         shards = {other.name: other for other in self.shards}
-        here: list[tuple[str, Shard, int, set[str]]] = []
+        here: list[tuple[str, AnnotationShard, int, set[str]]] = []
         for other_key, subject_ids in self._pairs.linked(shard, clip_id).items():
             other_shard, _, other_id = other_key.partition("/")
             owner = shards.get(other_shard)
@@ -235,7 +235,7 @@ class OpenS2VSource(Source):
             raise SampleError(f"linked clip {one_line(other_key, 120)}: {error}") from None
 
     def _still_references(
-        self, shard: Shard, number: int, subject_ids: set[str], rule: ClipRule
+        self, shard: AnnotationShard, number: int, subject_ids: set[str], rule: ClipRule
     ) -> list[tuple[str, np.ndarray]]:
         clip_id, entry = self._entry(shard, number)
         video = Video(self._video_file(shard.name, clip_id, entry.metadata.path))
@@ -248,7 +248,7 @@ class OpenS2VSource(Source):
 
     def _gpt_references(self, clip_id: str, rule: ClipRule) -> list[tuple[str, np.ndarray]]:
         """GPT's pictures for the clip in the order of their numbers; empty where it has none."""
-        root = self.place / "gpt_frames"
+        root = self.path / "gpt_frames"
         folder = self._gpt_folders.get(clip_id) or self._gpt_folders.get(TRAILING_STEPS.sub("", clip_id))
         if folder is None:
             return []
@@ -263,7 +263,7 @@ class OpenS2VSource(Source):
     def _gpt_folders(self) -> dict[str, str]:
         """Folder names of GPT frames by their own name and by their name without the last steps."""
         found: dict[str, str] = {}
-        for name in _names_in(self.place / "gpt_frames"):
+        for name in _names_in(self.path / "gpt_frames"):
             found[name] = name
             found.setdefault(TRAILING_STEPS.sub("", name), name)
         return found

@@ -15,7 +15,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from refbench.bench.errors import SampleError, first_fault, one_line
 from refbench.refalign.data.places import contained_file
-from refbench.refalign.data.shards import LARGEST_ENTRY_BYTES, Shard, object_entries, parse_json
+from refbench.refalign.data.shards import LARGEST_ENTRY_BYTES, AnnotationShard, object_entries, parse_json
 
 
 class _Pair(BaseModel):
@@ -43,7 +43,7 @@ class CrossPairs:
     def __init__(self, folder: Path, cache: Path | None) -> None:
         self.folder = folder
         files = sorted(folder.glob("cross_frames_pairs*.json"))
-        self._shards = [Shard(file, object_entries, cache) for file in files]
+        self._shards = [AnnotationShard(file, object_entries, cache) for file in files]
 
     def linked(self, shard: str, clip_id: str) -> dict[str, set[str]]:
         """Subject ids by linked clip (`<shard>/<clip id>`), clips in the order of their names.

@@ -1,4 +1,4 @@
-"""Files that a data set names: inside its folder or not at all."""
+"""The path guard: a file that a data set names must lie in the data set's folder."""
 
 from __future__ import annotations
 

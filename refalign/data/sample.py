@@ -1,17 +1,16 @@
-"""The nouns of the training data: the rule for a clip, a sample, a skipped one, a place in the order.
+"""The nouns of the training data: the rule for a clip, a clip, a sample, what was skipped, a position.
 
 Shape suffixes: F frames, N references, H height, W width, C RGB channels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
-Condition = Literal["both", "no_text", "no_references", "neither"]
+Dropped = Literal["nothing", "text", "references", "both"]
 
 # The VAE packs four frames after the first into one and 8 pixels into one; the network's patches are 2×2.
 FRAMES_PER_LATENT = 4
@@ -52,24 +51,25 @@ class ClipRule:
 
 @dataclass(frozen=True, kw_only=True)
 class DropoutRates:
-    """Shares of samples, 0 to 1, whose condition loses the text, the references, or both.
+    """Shares of samples, 0 to 1, that are trained without their text, without their references, or without
+    both.
 
     Raises ValueError for a negative share or a sum above 1.
     """
 
-    no_text: float = 0.1
-    no_references: float = 0.1
-    neither: float = 0.1
+    text: float = 0.1
+    references: float = 0.1
+    both: float = 0.1
 
     def __post_init__(self) -> None:
-        rates = (self.no_text, self.no_references, self.neither)
+        rates = (self.text, self.references, self.both)
         if not all(0 <= rate <= 1 for rate in rates) or sum(rates) > 1 + 1e-9:
             raise ValueError(f"dropout rates must be shares of one whole, {rates} are not")
 
 
 @dataclass(frozen=True, kw_only=True)
 class EpochPosition:
-    """A place in the training order: which epoch, and which position of that epoch's order."""
+    """A position of the training order: the epoch, and the position (0 … length-1) in that epoch's order."""
 
     epoch: int
     position: int
@@ -84,58 +84,35 @@ class Skipped:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainingSample:
-    """One decoded clip with its conditions.
+class Clip:
+    """A decoded entry of a data set.
 
     `key` is unique within the data set and stable over runs (of a JSONL line without an id it names the
-    content too). `prompt` is the caption and `references_NHWC` the references even where `condition` drops
-    them: the trainer applies it. `video_FHWC` is RGB uint8 (num_frames, height, width, 3), `references_NHWC`
-    uint8 (0 to max_references, height, width, 3), letterboxed on white, one of `labels` each. `clip_start` is
-    the first source frame of the window: with `key` the identity of cached latents. `skipped` are the samples
-    that this one stands in for, and references that were replaced.
+    content too). `video_FHWC` is RGB uint8 (num_frames, height, width, 3), `references_NHWC` uint8
+    (0 to max_references, height, width, 3), letterboxed on white, one of `labels` each. `first_frame` is the
+    source frame that the clip starts with: with `key` the identity of cached latents. `replaced` names
+    references that could not be read and for which the clip's own were taken.
     """
 
     key: str
-    epoch: int
-    position: int
     prompt: str
-    condition: Condition
     video_FHWC: np.ndarray
     references_NHWC: np.ndarray
     labels: tuple[str, ...]
-    clip_start: int
-    skipped: tuple[Skipped, ...] = ()
+    first_frame: int
+    replaced: tuple[Skipped, ...] = ()
 
 
-class SkipLog:
-    """What was skipped so far: each thing once, and how often it was met.
+@dataclass(frozen=True, kw_only=True)
+class TrainingSample:
+    """A clip at a position of the training order.
 
-    A driver whose samples are made by worker processes adds every sample that it receives; adding one twice
-    changes nothing.
+    The clip holds its prompt and references even where they are `dropped`: the encoder leaves them out.
+    `skipped` are the entries that this clip stands in for, and references that were replaced.
     """
 
-    def __init__(self) -> None:
-        self._times: dict[Skipped, set[tuple[int, int]]] = {}
-
-    def add(self, sample: TrainingSample) -> tuple[Skipped, ...]:
-        """Take over what `sample` skipped; returns those that were not known before, for the log."""
-        unknown = tuple(skipped for skipped in sample.skipped if skipped not in self._times)
-        for skipped in sample.skipped:
-            self._times.setdefault(skipped, set()).add((sample.epoch, sample.position))
-        return unknown
-
-    def __iter__(self) -> Iterator[Skipped]:
-        return iter(self._times)
-
-    def __len__(self) -> int:
-        return len(self._times)
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Keys of what was skipped, in the order in which it was first met."""
-        return tuple(dict.fromkeys(skipped.key for skipped in self._times))
-
-    @property
-    def encounters(self) -> int:
-        """How often a skipped thing was met, over all epochs and positions."""
-        return sum(map(len, self._times.values()))
+    clip: Clip
+    epoch: int
+    position: int
+    dropped: Dropped
+    skipped: tuple[Skipped, ...] = ()

@@ -1,7 +1,7 @@
-"""Shards: big annotation files of which only an index of byte offsets is held.
+"""Shards: large annotation files, read entry by entry through an index of byte offsets.
 
-OpenS2V-5M's files are JSON objects of hundreds of MB. Each is gone through once, mapped into memory and not
-parsed, for the places of its entries; what is wrong with one entry is found when that entry is read and costs
+OpenS2V-5M's files are JSON objects of hundreds of MB. Each is scanned once, mapped into memory and not
+parsed, to find where its entries are; what is wrong with one entry is found when that entry is read and costs
 that entry alone. The index (40 bytes an entry) is kept in the cache folder as a `.npy` file whose name holds
 the shard's size and modification time, so a changed shard gets a new one; without a cache folder it is made
 in memory by each process.
@@ -44,8 +44,8 @@ SPACE = re.compile(rb"\s*")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Span:
-    """An entry's place in the file, and its name (None where it has none)."""
+class EntrySpan:
+    """The bytes of an entry in its file, its line, and its name (None where it has none)."""
 
     offset: int
     length: int
@@ -53,7 +53,7 @@ class Span:
     name: str | None
 
 
-def object_entries(content: mmap.mmap) -> Iterator[Span]:
+def object_entries(content: mmap.mmap) -> Iterator[EntrySpan]:
     """The `"key": value` spans of a file that holds one JSON object.
 
     Inside a value only strings and brackets are looked at. Where the file breaks off, or is no object, the
@@ -62,7 +62,7 @@ def object_entries(content: mmap.mmap) -> Iterator[Span]:
     start = SPACE.match(content)
     position = start.end() if start else 0
     if content[position : position + 1] != b"{":
-        yield Span(offset=0, length=len(content), line=1, name=None)
+        yield EntrySpan(offset=0, length=len(content), line=1, name=None)
         return
     number, depth = 0, 0
     pending: tuple[int, str | None] | None = None
@@ -82,7 +82,7 @@ def object_entries(content: mmap.mmap) -> Iterator[Span]:
             end = token.start()
         if end is not None and pending is not None:
             number += 1
-            yield Span(offset=pending[0], length=end - pending[0], line=number, name=pending[1])
+            yield EntrySpan(offset=pending[0], length=end - pending[0], line=number, name=pending[1])
             pending, position = None, end
         if depth == 0:
             position = token.end()
@@ -91,7 +91,7 @@ def object_entries(content: mmap.mmap) -> Iterator[Span]:
             pending = (token.start(), _name(token.group()))
     rest = SPACE.match(content, position)
     if depth > 0 or (rest is not None and rest.end() < len(content)):
-        yield Span(offset=position, length=len(content) - position, line=number + 1, name=None)
+        yield EntrySpan(offset=position, length=len(content) - position, line=number + 1, name=None)
 
 
 def _name(token: bytes) -> str | None:
@@ -101,7 +101,7 @@ def _name(token: bytes) -> str | None:
         return None
 
 
-def line_entries(content: mmap.mmap) -> Iterator[Span]:
+def line_entries(content: mmap.mmap) -> Iterator[EntrySpan]:
     """The lines of a JSONL file that are not blank; the name is the line's `id`, if it has one."""
     position, line = 0, 0
     while position < len(content):
@@ -109,11 +109,11 @@ def line_entries(content: mmap.mmap) -> Iterator[Span]:
         end = len(content) if end < 0 else end
         line += 1
         if end - position > LARGEST_ENTRY_BYTES:
-            yield Span(offset=position, length=end - position, line=line, name=None)
+            yield EntrySpan(offset=position, length=end - position, line=line, name=None)
         else:
             text = content[position:end]
             if text.strip():
-                yield Span(offset=position, length=end - position, line=line, name=_line_id(text))
+                yield EntrySpan(offset=position, length=end - position, line=line, name=_line_id(text))
         position = end + 1
 
 
@@ -126,7 +126,7 @@ def _line_id(text: bytes) -> str | None:
     return name if isinstance(name, str) else None
 
 
-class Shard:
+class AnnotationShard:
     """One data file with the index of its entries; `name` is the file's name without suffix.
 
     Entries are read from the file on demand, so a shard can be handed to worker processes. Raises UserError
@@ -134,7 +134,7 @@ class Shard:
     """
 
     def __init__(
-        self, path: Path, entries: Callable[[mmap.mmap], Iterator[Span]], cache: Path | None
+        self, path: Path, entries: Callable[[mmap.mmap], Iterator[EntrySpan]], cache: Path | None
     ) -> None:
         self.path = path
         self.name = path.stem
@@ -197,10 +197,10 @@ class Shard:
         """The number of the first entry called `name`, or None."""
         rows = self._rows
         wanted = name_hash(name)
-        place = bisect_left(range(len(rows)), wanted, key=lambda k: int(rows["hash"][rows["by_hash"][k]]))
-        if place == len(rows):
+        rank = bisect_left(range(len(rows)), wanted, key=lambda k: int(rows["hash"][rows["by_hash"][k]]))
+        if rank == len(rows):
             return None
-        number = int(rows["by_hash"][place])
+        number = int(rows["by_hash"][rank])
         return number if int(rows["hash"][number]) == wanted else None
 
 
@@ -217,7 +217,7 @@ def name_hash(name: str) -> int:
     return int.from_bytes(hashlib.sha256(name.encode("utf-8", "surrogatepass")).digest()[:8], "little")
 
 
-def _index_of(path: Path, entries: Callable[[mmap.mmap], Iterator[Span]]) -> np.ndarray:
+def _index_of(path: Path, entries: Callable[[mmap.mmap], Iterator[EntrySpan]]) -> np.ndarray:
     try:
         with path.open("rb") as file:
             if os.fstat(file.fileno()).st_size == 0:
@@ -239,18 +239,18 @@ def _index_of(path: Path, entries: Callable[[mmap.mmap], Iterator[Span]]) -> np.
     return rows
 
 
-def _row_hash(path: Path, span: Span) -> int:
+def _row_hash(path: Path, span: EntrySpan) -> int:
     # No name of an entry holds a NUL, so an entry without one shares its hash with none.
     return name_hash(span.name if span.name is not None else f"{path.name}\0{span.offset}")
 
 
 def _cached_index(
-    path: Path, status: os.stat_result, entries: Callable[[mmap.mmap], Iterator[Span]], cache: Path
+    path: Path, status: os.stat_result, entries: Callable[[mmap.mmap], Iterator[EntrySpan]], cache: Path
 ) -> Path:
     from filelock import FileLock
 
-    place = hashlib.sha256(str(path.resolve()).encode("utf-8", "surrogateescape")).hexdigest()[:12]
-    stem = f"{re.sub(r'[^A-Za-z0-9_-]+', '-', path.stem)[:60]}-{place}"
+    path_hash = hashlib.sha256(str(path.resolve()).encode("utf-8", "surrogateescape")).hexdigest()[:12]
+    stem = f"{re.sub(r'[^A-Za-z0-9_-]+', '-', path.stem)[:60]}-{path_hash}"
     file = cache / f"{stem}-{status.st_size:x}-{status.st_mtime_ns:x}-v{INDEX_VERSION}.npy"
     try:
         cache.mkdir(parents=True, exist_ok=True)

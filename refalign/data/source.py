@@ -1,4 +1,4 @@
-"""What a data set has to offer the training order: shards of entries, each of which can be made a clip."""
+"""The interface of a training data set: shards of entries, each of which can be decoded to a clip."""
 
 from __future__ import annotations
 
@@ -7,11 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from refbench.refalign.data.draws import Draws
-from refbench.refalign.data.sample import ClipRule, Skipped
-from refbench.refalign.data.shards import Shard
+from refbench.refalign.data.sample import Clip, ClipRule
+from refbench.refalign.data.shards import AnnotationShard
 
 # RefAlign's trainer draws against 0.23; a comment beside it speaks of 30 %.
 CROSS_PAIR_PROBABILITY = 0.23
@@ -35,32 +33,19 @@ class ReferenceRates:
                 raise ValueError(f"{name} must be a probability, {getattr(self, name)} is not")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Clip:
-    """A decoded entry: what a `TrainingSample` holds, without its place in the order and its condition.
+class ClipSource(ABC):
+    """A data set as shards of numbered entries; stateless, so that worker processes may hold copies.
 
-    `replaced` names references that could not be read and for which the clip's own were taken.
+    `path`: the file or folder, for messages.
     """
 
-    key: str
-    prompt: str
-    video_FHWC: np.ndarray
-    references_NHWC: np.ndarray
-    labels: tuple[str, ...]
-    clip_start: int
-    replaced: tuple[Skipped, ...] = ()
-
-
-class Source(ABC):
-    """A data set as shards of numbered entries; stateless, so that worker processes may hold copies."""
-
-    place: Path
-    shards: Sequence[Shard]
+    path: Path
+    shards: Sequence[AnnotationShard]
 
     @abstractmethod
     def name(self, shard: int, number: int) -> str:
-        """What messages call that entry, also where it cannot be read."""
+        """The entry's name in messages, also where the entry cannot be read."""
 
     @abstractmethod
     def clip(self, shard: int, number: int, rule: ClipRule, rates: ReferenceRates, draws: Draws) -> Clip:
-        """That entry, decoded. Raises SampleError when it cannot be used."""
+        """Decode an entry. Raises SampleError when it cannot be used."""

@@ -26,7 +26,7 @@ LONGEST_RUN_CHARACTERS = 6
 
 
 @dataclass(frozen=True, kw_only=True)
-class Subject:
+class AnnotatedSubject:
     """One annotated subject: scores (None where missing), box as x0, y0, x1, y1 in pixels of the cropped
     frame, and the mask's run-length code with the (height, width) that it claims.
     """
@@ -50,13 +50,13 @@ class Subject:
 class Cutout:
     """A subject with the region to cut; `masked` is false where the mask is empty and the box serves."""
 
-    subject: Subject
+    subject: AnnotatedSubject
     region: Region
     masked: bool
 
 
 def run_lengths(counts: str, height: int, width: int) -> np.ndarray:
-    """The runs of a compressed COCO code, int64, background first; their sum is height·width.
+    """The runs of a compressed COCO code, int64 (runs,), background first; their sum is height·width.
 
     Raises SampleError for anything that is not such a code. Format: `maskApi.c` of COCO: characters 48 + five
     bits + a continuation bit, little end first, signed, from the fourth on relative to the last but one.
@@ -82,7 +82,7 @@ def run_lengths(counts: str, height: int, width: int) -> np.ndarray:
     return runs
 
 
-def cutout_of(subject: Subject, height: int, width: int) -> Cutout | None:
+def cutout_of(subject: AnnotatedSubject, height: int, width: int) -> Cutout | None:
     """Where the subject is in a frame of that size, or None when neither mask nor box holds a pixel.
 
     Raises SampleError for a mask of another size or a code that is none.
@@ -110,11 +110,11 @@ def cutout_of(subject: Subject, height: int, width: int) -> Cutout | None:
     return None if empty else Cutout(subject=subject, region=region, masked=False)
 
 
-def _coco_code(subject: Subject) -> dict[str, object]:
+def _coco_code(subject: AnnotatedSubject) -> dict[str, object]:
     return {"size": list(subject.mask_size), "counts": subject.mask_counts.encode()}
 
 
-def chosen_cutouts(subjects: Sequence[Subject], height: int, width: int, limit: int) -> list[Cutout]:
+def chosen_cutouts(subjects: Sequence[AnnotatedSubject], height: int, width: int, limit: int) -> list[Cutout]:
     """Up to `limit` subjects by the published rules, in the order of the annotation.
 
     Of equal crops the earlier subject is taken. Raises SampleError for a bad mask among those considered, and
@@ -131,7 +131,7 @@ def chosen_cutouts(subjects: Sequence[Subject], height: int, width: int, limit: 
 
 
 def cut_out(frame_HWC: np.ndarray, cutout: Cutout) -> np.ndarray:
-    """The subject's region of the frame, RGB uint8, white outside its mask."""
+    """The subject's region of the frame, white outside its mask; RGB uint8 (H,W,3), as the frame is."""
     from pycocotools import mask as coco
 
     piece_HWC = cutout.region.of(frame_HWC).copy()

@@ -40,8 +40,10 @@ BASE_FILES = ("transformer/*.safetensors",)
 
 @dataclass(frozen=True, kw_only=True)
 class StartingPoint:
-    """Where the weights come from: `network` None is a fresh one of `architecture`; `projectors` under
-    original names, None for fresh ones.
+    """The weights that training starts from.
+
+    `network`: None for a fresh one of `architecture`. `projectors`: under original names, None for fresh
+    ones. `adapter`: the file of LoRA's weights, None for fresh ones.
     """
 
     architecture: Mapping[str, Any]
@@ -51,9 +53,10 @@ class StartingPoint:
 
 
 def starting_point(config: TrainingConfig, weights: Path | None, resumed: Checkpoint | None) -> StartingPoint:
-    """Read the network that training starts from or goes on with, in float32.
+    """Read the network that training starts from, or that it goes on with after `resumed`, in float32.
 
-    With LoRA the frozen network is read in the run's precision. Raises MissingWeights and UserError.
+    With LoRA the frozen network is read in the run's precision. Raises MissingWeights for a network that is
+    not on disk and UserError for one that cannot be read.
     """
     if resumed is not None and not config.lora.enabled:
         network = read_checkpoint(resumed.folder / TRANSFORMER, dtype=torch.float32)
@@ -76,17 +79,20 @@ def starting_point(config: TrainingConfig, weights: Path | None, resumed: Checkp
             adapter=adapter,
         )
     if config.model.random:
-        place = require(get_entry(config.model.base), weights)
+        repository = require(get_entry(config.model.base), weights)
         return StartingPoint(
-            architecture=_stored_architecture(place), network=None, projectors=projectors, adapter=adapter
+            architecture=_stored_architecture(repository),
+            network=None,
+            projectors=projectors,
+            adapter=adapter,
         )
     files = find_network(get_entry(config.model.base), BASE_FILES, weights)
     network = read_checkpoint(files[0].parent, dtype=dtype, files=files)
     return StartingPoint(architecture=network.config, network=network, projectors=projectors, adapter=adapter)
 
 
-def _stored_architecture(place: Path) -> dict[str, Any]:
-    path = place / "transformer" / "config.json"
+def _stored_architecture(repository: Path) -> dict[str, Any]:
+    path = repository / "transformer" / "config.json"
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -116,7 +122,8 @@ def empty_model(
     *,
     network: WanCheckpoint | None = None,
 ) -> TrainingModel:
-    """The training model with fresh weights, but for those of `network`; on torch's default device.
+    """The training model with the weights of `network` (None: fresh ones) and fresh projectors and adapters,
+    on torch's default device.
 
     Raises UserError for aligned blocks that the network does not have.
     """

@@ -1,4 +1,4 @@
-"""Checkpoints of a training run: written whole or not at all, pruned afterwards, refused where they differ.
+"""Checkpoints of a training run: written whole or not at all, old ones removed, another run's refused.
 
 `<out>/checkpoints/step-00000500/` holds `transformer/` (original Wan naming with the projectors, sharded
 safetensors; `--set transformer=…` of the registered methods and `refbench convert` take it), with LoRA
@@ -15,11 +15,12 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from refbench.bench.errors import UserError, first_fault, one_line
+from refbench.refalign.training.recipes import flat_settings, nested_data_settings
 
 FOLDER = "checkpoints"
 TRANSFORMER, ADAPTER, EMA, OPTIMIZER, PROJECTORS = (
@@ -47,21 +48,30 @@ FREE_FIELDS = frozenset(
 
 
 class TrainingState(BaseModel):
-    """Where a run stands.
+    """How far a run has come, and its configuration.
 
-    `step` updates have been made; `places` positions of the order were consumed by them; `average_steps` is
-    the moving average's own count. The configuration is the recipe with its overrides.
+    `step` updates have been made; `consumed_positions` of the training order went into them; `average_steps`
+    is the moving average's own count. The configuration is the recipe with its overrides. Version 1 called
+    the positions `places` and had a flat section `data`; it is still read.
     """
 
     model_config = ConfigDict(extra="forbid")
 
-    schema_version: int = 1
+    schema_version: Literal[2] = 2
     step: int
-    places: int
+    consumed_positions: int
     average_steps: int | None = None
     processes: int
     config: dict[str, Any]
     versions: dict[str, str]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_version_1(cls, stored: Any) -> Any:
+        if not isinstance(stored, dict) or stored.get("schema_version") != 1:
+            return stored
+        values = {"consumed_positions" if name == "places" else name: value for name, value in stored.items()}
+        return values | {"schema_version": 2, "config": nested_data_settings(stored.get("config"))}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,20 +91,20 @@ class CheckpointStore:
 
     def steps(self) -> list[int]:
         """Steps of whole checkpoints, ascending."""
-        places = self.folder.iterdir() if self.folder.is_dir() else ()
-        found = [(match, place) for place in places if (match := STEP_NAME.fullmatch(place.name))]
-        return sorted(int(match[1]) for match, place in found if (place / STATE).is_file())
+        folders = self.folder.iterdir() if self.folder.is_dir() else ()
+        found = [(match, folder) for folder in folders if (match := STEP_NAME.fullmatch(folder.name))]
+        return sorted(int(match[1]) for match, folder in found if (folder / STATE).is_file())
 
-    def place(self, step: int) -> Path:
+    def folder_of(self, step: int) -> Path:
         """The folder of a step's checkpoint."""
         return self.folder / f"step-{step:08d}"
 
     def newest(self) -> Checkpoint | None:
-        """The newest whole checkpoint, or None. Raises UserError for a state file that is none."""
+        """The newest whole checkpoint, or None. Raises UserError for a damaged state file."""
         steps = self.steps()
         if not steps:
             return None
-        folder = self.place(steps[-1])
+        folder = self.folder_of(steps[-1])
         try:
             state = TrainingState.model_validate_json((folder / STATE).read_bytes())
         except ValidationError as error:
@@ -102,21 +112,23 @@ class CheckpointStore:
         return Checkpoint(folder=folder, state=state)
 
     def newest_text(self) -> str:
-        """The newest checkpoint in words, for error lines."""
+        """Which checkpoint is the newest, as the end of an error line."""
         steps = self.steps()
-        return f"the last good checkpoint is {self.place(steps[-1])}" if steps else "there is no checkpoint"
+        return (
+            f"the last good checkpoint is {self.folder_of(steps[-1])}" if steps else "there is no checkpoint"
+        )
 
     @contextmanager
     def writing(self, step: int) -> Iterator[Path]:
-        """A hidden folder that becomes the checkpoint of `step` when the block ends well, and vanishes when
-        it does not.
+        """A hidden folder to write into: it becomes the checkpoint of `step` when the block ends without an
+        error, and is removed otherwise.
         """
-        partial = self.folder / f".{self.place(step).name}.partial"
+        partial = self.folder / f".{self.folder_of(step).name}.partial"
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         try:
             yield partial
-            final = self.place(step)
+            final = self.folder_of(step)
             if final.exists():
                 shutil.rmtree(final)
             partial.rename(final)
@@ -127,8 +139,8 @@ class CheckpointStore:
         """Remove all but the newest `keep`, and what a killed run left half written."""
         for step in self.steps()[: -self.keep]:
             # A folder that loses its name first cannot be taken for a whole one half-way through.
-            doomed = self.folder / f".{self.place(step).name}.removed"
-            self.place(step).rename(doomed)
+            doomed = self.folder / f".{self.folder_of(step).name}.removed"
+            self.folder_of(step).rename(doomed)
             shutil.rmtree(doomed, ignore_errors=True)
         for leftover in self.folder.glob(".step-*"):
             shutil.rmtree(leftover, ignore_errors=True)
@@ -141,9 +153,9 @@ def write_state(folder: Path, state: TrainingState) -> None:
 
 
 def guarded_save(store: CheckpointStore, step: int, write: Callable[[Path], None]) -> str | None:
-    """Write the checkpoint of `step` with `write(folder)` and prune; the reason where it failed, or None.
+    """Write the checkpoint of `step` with `write(folder)` and prune; returns why it failed, or None.
 
-    Whatever happens, earlier checkpoints stay as they are.
+    Where it fails, earlier checkpoints stay as they are.
     """
     try:
         with store.writing(step) as folder:
@@ -156,21 +168,16 @@ def guarded_save(store: CheckpointStore, step: int, write: Callable[[Path], None
 
 
 def check_same_run(stored: Mapping[str, Any], config: Mapping[str, Any], folder: Path) -> None:
-    """Raises UserError where a run is to go on under another configuration than it had; lengths, machine and
-    intervals may change.
+    """Raises UserError where a run would be resumed with another configuration than it had.
+
+    Settings that do not change what a step computes (length, machine, intervals) may differ.
     """
-    for section in stored.keys() | config.keys():
-        if section in FREE_SECTIONS:
+    before, now = flat_settings(stored), flat_settings(config)
+    for name in sorted(before.keys() | now.keys()):
+        if name.partition(".")[0] in FREE_SECTIONS or name in FREE_FIELDS:
             continue
-        before, now = stored.get(section), config.get(section)
-        pairs = (
-            {f"{section}.{name}": (before.get(name), now.get(name)) for name in before.keys() | now.keys()}
-            if isinstance(before, Mapping) and isinstance(now, Mapping)
-            else {section: (before, now)}
-        )
-        for name, (old, new) in sorted(pairs.items()):
-            if old != new and name not in FREE_FIELDS:
-                raise UserError(
-                    f"{folder} was trained with {name}={one_line(old, 60)}, not {one_line(new, 60)}; "
-                    "give the same settings, or start a new run in another --out"
-                )
+        if before.get(name) != now.get(name):
+            raise UserError(
+                f"{folder} was trained with {name}={one_line(before.get(name), 60)}, not "
+                f"{one_line(now.get(name), 60)}; give the same settings, or start a new run in another --out"
+            )

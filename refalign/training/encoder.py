@@ -1,22 +1,19 @@
-"""What the frozen networks make of a training sample, and how samples become a batch.
+"""The frozen networks: from a training sample's pixels and prompt to latents, text and teacher features.
 
 `FeatureEncoder` does the work during training or once beforehand (`refalign.training.prepare`); its result
 depends on the sample alone, so both give the same losses. VAE latents are the posterior's mode: no draw,
 therefore worth keeping. Text features keep no rows of zeros; teacher features lie on the network's token
-grid. Under `no_text` the prompt is the empty one, under `no_references` (and for a sample without any) one
-reference of zeros stands in at the video's size, with a teacher of zeros, which switches the alignment loss
-off.
+grid. A dropped text is the empty prompt; dropped references are left out.
 
 Source: the trainer of gudaochangsheng/RefAlign@6f91526.
 
-Shapes: B samples, C latent channels, F latent frames, N references, h and w latent rows and columns, L text
-rows, T tokens of all references, D channels of the teacher or the text.
+Shapes: C latent channels, F frames (of pixels or latents), N references, H and W rows and columns of pixels,
+h and w of latents, L text rows, D channels of the text.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,138 +22,15 @@ import torch
 
 from refbench.baselines.wan.codec import WanCodec
 from refbench.baselines.wan.conditioning import LATENT_CHANNELS, SPATIAL_COMPRESSION, TEMPORAL_COMPRESSION
-from refbench.baselines.wan.prompts import MAX_TEXT_TOKENS
-from refbench.refalign.data.draws import uniform
-from refbench.refalign.data.sample import ClipRule, Skipped, TrainingSample
-from refbench.refalign.flow_matching import LEVELS, FlowSchedule
+from refbench.refalign.data.sample import ClipRule, TrainingSample
 from refbench.refalign.teacher import Teacher
+from refbench.refalign.training.batch import PATCH, Features
 
-PATCH = 2
 BYTE_SCALE = 2 / 255
 
 
-@dataclass(frozen=True, kw_only=True)
-class Features:
-    """One sample as the networks see it, on the CPU.
-
-    `latents_CFhw` of the video; `text_LD` without rows of zeros at the end; `references_CNhw` clean latents,
-    N 0 where they are dropped; `teachers` for each teacher (N, tokens of one reference, D).
-    """
-
-    latents_CFhw: torch.Tensor
-    text_LD: torch.Tensor
-    references_CNhw: torch.Tensor
-    teachers: tuple[torch.Tensor, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Example:
-    """A sample ready for training and where it stands in the order; `skipped` as in `TrainingSample`."""
-
-    key: str
-    epoch: int
-    position: int
-    features: Features
-    skipped: tuple[Skipped, ...] = ()
-
-
-@dataclass(frozen=True, kw_only=True)
-class Batch:
-    """Samples of equal size, noise and noise levels included.
-
-    `counts_B`: how many of the N references are real, None where all are; `subject_BT` the reference of each
-    token, -1 for padding; `teachers` for each teacher (B,T,D).
-    """
-
-    latents_BCFhw: torch.Tensor
-    noise_BCFhw: torch.Tensor
-    timesteps_B: torch.Tensor
-    sigmas_B: torch.Tensor
-    weights_B: torch.Tensor
-    text_BLD: torch.Tensor
-    references_BCNhw: torch.Tensor
-    counts_B: torch.Tensor | None
-    subject_BT: torch.Tensor
-    teachers: tuple[torch.Tensor, ...]
-
-    def to(self, device: torch.device | str) -> Batch:
-        """The same on a device."""
-
-        def moved(value: Any) -> Any:
-            if isinstance(value, tuple):
-                return tuple(moved(each) for each in value)
-            return None if value is None else value.to(device, non_blocking=True)
-
-        return replace(self, **{item.name: moved(getattr(self, item.name)) for item in fields(self)})
-
-    @property
-    def tokens(self) -> int:
-        """Tokens in the network's sequences, padding included."""
-        frames, rows, columns = self.latents_BCFhw.shape[2:]
-        video: int = frames * (rows // PATCH) * (columns // PATCH)
-        return len(self.latents_BCFhw) * (video + int(self.subject_BT.shape[1]))
-
-
-@dataclass(frozen=True, kw_only=True)
-class NoiseDraw:
-    """A sample's noise (C,F,h,w) and the id of its noise level."""
-
-    noise_CFhw: torch.Tensor
-    level_id: int
-
-    @classmethod
-    def of(cls, seed: int, epoch: int, position: int, shape: Sequence[int]) -> NoiseDraw:
-        """The draw of a position, on the CPU: the same in every process, whatever came before."""
-        # 53 bits of the key's SHA-256.
-        number = int(uniform(f"{seed}/{epoch}/{position}/noise") * 2**53)
-        generator = torch.Generator("cpu").manual_seed(number)
-        level_id = int(torch.randint(LEVELS, (), generator=generator))
-        return cls(noise_CFhw=torch.randn(tuple(shape), generator=generator), level_id=level_id)
-
-
-def collate(
-    examples: Sequence[Example], schedule: FlowSchedule, seed: int, text_rows: int = MAX_TEXT_TOKENS
-) -> Batch:
-    """Examples with the noise of their positions; missing references and text rows are filled with zeros."""
-    samples = [example.features for example in examples]
-    draws = [
-        NoiseDraw.of(seed, example.epoch, example.position, example.features.latents_CFhw.shape)
-        for example in examples
-    ]
-    level = schedule.level_of_ids(torch.tensor([draw.level_id for draw in draws]))
-    # A sample without references takes one of zeros.
-    counts = [max(sample.references_CNhw.shape[1], 1) for sample in samples]
-    most = max(counts)
-    rows, columns = samples[0].latents_CFhw.shape[2:]
-    tokens_each = (rows // PATCH) * (columns // PATCH)
-    subject_BT = torch.full((len(samples), most * tokens_each), -1)
-    for row, count in zip(subject_BT, counts, strict=True):
-        row[: count * tokens_each] = torch.arange(count).repeat_interleave(tokens_each)
-    return Batch(
-        latents_BCFhw=torch.stack([sample.latents_CFhw for sample in samples]),
-        noise_BCFhw=torch.stack([draw.noise_CFhw for draw in draws]),
-        timesteps_B=level.timesteps_B,
-        sigmas_B=level.sigmas_B,
-        weights_B=level.weights_B,
-        text_BLD=torch.stack([_filled(sample.text_LD, 0, text_rows) for sample in samples]),
-        references_BCNhw=torch.stack([_filled(sample.references_CNhw, 1, most) for sample in samples]),
-        counts_B=None if min(counts) == most else torch.tensor(counts),
-        subject_BT=subject_BT,
-        teachers=tuple(
-            torch.stack([_filled(tokens_NTD, 0, most).flatten(0, 1) for tokens_NTD in one_teacher])
-            for one_teacher in zip(*(sample.teachers for sample in samples), strict=True)
-        ),
-    )
-
-
-def _filled(values: torch.Tensor, axis: int, length: int) -> torch.Tensor:
-    missing = list(values.shape)
-    missing[axis] = length - values.shape[axis]
-    return torch.cat([values, values.new_zeros(missing)], dim=axis)
-
-
 def latent_shape(rule: ClipRule) -> tuple[int, int, int, int]:
-    """(C,F,h,w) of a clip's latents."""
+    """The shape (C,F,h,w) of a clip's latents."""
     return (
         LATENT_CHANNELS,
         1 + (rule.num_frames - 1) // TEMPORAL_COMPRESSION,
@@ -191,14 +65,14 @@ class FeatureEncoder:
         self.codec = WanCodec(**parts, device=torch.device(device), dtype=dtype)
 
     def encode(self, sample: TrainingSample) -> Features:
-        """The features of a sample under its condition, on the CPU."""
-        prompt = "" if sample.condition in ("no_text", "neither") else sample.prompt
-        pictures_NHWC = sample.references_NHWC
-        if sample.condition in ("no_references", "neither"):
+        """Encode a sample, leaving out what it drops; the result is on the CPU, shaped as in `Features`."""
+        prompt = "" if sample.dropped in ("text", "both") else sample.clip.prompt
+        pictures_NHWC = sample.clip.references_NHWC
+        if sample.dropped in ("references", "both"):
             pictures_NHWC = pictures_NHWC[:0]
         with torch.no_grad():
             return Features(
-                latents_CFhw=self._latents(sample.video_FHWC),
+                latents_CFhw=self._latents(sample.clip.video_FHWC),
                 text_LD=self._text(prompt),
                 references_CNhw=self._references(pictures_NHWC),
                 teachers=tuple(self._teach(teacher, pictures_NHWC) for teacher in self.teachers.values()),
@@ -230,5 +104,8 @@ class FeatureEncoder:
 def load_teachers(
     names: Sequence[str], weights: Path | None, *, device: torch.device | str, dtype: torch.dtype
 ) -> dict[str, Teacher]:
-    """The teachers by name. Raises MissingWeights and UserError."""
+    """Load the teachers by name.
+
+    Raises MissingWeights for one that is not on disk, UserError for an unknown name and a damaged model.
+    """
     return {name: Teacher.load(name, weights, device=device, dtype=dtype) for name in names}

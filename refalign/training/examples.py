@@ -1,4 +1,4 @@
-"""Where training examples come from: decoded and encoded on the way, or prepared beforehand."""
+"""Where training examples come from: clips that are encoded during training, or prepared features."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import torch
 from refbench.bench.errors import UserError
 from refbench.refalign.data.dataset import PositionSampler, TrainingData
 from refbench.refalign.data.sample import EpochPosition
-from refbench.refalign.training.encoder import Example, FeatureEncoder
+from refbench.refalign.training.batch import Example
+from refbench.refalign.training.encoder import FeatureEncoder
 
 
 class ExampleSource(ABC):
@@ -46,7 +47,7 @@ class EncodedSource(ExampleSource):
         order = PositionSampler(self.length, start=start, rank=rank, world_size=world_size)
         for sample in guarded_items(self._data, order, self._workers):
             yield Example(
-                key=sample.key,
+                key=sample.clip.key,
                 epoch=sample.epoch,
                 position=sample.position,
                 features=self._encoder.encode(sample),
@@ -60,20 +61,20 @@ class _Failure:
 
 
 class _Guarded(torch.utils.data.Dataset):
-    """Items of `items`; a UserError travels as a value, since a loader would turn it into a traceback."""
+    """`items`, where a UserError is returned as a value: a loader's worker would turn it into a traceback."""
 
     def __init__(self, items: Any) -> None:
         self._items = items
 
-    def __getitem__(self, place: EpochPosition) -> Any:
+    def __getitem__(self, position: EpochPosition) -> Any:
         try:
-            return self._items[place]
+            return self._items[position]
         except UserError as error:
             return _Failure(text=str(error))
 
 
 def guarded_items(items: Any, order: Iterable[EpochPosition], workers: int) -> Iterator[Any]:
-    """`items[place]` for each place of `order`, made in `workers` processes (0: in this one).
+    """`items[position]` for each position of `order`, made in `workers` processes (0: in this one).
 
     Raises UserError as the items do.
     """

@@ -1,4 +1,4 @@
-"""What a training run says: a console line, `log.jsonl` with every step, and curves (TensorBoard, W&B)."""
+"""The log of a training run: console lines, `log.jsonl` with every step, curves (TensorBoard, W&B)."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class StepReport:
 
 
 class TrainingLog:
-    """Written by the main process alone; the others hold one that keeps silent."""
+    """The log of a run, in every process; only the main process prints and writes."""
 
     def __init__(self, config: TrainingConfig, out: Path, parallel: Parallel, *, after_step: int) -> None:
         self._config = config
@@ -95,6 +95,14 @@ class TrainingLog:
         if report.step % self._config.log.every == 0 or last:
             self.say(self._line(self._window))
             self._window = []
+
+    def say_skipped(self) -> None:
+        """Say how many clips and references were skipped since the run began, if any."""
+        if self._known:
+            self.say(
+                f"skipped in all: {len(self._known)} (clips, or references of a clip); "
+                f"{self._path} names each with its reason"
+            )
 
     def close(self) -> None:
         """Flush the curves."""

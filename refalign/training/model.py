@@ -23,7 +23,7 @@ from refbench.refalign.alignment import (
     average_terms,
 )
 from refbench.refalign.flow_matching import add_noise, flow_target, squared_error
-from refbench.refalign.training.encoder import Batch
+from refbench.refalign.training.batch import Batch
 
 
 class Losses(NamedTuple):
@@ -58,7 +58,7 @@ class TrainingModel(nn.Module):
             projectors.requires_grad_(False)
 
     def forward(self, batch: Batch) -> Losses:
-        """The losses of a batch."""
+        """The losses of a batch, (B,) each, in float32."""
         noisy_BCFhw = add_noise(batch.latents_BCFhw, batch.noise_BCFhw, batch.sigmas_B)
         blocks = () if self.projectors is None else self.config.blocks
         out = self.transformer(
@@ -87,7 +87,7 @@ class TrainingModel(nn.Module):
         )
 
     def predict(self, **inputs: Any) -> torch.Tensor:
-        """The prediction of the network alone, for sampling."""
+        """The network's prediction (B,C,F,h,w), for sampling; `inputs` are those of its `forward`."""
         sample: torch.Tensor = self.transformer(**inputs).sample
         return sample
 
@@ -104,6 +104,6 @@ class TrainingModel(nn.Module):
 
 
 def _has_teacher(batch: Batch) -> torch.Tensor:
-    """(B,) whether a teacher has something to say on a sample."""
+    """(B,) whether a sample has references with teacher features."""
     real_BT = batch.subject_BT >= 0
     return torch.stack([(one.any(dim=-1) & real_BT).any(dim=1) for one in batch.teachers]).any(dim=0)

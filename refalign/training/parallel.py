@@ -54,7 +54,7 @@ class Parallel:
     def wrap(
         self, model: TrainingModel | None, make: Callable[[], TrainingModel], optimizer: Callable[[Any], Any]
     ) -> tuple[TrainingModel, Any, Any]:
-        """(the module itself, what is called in training, its optimiser).
+        """Distribute the training model: (the module itself, the wrapped module to call, its optimiser).
 
         `model` may be None under FSDP2 in all processes but the main one, which then build theirs with `make`
         on the meta device.
@@ -64,8 +64,8 @@ class Parallel:
             return sharded, sharded, optimizer(sharded)
         assert model is not None
         if self.strategy == "zero2":
-            called, stepper = self.accelerator.prepare(model, optimizer(model))
-            return model, called, stepper
+            wrapped_model, wrapped_optimizer = self.accelerator.prepare(model, optimizer(model))
+            return model, wrapped_model, wrapped_optimizer
         return model, self.accelerator.prepare(model), optimizer(model)
 
     def _shard(self, model: TrainingModel | None, make: Callable[[], TrainingModel]) -> TrainingModel:
@@ -101,24 +101,28 @@ class Parallel:
         return model
 
     @contextmanager
-    def micro_step(self, called: Any) -> Iterator[bool]:
+    def micro_step(self, wrapped_model: Any) -> Iterator[bool]:
         """One call among those accumulated for an update; yields whether it is the last of them."""
-        with self.accelerator.accumulate(called):
+        with self.accelerator.accumulate(wrapped_model):
             last = bool(self.accelerator.sync_gradients)
             if self.strategy == "fsdp2":
-                called.set_requires_gradient_sync(last)
+                wrapped_model.set_requires_gradient_sync(last)
             yield last
 
     def load(self, targets: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor]) -> None:
-        """Copy whole tensors into tensors of the same names, sharded or not; `state` of sharded ones is
-        looked at in the main process alone.
+        """Copy the whole tensors of `state` into `targets` of the same names and shapes, sharded or not.
+
+        For sharded targets only the main process needs a `state`.
         """
         with torch.no_grad():
             for name, target in targets.items():
                 target.copy_(self.sharded_like(target, state.get(name)))
 
     def sharded_like(self, target: Any, value: torch.Tensor | None) -> torch.Tensor:
-        """A whole tensor, of the main process, as `target` is sharded; itself where it is not."""
+        """Shard a whole tensor of the main process like `target`; return it as it is where `target` is whole.
+
+        `value`: of the shape of `target`; for sharded targets None in all processes but the main one.
+        """
         if not hasattr(target, "full_tensor"):
             assert value is not None
             return value
@@ -155,7 +159,7 @@ class Parallel:
         )
 
     def load_optimizer_state(self, model: nn.Module, optimizer: Any, file: Path) -> None:
-        """Put back what `optimizer_state` gave and a safetensors file holds.
+        """Load AdamW's state, as `optimizer_state` gives it, from a safetensors file.
 
         Raises UserError for a damaged file and for a state of other parameters.
         """
@@ -185,19 +189,21 @@ class Parallel:
             raise UserError(f"{file} is damaged or missing: {one_line(error, 160)}") from None
 
     def gather(self, values: torch.Tensor) -> torch.Tensor:
-        """Rows of all processes, in the order of the positions that they stand for."""
+        """Rows (rows, columns) of all processes as (world size · rows, columns), in the order of their
+        positions.
+        """
         rows: torch.Tensor = self.accelerator.gather(values)
         return rows.view(self.world_size, -1, values.shape[1]).transpose(0, 1).flatten(0, 1)
 
     def gather_objects(self, values: list[Any]) -> list[Any]:
-        """The lists of all processes as one."""
+        """The lists of all processes, joined."""
         from accelerate.utils import gather_object
 
         found: list[Any] = gather_object(values)
         return found
 
     def together(self, work: Callable[[], str | None]) -> None:
-        """Do `work` in the main process; the reason that it returns is a UserError in all."""
+        """Do `work` in the main process; where it returns a reason, all processes raise it as a UserError."""
         from accelerate.utils import broadcast_object_list
 
         reason = [work() if self.is_main else None]

@@ -1,4 +1,4 @@
-"""Features computed once: what the frozen networks give for the positions of the first epochs, on disk.
+"""Prepared features: the frozen networks' output for the first epochs, computed once and kept on disk.
 
     index.json                 what the features belong to: settings, weights, lengths
     features-00000.safetensors the features of 64 positions in order, with their samples' keys
@@ -19,22 +19,23 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from refbench.bench.errors import MissingWeights, UserError, first_fault, one_line
-from refbench.bench.runs.folder import write_text
+from refbench.bench.files import write_text
 from refbench.bench.weights.catalogue import get_entry
 from refbench.bench.weights.checkpoint import write_tensors
 from refbench.bench.weights.store import require, require_model_folder, weights_fingerprint
 from refbench.refalign.data.dataset import PositionSampler, TrainingData
 from refbench.refalign.data.sample import EpochPosition, Skipped
 from refbench.refalign.teacher import get_teacher_spec
-from refbench.refalign.training.encoder import Example, FeatureEncoder, Features
+from refbench.refalign.training.batch import Example, Features
+from refbench.refalign.training.encoder import FeatureEncoder
 from refbench.refalign.training.examples import ExampleSource, guarded_items
-from refbench.refalign.training.recipes import TrainingConfig
+from refbench.refalign.training.recipes import TrainingConfig, flat_settings, nested_data_settings
 
 INDEX = "index.json"
 POSITIONS_PER_SHARD = 64
@@ -43,11 +44,11 @@ ENCODERS = ("text_encoder", "vae")
 
 
 class FeatureIndex(BaseModel):
-    """What prepared features belong to."""
+    """What prepared features were made of. Version 1 had a flat section `data`; it is still read."""
 
     model_config = ConfigDict(extra="forbid")
 
-    schema_version: int = 1
+    schema_version: Literal[2] = 2
     settings: dict[str, Any]
     weights: dict[str, str]
     first_sample: str
@@ -55,15 +56,22 @@ class FeatureIndex(BaseModel):
     epochs: int
     teacher_widths: list[int]
 
+    @model_validator(mode="before")
+    @classmethod
+    def _from_version_1(cls, stored: Any) -> Any:
+        if not isinstance(stored, dict) or stored.get("schema_version") != 1:
+            return stored
+        return stored | {"schema_version": 2, "settings": nested_data_settings(stored.get("settings"))}
+
     @property
-    def places(self) -> int:
-        """Prepared positions."""
+    def positions(self) -> int:
+        """How many positions of the training order are prepared."""
         return self.length * self.epochs
 
     @property
     def shards(self) -> int:
-        """Files of features."""
-        return math.ceil(self.places / POSITIONS_PER_SHARD)
+        """How many files of features there are."""
+        return math.ceil(self.positions / POSITIONS_PER_SHARD)
 
 
 def feature_settings(config: TrainingConfig) -> dict[str, Any]:
@@ -85,36 +93,37 @@ def teacher_names(config: TrainingConfig) -> tuple[str, ...]:
 
 
 def weight_fingerprints(config: TrainingConfig, weights: Path | None) -> dict[str, str]:
-    """Digests of the frozen networks that are on disk."""
-    found = {}
-    places: dict[str, Callable[[], Path]] = {
+    """Digests by name of the frozen networks (text encoder, VAE, teachers) whose files are on disk."""
+    find_folder: dict[str, Callable[[], Path]] = {
         part: lambda part=part: require(get_entry(config.model.base), weights) / part  # type: ignore[misc]
         for part in ENCODERS
     }
     for name in teacher_names(config):
         repository = get_teacher_spec(name).repository
-        places[name] = lambda repository=repository: require_model_folder(repository, weights)  # type: ignore[misc]
-    for name, find in places.items():
+        find_folder[name] = lambda repository=repository: require_model_folder(repository, weights)  # type: ignore[misc]
+    found = {}
+    for name, find in find_folder.items():
         try:
-            place = find()
-            files = sorted(place.glob("*.safetensors")) or sorted(place.glob("*.bin"))
-            found[name] = weights_fingerprint(place, files)
+            folder = find()
         except MissingWeights:
             continue
+        files = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.bin"))
+        if files:
+            found[name] = weights_fingerprint(folder, [Path(file.name) for file in files])
     return found
 
 
 def sample_digest(data: TrainingData) -> str:
-    """The first position's sample in one word: key, clip and pixels."""
-    sample = data.sample(0, 0)
-    digest = hashlib.sha256(f"{sample.key}\n{sample.clip_start}\n{sample.prompt}\n".encode())
-    digest.update(sample.video_FHWC.tobytes())
-    digest.update(sample.references_NHWC.tobytes())
+    """The SHA-256 of the first position's clip: key, first frame, prompt and pixels."""
+    clip = data.sample(0, 0).clip
+    digest = hashlib.sha256(f"{clip.key}\n{clip.first_frame}\n{clip.prompt}\n".encode())
+    digest.update(clip.video_FHWC.tobytes())
+    digest.update(clip.references_NHWC.tobytes())
     return digest.hexdigest()
 
 
 def shard_file(folder: Path, number: int) -> Path:
-    """A file of features."""
+    """The path of shard `number`."""
     return folder / f"features-{number:05d}.safetensors"
 
 
@@ -178,19 +187,19 @@ def _write_shard(
     tensors: dict[str, torch.Tensor] = {}
     described: dict[str, Any] = {}
     first = number * POSITIONS_PER_SHARD
-    places = range(first, min(first + POSITIONS_PER_SHARD, index.places))
-    order = [EpochPosition(epoch=place // index.length, position=place % index.length) for place in places]
-    for place, sample in zip(places, guarded_items(data, order, config.data.workers), strict=True):
+    positions = range(first, min(first + POSITIONS_PER_SHARD, index.positions))
+    order = [EpochPosition(epoch=each // index.length, position=each % index.length) for each in positions]
+    for position, sample in zip(positions, guarded_items(data, order, config.data.workers), strict=True):
         features = encoder.encode(sample)
         tensors |= {
-            f"{place}/latents": features.latents_CFhw,
-            f"{place}/text": features.text_LD,
-            f"{place}/references": features.references_CNhw,
+            f"{position}/latents": features.latents_CFhw,
+            f"{position}/text": features.text_LD,
+            f"{position}/references": features.references_CNhw,
         }
         for teacher, tokens in zip(encoder.teachers, features.teachers, strict=True):
-            tensors[f"{place}/teacher/{teacher}"] = tokens
+            tensors[f"{position}/teacher/{teacher}"] = tokens
         skipped = [[skip.key, skip.reason] for skip in sample.skipped]
-        described[str(place)] = {"key": sample.key, "skipped": skipped}
+        described[str(position)] = {"key": sample.clip.key, "skipped": skipped}
     final = shard_file(folder, number)
     partial = final.with_name(f".{final.name}.partial")
     try:
@@ -205,7 +214,7 @@ def _is_whole(folder: Path, index: FeatureIndex, number: int) -> bool:
     file = shard_file(folder, number)
     if not file.is_file():
         return False
-    last = min((number + 1) * POSITIONS_PER_SHARD, index.places) - 1
+    last = min((number + 1) * POSITIONS_PER_SHARD, index.positions) - 1
     with _opened(file) as stored:
         return f"{last}/latents" in stored.keys()  # noqa: SIM118 - not a mapping
 
@@ -231,16 +240,13 @@ def _check_index(
     length: int | None,
     folder: Path,
 ) -> None:
-    flat = [_flat(stored.settings), _flat(settings)]
-    differing = sorted(
-        name for name in flat[0].keys() | flat[1].keys() if flat[0].get(name) != flat[1].get(name)
-    )
-    if differing:
-        name = differing[0]
-        raise UserError(
-            f"the features in {folder} were prepared with {name}={one_line(flat[0].get(name), 60)}, not "
-            f"{one_line(flat[1].get(name), 60)}; prepare them again in another folder"
-        )
+    before, now = flat_settings(stored.settings), flat_settings(settings)
+    for name in sorted(before.keys() | now.keys()):
+        if before.get(name) != now.get(name):
+            raise UserError(
+                f"the features in {folder} were prepared with {name}={one_line(before.get(name), 60)}, not "
+                f"{one_line(now.get(name), 60)}; prepare them again in another folder"
+            )
     for name in sorted(stored.weights.keys() & weights.keys()):
         if stored.weights[name] != weights[name]:
             raise UserError(
@@ -253,20 +259,10 @@ def _check_index(
         )
 
 
-def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in settings.items():
-        if isinstance(value, Mapping):
-            flat |= {f"{name}.{key}": each for key, each in value.items()}
-        else:
-            flat[name] = value
-    return flat
-
-
 class PreparedSource(ExampleSource):
-    """Examples out of prepared features.
+    """Examples from prepared features.
 
-    `data`, where it is at hand, is compared with what the features were made of. Raises UserError for
+    `data`, where it is given, is compared with what the features were made of. Raises UserError for
     features of other settings, weights or data, and for a shard that is missing.
     """
 
@@ -299,14 +295,14 @@ class PreparedSource(ExampleSource):
     def examples(self, *, start: int, rank: int, world_size: int) -> Iterator[Example]:
         """See the parent."""
         order = PositionSampler(self.length, start=start, rank=rank, world_size=world_size)
-        for place in order:
-            yield self._example(place)
+        for position in order:
+            yield self._example(position)
 
     def _example(self, wanted: EpochPosition) -> Example:
-        place = (wanted.epoch * self.length + wanted.position) % self.index.places
-        file = shard_file(self.folder, place // POSITIONS_PER_SHARD)
+        position = (wanted.epoch * self.length + wanted.position) % self.index.positions
+        file = shard_file(self.folder, position // POSITIONS_PER_SHARD)
         stored, samples = self._open(file)
-        described = samples.get(str(place))
+        described = samples.get(str(position))
         if described is None:
             raise UserError(f"{file} does not hold all its positions; run refbench prepare again")
         return Example(
@@ -314,10 +310,10 @@ class PreparedSource(ExampleSource):
             epoch=wanted.epoch,
             position=wanted.position,
             features=Features(
-                latents_CFhw=stored.get_tensor(f"{place}/latents"),
-                text_LD=stored.get_tensor(f"{place}/text"),
-                references_CNhw=stored.get_tensor(f"{place}/references"),
-                teachers=tuple(stored.get_tensor(f"{place}/teacher/{name}") for name in self._teachers),
+                latents_CFhw=stored.get_tensor(f"{position}/latents"),
+                text_LD=stored.get_tensor(f"{position}/text"),
+                references_CNhw=stored.get_tensor(f"{position}/references"),
+                teachers=tuple(stored.get_tensor(f"{position}/teacher/{name}") for name in self._teachers),
             ),
             skipped=tuple(Skipped(key=key, reason=reason) for key, reason in described["skipped"]),
         )

@@ -14,8 +14,8 @@ from __future__ import annotations
 
 import types
 import typing
-from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, field, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,11 +25,24 @@ from refbench.bench.errors import UserError, first_fault, one_line
 from refbench.bench.registry import unknown_name
 from refbench.refalign.alignment import AlignmentConfig
 from refbench.refalign.data.sample import ClipRule, DropoutRates
-from refbench.refalign.data.source import CROSS_PAIR_PROBABILITY
+from refbench.refalign.data.source import ReferenceRates
 
 Precision = Literal["float32", "bfloat16"]
 Strategy = Literal["ddp", "fsdp2", "zero2"]
 LORA_TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "ffn.net.0.proj", "ffn.net.2")
+# Where the settings are that stood directly in `data` in version 1 of the files that store a configuration.
+MOVED_DATA_SETTINGS = {
+    "width": "clip.width",
+    "height": "clip.height",
+    "num_frames": "clip.num_frames",
+    "stride": "clip.stride",
+    "max_references": "clip.max_references",
+    "cross_pair_probability": "references.cross_pair",
+    "gpt_probability": "references.gpt",
+    "no_text": "dropout.text",
+    "no_references": "dropout.references",
+    "neither": "dropout.both",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,42 +63,17 @@ class ModelConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """How clips are cut and conditions dropped; see `refalign.data`. `workers`: decoding processes."""
+    """How clips are cut (`clip`), how often references come from elsewhere (`references`), and how often the
+    text, the references or both are dropped (`dropout`). `workers`: decoding processes.
+    """
 
-    width: int = 832
-    height: int = 480
-    num_frames: int = 81
-    stride: int = 3
-    max_references: int = 3
-    cross_pair_probability: float = CROSS_PAIR_PROBABILITY
-    gpt_probability: float = 0.0
-    no_text: float = 0.1
-    no_references: float = 0.1
-    neither: float = 0.1
+    clip: ClipRule = field(default_factory=ClipRule)
+    references: ReferenceRates = field(default_factory=ReferenceRates)
+    dropout: DropoutRates = field(default_factory=DropoutRates)
     workers: int = 2
 
     def __post_init__(self) -> None:
-        _ = self.rule, self.dropout
-        for name in ("cross_pair_probability", "gpt_probability"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} must lie in 0..1, {getattr(self, name)} does not")
         _at_least(self, 0, "workers")
-
-    @property
-    def rule(self) -> ClipRule:
-        """The geometry of a clip."""
-        return ClipRule(
-            width=self.width,
-            height=self.height,
-            num_frames=self.num_frames,
-            stride=self.stride,
-            max_references=self.max_references,
-        )
-
-    @property
-    def dropout(self) -> DropoutRates:
-        """Shares of dropped conditions."""
-        return DropoutRates(no_text=self.no_text, no_references=self.no_references, neither=self.neither)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +92,7 @@ class FlowConfig:
 class OptimizerConfig:
     """AdamW with torch's defaults.
 
-    `max_gradient_norm` None: no clipping. `warmup_steps`: the rate rises linearly over so many updates.
+    `max_gradient_norm` None: no clipping. `warmup_steps`: updates over which the rate rises linearly.
     `authors_warmup`: a third of the rate until 5 scheduler steps are done, of which each update makes as many
     as there are processes (accelerate's way): with 5 or more only the first update is reduced.
     """
@@ -188,7 +176,7 @@ class LoraConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ValidationConfig:
-    """Videos of benchmark samples every so many steps; 0: none.
+    """Videos of benchmark samples, made every `every` steps; 0: none.
 
     `dataset`: an OpenS2V-Eval folder (None: where it is looked for always) or suite file; `samples` of its
     `track` by id.
@@ -210,7 +198,7 @@ class ValidationConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointConfig:
-    """A checkpoint every so many steps and at the end; of the written ones the newest `keep` stay."""
+    """A checkpoint is written every `every` steps and at the end; the newest `keep` of them stay."""
 
     every: int = 500
     keep: int = 3
@@ -221,7 +209,7 @@ class CheckpointConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class LogConfig:
-    """A console line every so many steps; curves for TensorBoard, and for W&B under `project`."""
+    """A console line every `every` steps; curves for TensorBoard, and for W&B under `project`."""
 
     every: int = 10
     tensorboard: bool = True
@@ -234,7 +222,7 @@ class LogConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
-    """One complete training run, but for its data, weights and output folders."""
+    """The whole configuration of a training run, except for the folders of data, weights and output."""
 
     recipe: str
     model: ModelConfig
@@ -297,7 +285,7 @@ def tiny() -> TrainingConfig:
     return TrainingConfig(
         recipe="tiny",
         model=ModelConfig(base="wan2.1-t2v-1.3b", random=True),
-        data=DataConfig(width=96, height=64, num_frames=9, workers=0),
+        data=DataConfig(clip=ClipRule(width=96, height=64, num_frames=9), workers=0),
         alignment=AlignmentConfig(blocks=(0, 1, 2)),
         optimizer=OptimizerConfig(learning_rate=2e-3),
         run=RunConfig(max_steps=300, samples_per_step=2, precision="float32", gradient_checkpointing=False),
@@ -329,31 +317,77 @@ def build_config(recipe: str, overrides: Iterable[str] = ()) -> TrainingConfig:
     if recipe not in RECIPES:
         raise UserError(unknown_name("recipe", recipe, RECIPES))
     config = RECIPES[recipe]()
-    sections = {item.name: getattr(config, item.name) for item in fields(config)}
-    sections = {name: section for name, section in sections.items() if is_dataclass(section)}
-    changes: dict[str, dict[str, Any]] = {}
+    changes: dict[str, Any] = {}
     for override in overrides:
         key, equals, text = override.partition("=")
-        section, dot, name = key.partition(".")
-        if not equals or not dot:
+        if not equals or "." not in key:
             raise UserError(f"an override is section.field=value, not {one_line(override, 80)!r}")
-        if section not in sections:
-            raise UserError(unknown_name("section", section, sections))
-        hints = typing.get_type_hints(type(sections[section]))
-        if name not in hints:
-            raise UserError(unknown_name("setting", key, [f"{section}.{known}" for known in hints]))
-        changes.setdefault(section, {})[name] = _parsed(key, text, hints[name])
-    for section, values in changes.items():
-        try:
-            config = replace(config, **{section: replace(sections[section], **values)})
-        except ValueError as error:
-            raise UserError(f"{section}: {one_line(error, 200)}") from None
-    if config.model.needs_transformer and config.model.transformer is None:
+        _check_setting(config, key)
+        owner: Any = config
+        changes_of_owner = changes
+        *sections, name = key.split(".")
+        for section in sections:
+            owner = getattr(owner, section)
+            changes_of_owner = changes_of_owner.setdefault(section, {})
+        changes_of_owner[name] = _parsed(key, text, typing.get_type_hints(type(owner))[name])
+    changed: TrainingConfig = _changed(config, changes)
+    if changed.model.needs_transformer and changed.model.transformer is None:
         raise UserError(
-            f"{config.recipe} starts from the network that stage 1 made; name it: "
+            f"{changed.recipe} starts from the network that stage 1 made; name it: "
             "model.transformer=OUT/checkpoints/step-N/transformer"
         )
-    return config
+    return changed
+
+
+def flat_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested settings by their dotted names: `{"data": {"workers": 2}}` is `{"data.workers": 2}`."""
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            flat |= {f"{name}.{key}": each for key, each in flat_settings(value).items()}
+        else:
+            flat[name] = value
+    return flat
+
+
+def nested_data_settings(settings: Any) -> Any:
+    """Stored settings of version 1, whose `data` was flat, in the layout of `TrainingConfig`.
+
+    What is no such mapping is returned as it is, for the reader of the file to refuse.
+    """
+    if not isinstance(settings, Mapping) or not isinstance(settings.get("data"), Mapping):
+        return settings
+    data: dict[str, Any] = {}
+    for name, value in settings["data"].items():
+        section, _, field_name = MOVED_DATA_SETTINGS.get(name, name).rpartition(".")
+        (data.setdefault(section, {}) if section else data)[field_name] = value
+    return {**settings, "data": data}
+
+
+def _check_setting(config: TrainingConfig, key: str) -> None:
+    """Raises UserError for a dotted name that is no setting of the configuration."""
+    known = [name for name in flat_settings(asdict(config)) if "." in name]
+    if key in known:
+        return
+    section, _, name = key.partition(".")
+    if section == "data" and name in MOVED_DATA_SETTINGS:
+        raise UserError(f"the setting {key} is called data.{MOVED_DATA_SETTINGS[name]} now")
+    sections = list(dict.fromkeys(each.partition(".")[0] for each in known))
+    if section not in sections:
+        raise UserError(unknown_name("section", section, sections))
+    raise UserError(unknown_name("setting", key, [each for each in known if each.startswith(f"{section}.")]))
+
+
+def _changed(config: Any, changes: Mapping[str, Any], name: str = "") -> Any:
+    """The configuration, or its section `name`, with changed values; those of a section are a mapping."""
+    values = {}
+    for key, change in changes.items():
+        own = getattr(config, key)
+        values[key] = _changed(own, change, f"{name}.{key}".lstrip(".")) if is_dataclass(own) else change
+    try:
+        return replace(config, **values)
+    except ValueError as error:
+        raise UserError(f"{name}: {one_line(error, 200)}") from None
 
 
 def _parsed(key: str, text: str, hint: Any) -> Any:

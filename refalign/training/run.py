@@ -33,7 +33,7 @@ CACHE_FOLDER = "data-index"
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainingPlaces:
+class TrainingPaths:
     """Folders of a run. `data` may be None where `features` are prepared; `weights` None: where weights are
     looked for always.
     """
@@ -44,18 +44,18 @@ class TrainingPlaces:
     weights: Path | None = None
 
 
-def train(config: TrainingConfig, places: TrainingPlaces, *, resume: bool) -> TrainingResult:
+def train(config: TrainingConfig, paths: TrainingPaths, *, resume: bool) -> TrainingResult:
     """Train a recipe, in as many processes as were launched.
 
     Raises UserError for everything that the user can mend, missing weights included, before the first step
     where that is possible.
     """
     _quiet()
-    with made_weights(config, places.weights) as weights:
+    with made_weights(config, paths.weights) as weights:
         try:
-            places.out.mkdir(parents=True, exist_ok=True)
-            parallel = Parallel(config, places.out)
-            result = _run(config, places, parallel, weights, resume=resume)
+            paths.out.mkdir(parents=True, exist_ok=True)
+            parallel = Parallel(config, paths.out)
+            result = _run(config, paths, parallel, weights, resume=resume)
         except MissingWeights as missing:
             raise UserError(str(missing)) from None
         parallel.accelerator.wait_for_everyone()
@@ -67,16 +67,16 @@ def train(config: TrainingConfig, places: TrainingPlaces, *, resume: bool) -> Tr
 
 
 def _run(
-    config: TrainingConfig, places: TrainingPlaces, parallel: Parallel, weights: Path | None, *, resume: bool
+    config: TrainingConfig, paths: TrainingPaths, parallel: Parallel, weights: Path | None, *, resume: bool
 ) -> TrainingResult:
-    store = CheckpointStore(places.out, config.checkpoints.keep)
+    store = CheckpointStore(paths.out, config.checkpoints.keep)
     resumed = find_resumed(store, config, resume=resume)
     if resume and resumed is None and parallel.is_main:
-        note(f"nothing to resume in {places.out}: starting at step 0")
+        note(f"nothing to resume in {paths.out}: starting at step 0")
     encoder = None
-    if places.features is None or config.validation.every:
+    if paths.features is None or config.validation.every:
         encoder = make_encoder(config, weights, parallel.device)
-    source = _source(config, places, weights, encoder, tell=parallel.is_main)
+    source = _source(config, paths, weights, encoder, tell=parallel.is_main)
     validation = None
     if config.validation.every and encoder is not None:
         validation = Validation(config, encoder)
@@ -84,7 +84,7 @@ def _run(
         config,
         parallel,
         source,
-        places.out,
+        paths.out,
         start=read_start(config, parallel, weights, resumed),
         resumed=resumed,
         validation=validation,
@@ -130,33 +130,36 @@ def prepare(
 
 
 def make_encoder(config: TrainingConfig, weights: Path | None, device: torch.device | str) -> FeatureEncoder:
-    """The frozen networks of a recipe. Raises MissingWeights and UserError."""
+    """Load the frozen networks of a recipe.
+
+    Raises MissingWeights for one that is not on disk and UserError for one that cannot be read.
+    """
     base = find_base(get_entry(config.model.base), weights, image_branch=False)
     dtype = torch.bfloat16 if config.run.precision == "bfloat16" else torch.float32
     # Teachers first: a missing one should not be found out after reading a text encoder of 11 GB.
     teachers = load_teachers(teacher_names(config), weights, device=device, dtype=dtype)
     return FeatureEncoder(
-        load_base(base, dtype=dtype), teachers, rule=config.data.rule, device=device, dtype=dtype
+        load_base(base, dtype=dtype), teachers, rule=config.data.clip, device=device, dtype=dtype
     )
 
 
 def _source(
     config: TrainingConfig,
-    places: TrainingPlaces,
+    paths: TrainingPaths,
     weights: Path | None,
     encoder: FeatureEncoder | None,
     *,
     tell: bool,
 ) -> ExampleSource:
     data = None
-    if places.data is not None:
-        data = open_data(config, places.data, places.out / CACHE_FOLDER)
-    if places.features is not None:
-        source = PreparedSource(places.features, config, weights=weights, data=data)
+    if paths.data is not None:
+        data = open_data(config, paths.data, paths.out / CACHE_FOLDER)
+    if paths.features is not None:
+        source = PreparedSource(paths.features, config, weights=weights, data=data)
         used = config.run.max_steps * config.run.samples_per_step
-        if tell and used > source.index.places:
+        if tell and used > source.index.positions:
             note(
-                f"the run takes {used} samples, {places.features} holds {source.index.places}: prepared "
+                f"the run takes {used} samples, {paths.features} holds {source.index.positions}: prepared "
                 "epochs are gone through again with new noise"
             )
         return source
@@ -165,22 +168,21 @@ def _source(
     return EncodedSource(data, encoder, workers=config.data.workers)
 
 
-def open_data(config: TrainingConfig, place: Path, cache: Path) -> TrainingData:
+def open_data(config: TrainingConfig, path: Path, cache: Path) -> TrainingData:
     """The training data as a recipe cuts it; its index is kept in `cache`. Raises UserError."""
     return open_training_data(
-        place,
-        config.data.rule,
+        path,
+        config.data.clip,
         seed=config.run.seed,
         cache=cache,
-        cross_pair_probability=config.data.cross_pair_probability,
-        gpt_probability=config.data.gpt_probability,
+        rates=config.data.references,
         dropout=config.data.dropout,
     )
 
 
 @contextmanager
 def made_weights(config: TrainingConfig, folder: Path | None) -> Iterator[Path | None]:
-    """The weights folder; for the `tiny` recipe without one, made-up weights that vanish afterwards."""
+    """The weights folder; for the `tiny` recipe without one, a temporary folder of random weights."""
     if config.recipe != "tiny" or folder is not None:
         yield folder
         return
@@ -190,7 +192,7 @@ def made_weights(config: TrainingConfig, folder: Path | None) -> Iterator[Path |
     writers: list[Callable[[Path], None]] = [write_base]
     for name in config.alignment.teachers:
         if get_teacher_spec(name).kind == "dinov3_vit":
-            writers.append(lambda place, name=name: write_teacher(place, name))  # type: ignore[misc]
+            writers.append(lambda folder, name=name: write_teacher(folder, name))  # type: ignore[misc]
     with tempfile.TemporaryDirectory(prefix="refalign-tiny-") as made:
         for write in writers:
             write(Path(made))
@@ -198,7 +200,7 @@ def made_weights(config: TrainingConfig, folder: Path | None) -> Iterator[Path |
 
 
 def _quiet() -> None:
-    """Progress bars and repeated advice of libraries would drown the run's own lines."""
+    """Turn off progress bars and repeated advice of libraries, which would drown the run's own lines."""
     import transformers
 
     transformers.utils.logging.disable_progress_bar()

@@ -23,8 +23,8 @@ from typing import Any
 import torch
 
 from refbench.bench.errors import UserError, one_line
+from refbench.bench.files import write_text
 from refbench.bench.provenance import package_versions
-from refbench.bench.runs.folder import write_text
 from refbench.bench.weights.checkpoint import write_tensors
 from refbench.refalign.flow_matching import FlowSchedule
 from refbench.refalign.training.assembly import (
@@ -34,6 +34,7 @@ from refbench.refalign.training.assembly import (
     save_network,
     starting_point,
 )
+from refbench.refalign.training.batch import Example, collate
 from refbench.refalign.training.checkpoints import (
     EMA,
     OPTIMIZER,
@@ -44,7 +45,6 @@ from refbench.refalign.training.checkpoints import (
     guarded_save,
     write_state,
 )
-from refbench.refalign.training.encoder import Example, collate
 from refbench.refalign.training.examples import ExampleSource
 from refbench.refalign.training.log import StepReport, TrainingLog
 from refbench.refalign.training.model import Losses, TrainingModel
@@ -65,7 +65,7 @@ NAMED_KEYS = 4
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingResult:
-    """`step` updates are made in all; `stopped`: a signal ended the run before its last step."""
+    """How a run ended: `step` updates were made in all; `stopped`: by a signal, before its last step."""
 
     step: int
     checkpoint: Path
@@ -83,7 +83,7 @@ def learning_rate(config: OptimizerConfig, step: int, world_size: int) -> float:
 
 
 class Trainer:
-    """One run. The parts come from outside: processes, examples, where to start, what validates.
+    """One training run, made of parts that are given to it: processes, examples, starting point, validation.
 
     Args:
         out: the run's folder: checkpoints, `log.jsonl`, `curves`, validation videos.
@@ -112,7 +112,7 @@ class Trainer:
         self.step = 0 if resumed is None else resumed.state.step
         widths = source.teacher_widths
         elsewhere = parallel.strategy == "fsdp2" and not parallel.is_main
-        self.model, self.called, self.optimizer = parallel.wrap(
+        self.model, self.wrapped_model, self.optimizer = parallel.wrap(
             None if elsewhere else build_model(config, start, widths),
             lambda: empty_model(config, start.architecture, widths),
             self._make_optimizer,
@@ -138,20 +138,21 @@ class Trainer:
             write_text(self.out / CONFIG_FILE, text)
         stopped = False
         try:
-            with _signals() as asked:
+            with _stop_signals() as stop_requested:
                 while self.step < run.max_steps and not stopped:
-                    stopped = self.update(examples, asked)
+                    stopped = self.update(examples, stop_requested)
                     every = self.config.checkpoints.every
                     if self.step % every == 0 or self.step == run.max_steps or stopped:
                         self.save()
                     if self._validates() and not stopped:
                         self.validate()
+            self.log.say_skipped()
         finally:
             self.log.close()
-        return TrainingResult(step=self.step, checkpoint=self.store.place(self.step), stopped=stopped)
+        return TrainingResult(step=self.step, checkpoint=self.store.folder_of(self.step), stopped=stopped)
 
-    def update(self, examples: Iterator[Example], asked: Callable[[], bool] = lambda: False) -> bool:
-        """One update of the weights with the next examples; whether any process has been asked to stop.
+    def update(self, examples: Iterator[Example], stop_requested: Callable[[], bool] = lambda: False) -> bool:
+        """Update the weights once with the next examples; returns whether any process was told to stop.
 
         Raises UserError for a loss or gradient that is not finite, before the weights are touched.
         """
@@ -167,16 +168,16 @@ class Trainer:
             chosen = [next(examples) for _ in range(config.run.samples_per_call)]
             used += chosen
             batch = collate(chosen, self.schedule, config.run.seed).to(parallel.device)
-            with parallel.micro_step(self.called) as last:
+            with parallel.micro_step(self.wrapped_model) as last:
                 with parallel.accelerator.autocast():
-                    losses: Losses = self.called(batch)
+                    losses: Losses = self.wrapped_model(batch)
                 tokens = torch.full_like(losses.flow, batch.tokens / len(chosen))
                 skips = torch.tensor([float(len(example.skipped)) for example in chosen]).to(tokens)
                 rows.append(
                     torch.stack([*(value.detach().float() for value in losses), tokens, skips], dim=1)
                 )
                 if last:
-                    flag = torch.full_like(rows[0][:1], float(asked()))
+                    flag = torch.full_like(rows[0][:1], float(stop_requested()))
                     gathered = parallel.gather(torch.cat([*rows, flag]))
                     self._check_finite(bool(gathered[:, 0].isfinite().all()), "loss", used)
                 parallel.accelerator.backward(losses.total.mean())
@@ -209,7 +210,7 @@ class Trainer:
         return float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
 
     def _check_finite(self, finite: bool, what: str, used: list[Example]) -> None:
-        """All processes see the same sums and come to the same answer."""
+        """Raises UserError with the samples' keys unless `finite`, which is the same in all processes."""
         if finite:
             return
         keys = self.parallel.gather_objects([example.key for example in used])
@@ -279,7 +280,7 @@ class Trainer:
     def _state(self) -> TrainingState:
         return TrainingState(
             step=self.step,
-            places=self.step * self.config.run.samples_per_step,
+            consumed_positions=self.step * self.config.run.samples_per_step,
             average_steps=None if self.average is None else self.average.optimization_step,
             processes=self.parallel.world_size,
             config=self.config.plain(),
@@ -356,25 +357,25 @@ def _swapped(parameters: list[torch.nn.Parameter], others: list[torch.Tensor] | 
 
 
 @contextmanager
-def _signals() -> Iterator[Callable[[], bool]]:
-    """SIGINT and SIGTERM ask for an end after the update at hand; a second one ends at once.
+def _stop_signals() -> Iterator[Callable[[], bool]]:
+    """Inside the block SIGINT and SIGTERM request a stop; a second one raises KeyboardInterrupt.
 
-    Yields whether one has come.
+    Yields a function that says whether a stop was requested.
     """
-    came = False
+    requested = False
 
-    def ask(number: int, frame: object) -> None:
-        nonlocal came
-        if came:
+    def request(number: int, frame: object) -> None:
+        nonlocal requested
+        if requested:
             raise KeyboardInterrupt
-        came = True
+        requested = True
 
     if threading.current_thread() is not threading.main_thread():
-        yield lambda: came
+        yield lambda: requested
         return
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield lambda: came
+        yield lambda: requested
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

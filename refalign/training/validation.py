@@ -24,18 +24,17 @@ FPS = 16.0
 
 
 class Validation:
-    """The samples to make, and the models that it takes beside the network.
+    """Makes the validation videos of a run.
 
     Raises UserError for a sample that the track does not have.
     """
 
     def __init__(self, config: TrainingConfig, encoder: FeatureEncoder) -> None:
         chosen = config.validation
-        place = chosen.dataset
-        if place is not None and place.is_file():
-            track = load_suite(place)
+        if chosen.dataset is not None and chosen.dataset.is_file():
+            track = load_suite(chosen.dataset)
         else:
-            track = load_track(chosen.track, place)
+            track = load_track(chosen.track, chosen.dataset)
         self.samples: list[Sample] = []
         for name in chosen.samples:
             sample = track.sample(name)
@@ -44,9 +43,9 @@ class Validation:
             self.samples.append(sample)
         self.seed = chosen.seed
         self.settings = WanSettings(
-            width=config.data.width,
-            height=config.data.height,
-            num_frames=config.data.num_frames,
+            width=config.data.clip.width,
+            height=config.data.clip.height,
+            num_frames=config.data.clip.num_frames,
             fps=FPS,
             steps=chosen.steps,
             solver="euler",

@@ -188,20 +188,27 @@ def test_shuffling_is_a_derangement_within_categories(seed: int, size: int, cate
     samples = [_sample(f"c{c}_{n}", [f"{c}/{n}.png"]) for c in range(categories) for n in range(size)]
     shuffled = shuffle_references(samples, seed)
     assert [sample.id for sample in shuffled] == [sample.id for sample in samples]
-    donors = [sample.references_from for sample in shuffled]
-    assert sorted(map(str, donors)) == sorted(sample.id for sample in samples)
-    for sample in shuffled:
-        assert sample.references_from != sample.id
-        assert category_of(str(sample.references_from)) == sample.category
+    donors = [donor(sample, samples) for sample in shuffled]
+    assert sorted(one.id for one in donors) == sorted(sample.id for sample in samples)
+    for sample, one in zip(shuffled, donors, strict=True):
+        assert one.id != sample.id
+        assert one.category == sample.category
     assert shuffle_references(samples, seed) == shuffled
+
+
+def donor(shuffled: Sample, samples: list[Sample]) -> Sample:
+    """The sample whose references these are."""
+    return next(one for one in samples if one.references == shuffled.references)
 
 
 def test_shuffling_avoids_shared_images_and_lone_categories() -> None:
     twins = [_sample("a_1", ["x"]), _sample("a_2", ["x"]), _sample("a_3", ["y"]), _sample("a_4", ["y"])]
-    for sample in shuffle_references(twins, 0):
-        assert sample.references[0].path != {"a_1": "x", "a_2": "x", "a_3": "y", "a_4": "y"}[sample.id]
-    lone = shuffle_references([_sample("a_1", ["x"]), _sample("b_1", ["y"]), _sample("b_2", ["z"])], 0)
-    assert all(sample.references_from != sample.id for sample in lone)
+    # One draw keeps a shared image for about two seeds of three: the best of many is needed.
+    for seed in range(40):
+        for sample in shuffle_references(twins, seed):
+            assert sample.references[0].path != {"a_1": "x", "a_2": "x", "a_3": "y", "a_4": "y"}[sample.id]
+    lone = [_sample("a_1", ["x"]), _sample("b_1", ["y"]), _sample("b_2", ["z"])]
+    assert all(donor(sample, lone).id != sample.id for sample in shuffle_references(lone, 0))
     with pytest.raises(SampleError, match="one sample"):
         shuffle_references([_sample("a_1", ["x"])], 0)
 

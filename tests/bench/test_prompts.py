@@ -25,7 +25,7 @@ from pathlib import Path
 
 import numpy as np
 
-from refbench.bench.method import Frames, Method, MethodCard
+from refbench.bench.method import Frames, Generator, Method, MethodCard, silent
 from refbench.bench.registry import methods
 
 
@@ -43,8 +43,16 @@ class Told(Method):
     def card(self):
         return MethodCard(name=self.name, summary=self.summary)
 
-    def generate(self, sample, seed):
-        with self.options.log.open("a") as log:
+    def load(self, environment):
+        return Writer(self.options.log)
+
+
+class Writer(Generator):
+    def __init__(self, file):
+        self.file = file
+
+    def generate(self, sample, seed, on_step=silent):
+        with self.file.open("a") as log:
             log.write(f"{sample.id}: {sample.prompt}\\n")
         return Frames(images=[np.zeros((16, 16, 3), np.uint8)] * 2, fps=8)
 '''

@@ -9,16 +9,17 @@ from typing import Any
 
 import pytest
 
+from kit.cli import Run
 from refbench.bench.errors import UserError, one_line
 from refbench.bench.method import Method
 from refbench.bench.metric import Metric, MetricDeclaration
-from refbench.bench.options import NoOptions, build_options, parse_assignments
+from refbench.bench.options import NoOptions, build_options, describe_options, parse_assignments
 from refbench.bench.registry import Registry, load_plugins, methods, metrics
 
 
 def a_metric(name: str, class_name: str = "Made") -> type[Metric]:
     declaration = MetricDeclaration(name=name, version="1", summary="s", source="test")
-    return type(class_name, (Metric,), {"declaration": declaration, "score": lambda *_: None})
+    return type(class_name, (Metric,), {"declaration": declaration, "load": lambda *_: None})
 
 
 def new_registry(group: str = "refbench.nothing") -> Registry[Metric]:
@@ -57,7 +58,7 @@ def test_entry_points_may_name_a_class_a_module_or_a_package(
         "from refbench.bench.metric import Metric, MetricDeclaration\n"
         "class Foreign(Metric):\n"
         "    declaration = MetricDeclaration(name='foreign', version='1', summary='s', source='t')\n"
-        "    def score(self, sample, video):\n        raise NotImplementedError\n"
+        "    def load(self, environment):\n        raise NotImplementedError\n"
     )
     (package / "__init__.py").write_text("")
     (package / "foreign.py").write_text(body)
@@ -77,14 +78,87 @@ def test_entry_points_may_name_a_class_a_module_or_a_package(
         registry.get("missing")
 
 
-def test_plugins_register_once(plugin: Path) -> None:
-    load_plugins([plugin, plugin])
-    load_plugins([plugin])
-    assert "dummy-brightness" in metrics.names()
-    assert "dummy-grey" in methods.names()
-    # Leave the registries as they were for other tests.
-    metrics._classes.pop("dummy-brightness")
-    methods._classes.pop("dummy-grey")
+def test_a_module_that_fails_costs_itself_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "family"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    for name in ("first", "third"):
+        (package / f"{name}.py").write_text(
+            "from refbench.bench.metric import Metric, MetricDeclaration\n"
+            "import family\n"
+            "class One(Metric):\n"
+            f"    declaration = MetricDeclaration(name='{name}', version='1', summary='s', source='t')\n"
+            "    def load(self, environment):\n        raise NotImplementedError\n"
+            "One.__qualname__ = '" + name + "'\n"
+            "family.registry.register(One)\n"
+        )
+    (package / "second.py").write_text("1 / 0\n")
+    (package / "outdated.py").write_text(
+        "from refbench.bench.errors import UserError\nraise UserError('mend me')\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    registry = new_registry("refbench.test")
+    import family
+
+    family.registry = registry
+    points = [EntryPoint("family", "family", "refbench.test")]
+    monkeypatch.setattr("refbench.bench.registry.entry_points", lambda group: points)
+    assert registry.names() == ["first", "third"]
+    assert registry.problems == [
+        "family.outdated: mend me",
+        "family.second: ZeroDivisionError: division by zero",
+    ]
+
+
+def test_plugins_register_once(plugin: Path, refbench: Run) -> None:
+    for kind, name in (("metrics", "dummy-brightness"), ("methods", "dummy-grey")):
+        assert refbench(kind, "--plugin", plugin, "--plugin", plugin).stdout.count(name) == 1
+
+
+OLD_METRIC = """
+from refbench.bench.metric import Metric, MetricDeclaration
+from refbench.bench.registry import metrics
+
+@metrics.register
+class Old(Metric):
+    declaration = MetricDeclaration(name="old", version="1", summary="s", source="t", weights=WEIGHTS)
+    def load(self, environment):
+        pass
+SCORE
+"""
+OLD_METHOD = """
+from refbench.bench.method import Method
+from refbench.bench.registry import methods
+
+@methods.register
+class Old(Method):
+    name, summary = "old", "s"
+    def card(self): ...
+    def load(self, environment): ...
+    def generate(self, sample, seed): ...
+"""
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            OLD_METRIC.replace("WEIGHTS", "()").replace("SCORE", "    def score(self, sample, video): ..."),
+            r"interface 1, this is 2: see docs/plugins.md; move score\(\) into a Scorer",
+        ),
+        (OLD_METRIC.replace("WEIGHTS", "('x',)").replace("SCORE", ""), "weights are WeightEntry objects"),
+        (OLD_METHOD, r"move generate\(\) into a Generator that load\(\) returns"),
+        ("from bench.metric import Metric\n", r"import refbench\.bench \(docs/plugins.md\)"),
+    ],
+)
+def test_plugins_of_the_former_interface_are_told_what_to_change(
+    tmp_path: Path, content: str, message: str
+) -> None:
+    path = tmp_path / "older.py"
+    path.write_text(content)
+    with pytest.raises(UserError, match=message) as caught:
+        load_plugins([path])
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -114,6 +188,31 @@ class Options:
     def __post_init__(self) -> None:
         if self.steps < 1:
             raise ValueError("steps must be positive")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MoreOptions(Options):
+    steps: int = 6
+    """How many steps, at least 1."""
+    name: str
+    """A name that
+    goes on in a second line."""
+
+
+def test_options_explain_themselves() -> None:
+    described = {option.name: option for option in describe_options(MoreOptions)}
+    assert list(described) == ["folder", "steps", "ratio", "quick", "name"]
+    assert (described["steps"].type, described["steps"].default) == ("int", "6")
+    assert described["steps"].meaning == "How many steps, at least 1."
+    assert described["name"].required and described["name"].meaning == "A name that goes on in a second line."
+    assert described["ratio"].meaning == ""
+
+
+@pytest.mark.parametrize("name", [*metrics.names(), *methods.names()])
+def test_every_option_has_its_sentence(name: str) -> None:
+    owner = metrics.get(name) if name in metrics.names() else methods.get(name)
+    for option in describe_options(owner.Options):
+        assert option.meaning.endswith("."), f"{name}.{option.name} says nothing"
 
 
 def test_options_are_filled_from_text() -> None:

@@ -31,7 +31,6 @@ def test_frames_equal_what_the_official_scripts_decode(
     assert video.digest == goldens[name]["file_sha256"]
     probe = video.probe
     assert (probe.width, probe.height, probe.frames, probe.fps) == (832, 480, 69, 15.0)
-    assert probe.duration_s == pytest.approx(4.6)
     uniform = [zlib.crc32(frame) for frame in video.frames(uniform_frames(32))]
     assert uniform == goldens["imageio_32"]["videos"][name]["rgb_crc32"]
     strided = [

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 from typer.testing import CliRunner, Result
 
@@ -47,3 +49,19 @@ def invoke(*words: object, expect: int = 0) -> Result:
         raise fault
     assert result.exit_code == expect, (result.exit_code, result.output)
     return result
+
+
+def printed(*words: object) -> str:
+    """What the command prints on standard output; it must end well."""
+    return invoke(*words).stdout
+
+
+def printed_json(*words: object) -> Any:
+    """What the command prints with `--json`, read."""
+    return json.loads(printed(*words, "--json"))
+
+
+def complaint(*words: object) -> str:
+    """The line that the command ends in, of something that the user can mend."""
+    last = invoke(*words, expect=EXIT_USER_ERROR).stderr.splitlines()[-1]
+    return last.removeprefix("refbench: ")

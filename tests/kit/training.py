@@ -14,8 +14,8 @@ from refbench.bench.weights.checkpoint import read_state_dict
 from refbench.refalign.data.dataset import PositionSampler
 from refbench.refalign.data.sample import EpochPosition, Skipped
 from refbench.refalign.training.assembly import StartingPoint
+from refbench.refalign.training.batch import Example, Features
 from refbench.refalign.training.checkpoints import CheckpointStore
-from refbench.refalign.training.encoder import Example, Features
 from refbench.refalign.training.examples import ExampleSource
 from refbench.refalign.training.parallel import Parallel
 from refbench.refalign.training.recipes import TrainingConfig, build_config
@@ -34,9 +34,9 @@ ARCHITECTURE = {
     "num_layers": 3,
 }
 SMALL = (
-    "data.width=48",
-    "data.height=32",
-    "data.num_frames=5",
+    "data.clip.width=48",
+    "data.clip.height=32",
+    "data.clip.num_frames=5",
     "alignment.blocks=0,1",
     "run.max_steps=4",
     "log.every=1000",
@@ -46,28 +46,28 @@ SMALL = (
 
 class DrawnSource(ExampleSource):
     """Features drawn from their position; every third sample has no references. `broken` positions hold NaN,
-    and `on_place` hears of each that is taken.
+    and `on_position` hears of each that is taken.
     """
 
     def __init__(
         self,
         length: int = 5,
         broken: int | None = None,
-        on_place: Callable[[EpochPosition], None] | None = None,
+        on_position: Callable[[EpochPosition], None] | None = None,
     ) -> None:
         self.length = length
         self.teacher_widths = (TEACHER_WIDTH,)
         self.broken = broken
-        self.on_place = on_place
+        self.on_position = on_position
 
     def examples(self, *, start: int, rank: int, world_size: int) -> Iterator[Example]:
-        for place in PositionSampler(self.length, start=start, rank=rank, world_size=world_size):
-            if self.on_place is not None:
-                self.on_place(place)
-            yield self.example(place)
+        for position in PositionSampler(self.length, start=start, rank=rank, world_size=world_size):
+            if self.on_position is not None:
+                self.on_position(position)
+            yield self.example(position)
 
-    def example(self, place: EpochPosition) -> Example:
-        number = place.epoch * self.length + place.position
+    def example(self, position: EpochPosition) -> Example:
+        number = position.epoch * self.length + position.position
         state = np.random.RandomState(number)
         references = number % 3
 
@@ -83,8 +83,8 @@ class DrawnSource(ExampleSource):
         skipped = (Skipped(key="bad clip", reason="it is broken"),) if number == 1 else ()
         return Example(
             key=f"clip {number}",
-            epoch=place.epoch,
-            position=place.position,
+            epoch=position.epoch,
+            position=position.position,
             features=features,
             skipped=skipped,
         )

@@ -25,8 +25,8 @@ from refbench.refalign.data.draws import Draws  # noqa: E402
 from refbench.refalign.data.frames import cover, letterbox  # noqa: E402
 from refbench.refalign.data.opens2v import OpenS2VSource  # noqa: E402
 from refbench.refalign.data.pairs import cluster_of  # noqa: E402
-from refbench.refalign.data.sample import ClipRule  # noqa: E402
-from refbench.refalign.data.source import Clip, ReferenceRates  # noqa: E402
+from refbench.refalign.data.sample import Clip, ClipRule  # noqa: E402
+from refbench.refalign.data.source import ReferenceRates  # noqa: E402
 
 RULE = ClipRule(width=64, height=32, num_frames=5, stride=2)
 OWN = ReferenceRates(cross_pair=0)
@@ -215,13 +215,13 @@ def test_a_clip_is_cropped_cut_and_covered(layout: Callable[..., Path]) -> None:
     starts = set()
     for position in range(8):
         made = clip(folder, ONE_A, position=position)
-        starts.add(made.clip_start)
-        frames = [decoded(folder, ONE_A, made.clip_start + 2 * step) for step in range(5)]
+        starts.add(made.first_frame)
+        frames = [decoded(folder, ONE_A, made.first_frame + 2 * step) for step in range(5)]
         np.testing.assert_array_equal(made.video_FHWC, [cover(frame, 64, 32) for frame in frames])
     # A window of 9 frames inside [2, 13) starts at 2, 3 or 4.
     assert starts == {2, 3, 4}
     assert made.key == ONE_A and made.prompt == "caption of a_part1.mp4" and made.replaced == ()
-    near(made.video_FHWC[0], cover(picture(60 + 6 * made.clip_start)[4:60, 8:88], 64, 32))
+    near(made.video_FHWC[0], cover(picture(60 + 6 * made.first_frame)[4:60, 8:88], 64, 32))
 
 
 def test_own_references_are_cut_from_the_annotated_frame(layout: Callable[..., Path]) -> None:
@@ -331,7 +331,7 @@ def test_videos_are_found_by_path_part_and_id(layout: Callable[..., Path]) -> No
     folder = layout(shards)
     for key, base in (("one/by_part", 140), (f"one/{clip_id('b')}", 100)):
         made = clip(folder, key)
-        near(made.video_FHWC[0], cover(picture(base + 6 * made.clip_start)[4:60, 8:88], 64, 32))
+        near(made.video_FHWC[0], cover(picture(base + 6 * made.first_frame)[4:60, 8:88], 64, 32))
 
 
 def test_optional_fields_fall_back(layout: Callable[..., Path]) -> None:
@@ -343,9 +343,9 @@ def test_optional_fields_fall_back(layout: Callable[..., Path]) -> None:
     del uncut["metadata"]["cut"]
     folder = layout({"one": {"plain": plain, "uncut": uncut}})
     made = clip(folder, "one/plain")
-    assert made.clip_start == 0 and made.labels[0] == "thing 1"
+    assert made.first_frame == 0 and made.labels[0] == "thing 1"
     np.testing.assert_array_equal(made.video_FHWC[0], made.video_FHWC[1])
-    starts = {clip(folder, "one/uncut", position=position).clip_start for position in range(30)}
+    starts = {clip(folder, "one/uncut", position=position).first_frame for position in range(30)}
     assert starts == set(range(6))
 
 
@@ -452,15 +452,16 @@ def test_skipped_clips_are_counted_and_named(layout: Callable[..., Path], tmp_pa
     text = (folder / "annotations" / "two.json").read_text()
     (folder / "annotations" / "two.json").write_text(text[:-40])
     cache = tmp_path / "cache"
-    data = open_training_data(folder, RULE, seed=5, cache=cache, cross_pair_probability=0)
+    data = open_training_data(folder, RULE, seed=5, cache=cache, rates=OWN)
     assert len(data) == 4
     samples = [data.sample(epoch, position) for epoch in range(2) for position in range(4)]
-    assert {sample.key for sample in samples} == {ONE_A, f"one/{clip_id('b')}"}
-    faults = {skipped.key: skipped.reason for skipped in data.skipped}
+    assert {sample.clip.key for sample in samples} == {ONE_A, f"one/{clip_id('b')}"}
+    skipped = [each for sample in samples for each in sample.skipped]
+    faults = {each.key: each.reason for each in skipped}
     assert set(faults) == {"one/hostile", "two.json, entry 1"}
     assert "run-length code" in faults["one/hostile"] and "broken JSON" in faults["two.json, entry 1"]
     # Each is met once an epoch at its own place, and may be met as a substitute.
-    assert data.skipped.encounters >= 4
+    assert len(skipped) >= 4
     assert sorted(path.name for path in folder.iterdir()) == ["annotations", "gpt_frames", "videos"]
     assert len(list(cache.glob("*.npy"))) == 2
 
@@ -492,16 +493,17 @@ DEMO_ID = "gm1252760410-365677148_part2_step1-0-95_step2-0-95_step3_step4_step5"
 
 def test_the_real_demo_by_the_published_rules(demo: Path) -> None:
     data = TrainingData(open_source(demo, None), RULE, seed=0)
-    keys = {data.sample(0, position).key for position in range(len(data))}
-    assert len(keys) == len(data) == 3 and len(data.skipped) == 0
-    sample = clip(demo, f"dataset1/{DEMO_ID}", rule=ClipRule())
-    assert sample.video_FHWC.shape == (81, 480, 832, 3)
+    samples = [data.sample(0, position) for position in range(len(data))]
+    assert len({sample.clip.key for sample in samples}) == len(data) == 3
+    assert not any(sample.skipped for sample in samples)
+    made = clip(demo, f"dataset1/{DEMO_ID}", rule=ClipRule())
+    assert made.video_FHWC.shape == (81, 480, 832, 3)
     # Seven subjects reach an aesthetic score of 4.5; the largest crops are three names of the meadow.
-    assert sample.labels == ("green grass", "park", "park")
-    assert sample.references_NHWC.shape == (3, 480, 832, 3)
-    assert (sample.references_NHWC[0] == 255).all(axis=-1).mean() > 0.3
-    assert sample.prompt.startswith("The video features three individuals outdoors")
-    assert sample.clip_start == 0
+    assert made.labels == ("green grass", "park", "park")
+    assert made.references_NHWC.shape == (3, 480, 832, 3)
+    assert (made.references_NHWC[0] == 255).all(axis=-1).mean() > 0.3
+    assert made.prompt.startswith("The video features three individuals outdoors")
+    assert made.first_frame == 0
 
 
 def test_the_real_demo_with_links_and_gpt_frames(demo: Path) -> None:

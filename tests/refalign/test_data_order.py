@@ -28,8 +28,8 @@ from refbench.refalign.data.dataset import (  # noqa: E402
 )
 from refbench.refalign.data.draws import Draws  # noqa: E402
 from refbench.refalign.data.frames import letterbox  # noqa: E402
-from refbench.refalign.data.sample import ClipRule, DropoutRates, EpochPosition, TrainingSample  # noqa: E402
-from refbench.refalign.data.source import Clip, ReferenceRates, Source  # noqa: E402
+from refbench.refalign.data.sample import Clip, ClipRule, DropoutRates, EpochPosition, TrainingSample  # noqa: E402
+from refbench.refalign.data.source import ClipSource, ReferenceRates  # noqa: E402
 
 RULE = ClipRule(width=32, height=16, num_frames=5, stride=2, max_references=2)
 
@@ -80,9 +80,10 @@ def six(written: Callable[..., Path], **options: Any) -> TrainingData:
 
 def fingerprint(sample: TrainingSample) -> tuple[Any, ...]:
     """All of a sample, to compare."""
-    pixels = (sample.video_FHWC.tobytes(), sample.references_NHWC.tobytes())
-    place = (sample.epoch, sample.position, sample.key, sample.clip_start)
-    return (*place, sample.prompt, sample.condition, sample.labels, sample.skipped, *pixels)
+    clip = sample.clip
+    pixels = (clip.video_FHWC.tobytes(), clip.references_NHWC.tobytes())
+    content = (clip.key, clip.first_frame, clip.prompt, clip.labels, clip.replaced)
+    return (sample.epoch, sample.position, sample.dropped, sample.skipped, *content, *pixels)
 
 
 def line_clip(path: Path, number: int = 0, rule: ClipRule = RULE) -> Clip:
@@ -95,7 +96,7 @@ def test_a_line_is_a_clip_with_letterboxed_references(written: Callable[..., Pat
     path = written(good(2, references=names, labels=["a", "b", "c"]), good(3, references=[]))
     made = line_clip(path)
     assert made.video_FHWC.shape == (5, 16, 32, 3) and made.prompt == "prompt 2"
-    levels = made.video_FHWC[:, 8, 16, 0].astype(int) - (20 + 60 + made.clip_start)
+    levels = made.video_FHWC[:, 8, 16, 0].astype(int) - (20 + 60 + made.first_frame)
     assert np.abs(levels - [0, 2, 4, 6, 8]).max() <= 2
     assert made.labels == ("a", "b") and made.references_NHWC.shape == (2, 16, 32, 3)
     clear = np.full((20, 20, 3), (10, 20, 30), np.uint8)
@@ -151,14 +152,14 @@ def test_bad_lines_are_skipped_counted_and_named(written: Callable[..., Path]) -
     assert len(data) == total
     samples = [data.sample(0, position) for position in range(total)]
     stem = path.stem
-    assert {sample.key for sample in samples} == {f"{stem}/0", f"{stem}/1"}
+    assert {sample.clip.key for sample in samples} == {f"{stem}/0", f"{stem}/1"}
     assert [sample.position for sample in samples] == list(range(total))
     expected = {
         f"{path.name}:{number}": reason for number, (_, reason) in enumerate(BAD_LINES.values(), start=2)
     }
-    assert set(data.skipped.names) == set(expected)
-    assert all(expected[skipped.key] in skipped.reason for skipped in data.skipped)
-    assert data.skipped.encounters == sum(len(sample.skipped) for sample in samples) >= len(BAD_LINES)
+    found = [skipped for sample in samples for skipped in sample.skipped]
+    assert {skipped.key for skipped in found} == set(expected)
+    assert all(expected[skipped.key] in skipped.reason for skipped in found)
 
 
 def test_a_substitute_is_the_same_every_time(written: Callable[..., Path]) -> None:
@@ -171,7 +172,7 @@ def test_a_substitute_is_the_same_every_time(written: Callable[..., Path]) -> No
         (sample,) = [made for p in range(6) if (made := data.sample(epoch, p)).skipped]
         assert sample.skipped[0].key == f"{path.name}:6"
         assert fingerprint(again.sample(epoch, sample.position)) == fingerprint(sample)
-        stand_ins[epoch] = sample.key
+        stand_ins[epoch] = sample.clip.key
     assert len(set(stand_ins.values())) > 1
 
 
@@ -230,9 +231,9 @@ def test_an_epoch_holds_every_sample_once_and_epochs_differ(written: Callable[..
     data = six(written)
     epochs = [[data.sample(epoch, position) for position in range(6)] for epoch in range(4)]
     for samples in epochs:
-        assert sorted(sample.prompt for sample in samples) == [f"prompt {number}" for number in range(6)]
-    assert len({tuple(sample.key for sample in samples) for samples in epochs}) > 1
-    windows = {(sample.key, sample.clip_start) for samples in epochs for sample in samples}
+        assert sorted(sample.clip.prompt for sample in samples) == [f"prompt {number}" for number in range(6)]
+    assert len({tuple(sample.clip.key for sample in samples) for samples in epochs}) > 1
+    windows = {(sample.clip.key, sample.clip.first_frame) for samples in epochs for sample in samples}
     assert len(windows) > 6
     with pytest.raises(IndexError):
         data.sample(0, 6)
@@ -254,11 +255,8 @@ def test_workers_make_the_same_samples_and_tell_what_they_skipped(
     shared = open_training_data(path, RULE, seed=9, cache=tmp_path / "cache")
     received = loaded(shared, 14, workers=2)
     assert [fingerprint(sample) for sample in received] == [fingerprint(sample) for sample in expected]
-    assert any(sample.skipped for sample in received)
-    for sample in received:
-        shared.skipped.add(sample)
-    assert set(shared.skipped.names) == {f"{path.name}:5", f"{path.name}:6"}
-    assert shared.skipped.encounters == alone.skipped.encounters
+    named = {skipped.key for sample in received for skipped in sample.skipped}
+    assert named == {f"{path.name}:5", f"{path.name}:6"}
     sent = pickle.loads(pickle.dumps(shared))  # noqa: S301 - what a started (not forked) worker gets
     assert fingerprint(sent.sample(0, 3)) == fingerprint(expected[3])
 
@@ -310,13 +308,13 @@ def test_positions_that_make_no_sense_are_refused(length: int, place: dict[str, 
 
 
 def test_conditions_follow_the_position_and_leave_the_sample_whole(written: Callable[..., Path]) -> None:
-    everything = {"no_text": 0.0, "no_references": 0.0, "neither": 1.0}
-    sample = six(written, dropout=DropoutRates(**everything)).sample(0, 0)
-    assert sample.condition == "neither"
-    assert sample.prompt.startswith("prompt") and sample.references_NHWC.shape[0] == 1
+    everything = DropoutRates(text=0.0, references=0.0, both=1.0)
+    sample = six(written, dropout=everything).sample(0, 0)
+    assert sample.dropped == "both"
+    assert sample.clip.prompt.startswith("prompt") and sample.clip.references_NHWC.shape[0] == 1
     data = six(written)
-    drawn = [Draws(seed=11, epoch=0, position=position).condition(data.dropout) for position in range(6)]
-    assert [data.sample(0, position).condition for position in range(6)] == drawn
+    drawn = [Draws(seed=11, epoch=0, position=position).dropped(data.dropout) for position in range(6)]
+    assert [data.sample(0, position).dropped for position in range(6)] == drawn
 
 
 def test_epochs_of_a_million_clips_need_no_list_of_them() -> None:
@@ -329,8 +327,8 @@ def test_epochs_of_a_million_clips_need_no_list_of_them() -> None:
         def __len__(self) -> int:
             return 50_000
 
-    class Big(Source):
-        place = Path("big")
+    class Big(ClipSource):
+        path = Path("big")
         shards = tuple(Sized(number) for number in range(40))  # type: ignore[assignment]
 
         def name(self, shard: int, number: int) -> str:

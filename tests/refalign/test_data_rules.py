@@ -16,8 +16,8 @@ coco = pytest.importorskip("pycocotools.mask")
 
 from refbench.refalign.data.draws import Draws, below, permutation, uniform  # noqa: E402
 from refbench.refalign.data.frames import cover, frame_indices, letterbox, stacked_references  # noqa: E402
-from refbench.refalign.data.sample import ClipRule, DropoutRates, SkipLog, Skipped, TrainingSample  # noqa: E402
-from refbench.refalign.data.subjects import Subject, chosen_cutouts, cut_out, run_lengths  # noqa: E402
+from refbench.refalign.data.sample import ClipRule, DropoutRates  # noqa: E402
+from refbench.refalign.data.subjects import AnnotatedSubject, chosen_cutouts, cut_out, run_lengths  # noqa: E402
 
 SMALL = ClipRule(width=64, height=32, num_frames=5, stride=3)
 
@@ -164,13 +164,13 @@ def subject(
     gme: float | None = None,
     fallback: tuple[float, float, float, float] = (0, 0, 0, 0),
     size: tuple[int, int] = (40, 60),
-) -> Subject:
+) -> AnnotatedSubject:
     """A subject whose mask fills `box` (left, top, right, bottom) but for its lower right pixel."""
     mask_HW = np.zeros(size)
     if box is not None:
         mask_HW[box[1] : box[3], box[0] : box[2]] = 1
         mask_HW[box[3] - 1, box[2] - 1] = 0
-    return Subject(
+    return AnnotatedSubject(
         id=str(number),
         label=f"thing {number}",
         aes_score=aes,
@@ -181,7 +181,7 @@ def subject(
     )
 
 
-def chosen(*subjects: Subject, limit: int = 3) -> list[str]:
+def chosen(*subjects: AnnotatedSubject, limit: int = 3) -> list[str]:
     return [cutout.subject.id for cutout in chosen_cutouts(subjects, 40, 60, limit)]
 
 
@@ -251,48 +251,23 @@ def test_permutations_hold_every_number_once(count: int, key: str) -> None:
 def test_dropout_frequencies() -> None:
     total = 20_000
     rates = DropoutRates()
-    drawn = Counter(Draws(seed=7, epoch=0, position=p).condition(rates) for p in range(total))
-    expected = {"no_text": 0.1, "no_references": 0.1, "neither": 0.1, "both": 0.7}
-    for condition, share in expected.items():
-        deviation = abs(drawn[condition] / total - share) / (share * (1 - share) / total) ** 0.5
-        assert deviation < 4, (condition, drawn[condition])
+    drawn = Counter(Draws(seed=7, epoch=0, position=p).dropped(rates) for p in range(total))
+    expected = {"text": 0.1, "references": 0.1, "both": 0.1, "nothing": 0.7}
+    for dropped, share in expected.items():
+        deviation = abs(drawn[dropped] / total - share) / (share * (1 - share) / total) ** 0.5
+        assert deviation < 4, (dropped, drawn[dropped])
 
 
 @pytest.mark.parametrize(
-    ("r", "condition"),
-    [(0.0, "no_text"), (0.0999, "no_text"), (0.1, "no_references"), (0.2001, "neither"), (0.3001, "both")],
+    ("r", "dropped"),
+    [(0.0, "text"), (0.0999, "text"), (0.1, "references"), (0.2001, "both"), (0.3001, "nothing")],
 )
-def test_condition_by_one_draw(r: float, condition: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_dropped_follows_one_draw(r: float, dropped: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("refbench.refalign.data.draws.uniform", lambda key: r)
-    assert Draws(seed=0, epoch=0, position=0).condition(DropoutRates()) == condition
+    assert Draws(seed=0, epoch=0, position=0).dropped(DropoutRates()) == dropped
 
 
-@pytest.mark.parametrize("rates", [{"no_text": -0.1}, {"neither": 0.9}, {"no_references": float("nan")}])
+@pytest.mark.parametrize("rates", [{"text": -0.1}, {"both": 0.9}, {"references": float("nan")}])
 def test_dropout_rates_are_shares(rates: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="shares of one whole"):
         DropoutRates(**rates)
-
-
-def test_the_skip_log_counts_each_meeting_once() -> None:
-    def sample(position: int, *skipped: Skipped, epoch: int = 0) -> TrainingSample:
-        return TrainingSample(
-            key="a",
-            epoch=epoch,
-            position=position,
-            prompt="",
-            condition="both",
-            video_FHWC=np.zeros((1, 16, 16, 3), np.uint8),
-            references_NHWC=np.zeros((0, 16, 16, 3), np.uint8),
-            labels=(),
-            clip_start=0,
-            skipped=skipped,
-        )
-
-    log = SkipLog()
-    bad, worse = Skipped(key="bad", reason="broken"), Skipped(key="worse", reason="empty")
-    assert log.add(sample(0, bad)) == (bad,)
-    assert log.add(sample(0, bad)) == ()
-    assert log.add(sample(1, bad, worse)) == (worse,)
-    assert (len(log), log.encounters, log.names) == (2, 3, ("bad", "worse"))
-    assert list(log) == [bad, worse]
-    assert log.add(sample(0, bad, epoch=1)) == () and log.encounters == 4

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from refbench.bench.errors import SampleError, UserError
 from refbench.refalign.data.places import contained_file
-from refbench.refalign.data.shards import Shard, line_entries, object_entries
+from refbench.refalign.data.shards import AnnotationShard, line_entries, object_entries
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
@@ -24,12 +24,12 @@ VALUES = st.recursive(
 )
 
 
-def shard(path: Path, text: str | bytes, cache: Path | None = None) -> Shard:
+def shard(path: Path, text: str | bytes, cache: Path | None = None) -> AnnotationShard:
     path.write_bytes(text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text)
-    return Shard(path, object_entries if path.suffix == ".json" else line_entries, cache)
+    return AnnotationShard(path, object_entries if path.suffix == ".json" else line_entries, cache)
 
 
-def members(read: Shard) -> list[Any]:
+def members(read: AnnotationShard) -> list[Any]:
     """Each entry's key and value, or the reason why it has none."""
     found: list[Any] = []
     for number in range(len(read)):
@@ -119,14 +119,14 @@ def test_the_index_is_kept_and_made_anew_when_the_shard_changes(
     def never(content: object) -> Any:
         raise AssertionError("the index is there already")
 
-    assert members(Shard(path, never, cache)) == [("a", {"x": 1})]
+    assert members(AnnotationShard(path, never, cache)) == [("a", {"x": 1})]
     changed = shard(path, '{"b": {"x": 1}}', cache)
     assert members(changed) == [("b", {"x": 1})] and changed.find("a") is None
     (after,) = cache.glob("*.npy")
     assert after != before
 
     os.utime(path, ns=(1, 1))
-    assert members(Shard(path, object_entries, cache)) == [("b", {"x": 1})]
+    assert members(AnnotationShard(path, object_entries, cache)) == [("b", {"x": 1})]
     assert len(list(cache.glob("*.npy"))) == 1
 
 
@@ -152,7 +152,7 @@ def test_a_shard_goes_to_workers_without_its_mapped_index(tmp_path: Path) -> Non
 
 def test_faults_of_the_user_are_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot be read: No such file"):
-        Shard(tmp_path / "none.json", object_entries, None)
+        AnnotationShard(tmp_path / "none.json", object_entries, None)
     blocked = tmp_path / "file"
     blocked.write_text("")
     with pytest.raises(UserError, match=r"the cache folder .* cannot be used"):

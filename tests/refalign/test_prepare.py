@@ -43,9 +43,10 @@ from refbench.refalign.training.encoder import FeatureEncoder  # noqa: E402
 from refbench.refalign.training.examples import guarded_items  # noqa: E402
 from refbench.refalign.training.prepare import PreparedSource  # noqa: E402
 from refbench.refalign.training.recipes import TrainingConfig, build_config  # noqa: E402
-from refbench.refalign.training.run import TrainingPlaces, make_encoder, prepare, train  # noqa: E402
+from refbench.refalign.training.run import TrainingPaths, make_encoder, prepare, train  # noqa: E402
 
-SIZE = ("data.width=64", "data.height=48", "data.num_frames=5", "data.stride=1")
+OLDER = Path(__file__).parents[1] / "files" / "version_0.1" / "training"
+SIZE = ("data.clip.width=64", "data.clip.height=48", "data.clip.num_frames=5", "data.clip.stride=1")
 SHORT = (*SIZE, "run.max_steps=4", "log.every=1000", "log.tensorboard=false", "alignment.blocks=0,1")
 
 
@@ -110,18 +111,18 @@ def steps(out: Path) -> list[dict[str, Any]]:
 
 
 def run(config: TrainingConfig, out: Path, **places: Path) -> list[dict[str, Any]]:
-    train(config, TrainingPlaces(out=out, **places), resume=False)
+    train(config, TrainingPaths(out=out, **places), resume=False)
     return steps(out)
 
 
-def sample_of(clips: Path, **changes: Any) -> TrainingSample:
-    data = open_training_data(clips, build_config("tiny", SIZE).data.rule, seed=0, cache=None)
+def sample_of(clips: Path) -> TrainingSample:
+    data = open_training_data(clips, build_config("tiny", SIZE).data.clip, seed=0, cache=None)
     found = next(
         sample
         for sample in (data.sample(0, position) for position in range(4))
-        if len(sample.references_NHWC) == 2
+        if len(sample.clip.references_NHWC) == 2
     )
-    return replace(found, **{"condition": "both", **changes})
+    return replace(found, dropped="nothing")
 
 
 def test_features_of_a_sample(encoder: FeatureEncoder, clips: Path) -> None:
@@ -132,7 +133,8 @@ def test_features_of_a_sample(encoder: FeatureEncoder, clips: Path) -> None:
     assert both.teachers[0].shape == (2, 12, 40)
     assert both.text_LD.shape[1] == 32 and both.text_LD[-1].any()
     # Each reference is encoded alone: the first is the same without the second.
-    alone = encoder.encode(replace(sample, references_NHWC=sample.references_NHWC[:1]))
+    one = replace(sample.clip, references_NHWC=sample.clip.references_NHWC[:1])
+    alone = encoder.encode(replace(sample, clip=one))
     torch.testing.assert_close(alone.references_CNhw[:, 0], both.references_CNhw[:, 0])
     torch.testing.assert_close(alone.teachers[0][0], both.teachers[0][0])
 
@@ -141,7 +143,7 @@ def test_references_are_prepared_as_in_sampling(encoder: FeatureEncoder, clips: 
     from refbench.baselines.wan.conditioning import encode_each
 
     sample = sample_of(clips)
-    images = [Image.fromarray(picture) for picture in sample.references_NHWC]
+    images = [Image.fromarray(picture) for picture in sample.clip.references_NHWC]
     found = encoder.encode(sample).references_CNhw
     with torch.no_grad():
         expected = encode_each(encoder.codec, images)[0]
@@ -149,18 +151,19 @@ def test_references_are_prepared_as_in_sampling(encoder: FeatureEncoder, clips: 
 
 
 @pytest.mark.parametrize(
-    ("condition", "references", "text"),
-    [("no_text", 2, False), ("no_references", 0, True), ("neither", 0, False)],
+    ("dropped", "references", "text"),
+    [("text", 2, False), ("references", 0, True), ("both", 0, False)],
 )
 def test_dropped_conditions(
-    encoder: FeatureEncoder, clips: Path, condition: Any, references: int, text: bool
+    encoder: FeatureEncoder, clips: Path, dropped: Any, references: int, text: bool
 ) -> None:
     sample = sample_of(clips)
-    both, found = encoder.encode(sample), encoder.encode(replace(sample, condition=condition))
+    both, found = encoder.encode(sample), encoder.encode(replace(sample, dropped=dropped))
     assert found.references_CNhw.shape[1] == len(found.teachers[0]) == references
     assert torch.equal(found.text_LD, both.text_LD) == text
     if not text:
-        assert torch.equal(found.text_LD, encoder.encode(replace(sample, prompt="")).text_LD)
+        unprompted = replace(sample, clip=replace(sample.clip, prompt=""))
+        assert torch.equal(found.text_LD, encoder.encode(unprompted).text_LD)
     assert torch.equal(found.latents_CFhw, both.latents_CFhw)
 
 
@@ -176,7 +179,10 @@ def test_prepared_features_give_the_same_run_to_the_bit(
     assert (tmp_path / "encoded" / last).read_bytes() == (tmp_path / "prepared" / last).read_bytes()
 
 
-def test_decoding_in_worker_processes_changes_nothing(weights: Path, clips: Path, tmp_path: Path) -> None:
+def test_decoding_in_worker_processes_changes_nothing(
+    weights: Path, clips: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    capsys.readouterr()
     for workers in (0, 2):
         run(
             build_config("tiny", [*SHORT, f"data.workers={workers}"]),
@@ -189,12 +195,14 @@ def test_decoding_in_worker_processes_changes_nothing(weights: Path, clips: Path
         line for line in (tmp_path / "2" / "log.jsonl").read_text().splitlines() if 'skipped": "' in line
     ]
     assert len(named) == 1 and "clips.jsonl:4" in named[0] and "absent.mp4 is missing" in named[0]
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("skipped in all: 1 (") and last.endswith("log.jsonl names each with its reason")
 
 
 def test_data_that_vanishes_is_one_line_from_a_worker_too(weights: Path, tmp_path: Path) -> None:
     file = write_clips(tmp_path / "clips", broken=False)
     config = build_config("tiny", [*SHORT, "data.workers=1"])
-    data = open_training_data(file, config.data.rule, seed=0, cache=None)
+    data = open_training_data(file, config.data.clip, seed=0, cache=None)
     for video in file.parent.glob("*.mp4"):
         video.unlink()
     with pytest.raises(UserError, match=r"none of 3 samples tried can be used") as caught:
@@ -276,7 +284,7 @@ def edit(folder: Path) -> None:
     ("overrides", "damage", "text"),
     [
         (("run.seed=1",), None, r"were prepared with seed=0, not 1; prepare them again"),
-        (("data.no_text=0.5",), None, r"were prepared with data\.no_text=0\.1, not 0\.5"),
+        (("data.dropout.text=0.5",), None, r"were prepared with data\.dropout\.text=0\.1, not 0\.5"),
         (("data.workers=1", "run.max_steps=1"), None, None),
         ((), edit, r"features-00001\.safetensors is damaged: .*; remove it and prepare again"),
         (
@@ -306,8 +314,20 @@ def test_stale_and_damaged_features_are_refused(
     assert "\n" not in str(caught.value)
 
 
+def test_an_index_of_version_1_is_read(weights: Path, prepared: Path) -> None:
+    """It was written before the sections of `data` were nested."""
+    of_this_machine = json.loads((prepared / "index.json").read_text())
+    older = json.loads((OLDER / "index.json").read_text())
+    assert older["schema_version"] == 1 and "width" in older["settings"]["data"]
+    (prepared / "index.json").write_text(json.dumps(older | {"weights": of_this_machine["weights"]}))
+    source = PreparedSource(prepared, build_config("tiny", SHORT), weights=weights)
+    assert len(list(itertools.islice(source.examples(start=0, rank=0, world_size=1), 8))) == 8
+    with pytest.raises(UserError, match=r"were prepared with data\.references\.gpt=0\.0, not 0\.5"):
+        PreparedSource(prepared, build_config("tiny", [*SHORT, "data.references.gpt=0.5"]), weights=weights)
+
+
 def test_features_of_other_data_and_weights_are_refused(
-    weights: Path, prepared: Path, tmp_path: Path
+    weights: Path, prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = build_config("tiny", SHORT)
     other = write_clips(tmp_path / "other", broken=False)
@@ -319,8 +339,10 @@ def test_features_of_other_data_and_weights_are_refused(
     content = bytearray(file.read_bytes())
     content[-1] ^= 1
     file.write_bytes(content)
-    with pytest.raises(UserError, match=r"come from other weights of vae; prepare them again"):
-        run(config, tmp_path / "out", weights=changed, features=prepared)
+    monkeypatch.chdir(tmp_path)
+    for folder in (changed, Path("weights")):
+        with pytest.raises(UserError, match=r"come from other weights of vae; prepare them again"):
+            run(config, tmp_path / "out", weights=folder, features=prepared)
 
 
 def test_what_is_missing_is_one_line(weights: Path, clips: Path, tmp_path: Path) -> None:

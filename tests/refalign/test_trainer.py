@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -26,9 +27,12 @@ from refbench.baselines.wan.checkpoint import load_transformer, read_checkpoint 
 from refbench.bench.cli.main import app  # noqa: E402
 from refbench.bench.errors import UserError  # noqa: E402
 from refbench.bench.weights.checkpoint import read_state_dict, write_tensors  # noqa: E402
+from refbench.refalign.data.sample import DropoutRates  # noqa: E402
 from refbench.refalign.training.recipes import RECIPES, OptimizerConfig, build_config  # noqa: E402
 from refbench.refalign.training.trainer import learning_rate  # noqa: E402
 from refbench.refalign.transformer import RefAlignTransformer3DModel  # noqa: E402
+
+OLDER = Path(__file__).parents[1] / "files" / "version_0.1" / "training"
 
 
 def lines(out: Path) -> list[dict[str, Any]]:
@@ -57,6 +61,30 @@ def test_a_resumed_run_equals_a_straight_one_to_the_bit(straight: Path, tmp_path
     assert expected == found
     assert losses(straight) == losses(tmp_path) and len(losses(tmp_path)) == 4
     assert expected != files_of(tmp_path / "checkpoints" / "step-00000002")
+
+
+def test_a_run_of_version_1_is_resumed(straight: Path, tmp_path: Path) -> None:
+    """Its state file, written before the sections of `data` were nested, names the same run."""
+    run(small("ema.enabled=true", "run.max_steps=2"), tmp_path)
+    folder = tmp_path / "checkpoints" / "step-00000002"
+    shutil.copy(OLDER / "state.json", folder)
+    with pytest.raises(UserError, match=r"was trained with data\.clip\.stride=3, not 2; give the same"):
+        run(small("ema.enabled=true", "data.clip.stride=2"), tmp_path, resume=True)
+    run(small("ema.enabled=true"), tmp_path, resume=True)
+    expected, found = (files_of(out / "checkpoints" / "step-00000004") for out in (straight, tmp_path))
+    assert expected == found
+    newest = checkpoints.CheckpointStore(tmp_path, 3).newest()
+    assert newest is not None and newest.state.consumed_positions == 8
+
+
+@pytest.mark.parametrize("text", ["[]", "{}", '{"schema_version": 1, "config": 5}', '{"schema_version": 3}'])
+def test_a_state_file_that_is_none_is_one_line(text: str, tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoints" / "step-00000002"
+    folder.mkdir(parents=True)
+    (folder / "state.json").write_text(text)
+    with pytest.raises(UserError, match=r"state\.json is damaged: ") as caught:
+        checkpoints.CheckpointStore(tmp_path, 3).newest()
+    assert "\n" not in str(caught.value)
 
 
 def test_the_log_and_the_saved_network(straight: Path) -> None:
@@ -162,7 +190,7 @@ def test_a_full_disk_leaves_the_earlier_checkpoints(
     with pytest.raises(
         UserError, match=r"step 4 could not be written: .*No space left.*good checkpoint is \S+2$"
     ):
-        run(config, tmp_path, source=DrawnSource(on_place=fill))
+        run(config, tmp_path, source=DrawnSource(on_position=fill))
     folder = tmp_path / "checkpoints"
     assert [path.name for path in folder.iterdir()] == ["step-00000002"]
     full = False
@@ -187,7 +215,7 @@ def test_a_signal_writes_a_checkpoint_first(straight: Path, tmp_path: Path, numb
 
     config = small("ema.enabled=true")
     before = signal.getsignal(number)
-    _, result = run(config, tmp_path, source=DrawnSource(on_place=ask))
+    _, result = run(config, tmp_path, source=DrawnSource(on_position=ask))
     assert result.stopped and result.step == 2 and result.checkpoint.is_dir()
     assert signal.getsignal(number) is before
     run(config, tmp_path, resume=True)
@@ -299,6 +327,9 @@ def test_overrides() -> None:
     assert config.alignment.blocks == (0, 2) and config.optimizer.max_gradient_norm == 1.0
     assert config.run.seed == 7
     assert build_config("tiny", ["optimizer.max_gradient_norm=none"]).optimizer.max_gradient_norm is None
+    nested = build_config("tiny", ["data.clip.width=64", "data.dropout.text=0.2", "data.clip.stride=2"]).data
+    assert (nested.clip.width, nested.clip.height, nested.clip.stride) == (64, 64, 2)
+    assert nested.dropout == DropoutRates(text=0.2)
 
 
 @pytest.mark.parametrize(
@@ -308,9 +339,14 @@ def test_overrides() -> None:
         ("tiny", "run.max_step=3", r"unknown setting 'run\.max_step'; did you mean run\.max_steps"),
         ("tiny", "runs.seed=3", r"unknown section 'runs'; did you mean run"),
         ("tiny", "seed", r"an override is section\.field=value, not 'seed'"),
+        ("tiny", "recipe=mine", r"an override is section\.field=value, not 'recipe=mine'"),
+        ("tiny", "data.width=64", r"^the setting data\.width is called data\.clip\.width now$"),
+        ("tiny", "data.clip=64", r"unknown setting 'data\.clip'; did you mean data\.clip\.\w+"),
+        ("tiny", "data.clip.with=64", r"unknown setting 'data\.clip\.with'; did you mean data\.clip\.width"),
+        ("tiny", "run.seed.low=1", r"unknown setting 'run\.seed\.low'; did you mean run\.seed"),
         ("tiny", "run.max_steps=many", r"run\.max_steps=many: .*valid integer"),
-        ("tiny", "data.width=97", r"data: width must be a multiple of 16"),
-        ("tiny", "data.no_text=0.95", r"data: dropout rates"),
+        ("tiny", "data.clip.width=97", r"data\.clip: width must be a multiple of 16"),
+        ("tiny", "data.dropout.text=0.95", r"data\.dropout: dropout rates"),
         ("tiny", "alignment.weight=-1", r"alignment weight must be 0 or positive"),
         ("tiny", "run.samples_per_call=3", r"samples_per_step 2 is no multiple of samples_per_call 3"),
         ("stage2_1_3b", "", r"starts from the network that stage 1 made; name it: model\.transformer="),

@@ -14,7 +14,7 @@ from kit.golden_networks import named, network, original_state, read, worst  # n
 from refbench.baselines.wan.checkpoint import original_key  # noqa: E402
 from refbench.refalign.alignment import AlignmentConfig, AlignmentProjectors  # noqa: E402
 from refbench.refalign.flow_matching import FlowSchedule  # noqa: E402
-from refbench.refalign.training.encoder import Batch, Example, Features, NoiseDraw, collate  # noqa: E402
+from refbench.refalign.training.batch import Batch, Example, Features, NoiseDraw, collate  # noqa: E402
 from refbench.refalign.training.model import Losses, TrainingModel  # noqa: E402
 from refbench.refalign.transformer import RefAlignTransformer3DModel  # noqa: E402
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import csv
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from refbench.bench.scores.protocol import PROTOCOLS
+from refbench.bench.scores.protocol import get_protocol
 from refbench.reports.published import (
     TABLE1_FILE,
     PublishedRow,
@@ -60,9 +61,15 @@ def test_all_sources_are_known_and_cited() -> None:
     assert all(source.citation and source.url.startswith("https://") for source in SOURCES.values())
 
 
+def test_the_day_a_source_was_read_is_said_where_it_is_known() -> None:
+    source = replace(SOURCES[TABLE1_FILE], read_on="")
+    assert source.reference == f"RefAlign Table 1: {source.citation}, {source.url}"
+    assert replace(source, read_on="2026-01-31").reference.endswith(f"{source.url}, read on 2026-01-31")
+
+
 @pytest.mark.parametrize("row", ALL_ROWS, ids=lambda row: f"{row.source.file}-{row.method}")
 def test_a_row_has_the_components_of_its_protocol_and_plausible_figures(row: PublishedRow) -> None:
-    weights = PROTOCOLS[row.source.protocol].weights(row.source.track)
+    weights = get_protocol(row.source.protocol).weights(row.source.track)
     assert set(row.components) == set(weights)
     assert all(0 < figure < 100 for figure in (row.total, *row.components.values()))
     assert row.openness in ("open", "closed")

@@ -3,55 +3,23 @@
 from __future__ import annotations
 
 import csv
-import json
 import math
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-import typer
-from test_reports_page import run_info, store
-from test_reports_tables import PROTOCOL, run_records
-from typer.testing import CliRunner, Result
 
+from kit.cli import complaint, invoke, printed, printed_json
 from kit.records import record
-from refbench.bench.errors import UserError
+from kit.stored_runs import boards_of, run_info, run_records, store
 from refbench.bench.registry import methods
-from refbench.bench.scores.aggregate import scoreboards
 from refbench.bench.scores.comparison import Difference
-from refbench.bench.scores.record import Record
-from refbench.reports import commands
+from refbench.bench.scores.record import Record, plain_name
 from refbench.reports.compared import verdict
 from refbench.reports.published import published_rows
-from refbench.reports.table1 import plain_name, reproduced_rows, reproduction_table, row_name, table1_source
-
-app = typer.Typer(rich_markup_mode=None)
-for name in ("report", "leaderboard", "compare", "reproduce"):
-    app.command(name)(getattr(commands, name))
-
-
-def run(*arguments: object) -> Result:
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
-
-
-def said(*arguments: object) -> str:
-    result = run(*arguments)
-    assert result.exit_code == 0, result.output
-    return result.stdout
-
-
-def told(*arguments: object) -> Any:
-    return json.loads(said(*arguments, "--json"))
-
-
-def complaint(*arguments: object) -> str:
-    result = run(*arguments)
-    assert isinstance(result.exception, UserError), result.output
-    assert "\n" not in str(result.exception)
-    return str(result.exception)
+from refbench.reports.table1 import reproduced_rows, reproduction_table, row_name, table1_source
 
 
 def noisy(method: str, shift: float, samples: int, seed: int) -> list[Record]:
@@ -66,35 +34,32 @@ def noisy(method: str, shift: float, samples: int, seed: int) -> list[Record]:
 
 @pytest.mark.parametrize("command", ["report", "leaderboard", "compare", "reproduce"])
 def test_help_teaches_by_an_example(command: str) -> None:
-    assert f"Example: refbench {command}" in said(command, "--help")
+    assert f"Example: refbench {command}" in printed(command, "--help")
 
 
-def test_importing_the_commands_is_cheap() -> None:
+def test_importing_the_commands_is_cheap(tmp_path: Path) -> None:
     code = (
-        "import sys, reports.commands; heavy = ('numpy', 'pandas', 'matplotlib', 'jinja2', 'pydantic'); "
+        "import sys, refbench.reports.commands; "
+        "heavy = ('numpy', 'pandas', 'matplotlib', 'jinja2', 'pydantic'); "
         "print([name for name in heavy if name in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path
+    )
     assert done.stdout.strip() == "[]"
 
 
 def test_report_writes_and_prints_the_same_figures(tmp_path: Path) -> None:
     store(tmp_path / "scores", run_records("m", ids=("singlehuman_1",)), run_info())
     out = tmp_path / "out"
-    text = said("report", tmp_path / "scores", "-o", out)
+    text = printed("report", tmp_path / "scores", "-o", out)
     assert "TotalScore 48.00" in text
     assert str(out / "report.html") in text
-    answer = told("report", tmp_path / "scores", "-o", out)
+    answer = printed_json("report", tmp_path / "scores", "-o", out)
     assert answer["scoreboards"][0]["total_score"] == pytest.approx(0.48)
     assert all(Path(file).is_file() for file in answer["files"])
     rows = list(csv.DictReader((out / "tables" / "open-domain.components.csv").open()))
     assert float(rows[0]["score"]) == answer["scoreboards"][0]["total_score"]
-
-
-def test_the_default_protocol_is_the_core_s() -> None:
-    from refbench.bench.scores.protocol import DEFAULT_PROTOCOL
-
-    assert commands.DEFAULT_PROTOCOL == DEFAULT_PROTOCOL
 
 
 def test_report_refuses_what_it_does_not_know(tmp_path: Path) -> None:
@@ -103,7 +68,7 @@ def test_report_refuses_what_it_does_not_know(tmp_path: Path) -> None:
 
 
 def test_leaderboard_names_sources_and_marks_the_row_that_disagrees() -> None:
-    text = said("leaderboard", "--track", "human-domain", "--protocol", "opens2v-1.0")
+    text = printed("leaderboard", "--track", "human-domain", "--protocol", "opens2v-1.0")
     assert "EchoVideo !" in text
     assert text.count(" !") == 1
     assert "! EchoVideo, leaderboard v1.0: +0.088 points" in text
@@ -112,7 +77,7 @@ def test_leaderboard_names_sources_and_marks_the_row_that_disagrees() -> None:
 
 
 def test_leaderboard_is_sorted_and_shows_a_method_once_for_each_source() -> None:
-    rows = told("leaderboard")["rows"]
+    rows = printed_json("leaderboard")["rows"]
     totals = [row["total"] for row in rows]
     assert totals == sorted(totals, reverse=True) and len(rows) == 27
     assert rows[0]["method"] == "RefAlign-14B"
@@ -120,7 +85,7 @@ def test_leaderboard_is_sorted_and_shows_a_method_once_for_each_source() -> None
         "leaderboard v1.1",
         "RefAlign Table 1",
     ]
-    only = told("leaderboard", "--source", "table 1")["rows"]
+    only = printed_json("leaderboard", "--source", "table 1")["rows"]
     assert {row["source"] for row in only} == {"RefAlign Table 1"} and len(only) == 16
 
 
@@ -132,18 +97,18 @@ def test_leaderboard_refuses_what_it_does_not_know() -> None:
 def test_a_run_compared_with_its_copy_differs_by_nothing(tmp_path: Path) -> None:
     a = store(tmp_path / "a", run_records(seeds=(0, 1)), run_info())
     b = store(tmp_path / "b", run_records(seeds=(0, 1)), run_info())
-    answer = told("compare", a, b)
+    answer = printed_json("compare", a, b)
     assert answer["a"] != answer["b"]
     for difference in answer["differences"]:
         assert difference["difference"] == 0 and difference["interval"] == [0, 0]
         assert "equal" in difference["verdict"]
     assert answer["card_differences"] == []
-    assert "method cards: no difference" in said("compare", a, b)
+    assert "method cards: no difference" in printed("compare", a, b)
 
 
 def test_compare_says_which_is_higher_when_the_samples_can_tell(tmp_path: Path) -> None:
     a, b = noisy("a", 0.0, 60, 1), noisy("b", 0.2, 60, 2)
-    text = said("compare", store(tmp_path, a).parent, store(tmp_path, b).parent)
+    text = printed("compare", store(tmp_path, a).parent, store(tmp_path, b).parent)
     assert "GmeScore: B is higher by" in text and "60 samples tell them apart." in text
     assert "FaceSim: not compared, A and B have no score." in text
     assert "TotalScore: not compared" in text
@@ -152,9 +117,9 @@ def test_compare_says_which_is_higher_when_the_samples_can_tell(tmp_path: Path) 
 
 def test_compare_says_what_gap_would_have_shown_when_they_cannot(tmp_path: Path) -> None:
     a, b = noisy("a", 0.0, 60, 1), noisy("b", 0.004, 60, 3)
-    text = said("compare", store(tmp_path, a), store(tmp_path, b))
+    text = printed("compare", store(tmp_path, a), store(tmp_path, b))
     assert "includes 0: 60 samples cannot tell them apart; a gap of at least" in text
-    gme = next(one for one in told("compare", store(tmp_path, a), store(tmp_path, b))["differences"]
+    gme = next(one for one in printed_json("compare", store(tmp_path, a), store(tmp_path, b))["differences"]
                if one["name"] == "gmescore")  # fmt: skip
     assert not gme["distinguishable"] and gme["n"] == 60
     # (z(0.975) + z(0.80)) standard errors of the paired difference, which has a closed form for a plain mean.
@@ -211,12 +176,12 @@ def test_differences_of_the_cards_and_of_the_scoring_are_said(tmp_path: Path) ->
         for one in run_records("b")
     ]
     b = store(tmp_path, other, run_info(steps=40, guidance={"text": 5.0, "image": 3.0}, fps=16))
-    text = said("compare", a, b)
+    text = printed("compare", a, b)
     assert "steps: A 50 | B 40" in text
     assert "guidance.image: A – | B 3.0" in text
     assert "fps" not in text
     assert "facesim version: A 1 | B 2" in text
-    answer = told("compare", a, b)
+    answer = printed_json("compare", a, b)
     assert {"field": "steps", "a": "50", "b": "40"} in answer["card_differences"]
 
 
@@ -265,8 +230,8 @@ def test_what_was_not_generated_alike_is_said_aloud(
     a = store(tmp_path, run_records("a"), run_info(**NATIVE))
     b = store(tmp_path, run_records("b"), run_info(**(NATIVE | other)))
     expected = f"A and B were not generated alike: {sentence}" if sentence else ""
-    lines = said("compare", a, b).splitlines()
-    told_fields = told("compare", a, b)["generation_differences"]
+    lines = printed("compare", a, b).splitlines()
+    told_fields = printed_json("compare", a, b)["generation_differences"]
     assert told_fields["sentence"] == expected
     if sentence:
         # Before the list of fields, in one line.
@@ -278,25 +243,25 @@ def test_what_was_not_generated_alike_is_said_aloud(
 
 def test_without_cards_nothing_is_said_of_generation(tmp_path: Path) -> None:
     a, b = store(tmp_path, run_records("a")), store(tmp_path, run_records("b"), run_info(**NATIVE))
-    assert told("compare", a, b)["generation_differences"] is None
+    assert printed_json("compare", a, b)["generation_differences"] is None
 
 
 def test_variants_never_stand_beside_published_rows(tmp_path: Path) -> None:
     for variant in ("generated-shuffled", "tiny-weights", "scored-shuffled+tiny-weights"):
         store(tmp_path / "s", run_records("vace-14b", 0.5, variant=variant))
-    result = run("reproduce", "table1", tmp_path / "s")
+    result = invoke("reproduce", "table1", tmp_path / "s")
     assert result.stdout.count("reported only") == 16
     told_why = "vace-14b (generated-shuffled) is left out: it is the variant generated-shuffled"
     assert told_why in result.stderr
     assert result.stderr.count("is left out: generated with tiny weights") == 2
     store(tmp_path / "s", run_records("vace-14b", 0.5))
-    (entry,) = [row for row in told("reproduce", "table1", tmp_path / "s")["rows"] if row["measured"]]
+    (entry,) = [row for row in printed_json("reproduce", "table1", tmp_path / "s")["rows"] if row["measured"]]
     assert [one["scoreboard"]["variant"] for one in entry["measured"]] == ["plain"]
 
 
 def test_a_comparison_with_tiny_weights_has_no_totalscore(tmp_path: Path) -> None:
     a, b = store(tmp_path, run_records("a")), store(tmp_path, run_records("b", variant="tiny-weights"))
-    text = said("compare", a, b)
+    text = printed("compare", a, b)
     assert "note: not a TotalScore: generated with tiny weights" in text
 
 
@@ -306,10 +271,10 @@ def test_compare_asks_which_run_is_meant(tmp_path: Path) -> None:
     text = complaint("compare", both, both)
     assert "holds several runs" in text and "a --track open-domain --variant shuffled" in text
     assert "holds no run" in complaint("compare", both, both, "--variant", "other")
-    answer = told("compare", f"{both}@plain", f"{both}@shuffled")
+    answer = printed_json("compare", f"{both}@plain", f"{both}@shuffled")
     assert (answer["a"], answer["b"]) == ("a", "a (shuffled)")
     assert answer["differences"][0]["difference"] == pytest.approx(0.3)
-    assert told("compare", both, both, "--variant", "plain", "--track", "open-domain")["samples"] == 6
+    assert printed_json("compare", both, both, "--variant", "plain", "--track", "open-domain")["samples"] == 6
 
 
 def test_runs_of_two_tracks_are_not_compared(tmp_path: Path) -> None:
@@ -319,9 +284,9 @@ def test_runs_of_two_tracks_are_not_compared(tmp_path: Path) -> None:
 
 
 def test_table_1_without_runs_is_reported_only() -> None:
-    text = said("reproduce", "table1")
+    text = printed("reproduce", "table1")
     assert text.count("reported only") == 16
-    answer = told("reproduce", "table1")
+    answer = printed_json("reproduce", "table1")
     assert [row["reported_only"] for row in answer["rows"]] == [True] * 16
 
 
@@ -329,7 +294,7 @@ def test_measured_runs_stand_beside_table_1(tmp_path: Path) -> None:
     store(tmp_path / "s", run_records("vace_14b", 0.5))
     store(tmp_path / "s", run_records("my-own", 0.5))
     store(tmp_path / "s", run_records("phantom-14b", ids=("singlehuman_1",), track="human-domain"))
-    result = run("reproduce", "table1", tmp_path / "s", "-o", tmp_path / "out")
+    result = invoke("reproduce", "table1", tmp_path / "s", "-o", tmp_path / "out")
     assert result.exit_code == 0
     assert result.stdout.count("reported only") == 15
     assert "my-own is left out: it is not in Table 1" in result.stderr
@@ -339,7 +304,8 @@ def test_measured_runs_stand_beside_table_1(tmp_path: Path) -> None:
     assert len(rows) == 16 * 8
     total = next(row for row in rows if row["run"] == "vace_14b" and row["component"] == "total")
     assert float(total["difference_points"]) == pytest.approx(float(total["measured_percent"]) - 57.55)
-    entry = next(row for row in told("reproduce", "table1", tmp_path / "s")["rows"] if row["measured"])
+    answer = printed_json("reproduce", "table1", tmp_path / "s")
+    (entry,) = [row for row in answer["rows"] if row["measured"]]
     assert entry["published_percent"]["method"] == "VACE-14B"
     assert entry["measured"][0]["difference_points"]["naturalscore"] == pytest.approx(
         100 * entry["measured"][0]["scoreboard"]["components"]["naturalscore"]["score"] - 67.04
@@ -347,7 +313,7 @@ def test_measured_runs_stand_beside_table_1(tmp_path: Path) -> None:
 
 
 def test_a_measured_run_without_a_component_has_no_difference_there() -> None:
-    boards = scoreboards(run_records("BindWeave", without=("facesim",)), PROTOCOL)
+    boards = boards_of(run_records("BindWeave", without=("facesim",)))
     table = reproduction_table(reproduced_rows(boards))
     place = next(number for number, row in enumerate(table.rows) if row[1].text == "measured")
     measured, gap = (dict(zip(table.headings, row, strict=True)) for row in table.rows[place : place + 2])

@@ -8,17 +8,17 @@ from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
-from test_reports_tables import PROTOCOL, run_records
 
 from kit.records import record
+from kit.stored_runs import run_info, run_records, store
 from refbench.bench.errors import UserError
-from refbench.bench.method import MethodCard
-from refbench.bench.runs.folder import RunInfo, stored_run_file, write_run
-from refbench.bench.scores.record import Provenance, Record, run_label
-from refbench.bench.scores.store import StoreWriter, store_path
+from refbench.bench.runs.folder import RunInfo
+from refbench.bench.scores.aggregate import scoreboards
+from refbench.bench.scores.protocol import OPENS2V_1_1
+from refbench.bench.scores.record import Provenance, Record, RunKey
 from refbench.reports.page import not_applicable_lines, unscored_table
-from refbench.reports.report import report_contents, write_report
-from refbench.reports.stored_runs import read_stored_runs
+from refbench.reports.report import Report, build_report
+from refbench.reports.stored_runs import StoredRuns, read_stored_runs
 
 SCRIPT = "<script>alert(1)</script>"
 # A name cannot hold a slash, which could name a folder; all else of a hostile one it can.
@@ -65,17 +65,14 @@ def hostile_records() -> list[Record]:
     return facesim + failed + run_records("plain", 0.6, ids=IDS)
 
 
-def run_info(**card: object) -> RunInfo:
-    fields = {"name": "m", "summary": "draws <b>frames</b>", **card}
-    return RunInfo(
-        method="m", track="open-domain", card=MethodCard.model_validate(fields), versions={"torch": "2.15"}
-    )
+def report_of(records: list[Record], infos: dict[RunKey, RunInfo] | None = None) -> Report:
+    return build_report(StoredRuns(records=tuple(records), run_infos=infos or {}), OPENS2V_1_1)
 
 
 @pytest.fixture(scope="module")
 def contents() -> dict[str, str | bytes]:
-    infos = {(IMAGE, "open-domain", "plain"): run_info(guidance={"text": 7.5}, steps=50)}
-    return report_contents(hostile_records(), PROTOCOL, infos)
+    infos = {RunKey(IMAGE, "open-domain"): run_info(guidance={"text": 7.5}, steps=50)}
+    return report_of(hostile_records(), infos).contents()
 
 
 @pytest.fixture(scope="module")
@@ -135,12 +132,12 @@ def test_tables_sort_by_buttons_that_say_so(contents: dict[str, str | bytes], pa
 def test_the_report_repeats_itself_in_any_order(contents: dict[str, str | bytes]) -> None:
     shuffled = hostile_records()
     random.Random(1).shuffle(shuffled)
-    infos = {(IMAGE, "open-domain", "plain"): run_info(guidance={"text": 7.5}, steps=50)}
-    assert report_contents(shuffled, PROTOCOL, infos) == contents
+    infos = {RunKey(IMAGE, "open-domain"): run_info(guidance={"text": 7.5}, steps=50)}
+    assert report_of(shuffled, infos).contents() == contents
 
 
-def test_write_report_writes_what_it_returns(tmp_path: Path, contents: dict[str, str | bytes]) -> None:
-    files = write_report(run_records(ids=IDS[:1]), tmp_path / "out", PROTOCOL, {})
+def test_a_report_writes_what_it_returns(tmp_path: Path, contents: dict[str, str | bytes]) -> None:
+    files = report_of(run_records(ids=IDS[:1])).write(tmp_path / "out")
     assert files[0] == tmp_path / "out" / "report.html"
     assert {file.relative_to(tmp_path / "out").as_posix() for file in files} == set(contents)
     assert all(file.stat().st_size > 100 for file in files)
@@ -149,22 +146,20 @@ def test_write_report_writes_what_it_returns(tmp_path: Path, contents: dict[str,
 def test_reports_without_a_place_or_a_record_are_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("no folder")
     with pytest.raises(UserError, match="nothing can be written"):
-        write_report(run_records(ids=IDS[:1]), tmp_path / "file", PROTOCOL, {})
+        report_of(run_records(ids=IDS[:1])).write(tmp_path / "file")
     with pytest.raises(UserError, match="no score record"):
-        write_report([], tmp_path, PROTOCOL, {})
+        report_of([])
     with pytest.raises(UserError, match="track name"):
-        write_report(run_records(track="a track"), tmp_path, PROTOCOL, {})
+        report_of(run_records(track="a track"))
 
 
 def test_reasons_are_counted_per_method(tmp_path: Path) -> None:
-    from refbench.bench.scores.aggregate import scoreboards
-
     gme = [record("gmescore", f"singleobj_{n}", None, reason="failed: out of memory") for n in (1, 2, 3)]
     gme += [
         record("gmescore", "singleobj_4", 0.5),
         record("gmescore", "singleobj_5", None, reason="missing_video"),
     ]
-    table = unscored_table(gme, scoreboards(gme, PROTOCOL))
+    table = unscored_table(gme, scoreboards(gme, OPENS2V_1_1))
     assert table is not None
     row = next(row for row in table.rows if row[1].text == "GmeScore")
     assert [cell.text for cell in row] == [
@@ -174,10 +169,8 @@ def test_reasons_are_counted_per_method(tmp_path: Path) -> None:
 
 
 def test_nothing_left_out_gives_no_table_of_reasons() -> None:
-    from refbench.bench.scores.aggregate import scoreboards
-
     run = run_records(ids=("singlehuman_1",))
-    assert unscored_table(run, scoreboards(run, PROTOCOL)) is None
+    assert unscored_table(run, scoreboards(run, OPENS2V_1_1)) is None
     assert not_applicable_lines(run) == []
 
 
@@ -193,15 +186,6 @@ def test_mixed_metric_versions_are_pointed_out() -> None:
     assert "several versions" in table.notes[0]
 
 
-def store(root: Path, records: list[Record], info: RunInfo | None = None) -> Path:
-    path = store_path(root, records[0].method, records[0].track)
-    with StoreWriter(path) as writer:
-        writer.append(records)
-    if info is not None:
-        write_run(stored_run_file(path, records[0].variant), info)
-    return path
-
-
 def test_stores_are_read_with_the_run_descriptions_beside_them(tmp_path: Path) -> None:
     store(tmp_path, run_records("b", ids=IDS), run_info())
     store(tmp_path, run_records("b", ids=IDS, variant="shuffled"), run_info(steps=7))
@@ -213,9 +197,9 @@ def test_stores_are_read_with_the_run_descriptions_beside_them(tmp_path: Path) -
         ("b", "open-domain", "shuffled"),
     ]
     assert set(stored.run_infos) == {("b", "open-domain", "plain"), ("b", "open-domain", "shuffled")}
-    card = stored.run_infos["b", "open-domain", "shuffled"].card
+    card = stored.run_infos[RunKey("b", "open-domain", "shuffled")].card
     assert card is not None and card.steps == 7
-    assert run_label("b", "shuffled") == "b (shuffled)"
+    assert RunKey("b", "open-domain", "shuffled").label == "b (shuffled)"
 
 
 @pytest.mark.parametrize("field", ["method", "track", "variant"])

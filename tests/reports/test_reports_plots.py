@@ -8,9 +8,12 @@ import numpy as np
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from test_reports_tables import boards_of, run_records
 
-from refbench.reports.plots import Plot, track_plots
+from kit.stored_runs import boards_of, run_records
+from refbench.bench.scores.record import Record
+from refbench.reports.plot_figure import Plot
+from refbench.reports.plots import track_plots
+from refbench.reports.tables import ranked
 
 TWO_IDS = ("singlehuman_1", "singlehuman_2")
 HOSTILE = "$x^{$ <b> _x"
@@ -41,9 +44,14 @@ def tick_labels(axes: Axes) -> list[str]:
     return [label.get_text() for label in axes.get_yticklabels()]
 
 
+def plots_of(*runs: list[Record]) -> list[Plot]:
+    """The plots of a report on these runs."""
+    return track_plots(ranked(boards_of(*runs)))
+
+
 @pytest.fixture(scope="module")
 def drawn() -> list[Plot]:
-    return track_plots(boards_of(run_records("a", ids=TWO_IDS), run_records(HOSTILE, 0.7, ids=TWO_IDS)))
+    return plots_of(run_records("a", ids=TWO_IDS), run_records(HOSTILE, 0.7, ids=TWO_IDS))
 
 
 def test_every_plot_is_a_png_and_a_pdf(drawn: list[Plot]) -> None:
@@ -54,14 +62,12 @@ def test_every_plot_is_a_png_and_a_pdf(drawn: list[Plot]) -> None:
 
 
 def test_the_same_scores_give_the_same_bytes(drawn: list[Plot]) -> None:
-    again = track_plots(boards_of(run_records("a", ids=TWO_IDS), run_records(HOSTILE, 0.7, ids=TWO_IDS)))
+    again = plots_of(run_records("a", ids=TWO_IDS), run_records(HOSTILE, 0.7, ids=TWO_IDS))
     assert again == drawn
 
 
 def test_methods_without_a_total_are_named_and_not_drawn(figures: dict[str, Figure]) -> None:
-    track_plots(
-        boards_of(run_records("low", 0.2), run_records("torn", without=("facesim",)), run_records("high"))
-    )
+    plots_of(run_records("low", 0.2), run_records("torn", without=("facesim",)), run_records("high"))
     figure = figure_of(figures, "TotalScore")
     axes = figure.axes[0]
     assert tick_labels(axes) == ["high", "low"]
@@ -69,11 +75,20 @@ def test_methods_without_a_total_are_named_and_not_drawn(figures: dict[str, Figu
     assert "no TotalScore: torn (FaceSim not scored)" in captions(figure)
 
 
+@pytest.mark.parametrize("without", [(), ("facesim",)], ids=["total", "components"])
+def test_the_label_of_the_scale_is_within_the_picture(
+    figures: dict[str, Figure], without: tuple[str, ...]
+) -> None:
+    plots_of(run_records("a-method-with-a-long-name", variant="generated-shuffled", without=without))
+    figure = next(iter(figures.values()))
+    figure.draw_without_rendering()
+    label = figure.axes[0].xaxis.label.get_window_extent()
+    assert 0 <= label.x0 < label.x1 <= figure.bbox.width
+
+
 def test_component_means_stand_in_where_no_method_has_a_total(figures: dict[str, Figure]) -> None:
     without = ("facesim", "nexusscore", "naturalscore")
-    track_plots(
-        boards_of(run_records("a", without=without), run_records("b", without=(*without, "gmescore")))
-    )
+    plots_of(run_records("a", without=without), run_records("b", without=(*without, "gmescore")))
     figure = figure_of(figures, "Component means (no method has a TotalScore)")
     axes = figure.axes[0]
     assert tick_labels(axes) == ["Aesthetics", "MotionSmoothness", "MotionAmplitude", "GmeScore"]
@@ -82,7 +97,7 @@ def test_component_means_stand_in_where_no_method_has_a_total(figures: dict[str,
 
 
 def test_the_radar_leaves_a_gap_and_names_it(figures: dict[str, Figure]) -> None:
-    track_plots(boards_of(run_records("whole"), run_records("torn", 0.7, without=("facesim",))))
+    plots_of(run_records("whole"), run_records("torn", 0.7, without=("facesim",)))
     figure = figure_of(figures, "Components (%)")
     whole, torn = (np.asarray(line.get_ydata()) for line in figure.axes[0].lines[:2])
     assert np.isfinite(whole).all()
@@ -91,14 +106,14 @@ def test_the_radar_leaves_a_gap_and_names_it(figures: dict[str, Figure]) -> None
 
 
 def test_the_radar_shows_the_first_methods_only(figures: dict[str, Figure]) -> None:
-    track_plots(boards_of(*(run_records(f"m{number}", 0.1 * number, ids=TWO_IDS) for number in range(1, 9))))
+    plots_of(*(run_records(f"m{number}", 0.1 * number, ids=TWO_IDS) for number in range(1, 9)))
     figure = figure_of(figures, "Components (%)")
     assert [text.get_text() for text in figure.legends[0].texts] == ["m8", "m7", "m6", "m5", "m4", "m3"]
     assert "The first 6 of 8 methods by TotalScore." in captions(figure)
 
 
 def test_the_heat_map_greys_what_was_not_scored(figures: dict[str, Figure]) -> None:
-    track_plots(boards_of(run_records("a"), run_records("b", without=("facesim",))))
+    plots_of(run_records("a"), run_records("b", without=("facesim",)))
     panels = {axes.get_title(): axes for axes in figure_of(figures, "Components by category").axes}
     values = panels["FaceSim"].images[0].get_array()
     assert isinstance(values, np.ma.MaskedArray)
@@ -111,6 +126,6 @@ def test_nothing_scored_at_all_still_gives_plots(figures: dict[str, Figure]) -> 
     run = [
         one.model_copy(update={"value": None, "reason": "missing_video"}) for one in run_records(ids=TWO_IDS)
     ]
-    plots = track_plots(boards_of(run))
+    plots = plots_of(run)
     assert len(plots) == 3
     assert all("Not scored for any method: Aesthetics" in captions(figure) for figure in figures.values())

@@ -5,17 +5,14 @@ from __future__ import annotations
 import csv
 import io
 import re
-from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from kit.records import record
-from refbench.bench.scores.aggregate import Scoreboard, scoreboards
+from kit.stored_runs import IDS, boards_of, run_records
 from refbench.bench.scores.columns import COMPONENTS
-from refbench.bench.scores.protocol import PROTOCOLS
-from refbench.bench.scores.record import Record
 from refbench.reports.table_formats import (
     LATEX_SPECIAL,
     category_csv,
@@ -35,45 +32,6 @@ from refbench.reports.tables import (
     ranked,
     score_table,
 )
-
-PROTOCOL = PROTOCOLS["opens2v-1.1"]
-IDS = ("singleobj_1", "singlehuman_1", "singlehuman_2", "faceobj_1", "singleface_1", "multiface_1")
-FACESIM_CATEGORIES = ("singlehuman", "faceobj", "singleface")
-NEXUS_CATEGORIES = ("singleobj", "singlehuman", "faceobj")
-
-
-def run_records(
-    method: str = "m",
-    quality: float = 0.5,
-    *,
-    ids: tuple[str, ...] = IDS,
-    without: tuple[str, ...] = (),
-    seeds: tuple[int, ...] = (0,),
-    **fields: Any,
-) -> list[Record]:
-    """Records of one run: every component at `quality` of its range, a little higher for later samples."""
-    found = []
-    for place, sample in enumerate(ids):
-        category = sample.rpartition("_")[0]
-        for component in COMPONENTS.values():
-            if component.name in without:
-                continue
-            share = quality + 0.02 * (place % 3 - 1)
-            value: float | None = component.worst + share * (component.best - component.worst)
-            reason = None
-            if (component.name == "facesim" and category not in FACESIM_CATEGORIES) or (
-                component.name == "nexusscore" and category not in NEXUS_CATEGORIES
-            ):
-                value, reason = None, "not_applicable: no such subject"
-            for seed in seeds:
-                found.append(
-                    record(component.metric, sample, value, reason=reason, method=method, seed=seed, **fields)
-                )
-    return found
-
-
-def boards_of(*runs: list[Record], protocol: str = "opens2v-1.1") -> list[Scoreboard]:
-    return scoreboards([one for run in runs for one in run], PROTOCOLS[protocol])
 
 
 def column(table: Table, heading: str) -> list[Cell]:

@@ -3,7 +3,7 @@
 One backbone pass per frame serves all references; each reference's prompt is computed once. Neck and head run
 for every (frame, reference) pair, several in a batch. float32 with TensorFloat-32 off on every device.
 
-Source: as `yolo_world.py`, `yolo_world_boxes.py` and `image_prompt.py`, which it puts together.
+Source: as `detector.py`, `boxes.py` and `image_prompt.py`, which it puts together.
 
 Axes of tensor names: B frames, R references, D prompt width, C channels, H rows, W columns.
 """
@@ -11,13 +11,14 @@ Axes of tensor names: B frames, R references, D prompt width, C channels, H rows
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
+from refbench.metrics.nets.inference import exact_inference, release
 from refbench.metrics.nets.yolo_world.boxes import (
     SCRIPT_SCORE,
     Boxes,
@@ -28,7 +29,7 @@ from refbench.metrics.nets.yolo_world.boxes import (
     script_boxes,
 )
 from refbench.metrics.nets.yolo_world.detector import YoloWorld, load_yolo_world
-from refbench.metrics.nets.yolo_world.image_prompt import ClipPictureTower
+from refbench.metrics.nets.yolo_world.image_prompt import ReferenceEncoder
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -37,39 +38,54 @@ if TYPE_CHECKING:
 PAIRS_PER_PASS = {"cpu": 4, "cuda": 24}
 
 
+@dataclass(frozen=True, kw_only=True)
 class ImagePromptDetector:
-    """Boxes of what each reference shows, in each frame."""
+    """Finds boxes of what each reference shows, in each frame.
 
-    def __init__(self, network: YoloWorld, tower: ClipPictureTower, device: torch.device) -> None:
-        self._network = network
-        self._tower = tower
-        self._device = device
-        self.pairs_per_pass = PAIRS_PER_PASS.get(device.type, PAIRS_PER_PASS["cuda"])
+    `pairs_per_pass` bounds frames times references of one call of `detect`.
+    """
+
+    network: YoloWorld
+    encoder: ReferenceEncoder
+    device: torch.device
+    pairs_per_pass: int
 
     @classmethod
-    def load(cls, checkpoint: Path, clip_folder: Path, device: torch.device) -> ImagePromptDetector:
-        """Detector and picture tower from disk. Raises UserError for files that are damaged or do not fit."""
-        network = load_yolo_world(checkpoint).to(device)
-        return cls(network, ClipPictureTower.load(clip_folder, device), device)
+    def load(cls, checkpoint: Path, clip_folder: Path, device: str) -> ImagePromptDetector:
+        """Detector and picture encoder from disk.
+
+        Raises UserError for files that are damaged or do not fit.
+        """
+        place = torch.device(device)
+        return cls(
+            network=load_yolo_world(checkpoint).to(place),
+            encoder=ReferenceEncoder.load(clip_folder, device),
+            device=place,
+            pairs_per_pass=PAIRS_PER_PASS.get(place.type, PAIRS_PER_PASS["cuda"]),
+        )
 
     def prompts(self, pictures: Sequence[Image.Image]) -> torch.Tensor:
-        """Unit prompts (R, D) of RGB reference pictures."""
-        with torch.inference_mode(), _full_precision():
-            return self._network.project(self._tower.embed(pictures))
+        """Unit prompts (R, D), float32 on the detector's device, of RGB reference pictures."""
+        with exact_inference():
+            return self.network.project(self.encoder.embed(pictures))
 
     def detect(self, frames: Sequence[np.ndarray], prompts_RD: torch.Tensor) -> list[list[Boxes]]:
-        """The boxes of each frame and, within it, of each reference, on the CPU.
+        """The boxes over 0.5 of each frame and, within it, of each reference, on the CPU.
 
-        `frames` are RGB uint8 (H, W, 3), all of one size; the caller keeps frames times references within
-        `pairs_per_pass`.
+        Args:
+            frames: RGB uint8 (H, W, 3), all of one size; the caller keeps frames times references within
+                `pairs_per_pass`.
+            prompts_RD: what `prompts` returned.
+
+        Raises SampleError for a frame too narrow for the detector.
         """
         letterbox = Letterbox.of(*frames[0].shape[:2])
         pixels_BCHW = np.stack([letterbox.apply(frame_HWC) for frame_HWC in frames])
-        with torch.inference_mode(), _full_precision():
-            images_BCHW = torch.from_numpy(pixels_BCHW).to(self._device).float() / 255
-            maps = self._network.features(images_BCHW)
+        with exact_inference():
+            images_BCHW = torch.from_numpy(pixels_BCHW).to(self.device).float() / 255
+            maps = self.network.features(images_BCHW)
             # One prompt per pass: the script asks for no padding prompt beside the reference's.
-            logits, distances = self._network.predict(maps, prompts_RD.unsqueeze(1))
+            logits, distances = self.network.predict(maps, prompts_RD.unsqueeze(1))
             found = [
                 script_boxes(head_boxes(logits_NK, corners_N4, letterbox, above=SCRIPT_SCORE)).cpu()
                 for logits_NK, corners_N4 in zip(flat_logits(logits), decoded_boxes(distances), strict=True)
@@ -77,7 +93,6 @@ class ImagePromptDetector:
         references = len(prompts_RD)
         return [found[start : start + references] for start in range(0, len(found), references)]
 
-
-def _full_precision() -> AbstractContextManager[None]:
-    manager: AbstractContextManager[None] = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
-    return manager
+    def close(self) -> None:
+        """Give the memory of both networks back."""
+        release(self.network, self.encoder.tower.model)

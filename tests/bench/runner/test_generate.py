@@ -181,7 +181,7 @@ from typing import Literal
 import numpy as np
 
 from refbench.bench.errors import MissingWeights, UserError
-from refbench.bench.method import Frames, Method, MethodCard
+from refbench.bench.method import Frames, Generator, Method, MethodCard, silent
 from refbench.bench.registry import methods
 from refbench.bench.weights.store import weights_fingerprint
 
@@ -223,12 +223,18 @@ class Model(Method):
     def load(self, environment):
         with (environment.weights / "loads").open("a") as log:
             log.write("load\\n")
+        return ModelGenerator(self)
 
-    def generate(self, sample, seed):
-        assert self.refuses(sample) is None
+
+class ModelGenerator(Generator):
+    def __init__(self, method):
+        self.method = method
+
+    def generate(self, sample, seed, on_step=silent):
+        assert self.method.refuses(sample) is None
         for step in range(3):
-            self.on_step(step + 1, 3)
-        frames = [np.full((16, 16, 3), 40, np.uint8)] * self.card().num_frames
+            on_step(step + 1, 3)
+        frames = [np.full((16, 16, 3), 40, np.uint8)] * self.method.card().num_frames
         return Frames(images=frames, fps=8, notes=("the prompt was cut",))
 
 
@@ -244,7 +250,7 @@ class Homeless(Method):
     def find_weights(self, environment):
         import no_such_package_at_all
 
-    def generate(self, sample, seed):
+    def load(self, environment):
         raise AssertionError
 '''
 # Of the fixture's six samples those with one reference.

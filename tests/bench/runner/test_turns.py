@@ -14,24 +14,26 @@ from hypothesis import strategies as st
 
 from kit.records import full_records, record
 from refbench.bench.console import licence_notes, total_lines
+from refbench.bench.environment import Environment, resolve_device
 from refbench.bench.errors import UserError
-from refbench.bench.metric import Environment, Metric
+from refbench.bench.metric import Metric, Score, Scorer
 from refbench.bench.registry import metrics
-from refbench.bench.runner.devices import WORKING_GIB, needed_gib, resolve_device, turns
-from refbench.bench.runner.plan import Plan, Subject, make_plan
+from refbench.bench.runner.plan import Plan, RunKey, make_plan
 from refbench.bench.runner.scoring import ScoringJob, ScoringOutcome, ScoringWorker
+from refbench.bench.runner.turns import WORKING_GIB, needed_gib, turns
 from refbench.bench.runs.folder import VideoFolder
 from refbench.bench.sample import Sample
 from refbench.bench.scores.aggregate import scoreboard
 from refbench.bench.scores.columns import COMPONENTS
 from refbench.bench.scores.official_files import export_scores
-from refbench.bench.scores.protocol import PROTOCOLS
+from refbench.bench.scores.protocol import get_protocol
 from refbench.bench.scores.record import Provenance, Record, RecordKey
 from refbench.bench.streams import mapped, read_ahead
 from refbench.bench.video import ALL_FRAMES, Video, VideoError, uniform_frames
-from refbench.bench.weights.store import CATALOGUE, TINY_MARKER
+from refbench.bench.weights.catalogue import get_entry
+from refbench.bench.weights.store import TINY_MARKER
 
-V11 = PROTOCOLS["opens2v-1.1"]
+V11 = get_protocol("opens2v-1.1")
 
 
 def every_metric() -> list[Metric]:
@@ -66,29 +68,38 @@ def test_devices() -> None:
         resolve_device("cuda:99", needs_torch=True)
 
 
-class Spy(Metric):
-    """Counts loads and closes."""
+class SpyScorer(Scorer):
+    """Notes that it was closed."""
 
-    declaration = metrics.get("motion-amplitude").declaration
-    log: list[str] = []  # noqa: RUF012 - shared by all instances on purpose
+    def __init__(self, log: list[str]) -> None:
+        self.log = log
 
-    def load(self, environment: Environment) -> None:
-        self.log.append("load")
-
-    def score(self, sample: Sample, video: Video) -> object:  # type: ignore[override]
-        from refbench.bench.metric import Score
-
+    def score(self, sample: Sample, video: Video) -> Score:
         return Score(value=float(video.probe.frames))
 
     def close(self) -> None:
         self.log.append("close")
 
 
+class Spy(Metric):
+    """Notes that it was loaded."""
+
+    declaration = metrics.get("motion-amplitude").declaration
+
+    def __init__(self, log: list[str]) -> None:
+        super().__init__()
+        self.log = log
+
+    def load(self, environment: Environment) -> Scorer:
+        self.log.append("load")
+        return SpyScorer(self.log)
+
+
 def test_a_worker_loads_once_per_turn(
     make_clip: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("refbench.bench.runner.scoring.make_metric", lambda name, options: Spy())
-    Spy.log.clear()
+    log: list[str] = []
+    monkeypatch.setattr("refbench.bench.runner.scoring.make_metric", lambda name, options: Spy(log))
     worker = ScoringWorker({}, Environment())
     sample = Sample(id="a_1", category="a", prompt="", references=())
     clip = make_clip(frames=3)
@@ -96,7 +107,7 @@ def test_a_worker_loads_once_per_turn(
         outcome = worker.work(ScoringJob(turn=turn, metric=metric, sample=sample, seed=0, video=clip))
         assert outcome.value == 3
     worker.close()
-    assert Spy.log == ["load", "load", "close", "close", "load", "close"]
+    assert log == ["load", "load", "close", "close", "load", "close"]
 
 
 def test_frames_decoded_ahead_are_the_same_frames(make_clip: Callable[..., Path]) -> None:
@@ -159,7 +170,7 @@ def test_mapped_keeps_the_order_and_its_bounds() -> None:
 def gme_plan(clip: Path, weights: Path, held: dict[RecordKey, Record]) -> Plan:
     """The plan of GmeScore for one video."""
     return make_plan(
-        subject=Subject(method="m", track="open-domain"),
+        run_key=RunKey(method="m", track="open-domain"),
         samples=[Sample(id="a_1", category="a", prompt="p", references=())],
         folder=VideoFolder(info=None, videos={("a_1", 0): clip}, errors={}, unknown=(), seeds=(0,)),
         chosen=[metrics.get("gmescore")()],
@@ -175,7 +186,7 @@ def gme_plan(clip: Path, weights: Path, held: dict[RecordKey, Record]) -> Plan:
 def test_scores_of_tiny_weights_do_not_stand_for_real_ones(
     tmp_path: Path, make_clip: Callable[..., Path], was_tiny: bool, is_tiny: bool, to_score: int
 ) -> None:
-    entry = CATALOGUE["gme-qwen2-vl-7b"]
+    entry = get_entry("gme-qwen2-vl-7b")
     place = tmp_path / "weights" / entry.repository
     place.mkdir(parents=True)
     (place / "config.json").touch()
@@ -192,7 +203,7 @@ def test_a_score_is_not_given_up_where_the_weights_are_not(
     tmp_path: Path, make_clip: Callable[..., Path]
 ) -> None:
     """Scored on a machine with weights, looked at again on one without: the value stands."""
-    entry = CATALOGUE["gme-qwen2-vl-7b"]
+    entry = get_entry("gme-qwen2-vl-7b")
     (tmp_path / "weights" / entry.repository).mkdir(parents=True)
     (tmp_path / "weights" / entry.repository / "config.json").touch()
     clip = make_clip("a_1.mp4")

@@ -17,11 +17,11 @@ from refbench.bench.errors import UserError
 from refbench.bench.scores.aggregate import Scoreboard, group_records, natural_order, scoreboard, scoreboards
 from refbench.bench.scores.bootstrap import RESAMPLES, count_blocks, interval, resampled_means
 from refbench.bench.scores.columns import COMPONENTS
-from refbench.bench.scores.comparison import DETECTABLE_STANDARD_ERRORS, compare
-from refbench.bench.scores.protocol import PROTOCOLS, official_result
+from refbench.bench.scores.comparison import DETECTABLE_STANDARD_ERRORS, compare_records
+from refbench.bench.scores.protocol import OPENS2V_1_0 as V10
+from refbench.bench.scores.protocol import OPENS2V_1_1 as V11
+from refbench.bench.scores.protocol import official_result
 from refbench.bench.scores.record import Record
-
-V11, V10 = PROTOCOLS["opens2v-1.1"], PROTOCOLS["opens2v-1.0"]
 
 
 def as_files(records: list[Record]) -> dict[str, Any]:
@@ -31,15 +31,13 @@ def as_files(records: list[Record]) -> dict[str, Any]:
         component = next(c for c in COMPONENTS.values() if c.metric == one.metric)
         if one.value is None:
             continue
-        if component.name == "naturalscore":
-            files.setdefault("naturalscore_1.json", {})[one.sample] = one.value
-        else:
-            files.setdefault(component.official_file, {})[one.sample] = {component.official_key: one.value}
+        key = component.official_key
+        files.setdefault(component.official_files[0], {})[one.sample] = {key: one.value} if key else one.value
     files["motionscore.json"] = files.get("motion_amplitude.json", {})
     return files
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(2, 15), st.integers(0, 10_000), st.sampled_from([V11, V10]))
 def test_records_and_official_files_give_one_total(samples: int, seed: int, protocol: Any) -> None:
     records = full_records(samples, seed)
@@ -91,7 +89,7 @@ def test_strict_equals_official_where_nothing_is_missing() -> None:
     assert board.strict_total == pytest.approx(board.total)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(0, 1000), st.lists(st.integers(0, 83), min_size=1, max_size=30, unique=True))
 def test_a_failure_never_raises_the_strict_total(seed: int, lost: list[int]) -> None:
     records = full_records(12, seed)
@@ -221,7 +219,7 @@ def groups(*records: list[Record]) -> list[list[Record]]:
 
 def test_comparing_a_method_with_itself_shows_nothing() -> None:
     one, two = groups(full_records(), full_records(method="twin"))
-    outcome = compare(one, two, V11, ("m", "twin"))
+    outcome = compare_records(one, two, V11, ("m", "twin"))
     assert outcome.total.difference == 0
     assert outcome.total.interval == (0, 0)
     assert not outcome.total.distinguishable
@@ -236,7 +234,7 @@ def test_pairing_sees_a_constant_gap_that_separate_intervals_hide() -> None:
         else one.model_copy(update={"method": "b"})
         for one in base
     ]
-    outcome = compare(*groups(better, base), V11, ("b", "m"))
+    outcome = compare_records(*groups(better, base), V11, ("b", "m"))
     gme = next(one for one in outcome.components if one.name == "gmescore")
     assert gme.distinguishable
     assert gme.difference == pytest.approx(0.02, abs=2e-3)
@@ -256,7 +254,7 @@ def test_the_detectable_gap_is_2_8_standard_errors() -> None:
     noise = np.random.default_rng(0).normal(0, 0.1, 200)
     one = [record("gmescore", f"a_{i}", 0.5 + float(noise[i])) for i in range(200)]
     two = [record("gmescore", f"a_{i}", 0.5, method="b") for i in range(200)]
-    gme = next(d for d in compare(one, two, V11, ("a", "b")).components if d.name == "gmescore")
+    gme = next(d for d in compare_records(one, two, V11, ("a", "b")).components if d.name == "gmescore")
     assert gme.detectable == pytest.approx(2.8016 * noise.std() / np.sqrt(200), rel=0.05)
 
 
@@ -264,7 +262,7 @@ def test_only_common_samples_are_compared_and_said() -> None:
     one = full_records(12)
     two = [r.model_copy(update={"method": "b"}) for r in full_records(12, 1) if r.sample != "singleobj_5"]
     two += [record(c.metric, "singleobj_5", reason="missing_video", method="b") for c in COMPONENTS.values()]
-    outcome = compare(*groups(one, two), V11, ("m", "b"))
+    outcome = compare_records(*groups(one, two), V11, ("m", "b"))
     assert outcome.samples == 11
     assert any("1 sample left out" in text for text in outcome.notes)
     lost = [
@@ -273,7 +271,7 @@ def test_only_common_samples_are_compared_and_said() -> None:
         else r
         for r in two
     ]
-    outcome = compare(*groups(one, lost), V11, ("m", "b"))
+    outcome = compare_records(*groups(one, lost), V11, ("m", "b"))
     natural = next(d for d in outcome.components if d.name == "naturalscore")
     assert natural.n == 10
     assert any("NaturalScore: 1" in text for text in outcome.notes)
@@ -282,7 +280,7 @@ def test_only_common_samples_are_compared_and_said() -> None:
 def test_what_cannot_be_compared_is_refused() -> None:
     one = full_records(3)
     with pytest.raises(UserError, match="not comparable"):
-        compare(one, full_records(3, track="human-domain"), V11, ("a", "b"))
+        compare_records(one, full_records(3, track="human-domain"), V11, ("a", "b"))
     other = [r.model_copy(update={"sample": f"other_{r.sample}"}) for r in one]
     with pytest.raises(UserError, match="no scored sample in common"):
-        compare(one, other, V11, ("a", "b"))
+        compare_records(one, other, V11, ("a", "b"))

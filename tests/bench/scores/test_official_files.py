@@ -8,19 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
 
+from kit.cli import printed, printed_json
 from kit.records import record
-from refbench.bench.cli.main import app
 from refbench.bench.dataset import load_track
 from refbench.bench.errors import UserError
 from refbench.bench.scores.aggregate import scoreboard
 from refbench.bench.scores.columns import COMPONENTS
 from refbench.bench.scores.official_files import export_scores, import_scores
-from refbench.bench.scores.protocol import PROTOCOLS, official_result
+from refbench.bench.scores.protocol import OFFICIAL_PROTOCOLS, official_result
+from refbench.bench.scores.protocol import OPENS2V_1_1 as V11
 from refbench.bench.scores.record import Record
-
-V11 = PROTOCOLS["opens2v-1.1"]
 
 
 def write_files(folder: Path, files: dict[str, Any]) -> Path:
@@ -49,10 +47,8 @@ def test_the_nine_official_files_give_the_official_total(shared: Path) -> None:
 
 
 def test_the_same_from_the_repository_alone(tmp_path: Path, demo_files: dict[str, Any]) -> None:
-    runner = CliRunner()
     folder = write_files(tmp_path / "scores", demo_files)
-    arguments = ["import-scores", str(folder), "--name", "demo", "--out", str(tmp_path / "results"), "--json"]
-    board = json.loads(runner.invoke(app, arguments, catch_exceptions=False).stdout)[0]
+    (board,) = printed_json("import-scores", folder, "--name", "demo", "--out", tmp_path / "results")
     assert board["total_score"] == 0.5959962472265614
     assert board["strict_total_score"] < 0.01
     components = board["components"]
@@ -86,7 +82,7 @@ def test_a_track_leaves_out_what_is_not_its_own(tmp_path: Path, demo_files: dict
     assert {c.component: c.scored for c in board.components}["aesthetics"] == 1
 
 
-@pytest.mark.parametrize("protocol", PROTOCOLS.values(), ids=lambda p: p.name)
+@pytest.mark.parametrize("protocol", OFFICIAL_PROTOCOLS, ids=lambda p: p.name)
 def test_ordinary_golden_folders_import_to_the_golden_totals(
     tmp_path: Path, golden: Callable[[str], Any], protocol: Any
 ) -> None:
@@ -221,13 +217,9 @@ def test_only_a_plain_run_has_the_leaderboards_file(tmp_path: Path, variant: str
 def test_export_gives_every_method_track_and_seed_its_folder(
     tmp_path: Path, demo_files: dict[str, Any]
 ) -> None:
-    runner = CliRunner()
     folder = write_files(tmp_path / "in", demo_files)
     for name in ("one", "two"):
-        runner.invoke(app, ["import-scores", str(folder), "--name", name, "--out", str(tmp_path / "r")])
-    done = runner.invoke(
-        app, ["export", str(tmp_path / "r"), "-o", str(tmp_path / "out")], catch_exceptions=False
-    )
-    assert done.exit_code == 0
+        printed("import-scores", folder, "--name", name, "--out", tmp_path / "r")
+    printed("export", tmp_path / "r", "-o", tmp_path / "out")
     for name in ("one", "two"):
         assert (tmp_path / "out" / name / "open-domain/Open-Domain.json").is_file()

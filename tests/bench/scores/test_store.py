@@ -1,4 +1,4 @@
-"""Records and their store: one writer, torn lines, merging, speed of nothing but correctness."""
+"""Records and their store: one writer, a last line that is cut off, merging."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ from refbench.bench.scores.store import (
     load_records,
     merge_stores,
     read_records,
-    records_frame,
     store_files,
     store_path,
 )
@@ -131,11 +130,3 @@ def test_stores_are_found_or_named(tmp_path: Path) -> None:
     path = store_path(tmp_path, "m", "t")
     write(path, record("x", "a_1", 1.0))
     assert store_files([tmp_path, path]) == [path]
-
-
-def test_records_as_a_tidy_table() -> None:
-    frame = records_frame([record("x", "a_1", 1.5), record("y", "a_1")])
-    assert frame["value"].tolist()[0] == 1.5
-    assert frame["reason"].fillna("").tolist() == ["", "failed: test"]
-    assert frame["value"].isna().tolist() == [False, True]
-    assert records_frame([]).shape[0] == 0

@@ -16,18 +16,17 @@ from refbench.bench.dataset import load_track
 from refbench.bench.errors import MissingWeights, UserError
 from refbench.bench.registry import methods, metrics
 from refbench.bench.runs.official_videos import pull_results
+from refbench.bench.weights.catalogue import Declared, catalogue, get_entry, joined
+from refbench.bench.weights.entry import WeightEntry
 from refbench.bench.weights.store import (
-    CATALOGUE,
     LARGEST_HASHED_BYTES,
     MANIFEST_FILE,
     SAMPLED_BYTES,
     TINY_MARKER,
     file_digests,
-    get_entry,
     how_to_get,
     locate,
     missing_files,
-    missing_packages,
     read_manifest,
     require,
     require_file,
@@ -36,7 +35,7 @@ from refbench.bench.weights.store import (
     weights_fingerprint,
 )
 
-GME = CATALOGUE["gme-qwen2-vl-7b"]
+GME = get_entry("gme-qwen2-vl-7b")
 
 
 @pytest.fixture(autouse=True)
@@ -75,16 +74,31 @@ def invoke(*arguments: object) -> str:
     return str(done.stdout)
 
 
-def test_every_metrics_weights_are_in_the_catalogue() -> None:
+def test_the_catalogue_is_the_union_of_what_is_declared_and_knows_the_users() -> None:
+    rows = catalogue()
     for name in metrics.names():
-        for weights in metrics.get(name).declaration.weights:
-            assert name in CATALOGUE[weights].used_by, (name, weights)
-
-
-def test_every_methods_weights_are_in_the_catalogue() -> None:
+        declaration = metrics.get(name).declaration
+        for entry in (*declaration.weights, *declaration.optional_weights):
+            assert rows[entry.name].entry == entry
+            assert name in rows[entry.name].used_by
     for name in methods.names():
-        for weights in methods.get(name).weights:
-            assert name in CATALOGUE[weights].used_by, (name, weights)
+        for entry in methods.get(name).weights:
+            assert rows[entry.name].entry == entry
+            assert name in rows[entry.name].used_by
+    assert "refalign teacher" in rows["dinov3-vitl16"].used_by
+    assert len(rows) == 26
+    kinds = [row.entry.kind for row in rows.values()]
+    assert kinds == sorted(kinds, key=["metric", "generator", "teacher"].index)
+
+
+def test_one_name_for_two_weights_is_refused() -> None:
+    ours = WeightEntry(name="same", repository="a/b", holds="one")
+    theirs = WeightEntry(name="same", repository="c/d", holds="another")
+    assert joined([Declared(user="x", entries=(ours,)), Declared(user="y", entries=(ours,))])[
+        "same"
+    ].used_by == ("x", "y")
+    with pytest.raises(UserError, match="two different weights are called same: one of x, one of y"):
+        joined([Declared(user="x", entries=(ours,)), Declared(user="y", entries=(theirs,))])
 
 
 def test_the_search_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,23 +113,21 @@ def test_the_search_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     (tmp_path / "given" / GME.repository).mkdir(parents=True)
     assert locate(GME, tmp_path / "given") == tmp_path / "given" / GME.repository
     monkeypatch.setenv("REFBENCH_WEIGHTS", str(tmp_path / "given"))
-    assert require(GME.name, None) == tmp_path / "given" / GME.repository
+    assert require(GME, None) == tmp_path / "given" / GME.repository
 
 
 def test_what_is_missing_says_how_to_get_it(tmp_path: Path) -> None:
     with pytest.raises(MissingWeights, match="refbench weights pull gme-qwen2-vl-7b"):
-        require(GME.name, tmp_path)
+        require(GME, tmp_path)
     (tmp_path / GME.repository).mkdir(parents=True)
     with pytest.raises(MissingWeights, match=r"lacks a\.bin or b\.bin"):
-        require_file(GME.name, ("a.bin", "b.bin"), tmp_path)
+        require_file(GME, ("a.bin", "b.bin"), tmp_path)
     with pytest.raises(MissingWeights, match=r"lacks config\.json"):
         require_model_folder(GME.repository, tmp_path)
     with pytest.raises(MissingWeights, match="hf download owner/other"):
         require_model_folder("owner/other", tmp_path)
     with pytest.raises(UserError, match="no weights are called 'gpt'"):
         get_entry("gpt")
-    assert missing_packages(("json",)) is None
-    assert "needs no_such_module" in str(missing_packages(("json", "no_such_module")))
 
 
 def test_a_pull_records_what_came(tmp_path: Path, hub: dict[str, Any]) -> None:
@@ -154,14 +166,14 @@ def test_truncated_and_changed_files_are_one_line_with_the_expected_size(
     place = tmp_path / GME.repository
     (place / "model.safetensors").write_text("y" * 100)
     assert "SHA-256 differs" in verify(GME, place)[0]
-    assert require(GME.name, tmp_path) == place
+    assert require(GME, tmp_path) == place
     (place / "model.safetensors").write_text("x" * 60)
     with pytest.raises(
         UserError, match=r"model\.safetensors has 60 bytes instead of 100; refbench weights pull"
     ):
-        require(GME.name, tmp_path)
+        require(GME, tmp_path)
     (place / "model.safetensors").unlink()
-    assert verify(CATALOGUE["one-align"], place)[0].endswith("lacks tokenizer.model")
+    assert verify(get_entry("one-align"), place)[0].endswith("lacks tokenizer.model")
     with pytest.raises(UserError, match="1 file missing or not as pulled"):
         invoke("verify", GME.name, "--weights", tmp_path)
 
@@ -215,14 +227,14 @@ def test_how_to_get_names_the_catalogue() -> None:
     assert how_to_get(GME).startswith("refbench weights pull gme-qwen2-vl-7b")
 
 
-PHANTOM = CATALOGUE["phantom"]
+PHANTOM = get_entry("phantom")
 
 
 def test_what_a_method_needs_is_pulled(
     tmp_path: Path, hub: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Mine:
-        weights = ("phantom", "wan2.1-i2v-14b-480p")
+        weights: tuple[WeightEntry, ...] = (PHANTOM, get_entry("wan2.1-i2v-14b-480p"))
 
     monkeypatch.setattr(methods, "get", lambda name: Mine)
     text = invoke("pull", "--method", "mine", "--weights", tmp_path)
@@ -238,7 +250,7 @@ def test_what_a_method_needs_is_pulled(
 
 
 def test_required_files_may_lie_deeper_and_have_any_name(tmp_path: Path) -> None:
-    entry = CATALOGUE["wan2.1-t2v-1.3b"]
+    entry = get_entry("wan2.1-t2v-1.3b")
     for name in ("transformer/config.json", "vae/config.json", "vae/x.safetensors", "tokenizer/spiece.model"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
@@ -431,7 +443,7 @@ def test_what_one_installation_lacks_is_named_and_the_rest_written(
         folder.mkdir(exist_ok=True)
 
     point = SimpleNamespace(value="refbench.baselines.small", load=lambda: generators)
-    monkeypatch.setattr("importlib.metadata.entry_points", lambda group: [point])
+    monkeypatch.setattr("refbench.bench.weights.tiny.entry_points", lambda group: [point])
     for module in (
         "kaleido",
         "magref",

@@ -346,13 +346,14 @@ class MplugOwl2(nn.Module):
     def forward(self, before: Sequence[int], image_BID: Tensor, after: Sequence[int]) -> Tensor:
         """Logits (B, S, V) of all positions of `before`, the image vectors, `after`: the plain definition."""
         batch = len(image_BID)
-        hidden_BSD = torch.cat([self._embed(before, batch), image_BID, self._embed(after, batch)], 1)
+        texts = (self.embed_words(before, batch), self.embed_words(after, batch))
+        hidden_BSD = torch.cat([texts[0], image_BID, texts[1]], 1)
         image = Span(len(before), len(before) + image_BID.shape[1])
         return self.lm_head(self.model.norm(self.model(hidden_BSD, image)[0]))
 
     def prefix(self, before: Sequence[int]) -> list[KeyValue]:
         """Each layer's keys and values (1, H, P, K) of the text before the image, the same for any image."""
-        memory: list[KeyValue] = self.model(self._embed(before, 1), NO_IMAGE)[1]
+        memory: list[KeyValue] = self.model(self.embed_words(before, 1), NO_IMAGE)[1]
         return memory
 
     def word_logits(
@@ -362,11 +363,12 @@ class MplugOwl2(nn.Module):
 
         `after` must not be empty.
         """
-        hidden_BSD = torch.cat([image_BID, self._embed(after, len(image_BID))], 1)
+        hidden_BSD = torch.cat([image_BID, self.embed_words(after, len(image_BID))], 1)
         last_B1D = self.model(hidden_BSD, Span(0, image_BID.shape[1]), prefix, wanted=1)[0]
         return functional.linear(self.model.norm(last_B1D[:, 0]), self.lm_head.weight[list(words)])
 
-    def _embed(self, ids: Sequence[int], batch: int) -> Tensor:
+    def embed_words(self, ids: Sequence[int], batch: int) -> Tensor:
+        """The embeddings (B, S, D) of token ids, the same for each of `batch` rows."""
         embedded_SD = self.model.embed_tokens(torch.tensor(ids, device=self.lm_head.weight.device))
         return embedded_SD.expand(batch, -1, -1)
 
