@@ -7,15 +7,11 @@ runs.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from refbench.bench.cli import options as o
-from refbench.bench.errors import UserError
-
-if TYPE_CHECKING:
-    from refbench.bench.dataset import Track
 
 EXIT_SAMPLE_FAILED = 1
 
@@ -52,7 +48,7 @@ def import_videos(
     from refbench.bench.files import shortlist
     from refbench.bench.runs.import_videos import import_run
 
-    samples = chosen_track(track, suite, dataset)
+    samples = o.chosen_track(track, suite, dataset)
     name = method_name(method)
     done = import_run(folder, samples, name, out, lambda measured: imported_card(name, measured, card))
     if done.unknown:
@@ -70,14 +66,3 @@ def import_videos(
         print_text(f"card: {text}")
     if done.damaged:
         raise typer.Exit(EXIT_SAMPLE_FAILED)
-
-
-def chosen_track(track: str | None, suite: Path | None, dataset: str | None) -> Track:
-    """The user's own samples, or an official track of the data set. Raises UserError for both."""
-    from refbench.bench.dataset import DEFAULT_TRACK, load_suite, load_track
-
-    if suite is None:
-        return load_track(track or DEFAULT_TRACK, dataset)
-    if track is not None or dataset is not None:
-        raise UserError("--suite is a track of its own: leave --track and --dataset out")
-    return load_suite(suite)

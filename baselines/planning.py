@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from refbench.baselines.commands import chosen_track
+from refbench.bench import DEFAULT_TRACK
 from refbench.bench.cli import options as o
 from refbench.bench.errors import UserError
 
@@ -85,7 +85,6 @@ def plan(
     refbench plan phantom-14b vace-14b --track open-domain --gpu-memory 80
     """
     from refbench.bench.console import print_json
-    from refbench.bench.dataset import DEFAULT_TRACK
     from refbench.bench.registry import load_plugins, methods
 
     load_plugins(plugin or [])
@@ -131,13 +130,13 @@ def planned_samples(
     """
     import os
 
-    from refbench.bench.dataset import DATASET_VARIABLE, DEFAULT_TRACK, OFFICIAL_TRACKS
+    from refbench.bench.dataset import DATASET_VARIABLE, OFFICIAL_TRACKS
 
     if suite is not None:
-        return chosen_track(track, suite, dataset).samples, str(suite)
+        return o.chosen_track(track, suite, dataset).samples, str(suite)
     name = track or DEFAULT_TRACK
     if dataset is not None or os.environ.get(DATASET_VARIABLE) or name not in OFFICIAL_TRACKS:
-        return chosen_track(name, None, dataset).samples, "the data set"
+        return o.chosen_track(name, None, dataset).samples, "the data set"
     counts = OFFICIAL_REFERENCES[name]
     placeholders = [_placeholder(count) for count, samples in counts.items() for _ in range(samples)]
     return placeholders, "OpenS2V-Eval's published counts"

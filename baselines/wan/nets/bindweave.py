@@ -37,7 +37,6 @@ from refbench.baselines.wan.conditioning import (
     Geometry,
     encode_each,
 )
-from refbench.baselines.wan.hf_folder import from_folder
 from refbench.baselines.wan.nets.image_branch import (
     MASK_CHANNELS,
     Box,
@@ -46,6 +45,7 @@ from refbench.baselines.wan.nets.image_branch import (
 )
 from refbench.baselines.wan.references import to_tensor
 from refbench.bench.errors import SampleError, one_line
+from refbench.bench.weights.hf_folder import load_model, load_part
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -302,10 +302,9 @@ class VisionLanguageModel:
     def __init__(self, folder: Path, *, device: str, dtype: torch.dtype) -> None:
         from transformers import AutoModelForImageTextToText, AutoProcessor
 
-        whole = from_folder(AutoModelForImageTextToText, folder, dtype=dtype)
-        self._processor = from_folder(AutoProcessor, folder)
         # Without the output layer, of which nothing is read.
-        self._model = whole.model.eval().requires_grad_(False)
+        self._model = load_model(AutoModelForImageTextToText, folder, dtype=dtype).model
+        self._processor = load_part(AutoProcessor, folder)
         self._device, self._dtype = device, dtype
 
     @property
