@@ -55,7 +55,7 @@ from refbench.bench.weights.tiny import random_state_dict  # noqa: E402
 
 GEOMETRY = Geometry(width=96, height=64, num_frames=13)
 FRAMES, ROWS, COLUMNS = GEOMETRY.latent_shape
-SMALL = {"width": 96, "height": 64, "num_frames": 9, "steps": 2}
+SMALL = {"width": 96, "height": 64, "num_frames": 9, "steps": 1}
 # Larger than the video and wide, larger and tall, smaller, exactly as large.
 SIZES = [(300, 90), (90, 250), (40, 30), (96, 64)]
 

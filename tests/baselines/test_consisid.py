@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -81,11 +82,17 @@ def with_options(generator: ConsisIDGenerator, **options: Any) -> ConsisIDGenera
     return replace(generator, options=ConsisIDOptions(**(SMALL | options)))
 
 
+@cache
+def stock_pipeline(folder: Path) -> Any:
+    """diffusers' pipeline from a whole folder, as its documentation loads it."""
+    return diffusers.ConsisIDPipeline.from_pretrained(folder, local_files_only=True)
+
+
 def by_hand(weights: Path, sample: Sample, seed: int, **changes: Any) -> np.ndarray:
-    """diffusers' pipeline from the whole folder, as its documentation calls it."""
-    place = weights / CONSISID.repository
-    pipeline = diffusers.ConsisIDPipeline.from_pretrained(place, local_files_only=True)
-    reader = RandomFaces(place / "face_encoder", device="cpu", dtype=torch.float32)
+    """diffusers' pipeline called as its documentation does."""
+    folder = weights / CONSISID.repository
+    pipeline = stock_pipeline(folder)
+    reader = RandomFaces(folder / "face_encoder", device="cpu", dtype=torch.float32)
     face = reader.read(sample.references[0].open_on_white())
     arguments = {
         "image": face.picture,

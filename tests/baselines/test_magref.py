@@ -37,7 +37,7 @@ FACTS = read("baselines/magref_layouts.json")
 NAMES = [(name, height, width) for name, height, width in FACTS["images"]]
 CANVASES = {"small": (160, 96), "full": (832, 480)}
 CASES = sorted(FACTS["layouts"])
-SMALL = {"width": 96, "height": 64, "num_frames": 13, "steps": 2}
+SMALL = {"width": 96, "height": 64, "num_frames": 13, "steps": 1}
 
 
 def picture(index: int) -> Image.Image:

@@ -13,6 +13,7 @@ pytest.importorskip("diffusers", reason="the generators need the extra 'baseline
 
 from PIL import Image  # noqa: E402
 
+from kit.tiny_runs import frames_of, loaded, sample_of  # noqa: E402
 from refbench.baselines.small.refalign import write_tiny as write_refalign  # noqa: E402
 from refbench.baselines.small.wan_base import write_tiny as write_base  # noqa: E402
 from refbench.baselines.wan.checkpoint import load_transformer, read_checkpoint  # noqa: E402
@@ -21,11 +22,13 @@ from refbench.baselines.wan.conditioning import ConcatenatedReferences, Geometry
 from refbench.baselines.wan.execution import place_models  # noqa: E402
 from refbench.baselines.wan.guidance import IMAGE_AND_TEXT  # noqa: E402
 from refbench.baselines.wan.loading import add_adapter, load_base, models_of  # noqa: E402
+from refbench.baselines.wan.method import WanGenerator  # noqa: E402
 from refbench.baselines.wan.prompts import WAN_NEGATIVE, cleaned_prompt  # noqa: E402
 from refbench.baselines.wan.references import to_tensor  # noqa: E402
 from refbench.baselines.wan.sampler import WanSampler  # noqa: E402
 from refbench.baselines.wan.schedules import make_scheduler  # noqa: E402
 from refbench.bench.errors import MissingWeights, UserError  # noqa: E402
+from refbench.refalign.method import RefAlignTiny  # noqa: E402
 from refbench.refalign.transformer import RefAlignTransformer3DModel  # noqa: E402
 
 BASE = "Wan-AI/Wan2.1-T2V-1.3B-Diffusers"
@@ -200,6 +203,27 @@ def test_what_a_processor_cannot_do_is_said(sampler: WanSampler, tmp_path: Path)
         place_models(models_of(sampler), "cpu", "model")
     with pytest.raises(UserError, match=r"must be one \.safetensors file"):
         add_adapter(sampler.transformer, tmp_path)
+
+
+@pytest.mark.parametrize("offload", ["model", "group"])
+def test_offloaded_models_make_the_same_video(offload: str, tmp_path: Path) -> None:
+    """diffusers' hooks on all models of the loop; here the CPU stands for the GPU as well."""
+    Image.fromarray(np.full((40, 30, 3), (200, 30, 90), np.uint8)).save(tmp_path / "0.png")
+    wanted = sample_of(["0.png"], tmp_path)
+    method = RefAlignTiny(RefAlignTiny.Options(num_frames=5, steps=1))
+    generator = loaded(method, tmp_path)
+    assert isinstance(generator, WanGenerator)
+    resident = frames_of(generator, wanted)
+    if offload == "model":
+        generator.models.enable_model_cpu_offload(device="cpu")
+    else:
+        cpu = torch.device("cpu")
+        generator.models.enable_group_offload(cpu, cpu, offload_type="leaf_level")
+    assert np.array_equal(frames_of(generator, wanted), resident)
+    # And again after the models went back.
+    assert np.array_equal(frames_of(generator, wanted), resident)
+    generator.close()
+    assert not hasattr(generator, "sampler")
 
 
 def test_features_are_zero_where_the_original_code_zeroes(codec: WanCodec) -> None:
