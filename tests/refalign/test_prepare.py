@@ -332,11 +332,21 @@ def test_what_is_missing_is_one_line(weights: Path, clips: Path, tmp_path: Path)
             r"none of 1 samples tried can be used \(\S+: the video a",
         ),
         ({"weights": weights}, r"training needs --data, or --features"),
+        # The data is looked at before the networks, which take long to read.
+        ({"weights": no_teacher, "data": tmp_path / "none"}, r"^the training data \S+none does not exist$"),
+        ({"weights": no_teacher, "features": tmp_path / "none"}, r"none holds no prepared features"),
     ):
         with pytest.raises(UserError, match=text) as caught:
             run(config, tmp_path / "out", **places)
         assert "\n" not in str(caught.value)
     assert not (tmp_path / "out" / "checkpoints").exists()
+    with pytest.raises(
+        UserError, match=r"validation\.every=1 needs a data set: give validation\.dataset=DIR"
+    ):
+        run(build_config("tiny", ["validation.every=1"]), tmp_path / "new", weights=no_teacher, data=clips)
+    with pytest.raises(UserError, match=r"the training data \S+none does not exist"):
+        prepare(config, tmp_path / "none", tmp_path / "new", no_teacher, epochs=1)
+    assert not (tmp_path / "new").exists()
 
 
 def test_validation_videos_do_not_disturb_training(
