@@ -75,7 +75,16 @@ def test_a_run_of_version_1_is_resumed(straight: Path, tmp_path: Path) -> None:
     assert newest is not None and newest.state.consumed_positions == 8
 
 
-@pytest.mark.parametrize("text", ["[]", "{}", '{"schema_version": 1, "config": 5}', '{"schema_version": 3}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[]",
+        "{}",
+        '{"schema_version": 1, "config": 5}',
+        '{"schema_version": 1, "config": {"data": {"clip": 5, "width": 1}}}',
+        '{"schema_version": 3}',
+    ],
+)
 def test_a_state_file_that_is_none_is_one_line(text: str, tmp_path: Path) -> None:
     folder = tmp_path / "checkpoints" / "step-00000002"
     folder.mkdir(parents=True)
