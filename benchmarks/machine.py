@@ -9,8 +9,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from refbench.bench.provenance import package_versions, python_version
 from refbench.bench.environment import usable_cores
+from refbench.bench.provenance import package_versions, python_version
 
 
 def describe(*distributions: str) -> str:
