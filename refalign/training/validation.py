@@ -14,6 +14,7 @@ from refbench.baselines.wan.prompts import WAN_NEGATIVE
 from refbench.baselines.wan.spec import WanSettings
 from refbench.bench.dataset import DATASET_VARIABLE, HUB_DATASET, load_suite, load_track
 from refbench.bench.errors import UserError
+from refbench.bench.files import replacing
 from refbench.bench.sample import Sample
 from refbench.bench.video import write_video
 from refbench.refalign.sampler import sample_video
@@ -92,10 +93,8 @@ class Validation:
                 seed=self.seed,
             )
             if mine:
-                folder.mkdir(parents=True, exist_ok=True)
-                partial = folder / f".{sample.id}.partial"
-                write_video(partial, frames, FPS)
-                partial.replace(folder / f"{sample.id}.mp4")
+                with replacing(folder / f"{sample.id}.mp4") as partial:
+                    write_video(partial, frames, FPS)
             else:
                 for _ in frames:
                     pass

@@ -599,7 +599,7 @@ def test_missing_files_are_named(tiny_weights: Path, tmp_path: Path) -> None:
 def test_a_missing_package_is_named(tiny_weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     find = importlib.util.find_spec
     monkeypatch.setattr(
-        "refbench.bench.weights.store.find_spec", lambda name: None if name == "sentencepiece" else find(name)
+        "refbench.bench.environment.find_spec", lambda name: None if name == "sentencepiece" else find(name)
     )
     assert "sentencepiece" in str(MotionSmoothness().unavailable(Environment(weights=tiny_weights)))
 

@@ -182,7 +182,7 @@ def test_without_the_packages_it_is_one_line(
     """On an installation of the core alone."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(
-        "refbench.bench.weights.store.find_spec", lambda name: None if name == "torch" else name
+        "refbench.bench.environment.find_spec", lambda name: None if name == "torch" else name
     )
     done = CliRunner().invoke(app, words)
     assert isinstance(done.exception, UserError)

@@ -211,7 +211,7 @@ def test_a_run_is_not_overwritten_nor_resumed_as_another(straight: Path) -> None
 
 
 def test_lora_trains_adapters_and_projectors_alone(tmp_path: Path) -> None:
-    from refbench.baselines.wan.components import add_adapter
+    from refbench.baselines.wan.loading import add_adapter
 
     lora = ("lora.enabled=true", "lora.rank=4", "lora.alpha=8")
     trainer, _ = run(small(*lora), tmp_path / "straight")
