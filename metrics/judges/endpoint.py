@@ -16,7 +16,7 @@ import json
 import random
 import threading
 import time
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from functools import cache
@@ -79,11 +79,20 @@ class EndpointJudge(Judge):
     """Asks an endpoint; may be used by several threads at once, the limits hold for all together.
 
     The key lives in the client alone and is cut out of every text that leaves this class. An endpoint that
-    refuses the key or does not know the model is not asked again.
+    refuses the key or does not know the model is not asked again. `sleep` waits so many seconds between
+    attempts.
     """
 
     def __init__(
-        self, *, model: str, url: str, key: str, limits: Limits, account: Account, tokens_per_image: int
+        self,
+        *,
+        model: str,
+        url: str,
+        key: str,
+        limits: Limits,
+        account: Account,
+        tokens_per_image: int,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         import openai
 
@@ -93,6 +102,7 @@ class EndpointJudge(Judge):
         self._limits = limits
         self._key = key
         self._tokens_per_image = tokens_per_image
+        self._sleep = sleep
         self._unusable: str | None = None
         self._slots = asyncio.Semaphore(limits.concurrency)
         self._client = openai.AsyncOpenAI(
@@ -175,7 +185,7 @@ class EndpointJudge(Judge):
                 if not fault.repeat or (fault.wait_s or 0.0) > self._limits.longest_wait_s:
                     return self._answer(run, replies, failure=failure)
                 if attempt < self._limits.attempts:
-                    await asyncio.sleep(wait_s)
+                    await self._sleep(wait_s)
         return self._answer(run, replies, failure=f"{failure} (after {self._limits.attempts} attempts)")
 
     async def _ask_and_pay(self, messages: list[dict[str, Any]], price: CostEstimate) -> Reply:
