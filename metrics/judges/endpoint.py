@@ -39,7 +39,7 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """Bounds on the talk with an endpoint: requests at a time, seconds for one, attempts per run, waits.
+    """Limits of the requests to an endpoint: how many at a time, seconds for one, attempts per run, waits.
 
     The wait before attempt n+1 is `first_wait_s`·2^(n-1), half to one and a half times that; an endpoint that
     asks for more than `longest_wait_s` is not waited for.
@@ -325,11 +325,11 @@ def _count(tokens: object) -> int:
 
 
 class _AnswerTooLong(Exception):
-    """The endpoint sends more than an answer can be, or what could become more."""
+    """The endpoint's answer is too long, or compressed, so that it could become so."""
 
 
 async def _cap_answer(response: Any) -> None:
-    """Response hook: end the reading of a body, of whatever status, that grows past the limit."""
+    """Response hook: stops reading a body, of whatever status, once it is longer than the limit."""
     if response.headers.get("content-encoding", "identity") != "identity":
         raise _AnswerTooLong("the judge's answer is compressed, which was not asked for")
     response.stream = _capped_stream_class()(response.stream)
