@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from refbench.bench import DEFAULT_TRACK
+from refbench.bench.cli import options as o
 from refbench.bench.errors import UserError
 
 if TYPE_CHECKING:
     from refbench.baselines.wan.method import WanMethod
     from refbench.bench.sample import Sample
 
-DEFAULT_TRACK = "open-domain"
 # Samples by number of references in OpenS2V-Eval's lists, for planning without the data set: half of
 # Open-Domain_Eval.json has one, 40 have two, 50 three; the other tracks' samples have one each.
 OFFICIAL_REFERENCES = {
@@ -27,15 +28,19 @@ OFFICIAL_REFERENCES = {
     "human-domain": {1: 60},
     "single-domain": {1: 90},
 }
+NATIVE = "native"
 PETA = 1e15
 SECONDS_PER_HOUR = 3600
 
 
 @dataclass(frozen=True, kw_only=True)
 class MethodPlan:
-    """One method's share. `by_references` are costs of one video for each number of references that occurs
-    (as used by the method) with how many videos have it; a method that runs no network of ours has a `note`
-    and zeros.
+    """One method's share of a plan.
+
+    `by_references` are costs of one video for each number of references that occurs (as used by the method)
+    with how many videos have it; `weights_gib` are the sizes of the method's parts, or of its repositories
+    where its parts are not known here. A method whose work is not counted has a `note`, zeros and no
+    `peak_gib`.
     """
 
     method: str
@@ -53,24 +58,10 @@ class MethodPlan:
 
 def plan(
     names: Annotated[list[str], typer.Argument(metavar="METHOD...", help="Registered methods.")],
-    track: Annotated[
-        str | None, typer.Option("--track", help="open-domain (default), human-domain or single-domain.")
-    ] = None,
-    dataset: Annotated[
-        str | None,
-        typer.Option(
-            "--dataset",
-            metavar="DIR|hub",
-            help="Copy of OpenS2V-Eval. Default: $REFBENCH_DATASET, else the official numbers of references.",
-        ),
-    ] = None,
-    suite: Annotated[
-        Path | None,
-        typer.Option("--suite", metavar="FILE.jsonl", help="Your own samples instead of an official track."),
-    ] = None,
-    settings: Annotated[
-        str, typer.Option("--settings", help="native (the authors') or matched (832x480, 81 frames).")
-    ] = "native",
+    track: o.TrackOption = None,
+    dataset: o.DatasetOption = None,
+    suite: o.SuiteOption = None,
+    settings: o.SettingsOption = None,
     set_: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="METHOD.KEY=VALUE", help="An option of a method."),
@@ -82,18 +73,16 @@ def plan(
     tflops: Annotated[
         float, typer.Option("--tflops", min=0.001, help="Sustained throughput of one GPU in TFLOP/s.")
     ] = 450.0,
-    plugin: Annotated[
-        list[Path] | None,
-        typer.Option("--plugin", metavar="FILE.py", help="Python file that registers methods."),
-    ] = None,
-    json: Annotated[
-        bool, typer.Option("--json", help="Print unrounded numbers as JSON for programs instead of tables.")
-    ] = False,
+    plugin: o.PluginOption = None,
+    json: o.JsonOption = False,
 ) -> None:
     """Estimate tokens, operations, hours and memory of generating a track.
 
-    Analytic, from the sizes of the networks; nothing is loaded. A plan that does not fit says so and is
-    still a plan. Example: refbench plan phantom-14b vace-14b --track open-domain --gpu-memory 80
+    Analytic, from the sizes of the networks; nothing is loaded. Without a data set (--dataset, --suite or
+    $REFBENCH_DATASET) the official numbers of references are taken. Where a method does not fit into
+    --gpu-memory, the plan says so. Example:
+
+    refbench plan phantom-14b vace-14b --track open-domain --gpu-memory 80
     """
     from refbench.bench.console import print_json
     from refbench.bench.registry import load_plugins, methods
@@ -105,8 +94,8 @@ def plan(
     options = _options_by_method(set_ or [], chosen)
     plans = [
         plan_method(
-            name, options.get(name, {}), samples, settings=settings, seeds=seeds, memory=gpu_memory,
-            tflops=tflops,
+            name, options.get(name, {}), samples, settings=settings or NATIVE, seeds=seeds,
+            memory=gpu_memory, tflops=tflops,
         )
         for name in chosen
     ]  # fmt: skip
@@ -117,7 +106,7 @@ def plan(
                 "references_from": source,
                 "samples": len(samples),
                 "seeds": seeds,
-                "settings": settings,
+                "settings": settings or NATIVE,
                 "gpu_memory_gib": gpu_memory,
                 "tflops": tflops,
                 "methods": [asdict(one) for one in plans],
@@ -137,29 +126,28 @@ def planned_samples(
 ) -> tuple[Sequence[Sample], str]:
     """The samples to plan for, and where their numbers of references come from.
 
-    Without a data set, stand-ins with the official numbers. Raises UserError as reading the data set does.
+    Without a data set, placeholders with the official numbers. Raises UserError as reading the data set does.
     """
     import os
 
-    from refbench.bench.dataset import DATASET_VARIABLE, OFFICIAL_TRACKS, load_suite, load_track
+    from refbench.bench.dataset import DATASET_VARIABLE, OFFICIAL_TRACKS
 
     if suite is not None:
-        if track is not None or dataset is not None:
-            raise UserError("--suite is a track of its own: leave --track and --dataset out")
-        return load_suite(suite).samples, str(suite)
+        return o.chosen_track(track, suite, dataset).samples, str(suite)
     name = track or DEFAULT_TRACK
     if dataset is not None or os.environ.get(DATASET_VARIABLE) or name not in OFFICIAL_TRACKS:
-        return load_track(name, dataset).samples, "the data set"
+        return o.chosen_track(name, None, dataset).samples, "the data set"
     counts = OFFICIAL_REFERENCES[name]
-    stand_ins = [_stand_in(count) for count, samples in counts.items() for _ in range(samples)]
-    return stand_ins, "OpenS2V-Eval's published counts"
+    placeholders = [_placeholder(count) for count, samples in counts.items() for _ in range(samples)]
+    return placeholders, "OpenS2V-Eval's published counts"
 
 
-def _stand_in(references: int) -> Sample:
+def _placeholder(references: int) -> Sample:
+    """A sample of which only the number of references is known."""
     from refbench.bench.sample import Reference, Sample
 
     one = Reference(path="reference.png", root=Path(), label="", kind="object")
-    return Sample(id="stand-in", category="stand-in", prompt="", references=(one,) * references)
+    return Sample(id="placeholder", category="placeholder", prompt="", references=(one,) * references)
 
 
 def _options_by_method(assignments: list[str], names: Sequence[str]) -> dict[str, dict[str, str]]:
@@ -185,7 +173,7 @@ def plan_method(
     memory: float | None,
     tflops: float,
 ) -> MethodPlan:
-    """One method's plan. Raises UserError for options that the method has not."""
+    """One method's plan. Raises UserError for options that the method does not have."""
     from refbench.baselines.wan.method import WanMethod
     from refbench.bench.options import build_options
     from refbench.bench.registry import methods
@@ -200,7 +188,7 @@ def plan_method(
     return MethodPlan(
         method=name,
         videos=len(samples) * seeds,
-        weights_gib={},
+        weights_gib={entry.name: entry.memory_gib for entry in method_class.weights},
         peak_gib={},
         note="not of the Wan family: not counted"
         if method_class.needs_torch
@@ -282,8 +270,9 @@ def _print_plans(
 def _rows(plans: Sequence[MethodPlan]) -> list[list[str]]:
     rows = []
     for one in plans:
-        if not one.weights_gib:
-            rows.append([one.method, str(one.videos), *["–"] * 8, "0", "0.0"])
+        weights = " + ".join(f"{size:.1f}" for size in one.weights_gib.values()) or "–"
+        if not one.peak_gib:
+            rows.append([one.method, str(one.videos), *["–"] * 3, weights, *["–"] * 4, "0", "0.0"])
             continue
         kinds = one.by_references
         rows.append(
@@ -293,7 +282,7 @@ def _rows(plans: Sequence[MethodPlan]) -> list[list[str]]:
                 _each(f"{kind['references']}×{kind['videos']}" for kind in kinds),
                 _each(f"{kind['tokens']:,}" for kind in kinds),
                 _each(str(kind["calls"]) for kind in kinds[:1]),
-                " + ".join(f"{size:.1f}" for size in one.weights_gib.values()),
+                weights,
                 *(f"{peak:.1f}" for peak in one.peak_gib.values()),
                 _each(f"{kind['pflop']:,.1f}" for kind in kinds),
                 f"{one.pflop:,.0f}",
@@ -308,11 +297,11 @@ def _each(texts: Any) -> str:
 
 
 def _remarks(one: MethodPlan, memory: float | None) -> list[str]:
-    """What a table cannot say: refusals, and whether it fits."""
+    """Lines below the table: refusals, and whether the method fits into the memory."""
     lines = [one.note] if one.note else []
     if one.refused:
         lines.append(f"{one.refused} videos are refused for their number of references and not counted")
-    if memory is None or not one.weights_gib:
+    if memory is None or not one.peak_gib:
         return lines
     if one.fits_with is None:
         least = min(one.peak_gib.values())

@@ -8,7 +8,7 @@ dropped.
 Source: SkyworkAI/SkyReels-A2@7c14e2e (`infer.py`, `models/pipeline_a2.py`), goldens
 `baselines/skyreels_a2.npz` and `baselines/i2v.npz`. Differences: one reference, for which that code fails,
 stands in latent frame 0 with mask 1; EXIF is applied and transparency composited on white. The third
-reference is taken for a background and cropped, as there, whatever it shows.
+reference is always taken for a background and cropped, as there.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """wan-t2v-1.3b, wan-t2v-14b: Wan2.1 text to video, the control that never looks at the references.
 
-What a generator earns from the prompt alone. A method whose FaceSim is not clearly above this row's has not
-used its references.
+It shows which scores the prompt alone can give. A method whose FaceSim is not clearly above this row's has
+not used its references.
 
 Source: Wan-Video/Wan2.1@9737cba, `generate.py`: 50 UniPC steps, shift 5.0, guidance 5.0, 81 frames at 16 fps
 (shift 3.0 at 480p is its default for image-to-video alone). Its README advises guidance 6 and shift 8 to 12
@@ -29,7 +29,7 @@ class TextToVideoMethod(WanMethod):
     """What both sizes share."""
 
     def conditioner(self, sample: Sample, seed: int) -> NoReferences:
-        """Nothing but the text."""
+        """The text alone."""
         from refbench.baselines.wan.conditioning import NoReferences
 
         return NoReferences()

@@ -117,7 +117,7 @@ class RefAlign14B(RefAlignMethod):
 
 @methods.register
 class RefAlignTiny(RefAlignMethod):
-    """A made-up small RefAlign for tests and first steps."""
+    """A small RefAlign with random weights, for tests and first steps."""
 
     spec = replace(
         RefAlign13B.spec,
@@ -134,7 +134,9 @@ class RefAlignTiny(RefAlignMethod):
     weights = ()
 
     def find_weights(self, environment: Environment) -> dict[str, str]:
-        """Nothing is looked for but a network of the user's: the rest is made by name."""
+        """Only a network of the user's is looked for; the other weights are random, a function of their
+        names.
+        """
         own: Path | None = self.options.transformer
         transformer_name, base_name = self.spec.weights.names
         made = f"{TINY_PREFIX}random weights by name"

@@ -1,4 +1,4 @@
-"""RefAlign's sampling: the parts of the family's loop that it is made of, and one call for a video.
+"""RefAlign's sampling: which parts of the Wan family's loop it uses, and one call for a video.
 
 Noise from a CPU generator with the seed alone, the plain grid shifted by 5, three passes per step with an
 image scale (5.0, the user's `cfg_scale`) and a text scale (7.5, a constant in the authors' code); with an

@@ -1,8 +1,8 @@
 """RefAlign's network: Wan with reference tokens behind the video's, which do not read the prompt.
 
-Reference i takes the temporal index F + i after a video of F latent frames, and rows and columns from 0,
-whatever its size. Projectors of the alignment loss stay outside (`refalign.alignment`): at inference they are
-gone.
+Reference i takes the temporal index F + i after a video of F latent frames, and rows and columns from 0, of
+any size. The projectors of the alignment loss are not part of it (`refalign.alignment`): inference does not
+need them.
 
 Source: RefAlign, arXiv 2603.25743, code at gudaochangsheng/RefAlign@6f91526 (goldens `refalign/`).
 """

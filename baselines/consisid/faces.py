@@ -49,7 +49,7 @@ class FaceReader(Protocol):
 
 class ConsisIDFaces:
     """The published face networks through diffusers' own code: RetinaFace and BiSeNet (facexlib), antelopev2
-    (InsightFace), EVA02-CLIP-L. All files must be there: what these libraries miss they download.
+    (InsightFace), EVA02-CLIP-L. All files must be there, because these libraries download missing ones.
     """
 
     def __init__(self, folder: Path, *, device: str, dtype: torch.dtype) -> None:
@@ -61,7 +61,7 @@ class ConsisIDFaces:
                 found = prepare_face_models(str(folder), device=device, dtype=dtype)
         except Exception as error:  # noqa: BLE001 - readers of damaged files raise many kinds
             raise UserError(f"{folder / 'face_encoder'} cannot be loaded: {one_line(error, 200)}") from None
-        _check_clip(found[2], folder / CLIP_FILE)
+        check_clip(found[2], folder / CLIP_FILE)
         self._helper, self._recogniser, self._clip, self._finder, self._mean, self._std = found
 
     def read(self, reference: Image.Image) -> ReadFace:
@@ -100,7 +100,7 @@ class ConsisIDFaces:
         )
 
 
-def _check_clip(network: Any, file: Path) -> None:
+def check_clip(network: Any, file: Path) -> None:
     """Raises UserError for a file that lacks a layer: consisid_eva_clip would leave it at random values."""
     factory: Any = import_module("consisid_eva_clip.factory")
     stored = factory.load_state_dict(str(file))

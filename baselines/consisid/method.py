@@ -175,7 +175,7 @@ class ConsisID(Method):
         )
 
     def refuses(self, sample: Sample) -> str | None:
-        """No reference with a person, or more references than the one face."""
+        """A sample without a reference of a person, or with more references than the one face."""
         if not any(reference.kind == "person" for reference in sample.references):
             return "no reference shows a person"
         count = len(sample.references)
@@ -233,7 +233,7 @@ class ConsisID(Method):
             )
 
     def _weights_folder(self, environment: Environment) -> Path:
-        """The folder with all that `load` reads; complains about packages, files and the size."""
+        """The folder with all that `load` reads. Raises for missing packages or files, and a wrong size."""
         tiny = any_tiny((CONSISID,), environment.weights)
         absent = None if tiny else missing_packages(FACE_MODULES, EXTRA)
         if absent is not None:
@@ -248,7 +248,7 @@ class ConsisID(Method):
         return folder
 
     def _check_size(self, folder: Path) -> None:
-        """The size that is asked for is the network's: its positions, which are learned, fit no other."""
+        """Raises UserError for another size than the network's, whose learned positions fit no other."""
         file = folder / "transformer/config.json"
         try:
             config = read_json(file)
@@ -292,7 +292,7 @@ class ConsisIDGenerator(Generator):
 
     def close(self) -> None:
         """Give the models' memory back."""
-        from refbench.baselines.wan.execution import return_gpu_memory
+        from refbench.baselines.wan.execution import free_gpu_memory
 
         del self.sampler
-        return_gpu_memory()
+        free_gpu_memory()

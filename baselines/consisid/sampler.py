@@ -17,8 +17,9 @@ from diffusers.models.transformers import ConsisIDTransformer3DModel
 from refbench.baselines.consisid.faces import ConsisIDFaces, FaceReader
 from refbench.baselines.consisid.random_faces import RandomFaces
 from refbench.baselines.wan.execution import place_models
-from refbench.baselines.wan.hf_folder import from_folder, load_text_encoder, load_tokenizer
+from refbench.baselines.wan.t5 import load_text_encoder, load_tokenizer
 from refbench.bench.method import OnStep, silent
+from refbench.bench.weights.hf_folder import load_model, load_part
 from refbench.bench.weights.store import is_tiny
 
 if TYPE_CHECKING:
@@ -128,17 +129,12 @@ def load_sampler(folder: Path, *, device: str, dtype: torch.dtype, offload: str)
     """
     from transformers import T5EncoderModel
 
-    networks = {
-        "text_encoder": load_text_encoder(T5EncoderModel, folder, dtype=dtype),
-        "vae": from_folder(AutoencoderKLCogVideoX, folder / "vae", torch_dtype=dtype),
-        "transformer": from_folder(ConsisIDTransformer3DModel, folder / "transformer", torch_dtype=dtype),
-    }
-    for network in networks.values():
-        network.eval().requires_grad_(False)
     pipeline = ConsisIDPipeline(
         tokenizer=load_tokenizer(folder / "tokenizer"),
-        scheduler=from_folder(CogVideoXDPMScheduler, folder / "scheduler"),
-        **networks,
+        text_encoder=load_text_encoder(T5EncoderModel, folder / "text_encoder", dtype=dtype),
+        vae=load_model(AutoencoderKLCogVideoX, folder / "vae", dtype=dtype),
+        transformer=load_model(ConsisIDTransformer3DModel, folder / "transformer", dtype=dtype),
+        scheduler=load_part(CogVideoXDPMScheduler, folder / "scheduler"),
     )
     pipeline.set_progress_bar_config(disable=True)
     place_models(pipeline, device, offload)

@@ -1,1 +1,1 @@
-"""Control methods: videos whose scores say what a score is worth. No model runs."""
+"""Control methods: simple videos that show which scores can be had without a generator. No model runs."""

@@ -1,10 +1,10 @@
-"""black: nothing but black frames, the emptiest video there is.
+"""black: black frames and nothing else.
 
-A control: it shows what an evaluation pays for nothing, and which components do not notice. What we expect
+A control: it shows which scores an empty video gets, and which components do not notice it. What we expect
 (reasoned from the metrics' definitions, not measured):
 
 * Aesthetics, GmeScore and NaturalScore at the floor, with `noise`.
-* FaceSim 0: no frame holds a face. The official mean takes that 0 in; it drops single frames, not videos.
+* FaceSim 0: no frame holds a face. The official mean counts that 0; it drops single frames, not videos.
 * NexusScore has no score, for no frame holds a box: the videos leave the official mean instead of lowering
   it. In a run of nothing else no TotalScore is left; in a method's run a black video passes unpunished, and
   only the coverage and the strict TotalScore show it.

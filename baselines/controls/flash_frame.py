@@ -1,4 +1,4 @@
-"""flash-frame: a clip of something else in which the references are shown for a moment.
+"""flash-frame: a drifting pattern in which the references are shown for a moment.
 
 A control that attacks the identity metrics: how much likeness is earned by a picture that is there for a
 fifth of a second? What we expect (reasoned from the metrics' definitions, not measured):
@@ -84,7 +84,7 @@ class FlashOptions(CanvasOptions):
 
 @methods.register
 class FlashFrame(Method):
-    """A drifting pattern, keyed by sample and seed, cut by a moment of the references; no prompt is used."""
+    """A drifting pattern, drawn from sample and seed, with the references for a moment; no prompt is used."""
 
     name = "flash-frame"
     summary = "control: the references shown for a few frames within a drifting pattern"

@@ -1,1 +1,1 @@
-"""Videos made elsewhere: a folder, a program of one's own, the published videos of a closed model."""
+"""Videos made elsewhere: a folder of them, an external program, the published videos of other models."""

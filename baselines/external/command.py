@@ -1,7 +1,7 @@
 """command: an external program, in its own environment, run once per sample.
 
-The way in for a generator whose packages cannot live beside this project's. Nothing is expected of the
-scores: they are the program's. An example of the option `template`:
+For a generator whose packages cannot be installed beside this project's. Nothing is expected of the scores:
+they are the program's. An example of the option `template`:
 
     /opt/env/bin/python gen.py --prompt {prompt} --refs {references} --out {output} --seed {seed}
 
@@ -100,7 +100,7 @@ class Command(Method):
     Options = CommandOptions
 
     def card(self) -> MethodCard:
-        """The method card: what the program is, only its template tells."""
+        """The method card; only the template says what the program is."""
         return MethodCard(
             name=self.name,
             summary=self.summary,
@@ -199,7 +199,11 @@ def arguments_for(template: str, sample: Sample, seed: int, folder: Path, output
 
 
 def absolute_path(reference: Reference) -> str:
-    """The image's absolute path, links not followed: in the hub's cache the link bears the file's ending."""
+    """The image's absolute path. Links are not followed: in the hub's cache only the link has the file's
+    ending.
+
+    Raises SampleError for an image that is missing.
+    """
     path = reference.file.absolute()
     if not path.is_file():
         raise SampleError(f"reference image {one_line(reference.path, 120)} is missing")

@@ -27,7 +27,8 @@ from refbench.bench.scores.store import checked_name
 
 SNAPSHOT = "API snapshot of 2025-05-03; new calls do not reproduce it"
 UNVERIFIED_DEFAULTS = "the authors' defaults, not verified for these videos"
-UNVERIFIED_LICENCE = "not verified"
+# As `refbench weights list` says it.
+UNVERIFIED_LICENCE = "unverified"
 UNKNOWN = "not known"
 CLOSED_LICENCE = "closed service"
 ONE_FACE = "one face"
@@ -69,15 +70,17 @@ class ForeignModel:
         defaults = self.defaults
         if self.method:
             own = methods.get(self.method)().card()
-            facts, defaults = lent_facts(facts, own), defaults_text(own)
+            facts, defaults = with_model_facts(facts, own), defaults_text(own)
         said = [f"{UNVERIFIED_DEFAULTS}: {defaults}"] if defaults else []
         return facts.model_copy(
             update={"deviations": (*([SNAPSHOT] if self.closed else []), *self.notes, *said)}
         )
 
 
-def lent_facts(card: MethodCard, own: MethodCard) -> MethodCard:
-    """An imported run's card with those facts of a registered method that no video can contradict."""
+def with_model_facts(card: MethodCard, own: MethodCard) -> MethodCard:
+    """An imported run's card with what a registered method's card says of the model itself: base, licence and
+    most references, and the summary where there is none.
+    """
     return card.model_copy(
         update={
             "summary": card.summary or own.summary,
@@ -311,4 +314,4 @@ def _unknown_card(name: str) -> MethodCard:
     if any(f.default is MISSING and f.default_factory is MISSING for f in fields(method_class.Options)):
         # Without its options it has no card.
         return bare
-    return lent_facts(bare, method_class().card())
+    return with_model_facts(bare, method_class().card())

@@ -1,8 +1,8 @@
-"""videos: a folder of finished mp4s, from whatever made them.
+"""videos: a folder of finished mp4 files, made by any program or service.
 
-The way in for closed models, for other people's results, and for code that will not run beside this project.
-The files are taken byte for byte, so the scores are those of the videos and of nothing that happened since.
-Nothing is expected of the scores: they are the scores of whoever made the videos.
+For closed models, for other people's results, and for code that cannot run beside this project. The files are
+taken byte for byte, so that the scores are those of the videos themselves. Nothing is expected of the scores:
+they are those of the model that made the videos.
 
 Layout: `<folder>/<sample id>.mp4` is seed 0; where `<folder>/seed-<n>/` exists, it alone holds seed n. The
 flat layout is that of the videos OpenS2V-Nexus publishes and evaluates (`eval/` of v1.1, commit 210eb08).
@@ -30,7 +30,7 @@ class VideosOptions:
 
 @methods.register
 class Videos(Method):
-    """Looks files up; generates nothing."""
+    """Takes finished videos; generates nothing."""
 
     name = "videos"
     summary = "a folder of finished videos: <id>.mp4, or seed-<n>/<id>.mp4"
@@ -50,7 +50,7 @@ class Videos(Method):
 
 @dataclass(frozen=True, kw_only=True)
 class VideosGenerator(Generator):
-    """Finds the files of an existing folder."""
+    """Finds the finished videos in their folder."""
 
     folder: Path
 

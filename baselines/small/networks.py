@@ -61,7 +61,8 @@ def original_tensors(config: Mapping[str, Any]) -> dict[str, torch.Tensor]:
 
 
 def write_original(folder: Path, config: Mapping[str, Any], stem: str, shards: int = 1) -> None:
-    """Write a whole transformer as Wan's own repositories have it: `<stem>.safetensors` in so many shards,
+    """Write a whole transformer as Wan's own repositories have it: `<stem>.safetensors` in a number of
+    shards,
     and its configuration.
     """
     write_shards(folder, original_tensors(config), stem, shards)

@@ -23,8 +23,9 @@ import torch
 
 from refbench.baselines.wan.sat import is_sat, wan_tensors
 from refbench.bench.errors import UserError, one_line
-from refbench.bench.files import read_json, replacing, write_json
+from refbench.bench.files import read_json, replacing, shortlist, write_json
 from refbench.bench.weights.checkpoint import load_exactly, read_state_dict, write_tensors
+from refbench.bench.weights.hf_folder import indexed_files
 
 Naming = Literal["original", "diffusers"]
 
@@ -134,7 +135,7 @@ def checkpoint_files(path: Path) -> list[Path]:
     if not path.is_dir():
         raise UserError(f"the checkpoint {path} does not exist")
     for index in sorted(path.glob(INDEX_PATTERN)):
-        return indexed_files(index)
+        return present_shards(index)
     for patterns in (("*.safetensors",), ("*.pth", "*.pt", "*.bin")):
         found = sorted(file for pattern in patterns for file in path.glob(pattern))
         if found:
@@ -142,20 +143,15 @@ def checkpoint_files(path: Path) -> list[Path]:
     raise UserError(f"{path} holds no .safetensors, .pth, .pt or .bin file")
 
 
-def indexed_files(index: Path) -> list[Path]:
+def present_shards(index: Path) -> list[Path]:
     """The shards that an index names. Raises UserError for a damaged index and for a shard that is not
     there.
     """
-    try:
-        names = set(read_json(index)["weight_map"].values())
-    except (KeyError, AttributeError, TypeError) as error:
-        raise UserError(f"{index} is no shard index: {one_line(error, 120)}") from None
-    if any(Path(str(name)).name != name for name in names):
-        raise UserError(f"{index} names files outside of its folder")
-    absent = sorted(name for name in names if not (index.parent / name).is_file())
+    shards = indexed_files(index)
+    absent = [shard.name for shard in shards if not shard.is_file()]
     if absent:
-        raise UserError(f"{index.parent} lacks {', '.join(absent[:3])}, which {index.name} names")
-    return [index.parent / name for name in sorted(names)]
+        raise UserError(f"{index.parent} lacks {shortlist(absent, 3)}, which {index.name} names")
+    return shards
 
 
 def read_checkpoint(

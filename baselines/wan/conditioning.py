@@ -80,7 +80,7 @@ class Conditioner(ABC, Generic[Codec]):
         return torch.randn(shape, generator=generator, device=generator.device).to(device)
 
     def leading_noise(self, references: int) -> int:
-        """Frames of noise drawn before the video's, for a number of references."""
+        """Latent frames of noise that are drawn before the video's, for a number of references."""
         return 0
 
     @abstractmethod

@@ -13,13 +13,18 @@ measured by following every live tensor of the networks of this project in torch
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 from refbench.baselines.wan.guidance import RULES
-from refbench.baselines.wan.spec import SIZE_MULTIPLE_PX, WanNetwork, WanOptions, WanSettings, WanSpec
+from refbench.baselines.wan.spec import (
+    SIZE_MULTIPLE_PX,
+    Offload,
+    WanNetwork,
+    WanOptions,
+    WanSettings,
+    WanSpec,
+)
 from refbench.bench.errors import UserError
 
-Offload = Literal["none", "model", "group"]
 OFFLOADS: tuple[Offload, ...] = ("none", "model", "group")
 GIB = 2.0**30
 # The benchmark's samples have one to three references.
@@ -53,7 +58,9 @@ RUNTIME_GIB = 1.0
 
 @dataclass(frozen=True, kw_only=True)
 class VideoCost:
-    """One video with so many references: tokens of a call, calls of the transformer, operations in all."""
+    """The cost of one video: its number of references, tokens of a call, calls of the transformer, and
+    floating point operations in all.
+    """
 
     references: int
     tokens: int
@@ -102,7 +109,7 @@ def tokens_per_call(spec: WanSpec, settings: WanSettings, references: int) -> in
 
 
 def passes_per_step(spec: WanSpec, settings: WanSettings) -> int:
-    """Guidance passes that the method's scales ask for."""
+    """Guidance passes of a step under the method's scales."""
     return len(RULES[spec.guidance_rule].active_passes(settings.guidance))
 
 
@@ -117,7 +124,7 @@ def video_cost(spec: WanSpec, settings: WanSettings, references: int) -> VideoCo
 
 
 def weights_gib(spec: WanSpec, *, parameter_bytes: int = 2) -> dict[str, float]:
-    """GiB of each part; VAE and image encoder always run in float32."""
+    """Weights of each part in GiB; VAE and image encoder always run in float32."""
     parts = {
         "transformer": parameter_count(spec.network) * parameter_bytes,
         "text_encoder": TEXT_ENCODER_PARAMETERS * parameter_bytes,
@@ -145,8 +152,8 @@ def peak_gib(
     network, weights = spec.network, weights_gib(spec, parameter_bytes=parameter_bytes)
     tokens = tokens_per_call(spec, settings, references) * joined_passes
     working = {
-        "transformer": tokens * network.width * _working_bytes(network) * (parameter_bytes / 2) / GIB,
-        "vae": _decode_bytes(settings, tiled=vae_tiling) / GIB,
+        "transformer": tokens * network.width * block_working_bytes(network) * (parameter_bytes / 2) / GIB,
+        "vae": decode_working_bytes(settings, tiled=vae_tiling) / GIB,
     }
     layer = {
         "transformer": network.width * network.ffn_width * parameter_bytes / GIB,
@@ -160,13 +167,17 @@ def peak_gib(
     return {offload: peak + RUNTIME_GIB for offload, peak in peaks.items()}
 
 
-def _working_bytes(network: WanNetwork) -> float:
-    """For each token and channel; the side branch keeps a result for each of its blocks, and its state."""
+def block_working_bytes(network: WanNetwork) -> float:
+    """Working memory of a 16-bit transformer in bytes for each token and channel.
+
+    VACE's side branch keeps a result for each of its blocks, and its state.
+    """
     block = max(ATTENTION_BYTES, FEED_FORWARD_BYTES + 4 * network.ffn_width / network.width)
     return block + (2 * (network.extra_blocks + 1) if network.extra_blocks else 0)
 
 
-def _decode_bytes(settings: WanSettings, *, tiled: bool) -> float:
+def decode_working_bytes(settings: WanSettings, *, tiled: bool) -> float:
+    """Working memory of the VAE while it decodes a video, in bytes."""
     pixels = settings.width * settings.height
     video = 2 * 3 * FLOAT32_BYTES * settings.num_frames * pixels
     return VAE_DECODE_BYTES * (min(pixels, TILE_PX**2) if tiled else pixels) + video
@@ -197,17 +208,17 @@ def fits(
 
 
 def references_used(spec: WanSpec, references: int) -> int:
-    """Of so many references those that the network takes."""
+    """How many of a sample's references the network takes."""
     return references if spec.max_references is None else min(references, spec.max_references)
 
 
 def parameter_bytes_of(options: WanOptions) -> int:
-    """Bytes of a parameter on a GPU under these options."""
+    """Bytes of a parameter on a GPU under these options: 4 in float32, else 2."""
     return FLOAT32_BYTES if options.dtype == "float32" else 2
 
 
 def needed_passes(spec: WanSpec, settings: WanSettings, options: WanOptions) -> int:
-    """Passes that must share a call: all where the user insists on it; `auto` falls back to one."""
+    """Passes that must share a call: all with `batch_passes=yes`, else one, to which `auto` falls back."""
     return passes_per_step(spec, settings) if options.batch_passes == "yes" else 1
 
 

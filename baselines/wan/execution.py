@@ -54,8 +54,8 @@ def place_models(pipeline: DiffusionPipeline, device: str, offload: str) -> None
         )
 
 
-def return_gpu_memory() -> None:
-    """Return to the GPU what networks held that nothing refers to any more."""
+def free_gpu_memory() -> None:
+    """Free the GPU memory of networks that nothing refers to any more."""
     # Hooks of offloaded models refer to each other in circles.
     gc.collect()
     if torch.cuda.is_available():

@@ -1,4 +1,4 @@
-"""Guidance rules: which passes a step makes, and how their predictions become one."""
+"""Guidance rules: which passes a step makes, and how their predictions are combined."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Pass:
-    """One call of the network in a step: the positive or the negative prompt; the references, or zero
-    latents in their place (which are embedded and attended to, unlike no references).
+    """One call of the network in a step: with the positive or the negative prompt, and with the references or
+    zero latents in their place. Zero latents are embedded and attended to, which differs from no references.
     """
 
     name: str
@@ -23,9 +23,10 @@ class Pass:
 
 @dataclass(frozen=True, kw_only=True)
 class GuidanceRule:
-    """`scales` names the rule's scales; `combine(predictions by pass, scales)` is the guided prediction.
+    """The passes of a step and how their predictions are combined.
 
-    With all scales in `alone_at_one` equal to 1, only the first pass is made.
+    `scales` are the names of the rule's scales; `combine(predictions by pass, scales)` is the guided
+    prediction. Where the scale `alone_at_one` is 1, only the first pass is made.
     """
 
     name: str
@@ -39,7 +40,7 @@ class GuidanceRule:
         return self.passes[:1] if scales[self.alone_at_one] == 1 else self.passes
 
     def guided(self, predictions: Mapping[str, torch.Tensor], scales: Mapping[str, float]) -> torch.Tensor:
-        """The prediction that the solver steps with."""
+        """The prediction (B,16,F,h,w) that the solver steps with, from those of the passes."""
         if len(predictions) == 1:
             return predictions[self.passes[0].name]
         return self.combine(predictions, scales)

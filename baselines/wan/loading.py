@@ -1,4 +1,5 @@
-"""From weights on disk to a generator's networks: what is there, what fits the method, and the loop over it.
+"""Loading a generator's networks: their files are found, read, checked against the method, and put into the
+sampling loop.
 
 Nothing is downloaded.
 """
@@ -16,14 +17,15 @@ from refbench.baselines.wan.checkpoint import (
     INDEX_PATTERN,
     WanCheckpoint,
     checkpoint_files,
-    indexed_files,
     load_transformer,
+    present_shards,
     read_checkpoint,
 )
-from refbench.baselines.wan.hf_folder import from_folder, load_text_encoder, load_tokenizer
 from refbench.baselines.wan.sampler import WanSampler
 from refbench.baselines.wan.schedules import make_scheduler
+from refbench.baselines.wan.t5 import load_text_encoder, load_tokenizer
 from refbench.bench.errors import MissingWeights, UserError, one_line
+from refbench.bench.weights.hf_folder import load_model, load_part
 from refbench.bench.weights.store import how_to_get, require
 
 if TYPE_CHECKING:
@@ -94,7 +96,7 @@ def network_files(folder: Path, patterns: tuple[str, ...]) -> list[Path]:
     if not found:
         raise MissingWeights(f"{folder} lacks {' or '.join(patterns)}")
     for index in sorted(found[0].parent.glob(INDEX_PATTERN)):
-        shards = indexed_files(index)
+        shards = present_shards(index)
         if not set(shards).isdisjoint(found):
             return shards
     return found
@@ -121,7 +123,7 @@ def load_sampler(
 ) -> WanSampler:
     """The loop over a method's networks, which are still on the CPU and shall run on `device`.
 
-    With `any_size` the network need not have the spec's width and depth (made-up tiny weights, a user's own
+    With `any_size` the network need not have the spec's width and depth (tiny random weights, a user's own
     checkpoint). Raises UserError for a checkpoint of another method and for anything damaged.
     """
     checkpoint = read_checkpoint(files.transformer, dtype=dtype, files=list(files.transformer_files))
@@ -182,14 +184,12 @@ def load_base(folder: Path, *, dtype: torch.dtype, image_branch: bool = False) -
     check_base(folder, image_branch=image_branch)
     parts = {
         "tokenizer": load_tokenizer(folder / "tokenizer"),
-        "text_encoder": load_text_encoder(UMT5EncoderModel, folder, dtype=dtype),
-        "vae": from_folder(AutoencoderKLWan, folder / "vae", torch_dtype=torch.float32),
+        "text_encoder": load_text_encoder(UMT5EncoderModel, folder / "text_encoder", dtype=dtype),
+        "vae": load_model(AutoencoderKLWan, folder / "vae", dtype=torch.float32),
     }
     if image_branch:
-        parts["image_encoder"] = from_folder(CLIPVisionModel, folder / "image_encoder", dtype=torch.float32)
-        parts["image_processor"] = from_folder(CLIPImageProcessorPil, folder / "image_processor")
-    for name in ("text_encoder", "vae", *(("image_encoder",) if image_branch else ())):
-        parts[name].eval().requires_grad_(False)
+        parts["image_encoder"] = load_model(CLIPVisionModel, folder / "image_encoder", dtype=torch.float32)
+        parts["image_processor"] = load_part(CLIPImageProcessorPil, folder / "image_processor")
     return parts
 
 

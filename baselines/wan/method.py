@@ -194,10 +194,10 @@ class WanGenerator(Generator):
 
     def close(self) -> None:
         """Give the models' memory back."""
-        from refbench.baselines.wan.execution import return_gpu_memory
+        from refbench.baselines.wan.execution import free_gpu_memory
 
         del self.sampler, self.models
-        return_gpu_memory()
+        free_gpu_memory()
 
     def _offloaded_after(self, frames: Iterator[Any]) -> Iterator[Any]:
         """The frames; offloaded models leave the GPU when the last one is out."""

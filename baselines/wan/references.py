@@ -1,8 +1,8 @@
 """Reference images as the Wan family prepares them: on a canvas of the video's size, aspect kept, white
 around.
 
-EXIF and transparency are dealt with before, by `Reference.open_on_white`: the original scripts drop alpha and
-ignore EXIF, which turns transparent PNGs (41 of OpenS2V-Eval's 320 references may carry alpha) into garbage.
+EXIF and transparency are applied before, by `Reference.open_on_white`. The original scripts drop alpha and
+ignore EXIF, which spoils transparent PNGs (41 of OpenS2V-Eval's 320 references may have alpha).
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ PAD_MULTIPLE_PX = 32
 
 
 def fitted_size(width: int, height: int, target_width: int, target_height: int) -> tuple[int, int]:
-    """The largest size of the same aspect ratio inside the target: the tight side exact, the other truncated.
+    """The largest (width, height) of the same aspect ratio inside the target: one side is the target's, the
+    other is truncated to whole pixels.
 
     Source: `generate.py` of Phantom-video/Phantom, the same rule in RefAlign, MAGREF and Kaleido.
     """
@@ -60,14 +61,14 @@ def to_tensor(image: Image.Image) -> torch.Tensor:
 
 
 class Segmenter(Protocol):
-    """Finds the foreground: what a background-matting model has to offer."""
+    """Finds the foreground of an image, as a background-matting model does."""
 
     def foreground(self, image: Image.Image) -> Image.Image:
         """A mask (mode L) of the image's size: 255 the subject, 0 the background."""
 
 
 class OnnxSegmenter:
-    """A salient-object network in ONNX form (BiRefNet, say): image in, logits out.
+    """A salient-object network in ONNX form, such as BiRefNet: from an image to logits.
 
     RefAlign's 1.3B script mattes with BiRefNet from the hub's own code, which is not run here; an export of
     the same weights is. Raises UserError for a file that ONNX Runtime cannot read.

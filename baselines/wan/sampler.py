@@ -1,7 +1,7 @@
 """The one sampling loop of the Wan family: text and references encoded, then guided steps.
 
 What a method does differently comes in as a conditioner, a guidance rule and a scheduler. Encoding and
-decoding are the codec's; where the networks lie between uses is no matter of the loop
+decoding are the codec's; the loop does not know whether networks are offloaded between uses
 (`baselines.wan.execution`).
 """
 
@@ -67,7 +67,7 @@ class WanSampler:
         Args:
             references: RGB images, opened on white.
             scales: of the guidance rule, by name.
-            generator: draws the noise first; whatever a conditioner draws comes after it.
+            generator: draws the noise first, then what a conditioner draws.
             state_dtype: of the solver's state between steps.
             round_timestep: hand the network the timestep rounded to its own dtype, as code does that runs
                 everything in bfloat16 (731 becomes 732); the solver's step is exact either way.

@@ -1,4 +1,4 @@
-"""SwissArmyTransformer's names for Wan's network, in which Kaleido was released: both ways.
+"""Names of tensors between Wan's code and SwissArmyTransformer, in whose format Kaleido was released.
 
 Attention is fused there: query, key and value of self-attention in one matrix, key and value of
 cross-attention in another. Source of the names: `convert_ckpt_init_wan2sat.py` and `dit_video_crossattn.py`

@@ -10,13 +10,14 @@ Kaleido@4c6c757 (goldens `baselines/schedules.json`, `refalign/flow_match.json`)
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
 
-Solver = Literal["unipc", "euler"]
+from refbench.baselines.wan.spec import Solver
+
 TRAINING_STEPS = 1000
 
 

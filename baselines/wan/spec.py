@@ -15,7 +15,7 @@ from refbench.bench.method import MethodCard
 from refbench.bench.weights.entry import WeightEntry
 
 Solver = Literal["unipc", "euler"]
-Overflow = Literal["refuse", "first"]
+Offload = Literal["none", "model", "group"]
 # Patches of 2 latent cells of 8 pixels.
 SIZE_MULTIPLE_PX = 16
 LARGEST_SIDE_PX = 4096
@@ -46,7 +46,7 @@ class WanSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class WanNetwork:
-    """Sizes of the transformer, for planning: what a call costs and what its weights take.
+    """Sizes of the transformer, from which the cost of a call and the memory of its weights follow.
 
     `width` channels, `layers` blocks, `extra_blocks` of VACE's side branch, `image_branch` whether CLIP
     tokens are attended to, `in_channels` of the patch embedding.
@@ -89,7 +89,7 @@ class WanSpec:
     """All facts of one method.
 
     `max_references` is what the released network was made for; `reference_frames` how many latent frames of
-    tokens each reference adds, `reference_slots` how many every video has before it whatever the references,
+    tokens each reference adds, `reference_slots` how many every video has before it for any references,
     `joins_passes` whether guidance passes can share a call (for planning); `prompt_advice` what kind of
     prompts the authors use; `guidance_rule` a name in `baselines.wan.guidance`; `deviations` what differs
     from the authors' code under native settings, `matched_deviations` what the matched ones cannot match.
@@ -152,7 +152,7 @@ class WanOptions:
     """Draw noise from the seed alone, as the authors do, or from seed and sample."""
     noise_device: Literal["cpu", "model"] = "cpu"
     """Draw noise on the CPU, equal on every machine, or where the model runs, as original Wan code does."""
-    overflow: Overflow = "refuse"
+    overflow: Literal["refuse", "first"] = "refuse"
     """What happens to a sample with more references than the network takes: refuse it, or use the first."""
     transformer: Path | None = None
     """Another checkpoint of the same kind: a file or folder, original or diffusers naming."""

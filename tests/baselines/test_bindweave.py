@@ -37,7 +37,7 @@ from refbench.baselines.wan.nets.bindweave import (  # noqa: E402
     SlotReferences,
     SplitAttnProcessor,
     VisionLanguageModel,
-    clip_pixels,
+    image_for_clip,
     latent_box,
     on_black,
     padded_tokens,
@@ -104,7 +104,7 @@ def test_clip_s_copy_is_squashed_as_torchvision_does() -> None:
             ),
         ]
     )(pixels)
-    assert worst(clip_pixels(canvas, 224), expected.numpy()) < 1e-5
+    assert worst(image_for_clip(canvas, 224), expected.numpy()) < 1e-5
 
 
 @pytest.mark.parametrize(

@@ -82,7 +82,7 @@ def face_code(monkeypatch: pytest.MonkeyPatch, answer: Any) -> tuple[FakeFaceCod
     for name in ("facexlib", "facexlib.utils"):
         monkeypatch.setitem(sys.modules, name, ModuleType(name))
     monkeypatch.setitem(sys.modules, "facexlib.utils.face_restoration_helper", helper)  # type: ignore[misc]
-    monkeypatch.setattr(faces_module, "_check_clip", lambda network, file: None)
+    monkeypatch.setattr(faces_module, "check_clip", lambda network, file: None)
     return code, helper
 
 
@@ -148,6 +148,7 @@ def test_the_real_face_networks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     pytest.importorskip("facexlib", reason="reading a face needs the extra 'consisid'")
     pytest.importorskip("insightface", reason="reading a face needs the extra 'consisid'")
     factory = pytest.importorskip("consisid_eva_clip.factory", reason="reading a face needs 'consisid'")
+    from facexlib.detection import RetinaFace
     from facexlib.utils import misc
 
     monkeypatch.setattr(misc, "download_url_to_file", lambda *all, **named: pytest.fail("a download"))
@@ -162,7 +163,7 @@ def test_the_real_face_networks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     picture = Image.fromarray(uint8_image("consisid.0", 300, 260))
     box = [60, 50, 200, 250, 0.99, 100, 110, 160, 110, 130, 150, 105, 190, 155, 190]
     found = {"faces": np.array([box], np.float32)}
-    monkeypatch.setattr(reader._helper.face_det, "detect_faces", lambda image, least: found["faces"])
+    monkeypatch.setattr(RetinaFace, "detect_faces", lambda network, image, least: found["faces"])
     face = reader.read(picture)
     # The tiny ArcFace's 32 values and CLIP's 768.
     assert face.identity_1D.shape == (1, 32 + 768) and not face.identity_1D.requires_grad

@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import typer
-from typer.testing import CliRunner
 
-from refbench.baselines.planning import OFFICIAL_REFERENCES, plan
+from kit.cli import invoke
+from refbench.baselines.planning import OFFICIAL_REFERENCES
 from refbench.baselines.vace import Vace13B, Vace14B
 from refbench.baselines.wan import cost
 from refbench.baselines.wan.method import WanMethod
@@ -40,14 +39,9 @@ PUBLISHED = {
     "bindweave-14b": (90, 100, 921),
 }
 
-app = typer.Typer()
-app.command()(plan)
-
 
 def planned(*arguments: object) -> Any:
-    done = CliRunner().invoke(app, [*map(str, arguments), "--json"])
-    assert done.exit_code == 0, done.output
-    return json.loads(done.output)
+    return json.loads(invoke("plan", *arguments, "--json").stdout)
 
 
 def diffusers_network(network: WanNetwork) -> Any:
@@ -237,7 +231,7 @@ def test_working_memory_of_the_transformer(ratio: float, extra: int) -> None:
     size = WanNetwork(
         width=width, ffn_width=int(ratio * width), layers=layers, heads=heads, extra_blocks=extra
     )
-    assert measured == pytest.approx(cost._working_bytes(size), rel=0.15)
+    assert measured == pytest.approx(cost.block_working_bytes(size), rel=0.15)
 
 
 def test_working_memory_of_the_decoder() -> None:
@@ -247,7 +241,7 @@ def test_working_memory_of_the_decoder() -> None:
     latents = torch.zeros(1, 16, 3, 6, 4)
     measured = working_bytes(torch, lambda: vae.decode(latents), vae)
     settings = replace(Vace13B.spec.native, width=32, height=48, num_frames=9)
-    assert measured == pytest.approx(cost._decode_bytes(settings, tiled=False), rel=0.1)
+    assert measured == pytest.approx(cost.decode_working_bytes(settings, tiled=False), rel=0.1)
 
 
 def test_offload_is_chosen_by_memory() -> None:
@@ -324,6 +318,15 @@ def test_command_counts_a_track() -> None:
     assert found["total"]["pflop"] == pytest.approx(vace["pflop"] + text["pflop"])
 
 
+def test_weights_of_a_method_outside_of_the_family_are_its_entries() -> None:
+    (consisid,) = planned("consisid", "--gpu-memory", 24)["methods"]
+    assert consisid["weights_gib"] == {"consisid": 21.8}
+    assert (consisid["peak_gib"], consisid["fits_with"], consisid["pflop"]) == ({}, None, 0)
+    assert consisid["note"] == "not of the Wan family: not counted"
+    table = invoke("plan", "consisid", "--gpu-memory", 24).stdout
+    assert "21.8" in table and "fits" not in table
+
+
 def test_command_reads_a_data_set_and_a_suite(dataset: Path, tmp_path: Path) -> None:
     found = planned("vace-1.3b", "--dataset", dataset)
     assert found["references_from"] == "the data set"
@@ -349,8 +352,7 @@ def test_command_follows_settings_and_options() -> None:
 
 
 def test_command_says_what_does_not_fit() -> None:
-    done = CliRunner().invoke(app, ["vace-14b", "vace-1.3b", "--gpu-memory", "9"])
-    assert done.exit_code == 0
+    done = invoke("plan", "vace-14b", "vace-1.3b", "--gpu-memory", 9)
     assert "vace-14b: does not fit into 9 GiB, with no offload (at least 9.3 GiB)" in done.output
     assert "vace-1.3b: fits into 9 GiB with --set offload=group" in done.output
     assert "in all: 360 videos" in done.output
@@ -369,10 +371,7 @@ def test_command_says_what_does_not_fit() -> None:
     ],
 )
 def test_command_s_user_errors_are_one_line(arguments: list[str], words: str) -> None:
-    done = CliRunner().invoke(app, arguments)
-    assert isinstance(done.exception, UserError)
-    assert words in str(done.exception)
-    assert "\n" not in str(done.exception)
+    assert words in invoke("plan", *arguments, expect=2).stderr
 
 
 def test_planning_loads_no_network_library(tmp_path: Path) -> None:

@@ -37,7 +37,6 @@ from refbench.baselines.wan.conditioning import (
     Geometry,
     encode_each,
 )
-from refbench.baselines.wan.hf_folder import from_folder
 from refbench.baselines.wan.nets.image_branch import (
     MASK_CHANNELS,
     Box,
@@ -46,6 +45,7 @@ from refbench.baselines.wan.nets.image_branch import (
 )
 from refbench.baselines.wan.references import to_tensor
 from refbench.bench.errors import SampleError, one_line
+from refbench.bench.weights.hf_folder import load_model, load_part
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -66,7 +66,7 @@ FEWEST_PX, MOST_PX = 4 * TOKEN_SIDE_PX**2, 16_384 * TOKEN_SIDE_PX**2
 
 
 class SplitAttnProcessor(WanAttnProcessor):
-    """Wan's cross-attention, parting image from text at token 257, however many images there are.
+    """Wan's cross-attention, which takes the first 257 tokens for the image, however many images there are.
 
     The second to fourth picture's tokens, which stand before the text, are read with the text's keys and
     values. The original trains and samples so: its split is the one of networks with a single picture.
@@ -177,9 +177,9 @@ class SlotCondition(Condition):
 
 @dataclass(frozen=True, kw_only=True)
 class SlotCodec(ImageCodec):
-    """With the vision-language model that reads the texts beside the pictures.
+    """The codec with the vision-language model that reads the texts beside the pictures.
 
-    It is moved to the device and back for each reading, whatever is done with the other models.
+    It is moved to the device and back for each reading, independent of the other models' offloading.
     """
 
     reader: VisionLanguageModel
@@ -208,7 +208,7 @@ class SlotReferences(Conditioner[SlotCodec]):
             [box for _, box in copies],
             codec.encode(grey_BCFHW),
         )
-        pixels_N3HW = torch.cat([clip_pixels(image, codec.image_side_px) for image in images])
+        pixels_N3HW = torch.cat([image_for_clip(image, codec.image_side_px) for image in images])
         return SlotCondition(
             condition_BCFHW=slots_BCFHW,
             image_tokens_BTD=padded_tokens(codec.image_tokens(pixels_N3HW), len(references)),
@@ -258,8 +258,8 @@ def condition_slots(
     return result
 
 
-def clip_pixels(image: Image.Image, size: int) -> torch.Tensor:
-    """An image with its black margins, squashed to (1,3,size,size) for CLIP: bilinear, antialiased."""
+def image_for_clip(image: Image.Image, size: int) -> torch.Tensor:
+    """An RGB image with its black margins, squashed to (1,3,size,size) for CLIP: bilinear, antialiased."""
     pixels_B3HW = to_tensor(image)[None] / 2 + 0.5
     squashed = interpolate(pixels_B3HW, size=(size, size), mode="bilinear", antialias=True)
     return clip_normalised(squashed)
@@ -302,10 +302,9 @@ class VisionLanguageModel:
     def __init__(self, folder: Path, *, device: str, dtype: torch.dtype) -> None:
         from transformers import AutoModelForImageTextToText, AutoProcessor
 
-        whole = from_folder(AutoModelForImageTextToText, folder, dtype=dtype)
-        self._processor = from_folder(AutoProcessor, folder)
         # Without the output layer, of which nothing is read.
-        self._model = whole.model.eval().requires_grad_(False)
+        self._model = load_model(AutoModelForImageTextToText, folder, dtype=dtype).model
+        self._processor = load_part(AutoProcessor, folder)
         self._device, self._dtype = device, dtype
 
     @property

@@ -2,7 +2,7 @@
 and CLIP tokens that the cross-attention reads before the text.
 
 The input is the noisy state (16 channels), a mask (4) and the latents of a clip (16). diffusers' attention
-takes the last 512 rows for text and whatever stands before them for image tokens, so any number of images
+takes the last 512 rows for text and all rows before them for image tokens, so any number of images
 fits.
 
 Shapes: B samples, N images, F latent frames, H and W rows and columns, T image tokens, D features.

@@ -40,7 +40,7 @@ class CanvasLayout:
 
     @classmethod
     def drawn(cls, references: int, width: int, height: int, stream: random.Random) -> CanvasLayout:
-        """The layout of so many references: their order is shuffled first, then the cells.
+        """The layout of a number of references: their order is shuffled first, then the cells.
 
         Raises ValueError for more references than the largest grid has cells.
         """
@@ -100,15 +100,17 @@ def collage(
 
 
 def latent_region(covered_HW: np.ndarray) -> torch.Tensor:
-    """The regions at latent size, float32 of 0 and 1: a cell counts when any of its 8×8 pixels does."""
+    """The regions (height,width) at latent size (h,w), float32 of 0 and 1: a cell is 1 when any of its 8×8
+    pixels is covered.
+    """
     rows, columns = (side // SPATIAL_COMPRESSION for side in covered_HW.shape)
     blocks = covered_HW.reshape(rows, SPATIAL_COMPRESSION, columns, SPATIAL_COMPRESSION)
     return torch.from_numpy(blocks.any(axis=(1, 3))).float()
 
 
-def clip_pixels(canvas_CHW: torch.Tensor, size: int) -> torch.Tensor:
-    """A canvas in [-1, 1] as (1,3,size,size) for CLIP, about 0 to 1: squashed, bicubic without antialiasing,
-    so that values may leave the range.
+def canvas_for_clip(canvas_CHW: torch.Tensor, size: int) -> torch.Tensor:
+    """A canvas (3,height,width) in [-1, 1] as (1,3,size,size) for CLIP, about 0 to 1: squashed, bicubic
+    without antialiasing, so that values may leave the range.
     """
     squashed = interpolate(canvas_CHW[None], size=(size, size), mode="bicubic", align_corners=False)
     return squashed * 0.5 + 0.5
@@ -121,7 +123,7 @@ class CollageReferences(Conditioner[ImageCodec]):
     layout_seed: int | str
 
     def layout(self, references: int, width: int, height: int) -> CanvasLayout:
-        """The layout of so many references on a canvas of this size."""
+        """The layout of a number of references on a canvas of this size in pixels."""
         return CanvasLayout.drawn(references, width, height, random.Random(self.layout_seed))
 
     def encode(
@@ -143,7 +145,7 @@ class CollageReferences(Conditioner[ImageCodec]):
         latents_B16FHW = codec.encode(clip_BCFHW)
         mask_B4FHW = latents_B16FHW.new_zeros(1, MASK_CHANNELS, *latents_B16FHW.shape[2:])
         mask_B4FHW[:, :, 0] = latent_region(covered_HW).to(mask_B4FHW)
-        pixels_N3HW = clip_pixels(canvas_CHW, codec.image_side_px)
+        pixels_N3HW = canvas_for_clip(canvas_CHW, codec.image_side_px)
         return ImageCondition(
             mask_B4FHW=mask_B4FHW,
             latents_B16FHW=latents_B16FHW,

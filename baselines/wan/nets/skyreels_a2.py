@@ -61,7 +61,7 @@ def cropped(image: Image.Image, width: int, height: int) -> Image.Image:
 
 
 def vae_copies(images: Sequence[Image.Image], width: int, height: int) -> list[Image.Image]:
-    """What the VAE gets: the first two references padded, the third cropped."""
+    """The images for the VAE, width × height pixels: the first two references padded, the others cropped."""
     return [
         (padded if index < BACKGROUND_FROM else cropped)(image, width, height)
         for index, image in enumerate(images)

@@ -17,7 +17,7 @@ def test_facts_of_a_registered_method_are_its_card_s(model: ForeignModel) -> Non
     own = methods.get(model.method)().card()
     card = imported_card(model.name, MEASURED)
     assert (card.summary, card.base_model) == (own.summary, own.base_model)
-    assert (card.licence, card.max_references) == (own.licence or "not verified", own.max_references)
+    assert (card.licence, card.max_references) == (own.licence or "unverified", own.max_references)
     # The model alone says nothing that the card says.
     facts = (model.summary, model.base_model, model.licence, model.max_references, model.defaults)
     assert not any(facts)
@@ -30,8 +30,8 @@ def test_facts_of_a_registered_method_are_its_card_s(model: ForeignModel) -> Non
 
 def test_a_licence_that_nobody_verified_is_said_in_one_wording() -> None:
     assert {model.name for model in REGISTERED} == {"BindWeave", "ConsisID"}
-    assert imported_card("BindWeave", MEASURED).licence == "not verified"
-    assert imported_card("refalign-14b", MEASURED).licence == "not verified"
+    assert imported_card("BindWeave", MEASURED).licence == "unverified"
+    assert imported_card("refalign-14b", MEASURED).licence == "unverified"
 
 
 def test_sources_that_contradict_each_other_are_both_said() -> None:
