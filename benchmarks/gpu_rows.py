@@ -21,7 +21,7 @@ from refbench.bench.errors import one_line
 
 Fact = float | str
 # A row whose runs take longer than this in all is measured with fewer runs.
-LONGEST_ROW_SECONDS = 20.0
+LONGEST_ROW_SECONDS = 12.0
 
 
 @dataclass(frozen=True, kw_only=True)
