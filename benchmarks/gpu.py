@@ -470,7 +470,7 @@ def kernel_shares(clock: Clock, work: Callable[[], object]) -> dict[str, Fact]:
     others: list[tuple[float, str]] = []
     for event in profiled.key_averages():
         # Ranges that torch names itself span kernels that are counted already.
-        if event.device_type != DeviceType.CUDA or "#" in event.key:
+        if event.device_type != DeviceType.CUDA or event.is_user_annotation:
             continue
         milliseconds, name = event.self_device_time_total / 1e3, event.key.lower()
         if any(part in name for part in ATTENTION_KERNELS):
