@@ -7,7 +7,7 @@ operations at 81 frames of 832×480, because text keys and values and modulation
 
 Memory: weights, plus the working memory of the part that runs. The working memory's coefficients were
 measured by following every live tensor of the networks of this project in torch 2.14 and diffusers 0.42.1
-(attention without a score matrix); on an H200 the transformer's peak was within 2 % of it. `RUNTIME_GIB` is
+(attention without a score matrix); on an H200 the transformer's peak was within 3 % of it. `RUNTIME_GIB` is
 what that GPU needed beside it (docs/measured-gpu.md).
 """
 
