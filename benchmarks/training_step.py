@@ -58,14 +58,14 @@ ARCHITECTURES: dict[str, dict[str, int]] = {
 class DrawnSource(ExampleSource):
     """The same random features of full size at each position."""
 
-    def __init__(self, config: TrainingConfig) -> None:
+    def __init__(self, config: TrainingConfig, text_width: int = TEXT_WIDTH) -> None:
         self.length = 1000
         self.teacher_widths = tuple(get_teacher_spec(name).width for name in teacher_names(config))
         channels, frames, rows, columns = latent_shape(config.data.clip)
         tokens = (rows // PATCH) * (columns // PATCH)
         self._features = Features(
             latents_CFhw=torch.randn(channels, frames, rows, columns),
-            text_LD=torch.randn(TEXT_ROWS, TEXT_WIDTH),
+            text_LD=torch.randn(TEXT_ROWS, text_width),
             references_CNhw=torch.randn(channels, REFERENCES, rows, columns),
             teachers=tuple(torch.randn(REFERENCES, tokens, width) for width in self.teacher_widths),
         )

@@ -21,7 +21,7 @@ from refbench.metrics.weights import CLIP_VIT_B32
 
 @metrics.register
 class ClipImage(ClipBacked, ReferenceSimilarity):
-    """Encodes the frames in one batch and the references in another."""
+    """Likeness to references by CLIP."""
 
     declaration = MetricDeclaration(
         name="clip-i",

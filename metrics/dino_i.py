@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 @metrics.register
 class DinoImage(ReferenceSimilarity):
-    """Encodes the frames in one batch and the references in another."""
+    """Likeness to references by DINO."""
 
     declaration = MetricDeclaration(
         name="dino-i",
@@ -54,7 +54,7 @@ class DinoImage(ReferenceSimilarity):
         return require_model_folder(self.model, environment.weights)
 
     def load_encoder(self, folder: Path, device: str) -> PictureEncoder:
-        """DINO."""
+        """The DINO of that folder. Raises UserError for files that do not fit."""
         from refbench.metrics.nets.embedders import DinoEncoder
 
         return DinoEncoder.load(folder, device)

@@ -86,7 +86,10 @@ class MotionAmplitudeScorer(Scorer):
 
 
 def reduced_flows(greys: Iterable[np.ndarray], threads: int) -> Iterator[np.ndarray]:
-    """The reduced flow maps of neighbouring frames in order of time, computed by `threads` threads."""
+    """The reduced flow maps, float32 (rows, 16, 2), of neighbouring grey frames (H, W) in order of time.
+
+    `threads` threads compute them. Raises SampleError for pictures too wide to reduce.
+    """
     import cv2
 
     # OpenCV's own threads would fight ours over the cores; they do not change the numbers.
@@ -95,7 +98,7 @@ def reduced_flows(greys: Iterable[np.ndarray], threads: int) -> Iterator[np.ndar
 
 
 def grey_frames(frames_HWC: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-    """Grey uint8 frames (H, W) by OpenCV's BGR weights on RGB arrays, the official quirk."""
+    """Grey uint8 frames (H, W) of RGB frames (H, W, 3), by OpenCV's weights for BGR: the official quirk."""
     import cv2
 
     for frame_HWC in frames_HWC:
@@ -103,7 +106,10 @@ def grey_frames(frames_HWC: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
 
 
 def reduced_flow(earlier_HW: np.ndarray, later_HW: np.ndarray) -> np.ndarray:
-    """Farneback flow of two grey frames, float32 (int(16·H/W), 16, 2), in pixels of the full frame."""
+    """Farneback flow of two grey uint8 frames (H, W), float32 (int(16·H/W), 16, 2).
+
+    In pixels of the full frame. Raises SampleError for a picture so wide that no row is left.
+    """
     import cv2
 
     height, width = earlier_HW.shape

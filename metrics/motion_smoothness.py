@@ -219,7 +219,7 @@ class WindowRater:
             self._prefix = network.prefix(prompt.before)
 
     def frame_scores(self, pixels: Iterable[np.ndarray]) -> list[float]:
-        """A score in 0..1 for each frame, from normalised float32 pixels (3, side, side) in order."""
+        """A score in 0..1 for each frame, from normalised float32 pixels (3, side, side) in order of time."""
         import torch
 
         right = self._window_size - 1 - before_centre(self._window_size)
@@ -303,9 +303,10 @@ def smoothness(scores: Sequence[float], threshold: float = JUMP_THRESHOLD) -> fl
 
 
 def square(frame_HWC: np.ndarray, side: int) -> np.ndarray:
-    """A uint8 frame in the middle of a mean-coloured square, resized by Pillow (bicubic): (side, side, 3).
+    """A frame, RGB uint8 (H, W, 3), in the middle of a mean-coloured square: RGB uint8 (side, side, 3).
 
-    An odd rest of padding goes to the bottom or the right. SampleError when the square would be too large.
+    Pillow's bicubic resizes it; an odd rest of padding goes to the bottom or the right. Raises SampleError
+    when the square would be too large.
     """
     from PIL import Image
 
@@ -321,14 +322,14 @@ def square(frame_HWC: np.ndarray, side: int) -> np.ndarray:
 
 
 def normalised_pixels(frame_HWC: np.ndarray, side: int) -> np.ndarray:
-    """A uint8 RGB frame as the network's input, float32 (3, side, side)."""
+    """A frame, RGB uint8 (H, W, 3), as the network's input, float32 (3, side, side)."""
     scaled_HWC = square(frame_HWC, side).astype(np.float32) / np.float32(255)
     normalised_HWC = (scaled_HWC - np.array(CLIP_MEAN, np.float32)) / np.array(CLIP_STD, np.float32)
     return np.ascontiguousarray(normalised_HWC.transpose(2, 0, 1))
 
 
 def prepared(frames: Iterable[np.ndarray], side: int, threads: int) -> Iterator[np.ndarray]:
-    """`normalised_pixels` of each frame, in order; a few frames ahead in `threads` threads."""
+    """`normalised_pixels` of each frame, in order; `threads` threads work a few frames ahead."""
     return mapped(partial(normalised_pixels, side=side), frames, threads)
 
 

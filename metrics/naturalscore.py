@@ -347,7 +347,10 @@ def judge_jpegs(video: Video) -> Iterator[bytes]:
 
 
 def judge_frame(rgb_HWC: np.ndarray) -> np.ndarray:
-    """A frame as BGR with a longer side of 512 pixels, the other one rounded down."""
+    """A frame, RGB uint8 (H, W, 3), as BGR with a longer side of 512 pixels, the other one rounded down.
+
+    Raises SampleError for a frame so narrow that no pixel is left across.
+    """
     import cv2
 
     height, width = judge_size(*rgb_HWC.shape[:2])
@@ -366,7 +369,7 @@ def judge_size(height: int, width: int) -> tuple[int, int]:
 
 
 def jpeg_of(bgr_HWC: np.ndarray) -> bytes:
-    """The JPEG file of a BGR picture, by OpenCV, quality 95, 4:2:0."""
+    """The JPEG file of a picture, BGR uint8 (H, W, 3), by OpenCV, quality 95, 4:2:0."""
     import cv2
 
     encoded, jpeg = cv2.imencode(".jpg", bgr_HWC, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])

@@ -72,11 +72,11 @@ class Embedder(Protocol):
     """What NexusScore asks of a model that embeds texts and pictures in one space."""
 
     def embed_texts(self, texts: Sequence[str], instruction: str | None = None) -> torch.Tensor:
-        """Unit vectors (n, D) of texts."""
+        """Unit vectors (n, D) of texts, on the CPU."""
         ...
 
     def embed_images(self, images: Sequence[Image.Image], instruction: str | None = None) -> torch.Tensor:
-        """Unit vectors (n, D) of RGB pictures."""
+        """Unit vectors (n, D) of RGB pictures, on the CPU."""
         ...
 
 
@@ -323,7 +323,10 @@ class _CropComparer:
     def add_boxes(
         self, frame_HWC: np.ndarray, per_subject: Sequence[Boxes]
     ) -> Iterator[tuple[int, np.float32, int | None]]:
-        """(subject, confidence, crop number or None) of each box of a frame; crops join the queue."""
+        """(subject, confidence, crop number or None) of each box of a frame, RGB uint8 (H, W, 3).
+
+        Crops join the queue. Raises SampleError for a box that rounds to no pixel.
+        """
         from PIL import Image
 
         picture = Image.fromarray(frame_HWC)
@@ -343,7 +346,7 @@ class _CropComparer:
         return self._added - 1
 
     def flush(self) -> None:
-        """Compare what waits."""
+        """Compare the crops in the queue."""
         if not self._waiting:
             return
         crops_BD = self._embedder.embed_images([crop for crop, _ in self._waiting]).half()

@@ -27,6 +27,7 @@ from torch import nn
 from torch.autograd.function import once_differentiable
 
 from refbench.bench.errors import UserError
+from refbench.bench.weights.checkpoint import key_faults
 from refbench.refalign.teacher import DEFAULT_TEACHER, get_teacher_spec
 
 Gate = Literal["cubic", "none"]
@@ -35,7 +36,6 @@ TIMESTEPS = 1000.0
 SMALLEST_NORM = 1e-6
 # Cosines held at once: 16 MiB in float32, small enough for a processor's cache, large enough for a GPU.
 CHUNK_COSINES = 2**22
-NAMED_KEYS = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,17 +131,15 @@ class AlignmentProjectors(nn.Module):
         """
         parameters = dict(self._original_parameters())
         shared = parameters.keys() & tensors.keys()
-        faults = [
-            f"{len(keys)} {kind} ({', '.join(sorted(keys)[:NAMED_KEYS])}{', …' * (len(keys) > NAMED_KEYS)})"
-            for kind, keys in (
-                ("missing", parameters.keys() - tensors.keys()),
-                ("unexpected", tensors.keys() - parameters.keys()),
-                ("of a wrong shape", {key for key in shared if tensors[key].shape != parameters[key].shape}),
-            )
-            if keys
-        ]
+        faults = key_faults(
+            {
+                "missing": parameters.keys() - tensors.keys(),
+                "unexpected": tensors.keys() - parameters.keys(),
+                "of a wrong shape": [k for k in shared if tensors[k].shape != parameters[k].shape],
+            }
+        )
         if faults:
-            raise UserError(f"{source} does not fit the alignment's projectors: keys {'; '.join(faults)}")
+            raise UserError(f"{source} does not fit the alignment's projectors: keys {faults}")
         with torch.no_grad():
             for key, parameter in parameters.items():
                 parameter.copy_(tensors[key])

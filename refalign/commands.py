@@ -17,7 +17,11 @@ RecipeArgument = Annotated[
 ]
 OverridesArgument = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[SECTION.FIELD=VALUE]...", help="Changes to the recipe, run.max_steps=1000 say."),
+    typer.Argument(
+        metavar="[SECTION.FIELD=VALUE]...",
+        help="Changes to the recipe: run.max_steps=1000, data.clip.width=480, … "
+        "(refbench train RECIPE --show prints them all).",
+    ),
 ]
 WeightsOption = Annotated[
     Path | None,
@@ -55,7 +59,7 @@ def train(
 
     In OUT: checkpoints/step-N (network in Wan's original naming), log.jsonl, curves/ for TensorBoard,
     validation/step-N/*.mp4. Ctrl-C writes a checkpoint first. Many GPUs: accelerate launch --num_processes 8
-    -m bench.cli.main train …, or torchrun --nproc_per_node 8 -m bench.cli.main train …
+    -m refbench train …, or torchrun --nproc_per_node 8 -m refbench train …
 
     Example: refbench train tiny --data clips.jsonl --out run, then --resume --max-steps 600
     """

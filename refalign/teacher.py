@@ -16,7 +16,6 @@ Shapes: N pictures, H and W their sides in pixels, D channels of the teacher.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -26,6 +25,7 @@ from torch import nn
 from torch.nn.functional import interpolate
 
 from refbench.bench.errors import MissingWeights, UserError, one_line
+from refbench.bench.weights.hf_folder import load_model, read_config
 from refbench.bench.weights.store import is_tiny, require_model_folder
 
 Kind = Literal["dinov3_vit", "dinov2", "siglip", "clip"]
@@ -45,8 +45,6 @@ CLASS_TOKENS = {"dinov3_vit": 1, "dinov2": 1, "siglip": 0, "clip": 1}
 TWO_TOWERS = ("siglip", "clip")
 # What a checkpoint of two towers holds beside its vision model.
 OTHER_TOWER = ("text_model.", "text_projection.", "visual_projection.", "logit_")
-POSITION_NUMBERS = "position_ids"
-NAMED_KEYS = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,56 +210,11 @@ def _nearest_multiple(side_px: int, patch_px: int) -> int:
 def _load_network(spec: TeacherSpec, folder: Path, dtype: torch.dtype) -> Any:
     import transformers
 
-    model_class = getattr(transformers, CLASSES[spec.kind])
-    logging = transformers.logging
-    verbosity, had_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        stored, _ = transformers.PretrainedConfig.get_config_dict(folder, local_files_only=True)
-        kind = stored.get("model_type")
-        if kind not in (spec.kind, f"{spec.kind}_vision_model"):
-            raise UserError(f"{folder} holds a model of type {one_line(kind, 40)!r}, not {spec.kind!r}")
-        network, report = model_class.from_pretrained(
-            folder,
-            dtype=dtype,
-            local_files_only=True,
-            trust_remote_code=False,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,  # reported instead, and raised below with their names
-        )
-    except UserError:
-        raise
-    except Exception as error:  # noqa: BLE001 - readers of damaged files raise many kinds
-        raise UserError(f"the teacher in {folder} cannot be loaded: {one_line(error, 200)}") from None
-    finally:
-        logging.set_verbosity(verbosity)
-        if had_bars:
-            logging.enable_progress_bar()
-    _check_keys(spec, folder, report)
-    return network
-
-
-def _check_keys(spec: TeacherSpec, folder: Path, report: dict[str, Any]) -> None:
-    unexpected = [key for key in report["unexpected_keys"] if not key.endswith(POSITION_NUMBERS)]
-    if spec.kind in TWO_TOWERS:
-        unexpected = [key for key in unexpected if not key.startswith(OTHER_TOWER)]
-    faults = [
-        f"{len(keys)} {kind} ({_some(keys)})"
-        for kind, keys in (
-            ("missing", report["missing_keys"]),
-            ("unexpected", unexpected),
-            ("mismatched", report["mismatched_keys"]),
-        )
-        if keys
-    ]
-    if faults:
-        raise UserError(f"{folder} does not fit {CLASSES[spec.kind]}: keys {'; '.join(faults)}")
-
-
-def _some(keys: Iterable[Any]) -> str:
-    ordered = sorted(str(key) for key in keys)
-    return ", ".join(ordered[:NAMED_KEYS]) + (", …" if len(ordered) > NAMED_KEYS else "")
+    kind = read_config(folder).get("model_type")
+    if kind not in (spec.kind, f"{spec.kind}_vision_model"):
+        raise UserError(f"{folder} holds a model of type {one_line(kind, 40)!r}, not {spec.kind!r}")
+    other_tower = OTHER_TOWER if spec.kind in TWO_TOWERS else ()
+    return load_model(getattr(transformers, CLASSES[spec.kind]), folder, dtype=dtype, may_hold=other_tower)
 
 
 def _check_sizes(name: str, spec: TeacherSpec, folder: Path, config: Any) -> None:

@@ -138,10 +138,7 @@ def load_sampler(
     if options.adapter is not None:
         add_adapter(network, options.adapter)
     if options.attention_backend is not None:
-        try:
-            network.set_attention_backend(options.attention_backend)
-        except Exception as error:  # noqa: BLE001 - each backend fails in its own way
-            raise UserError(f"attention_backend: {one_line(error, 200)}") from None
+        set_attention_backend(network, options.attention_backend)
     if options.compile:
         network.compile_repeated_blocks()
     return WanSampler(
@@ -172,6 +169,20 @@ def _check_widths(checkpoint: WanCheckpoint, parts: dict[str, Any], base: Path) 
     for name, given, taken in widths:
         if given != taken:
             raise UserError(f"the {name} in {base} gives {given} features, {checkpoint.source} takes {taken}")
+
+
+def set_attention_backend(network: Any, name: str) -> None:
+    """Have one network attend through a back-end of diffusers. Raises UserError for one that is not there."""
+    from diffusers.models.attention_dispatch import _AttentionBackendRegistry as Registry
+
+    # diffusers makes it the whole process's default as well, which would hold for the next method too.
+    default, _ = Registry.get_active_backend()
+    try:
+        network.set_attention_backend(name)
+    except Exception as error:  # noqa: BLE001 - each backend fails in its own way
+        raise UserError(f"attention_backend: {one_line(error, 200)}") from None
+    finally:
+        Registry.set_active_backend(default)
 
 
 def load_base(folder: Path, *, dtype: torch.dtype, image_branch: bool = False) -> dict[str, Any]:

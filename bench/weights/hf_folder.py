@@ -46,7 +46,7 @@ def indexed_files(index: Path) -> list[Path]:
         raise UserError(f"{index} is no shard index: it has no weight_map")
     files = sorted({str(name) for name in names.values()})
     for name in files:
-        if Path(name).name != name:
+        if name in ("", "..") or Path(name).name != name:
             raise UserError(f"{index} names {one_line(name, 80)!r}, which lies outside of its folder")
     return [index.parent / name for name in files]
 
@@ -82,6 +82,9 @@ def load_model(
     """
     if model_class.__module__.startswith("transformers."):
         settings["trust_remote_code"] = False
+    if "config" not in settings:
+        # Without one transformers would take the sizes of its own default.
+        read_config(folder)
     try:
         with quiet_transformers():
             model, report = model_class.from_pretrained(
@@ -113,15 +116,20 @@ def load_model(
 def load_part(part_class: Any, folder: Path, **settings: Any) -> Any:
     """A tokenizer, image processor, processor or scheduler of the folder.
 
-    `settings` are further arguments of `from_pretrained`. Raises UserError when it cannot be read.
+    `settings` are further arguments of `from_pretrained`. Raises UserError when it cannot be read, and for a
+    tokenizer without a vocabulary on disk, which transformers would make up.
     """
     if part_class.__module__.startswith("transformers."):
         settings["trust_remote_code"] = False
     try:
         with quiet_transformers():
-            return part_class.from_pretrained(folder, local_files_only=True, **settings)
+            part = part_class.from_pretrained(folder, local_files_only=True, **settings)
     except Exception as error:  # noqa: BLE001 - readers of damaged files raise many kinds
         raise UserError(f"{part_class.__name__} of {folder} cannot be read: {one_line(error, 200)}") from None
+    vocabularies = getattr(getattr(part, "tokenizer", part), "vocab_files_names", {}).values()
+    if vocabularies and not any((folder / name).is_file() for name in vocabularies):
+        raise UserError(f"{folder} lacks its tokenizer ({' or '.join(sorted(vocabularies))})")
+    return part
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""What judging costs: an estimate before the first call, and an account that a budget closes."""
+"""What judging costs: an estimate before the first request, and an account that stops at a budget."""
 
 from __future__ import annotations
 

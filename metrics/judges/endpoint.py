@@ -16,7 +16,7 @@ import json
 import random
 import threading
 import time
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from functools import cache
@@ -39,7 +39,7 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """Bounds on the talk with an endpoint: requests at a time, seconds for one, attempts per run, waits.
+    """Limits of the requests to an endpoint: how many at a time, seconds for one, attempts per run, waits.
 
     The wait before attempt n+1 is `first_wait_s`·2^(n-1), half to one and a half times that; an endpoint that
     asks for more than `longest_wait_s` is not waited for.
@@ -79,11 +79,20 @@ class EndpointJudge(Judge):
     """Asks an endpoint; may be used by several threads at once, the limits hold for all together.
 
     The key lives in the client alone and is cut out of every text that leaves this class. An endpoint that
-    refuses the key or does not know the model is not asked again.
+    refuses the key or does not know the model is not asked again. `sleep` waits so many seconds between
+    attempts.
     """
 
     def __init__(
-        self, *, model: str, url: str, key: str, limits: Limits, account: Account, tokens_per_image: int
+        self,
+        *,
+        model: str,
+        url: str,
+        key: str,
+        limits: Limits,
+        account: Account,
+        tokens_per_image: int,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         import openai
 
@@ -93,6 +102,7 @@ class EndpointJudge(Judge):
         self._limits = limits
         self._key = key
         self._tokens_per_image = tokens_per_image
+        self._sleep = sleep
         self._unusable: str | None = None
         self._slots = asyncio.Semaphore(limits.concurrency)
         self._client = openai.AsyncOpenAI(
@@ -175,7 +185,7 @@ class EndpointJudge(Judge):
                 if not fault.repeat or (fault.wait_s or 0.0) > self._limits.longest_wait_s:
                     return self._answer(run, replies, failure=failure)
                 if attempt < self._limits.attempts:
-                    await asyncio.sleep(wait_s)
+                    await self._sleep(wait_s)
         return self._answer(run, replies, failure=f"{failure} (after {self._limits.attempts} attempts)")
 
     async def _ask_and_pay(self, messages: list[dict[str, Any]], price: CostEstimate) -> Reply:
@@ -315,11 +325,11 @@ def _count(tokens: object) -> int:
 
 
 class _AnswerTooLong(Exception):
-    """The endpoint sends more than an answer can be, or what could become more."""
+    """The endpoint's answer is too long, or compressed, so that it could become so."""
 
 
 async def _cap_answer(response: Any) -> None:
-    """Response hook: end the reading of a body, of whatever status, that grows past the limit."""
+    """Response hook: stops reading a body, of whatever status, once it is longer than the limit."""
     if response.headers.get("content-encoding", "identity") != "identity":
         raise _AnswerTooLong("the judge's answer is compressed, which was not asked for")
     response.stream = _capped_stream_class()(response.stream)

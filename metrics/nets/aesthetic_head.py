@@ -32,13 +32,13 @@ class AestheticHead(nn.Module):
         )
 
     def forward(self, embeddings_ND: torch.Tensor) -> torch.Tensor:
-        """Scores (N,)."""
+        """Embeddings (N, D) of length 1 to scores (N,)."""
         scores_N1: torch.Tensor = self.layers(embeddings_ND)
         return scores_N1.squeeze(1)
 
 
 def load_head(path: Path, embedding_width: int) -> AestheticHead:
-    """The head of a checkpoint, float32, in eval mode. Raises UserError for one that does not fit."""
+    """The head of a checkpoint, float32 on the CPU, for inference. UserError for one that does not fit."""
     with torch.device("meta"):
         head = AestheticHead(embedding_width)
     load_exactly(head, read_state_dict(path), path)

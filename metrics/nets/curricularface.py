@@ -81,7 +81,7 @@ class ResidualUnit(nn.Module):
         )
 
     def forward(self, features_NCHW: torch.Tensor) -> torch.Tensor:
-        """The sum of shortcut and residual."""
+        """(N, in_width, H, W) to (N, width, H / stride, W / stride)."""
         summed: torch.Tensor = self.shortcut_layer(features_NCHW) + self.res_layer(features_NCHW)
         return summed
 
@@ -110,7 +110,7 @@ class CurricularFace(nn.Module):
         )
 
     def forward(self, faces_NCHW: torch.Tensor) -> torch.Tensor:
-        """Embeddings (N, D), not normalised."""
+        """Faces (N, 3, 112, 112) in [-1, 1] to embeddings (N, D), not normalised."""
         embeddings_ND: torch.Tensor = self.output_layer(self.body(self.input_layer(faces_NCHW)))
         return embeddings_ND
 

@@ -72,7 +72,7 @@ def pack_folder(weights: Path, pack: str) -> Path:
 
 
 def largest(boxes_F4: np.ndarray) -> int:
-    """Index of the largest box (x1, y1, x2, y2); the last of equal ones.
+    """Index of the largest of the boxes (F, 4 or more): x1, y1, x2, y2 in pixels; the last of equal ones.
 
     Boxes are not clipped to the picture, and two negative sides give a positive area, as officially.
     """
@@ -81,7 +81,10 @@ def largest(boxes_F4: np.ndarray) -> int:
 
 
 def framed(image_HWC: np.ndarray) -> tuple[np.ndarray, tuple[int, int]]:
-    """The picture with grey on all sides, and how many columns (left) and rows (top) were put before it."""
+    """A picture, uint8 (H, W, 3), with a quarter of its size in grey on each side.
+
+    Also how many columns (left) and rows (top) stand before it.
+    """
     import cv2
 
     height, width = image_HWC.shape[:2]
@@ -93,7 +96,9 @@ def framed(image_HWC: np.ndarray) -> tuple[np.ndarray, tuple[int, int]]:
 
 
 def aligned_crop(image_HWC: np.ndarray, landmarks_52: np.ndarray, side_px: int) -> np.ndarray:
-    """The face of five landmarks (x, y), turned and scaled onto the template: (side, side, 3) uint8.
+    """The face of five landmarks (5, 2), x and y in pixels, turned and scaled onto the template.
+
+    The picture is uint8 (H, W, 3), the result uint8 (side, side, 3).
 
     Bilinear; black outside of the picture. OpenCV 4 and 5 differ by a level in few pixels, by up to four
     where the border enters.
@@ -108,7 +113,10 @@ def aligned_crop(image_HWC: np.ndarray, landmarks_52: np.ndarray, side_px: int) 
 
 
 def halved(crop_HWC: np.ndarray) -> np.ndarray:
-    """The crop at the network's size, (112, 112, 3), by OpenCV's bilinear resize: means of 2×2 pixels."""
+    """A crop, uint8 (224, 224, 3), at the network's size, (112, 112, 3).
+
+    By OpenCV's bilinear resize, which takes means of 2×2 pixels.
+    """
     import cv2
 
     small_HWC: np.ndarray = cv2.resize(crop_HWC, (FACE_SIDE_PX, FACE_SIDE_PX))
@@ -127,7 +135,10 @@ class FaceFinder:
         self.recogniser = recogniser
 
     def find(self, image_HWC: np.ndarray) -> Face | None:
-        """The largest face of an RGB uint8 picture, or None. SampleError for a strip too narrow to search."""
+        """The largest face of a picture, RGB uint8 (H, W, 3), or None.
+
+        Raises SampleError for a strip too narrow to search.
+        """
         height, width = image_HWC.shape[:2]
         if min(height, width) * DETECTOR_SIDE_PX < max(height, width):
             raise SampleError(f"a picture of {width}×{height} pixels is too narrow to look for faces")

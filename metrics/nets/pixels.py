@@ -41,7 +41,10 @@ class CropRule:
     std: tuple[float, float, float]
 
     def pixels(self, image: Image.Image) -> np.ndarray:
-        """Normalised pixels of an RGB image, float32 (3, crop, crop). SampleError for an endless strip."""
+        """Normalised pixels, float32 (3, crop, crop), of an RGB picture of any size.
+
+        Raises SampleError for a strip whose longer side would become larger than 65,535 pixels.
+        """
         from PIL import Image
 
         short, long = sorted(image.size)
@@ -61,7 +64,10 @@ class CropRule:
 
 
 def distinct_frames(video: Video, policy: FramePolicy) -> Iterator[tuple[np.ndarray, int]]:
-    """Each different frame that `policy` names, once, with how often it is named; RGB uint8 (H, W, C)."""
+    """Each different frame that `policy` names, RGB uint8 (H, W, 3), once, with how often it is named.
+
+    Raises SampleError for a video that cannot be decoded.
+    """
     held: np.ndarray | None = None
     times = 0
     for frame_HWC in video.frames(policy):

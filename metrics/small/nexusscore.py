@@ -64,7 +64,7 @@ def write_detector(folder: Path) -> None:
 
 
 def random_detector(sizes: YoloWorldSizes) -> dict[str, torch.Tensor]:
-    """Random tensors of a detector of any size, with the bias that this module's docstring describes."""
+    """Random tensors by state-dict key of a detector of any size, with the bias that the module describes."""
     import torch
 
     from refbench.metrics.nets.yolo_world.detector import YoloWorld

@@ -18,11 +18,11 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from refbench.bench.errors import SampleError, first_fault, one_line
+from refbench.bench.files import contained_file
 from refbench.bench.sample import Reference
 from refbench.bench.video import Video
 from refbench.refalign.data.draws import Draws
 from refbench.refalign.data.frames import Region, frame_indices, read_clip, stacked_references
-from refbench.refalign.data.places import contained_file
 from refbench.refalign.data.sample import Clip, ClipRule
 from refbench.refalign.data.shards import AnnotationShard, line_entries, parse_json
 from refbench.refalign.data.source import ClipSource, ReferenceRates

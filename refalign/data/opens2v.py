@@ -28,12 +28,12 @@ import numpy as np
 from pydantic import BaseModel, Field, ValidationError
 
 from refbench.bench.errors import SampleError, UserError, first_fault, one_line
+from refbench.bench.files import contained_file
 from refbench.bench.video import Probe, Video
 from refbench.refalign.data.draws import Draws
 from refbench.refalign.data.frames import Region, frame_indices, read_clip, read_frames, stacked_references
 from refbench.refalign.data.lines import opened_on_white
 from refbench.refalign.data.pairs import CrossPairs
-from refbench.refalign.data.places import contained_file
 from refbench.refalign.data.sample import Clip, ClipRule, Skipped
 from refbench.refalign.data.shards import AnnotationShard, object_entries
 from refbench.refalign.data.source import ClipSource, ReferenceRates

@@ -14,7 +14,7 @@ from pathlib import Path
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from refbench.bench.errors import SampleError, first_fault, one_line
-from refbench.refalign.data.places import contained_file
+from refbench.bench.files import contained_file
 from refbench.refalign.data.shards import LARGEST_ENTRY_BYTES, AnnotationShard, object_entries, parse_json
 
 

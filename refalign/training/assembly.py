@@ -25,6 +25,7 @@ from refbench.baselines.wan.loading import find_network
 from refbench.bench.errors import UserError, one_line
 from refbench.bench.weights.catalogue import get_entry
 from refbench.bench.weights.checkpoint import read_state_dict, write_tensors
+from refbench.bench.weights.hf_folder import read_config
 from refbench.bench.weights.store import require
 from refbench.refalign.alignment import AlignmentProjectors
 from refbench.refalign.data.draws import uniform
@@ -92,11 +93,7 @@ def starting_point(config: TrainingConfig, weights: Path | None, resumed: Checkp
 
 
 def _stored_architecture(repository: Path) -> dict[str, Any]:
-    path = repository / "transformer" / "config.json"
-    try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read: {one_line(error, 120)}") from None
+    stored = read_config(repository / "transformer")
     known = inspect.signature(RefAlignTransformer3DModel.__init__).parameters
     return {key: value for key, value in stored.items() if key in known}
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from refbench.bench.console import note
 from refbench.bench.errors import one_line
+from refbench.bench.files import write_text
 from refbench.refalign.data.sample import Skipped
 from refbench.refalign.training.parallel import Parallel
 from refbench.refalign.training.recipes import TrainingConfig
@@ -153,7 +154,5 @@ def _cut(path: Path, after_step: int) -> set[tuple[str, str]]:
             kept.append(line + "\n")
             if "reason" in values:
                 known.add((values["skipped"], values["reason"]))
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text("".join(kept), encoding="utf-8")
-    partial.replace(path)
+    write_text(path, "".join(kept))
     return known

@@ -25,7 +25,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from refbench.bench.errors import MissingWeights, UserError, first_fault, one_line
-from refbench.bench.files import write_text
+from refbench.bench.files import replacing, write_text
 from refbench.bench.weights.catalogue import get_entry
 from refbench.bench.weights.checkpoint import write_tensors
 from refbench.bench.weights.store import require, require_model_folder, weights_fingerprint
@@ -200,13 +200,8 @@ def _write_shard(
             tensors[f"{position}/teacher/{teacher}"] = tokens
         skipped = [[skip.key, skip.reason] for skip in sample.skipped]
         described[str(position)] = {"key": sample.clip.key, "skipped": skipped}
-    final = shard_file(folder, number)
-    partial = final.with_name(f".{final.name}.partial")
-    try:
+    with replacing(shard_file(folder, number)) as partial:
         write_tensors(partial, tensors, {"samples": json.dumps(described)})
-        partial.replace(final)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _is_whole(folder: Path, index: FeatureIndex, number: int) -> bool:

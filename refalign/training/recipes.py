@@ -15,7 +15,7 @@ from __future__ import annotations
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, field, is_dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -322,14 +322,7 @@ def build_config(recipe: str, overrides: Iterable[str] = ()) -> TrainingConfig:
         key, equals, text = override.partition("=")
         if not equals or "." not in key:
             raise UserError(f"an override is section.field=value, not {one_line(override, 80)!r}")
-        _check_setting(config, key)
-        owner: Any = config
-        changes_of_owner = changes
-        *sections, name = key.split(".")
-        for section in sections:
-            owner = getattr(owner, section)
-            changes_of_owner = changes_of_owner.setdefault(section, {})
-        changes_of_owner[name] = _parsed(key, text, typing.get_type_hints(type(owner))[name])
+        changes[key] = _parsed(key, text, _setting_type(config, key))
     changed: TrainingConfig = _changed(config, changes)
     if changed.model.needs_transformer and changed.model.transformer is None:
         raise UserError(
@@ -357,33 +350,46 @@ def nested_data_settings(settings: Any) -> Any:
     """
     if not isinstance(settings, Mapping) or not isinstance(settings.get("data"), Mapping):
         return settings
-    data: dict[str, Any] = {}
-    for name, value in settings["data"].items():
-        section, _, field_name = MOVED_DATA_SETTINGS.get(name, name).rpartition(".")
-        (data.setdefault(section, {}) if section else data)[field_name] = value
-    return {**settings, "data": data}
+    data = {name: value for name, value in settings["data"].items() if name not in MOVED_DATA_SETTINGS}
+    sections: dict[str, dict[str, Any]] = {}
+    for name, new_name in MOVED_DATA_SETTINGS.items():
+        if name in settings["data"]:
+            section, _, field_name = new_name.partition(".")
+            sections.setdefault(section, {})[field_name] = settings["data"][name]
+    return {**settings, "data": data | sections}
 
 
-def _check_setting(config: TrainingConfig, key: str) -> None:
-    """Raises UserError for a dotted name that is no setting of the configuration."""
+def _setting_type(config: TrainingConfig, key: str) -> Any:
+    """The type of a setting by its dotted name. Raises UserError for a name that is none."""
     known = [name for name in flat_settings(asdict(config)) if "." in name]
-    if key in known:
-        return
-    section, _, name = key.partition(".")
-    if section == "data" and name in MOVED_DATA_SETTINGS:
-        raise UserError(f"the setting {key} is called data.{MOVED_DATA_SETTINGS[name]} now")
-    sections = list(dict.fromkeys(each.partition(".")[0] for each in known))
-    if section not in sections:
-        raise UserError(unknown_name("section", section, sections))
-    raise UserError(unknown_name("setting", key, [each for each in known if each.startswith(f"{section}.")]))
+    if key not in known:
+        section, _, name = key.partition(".")
+        if section == "data" and name in MOVED_DATA_SETTINGS:
+            raise UserError(f"the setting {key} is called data.{MOVED_DATA_SETTINGS[name]} now")
+        in_section = [each for each in known if each.startswith(f"{section}.")]
+        if not in_section:
+            sections = dict.fromkeys(each.partition(".")[0] for each in known)
+            raise UserError(unknown_name("section", section, sections))
+        raise UserError(unknown_name("setting", key, in_section))
+    owner: Any = config
+    *sections_of_key, field_name = key.split(".")
+    for section in sections_of_key:
+        owner = getattr(owner, section)
+    return typing.get_type_hints(type(owner))[field_name]
 
 
 def _changed(config: Any, changes: Mapping[str, Any], name: str = "") -> Any:
-    """The configuration, or its section `name`, with changed values; those of a section are a mapping."""
-    values = {}
-    for key, change in changes.items():
-        own = getattr(config, key)
-        values[key] = _changed(own, change, f"{name}.{key}".lstrip(".")) if is_dataclass(own) else change
+    """The configuration, or its section `name`, with new values by their dotted names in it."""
+    values: dict[str, Any] = {}
+    of_sections: dict[str, dict[str, Any]] = {}
+    for key, value in changes.items():
+        section, dot, rest = key.partition(".")
+        if dot:
+            of_sections.setdefault(section, {})[rest] = value
+        else:
+            values[key] = value
+    for section, inner in of_sections.items():
+        values[section] = _changed(getattr(config, section), inner, f"{name}.{section}".lstrip("."))
     try:
         return replace(config, **values)
     except ValueError as error:

@@ -27,7 +27,7 @@ from refbench.refalign.training.parallel import Parallel
 from refbench.refalign.training.prepare import FeatureIndex, PreparedSource, prepare_features, teacher_names
 from refbench.refalign.training.recipes import TrainingConfig
 from refbench.refalign.training.trainer import Trainer, TrainingResult, find_resumed, read_start
-from refbench.refalign.training.validation import Validation
+from refbench.refalign.training.validation import Validation, validation_samples
 
 CACHE_FOLDER = "data-index"
 
@@ -53,7 +53,6 @@ def train(config: TrainingConfig, paths: TrainingPaths, *, resume: bool) -> Trai
     _quiet()
     with made_weights(config, paths.weights) as weights:
         try:
-            paths.out.mkdir(parents=True, exist_ok=True)
             parallel = Parallel(config, paths.out)
             result = _run(config, paths, parallel, weights, resume=resume)
         except MissingWeights as missing:
@@ -73,13 +72,19 @@ def _run(
     resumed = find_resumed(store, config, resume=resume)
     if resume and resumed is None and parallel.is_main:
         note(f"nothing to resume in {paths.out}: starting at step 0")
-    encoder = None
-    if paths.features is None or config.validation.every:
+    # Reading the frozen networks takes long: everything else that may be missing is looked for before.
+    samples = validation_samples(config)
+    data = None if paths.data is None else open_data(config, paths.data, paths.out / CACHE_FOLDER)
+    source: ExampleSource
+    if paths.features is not None:
+        source = _prepared_source(config, paths.features, weights, data, tell=parallel.is_main)
+        encoder = make_encoder(config, weights, parallel.device) if samples else None
+    elif data is not None:
         encoder = make_encoder(config, weights, parallel.device)
-    source = _source(config, paths, weights, encoder, tell=parallel.is_main)
-    validation = None
-    if config.validation.every and encoder is not None:
-        validation = Validation(config, encoder)
+        source = EncodedSource(data, encoder, workers=config.data.workers)
+    else:
+        raise UserError("training needs --data, or --features that refbench prepare made")
+    paths.out.mkdir(parents=True, exist_ok=True)
     trainer = Trainer(
         config,
         parallel,
@@ -87,7 +92,7 @@ def _run(
         paths.out,
         start=read_start(config, parallel, weights, resumed),
         resumed=resumed,
-        validation=validation,
+        validation=Validation(config, samples, encoder) if samples and encoder is not None else None,
     )
     parallel.accelerator.wait_for_everyone()
     return trainer.run()
@@ -102,6 +107,8 @@ def prepare(
     _quiet()
     with made_weights(config, weights) as found:
         state = PartialState(cpu=not torch.cuda.is_available())
+        # Reading the networks takes long: what is wrong with the data is found before.
+        opened = open_data(config, data, folder / CACHE_FOLDER)
         try:
             encoder = make_encoder(config, found, state.device)
         except MissingWeights as missing:
@@ -115,7 +122,7 @@ def prepare(
 
         index = prepare_features(
             config,
-            open_data(config, data, folder / CACHE_FOLDER),
+            opened,
             encoder,
             folder,
             epochs=epochs,
@@ -143,29 +150,17 @@ def make_encoder(config: TrainingConfig, weights: Path | None, device: torch.dev
     )
 
 
-def _source(
-    config: TrainingConfig,
-    paths: TrainingPaths,
-    weights: Path | None,
-    encoder: FeatureEncoder | None,
-    *,
-    tell: bool,
-) -> ExampleSource:
-    data = None
-    if paths.data is not None:
-        data = open_data(config, paths.data, paths.out / CACHE_FOLDER)
-    if paths.features is not None:
-        source = PreparedSource(paths.features, config, weights=weights, data=data)
-        used = config.run.max_steps * config.run.samples_per_step
-        if tell and used > source.index.positions:
-            note(
-                f"the run takes {used} samples, {paths.features} holds {source.index.positions}: prepared "
-                "epochs are gone through again with new noise"
-            )
-        return source
-    if data is None or encoder is None:
-        raise UserError("training needs --data, or --features that refbench prepare made")
-    return EncodedSource(data, encoder, workers=config.data.workers)
+def _prepared_source(
+    config: TrainingConfig, folder: Path, weights: Path | None, data: TrainingData | None, *, tell: bool
+) -> PreparedSource:
+    source = PreparedSource(folder, config, weights=weights, data=data)
+    used = config.run.max_steps * config.run.samples_per_step
+    if tell and used > source.index.positions:
+        note(
+            f"the run takes {used} samples, {folder} holds {source.index.positions}: prepared epochs are "
+            "gone through again with new noise"
+        )
+    return source
 
 
 def open_data(config: TrainingConfig, path: Path, cache: Path) -> TrainingData:

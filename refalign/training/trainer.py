@@ -23,7 +23,7 @@ from typing import Any
 import torch
 
 from refbench.bench.errors import UserError, one_line
-from refbench.bench.files import write_text
+from refbench.bench.files import shortlist, write_text
 from refbench.bench.provenance import package_versions
 from refbench.bench.weights.checkpoint import write_tensors
 from refbench.refalign.flow_matching import FlowSchedule
@@ -214,8 +214,7 @@ class Trainer:
         if finite:
             return
         keys = self.parallel.gather_objects([example.key for example in used])
-        more = f" and {len(keys) - NAMED_KEYS} more" if len(keys) > NAMED_KEYS else ""
-        named = ", ".join(one_line(key, 80) for key in keys[:NAMED_KEYS]) + more
+        named = shortlist((one_line(key, 80) for key in keys), NAMED_KEYS)
         raise UserError(
             f"the {what} of step {self.step + 1} is not finite (samples {named}); the weights were not "
             f"touched by it, {self.store.newest_text()}"

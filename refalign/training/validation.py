@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,8 +12,9 @@ import torch
 
 from refbench.baselines.wan.prompts import WAN_NEGATIVE
 from refbench.baselines.wan.spec import WanSettings
-from refbench.bench.dataset import load_suite, load_track
+from refbench.bench.dataset import DATASET_VARIABLE, HUB_DATASET, load_suite, load_track
 from refbench.bench.errors import UserError
+from refbench.bench.files import replacing
 from refbench.bench.sample import Sample
 from refbench.bench.video import write_video
 from refbench.refalign.sampler import sample_video
@@ -23,24 +26,38 @@ from refbench.refalign.training.recipes import TrainingConfig
 FPS = 16.0
 
 
-class Validation:
-    """Makes the validation videos of a run.
+def validation_samples(config: TrainingConfig) -> list[Sample]:
+    """The samples of which a run makes videos; none where `validation.every` is 0.
 
-    Raises UserError for a sample that the track does not have.
+    Raises UserError for a data set that is not there and for a sample that it does not have.
     """
+    chosen = config.validation
+    if not chosen.every:
+        return []
+    if chosen.dataset is None and not os.environ.get(DATASET_VARIABLE):
+        raise UserError(
+            f"validation.every={chosen.every} needs a data set: give validation.dataset=DIR (a copy of "
+            f"{HUB_DATASET}, or a suite's FILE.jsonl), or set {DATASET_VARIABLE}"
+        )
+    if chosen.dataset is not None and chosen.dataset.is_file():
+        track = load_suite(chosen.dataset)
+    else:
+        track = load_track(chosen.track, chosen.dataset)
+    samples = []
+    for name in chosen.samples:
+        sample = track.sample(name)
+        if sample is None:
+            raise UserError(f"validation.samples: {track.name} has no sample {name!r}")
+        samples.append(sample)
+    return samples
 
-    def __init__(self, config: TrainingConfig, encoder: FeatureEncoder) -> None:
+
+class Validation:
+    """Makes the validation videos of a run with its text encoder and VAE."""
+
+    def __init__(self, config: TrainingConfig, samples: Sequence[Sample], encoder: FeatureEncoder) -> None:
         chosen = config.validation
-        if chosen.dataset is not None and chosen.dataset.is_file():
-            track = load_suite(chosen.dataset)
-        else:
-            track = load_track(chosen.track, chosen.dataset)
-        self.samples: list[Sample] = []
-        for name in chosen.samples:
-            sample = track.sample(name)
-            if sample is None:
-                raise UserError(f"validation.samples: {track.name} has no sample {name!r}")
-            self.samples.append(sample)
+        self.samples = samples
         self.seed = chosen.seed
         self.settings = WanSettings(
             width=config.data.clip.width,
@@ -76,10 +93,8 @@ class Validation:
                 seed=self.seed,
             )
             if mine:
-                folder.mkdir(parents=True, exist_ok=True)
-                partial = folder / f".{sample.id}.partial"
-                write_video(partial, frames, FPS)
-                partial.replace(folder / f"{sample.id}.mp4")
+                with replacing(folder / f"{sample.id}.mp4") as partial:
+                    write_video(partial, frames, FPS)
             else:
                 for _ in frames:
                     pass

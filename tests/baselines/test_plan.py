@@ -244,6 +244,18 @@ def test_working_memory_of_the_decoder() -> None:
     assert measured == pytest.approx(cost.decode_working_bytes(settings, tiled=False), rel=0.1)
 
 
+def test_estimates_against_a_measured_video() -> None:
+    """RefAlign-1.3B on one H200, torch 2.11: what torch handed out at most, and the CUDA context, in GiB.
+
+    docs/measured-gpu.md; no estimate may be lower, or a run that was let through would run out of memory.
+    """
+    spec = methods.get("refalign-1.3b").spec
+    measured = {"none": 22.53 + 0.68, "model": 11.40 + 0.85, "group": 8.84 + 0.89}
+    peaks = cost.peak_gib(spec, spec.native, 3)
+    for offload, peak in measured.items():
+        assert peak <= peaks[offload] <= 1.05 * peak
+
+
 def test_offload_is_chosen_by_memory() -> None:
     spec = Vace14B.spec
     peaks = cost.peak_gib(spec, spec.native, 3)
@@ -271,11 +283,11 @@ def test_too_little_memory_is_one_clear_line() -> None:
         UserError, match=r"vace-14b at 832×480, 81 frames, needs about 5\d GiB.*offload=model"
     ):
         check(48)
-    with pytest.raises(UserError, match="offload=group needs about 9 GiB"):
+    with pytest.raises(UserError, match="offload=group needs about 10 GiB"):
         check(24, offload="model")
     with pytest.raises(UserError, match="no offload makes it fit"):
         check(4)
-    with pytest.raises(UserError, match="needs about 103 GiB"):
+    with pytest.raises(UserError, match="needs about 104 GiB"):
         check(80, dtype="float32")
 
 
@@ -352,9 +364,9 @@ def test_command_follows_settings_and_options() -> None:
 
 
 def test_command_says_what_does_not_fit() -> None:
-    done = invoke("plan", "vace-14b", "vace-1.3b", "--gpu-memory", 9)
-    assert "vace-14b: does not fit into 9 GiB, with no offload (at least 9.3 GiB)" in done.output
-    assert "vace-1.3b: fits into 9 GiB with --set offload=group" in done.output
+    done = invoke("plan", "vace-14b", "vace-1.3b", "--gpu-memory", 10)
+    assert "vace-14b: does not fit into 10 GiB, with no offload (at least 10.1 GiB)" in done.output
+    assert "vace-1.3b: fits into 10 GiB with --set offload=group" in done.output
     assert "in all: 360 videos" in done.output
 
 

@@ -1,7 +1,8 @@
-"""What the trainer's tests share: a tiny recipe on drawn features, without any frozen network."""
+"""What the trainer's tests share: a tiny recipe on drawn features without any frozen network, and clips."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +10,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 
+from kit.clips import moving_square
+from refbench.bench.video import write_video
 from refbench.bench.weights.checkpoint import read_state_dict
 from refbench.refalign.data.dataset import PositionSampler
 from refbench.refalign.data.sample import EpochPosition, Skipped
@@ -21,6 +25,12 @@ from refbench.refalign.training.parallel import Parallel
 from refbench.refalign.training.recipes import TrainingConfig, build_config
 from refbench.refalign.training.trainer import Trainer, TrainingResult, find_resumed, read_start
 
+# Settings of a short run on the clips of `write_clips`.
+CLIP_SIZE = ("data.clip.width=64", "data.clip.height=48", "data.clip.num_frames=5", "data.clip.stride=1")
+SHORT_RUN = (*CLIP_SIZE, "run.max_steps=4", "log.every=1000", "log.tensorboard=false", "alignment.blocks=0,1")
+# Settings of a run in two processes. With AdamW's usual epsilon the smallest gradients, which are mostly
+# rounding, move a weight as far as large ones do, and a gradient of a wrong scale would not be noticed.
+TWO_STEPS = ("run.samples_per_step=4", "run.max_steps=2", "optimizer.epsilon=1e-4")
 TOKENS = 6
 TEACHER_WIDTH = 20
 ARCHITECTURE = {
@@ -137,6 +147,12 @@ def resumed_adapter(resumed: Any) -> dict[str, Any]:
     }
 
 
+def logged_steps(out: Path) -> list[dict[str, Any]]:
+    """The updates in a run's log, without the time that each took."""
+    rows = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in row.items() if key != "seconds"} for row in rows if "step" in row]
+
+
 def files_of(folder: Path) -> dict[str, dict[str, bytes]]:
     """The tensors of all files below a folder, as bytes: safetensors writes metadata in any order."""
     return {
@@ -145,3 +161,25 @@ def files_of(folder: Path) -> dict[str, dict[str, bytes]]:
         }
         for path in sorted(folder.rglob("*.safetensors"))
     }
+
+
+def write_clips(folder: Path, *, broken: bool = True) -> Path:
+    """Four lines: two references, one, none, and a video that is not there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = []
+    for number in range(3):
+        frames = list(moving_square(frames=12, speed=2, seed=number))
+        write_video(folder / f"{number}.mp4", frames, 8)
+        references = []
+        for which in range(2 - number):
+            references.append(f"{number}-{which}.png")
+            Image.fromarray(frames[6 * which][10:40, 5:50]).save(folder / references[-1])
+        prompt = "a square moves" * (number + 1)
+        lines.append(
+            {"video": f"{number}.mp4", "prompt": prompt, "references": references, "id": f"n{number}"}
+        )
+    if broken:
+        lines.append({"video": "absent.mp4", "prompt": "nothing", "references": [], "id": "n3"})
+    file = folder / "clips.jsonl"
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return file

@@ -1,34 +1,33 @@
-"""Trains in each of several launched processes, by DDP and by FSDP2: what `test_trainer.py` starts."""
+"""What `test_two_processes.py` launches in two processes: small trainings by DDP and FSDP2 in the folder that
+the first argument names, then `refbench` with the other arguments.
+"""
 
 from __future__ import annotations
 
 import gc
+import runpy
 import sys
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[1] / "goldens")]
+from accelerate.state import AcceleratorState
 
-from kit.training import run, small  # noqa: E402
+from kit.training import TWO_STEPS, run, small
 
-FOUR = ("run.samples_per_step=4",)
+ONE_STEP = (*TWO_STEPS, "run.max_steps=1")
+ADAPTER = ("run.strategy=fsdp2", "lora.enabled=true", "lora.rank=4")
 out = Path(sys.argv[1])
 for strategy in ("ddp", "fsdp2"):
     # Blocks are computed again in backward, as the recipes of the large networks have it.
-    common = (*FOUR, f"run.strategy={strategy}", "ema.enabled=true", "run.gradient_checkpointing=true")
-    config = small(*common)
-    run(config, out / strategy)
-    half = small(*common, "run.max_steps=2")
-    run(half, out / f"{strategy}-halves")
-    run(config, out / f"{strategy}-halves", resume=True)
+    common = (f"run.strategy={strategy}", "ema.enabled=true", "run.gradient_checkpointing=true")
+    run(small(*TWO_STEPS, *common), out / strategy)
+    run(small(*ONE_STEP, *common), out / f"{strategy}-halves")
+    run(small(*TWO_STEPS, *common), out / f"{strategy}-halves", resume=True)
+run(small(*TWO_STEPS, "run.strategy=fsdp2", "run.precision=bfloat16"), out / "half")
+run(small(*ONE_STEP, *ADAPTER), out / "adapter")
+run(small(*TWO_STEPS, *ADAPTER), out / "adapter", resume=True)
 
-run(small(*FOUR, "run.strategy=fsdp2", "run.precision=bfloat16"), out / "half")
-adapter = (*FOUR, "run.strategy=fsdp2", "lora.enabled=true", "lora.rank=4")
-run(small(*adapter, "run.max_steps=2"), out / "adapter")
-run(small(*adapter), out / "adapter", resume=True)
-
-import torch.distributed  # noqa: E402
-
-# The modules of DDP keep the group, whose threads abort a process that ends before it.
-torch.distributed.barrier()
+# The modules of DDP keep the group of processes, which the command takes over and ends.
 gc.collect()
-torch.distributed.destroy_process_group()
+AcceleratorState._reset_state(reset_partial_state=False)
+sys.argv = ["refbench", *sys.argv[2:]]
+runpy.run_module("refbench", run_name="__main__")

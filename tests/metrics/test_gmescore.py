@@ -5,58 +5,52 @@ from __future__ import annotations
 import copy
 import importlib.util
 import json
-import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
+from fill import uint8_image
 from PIL import Image
-from safetensors.torch import load_file, save_file
 
+from kit.goldens import GOLDENS, filled, read
+from refbench.bench.environment import Environment
 from refbench.bench.errors import MissingWeights, SampleError, UserError
-from refbench.bench.metric import Environment
 from refbench.bench.sample import Sample
 from refbench.bench.video import ALL_FRAMES, Video, write_video
-from refbench.metrics.gmescore import TEXT_INSTRUCTION, GmeScore, frame_groups, frame_scores
-from refbench.metrics.nets import gme
-from refbench.metrics.nets.gme import GmeEmbedder
-from refbench.metrics.small import gmescore as tiny_gmescore
+from refbench.metrics.gmescore import GmeScore, GmeScorer, frame_groups, frame_scores
+from refbench.metrics.small.byte_tokens import byte_symbols
+from refbench.metrics.small.gmescore import write_tiny
+from refbench.metrics.small.qwen2_vl import SPECIAL_TOKENS
+from refbench.metrics.weights import GME_QWEN2_VL
 
-GOLDENS = Path(__file__).parents[1] / "goldens"
-FOLDER = GOLDENS / "opens2v_eval"
-GOLDEN = np.load(FOLDER / "gme.npz")
-MANIFEST = json.loads((FOLDER / "manifests" / "gme_tiny_qwen2vl.json").read_text())
+torch = pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
+from safetensors.torch import load_file, save_file  # noqa: E402
+
+from refbench.metrics.nets import gme  # noqa: E402
+from refbench.metrics.nets.gme import TEXT_INSTRUCTION, GmeEmbedder  # noqa: E402
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+GOLDEN = read("opens2v_eval/gme.npz")
+MANIFEST = read("opens2v_eval/manifests/gme_tiny_qwen2vl.json")
 TEXTS: list[str] = MANIFEST["texts"]
 EMBEDDING_TOLERANCE = MANIFEST["tolerances"]["embeddings_float32"]
 SCORE_TOLERANCE = MANIFEST["tolerances"]["video_score"]
 HALF_TOLERANCE = MANIFEST["tolerances"]["half_precision_run"]
 LONG_TEXT = "".join(f"scene {number}: a dog runs past a tree. " for number in range(80))
 
-
-def module_from(path: Path) -> ModuleType:
-    specification = importlib.util.spec_from_file_location(path.stem, path)
-    assert specification is not None and specification.loader is not None
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    return module
-
-
-fill = module_from(GOLDENS / "fill.py")
-build_gme_tiny = module_from(FOLDER / "gme_tiny" / "build_gme_tiny.py")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+# The script that came with the goldens is not a module of the tests.
+specification = importlib.util.spec_from_file_location(
+    "build_gme_tiny", GOLDENS / "opens2v_eval/gme_tiny/build_gme_tiny.py"
+)
+assert specification is not None and specification.loader is not None
+build_gme_tiny = importlib.util.module_from_spec(specification)
+specification.loader.exec_module(build_gme_tiny)
 
 
 @pytest.fixture(scope="module")
@@ -64,11 +58,7 @@ def golden_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The goldens' model folder: weights filled by name, under the published key names."""
     folder = tmp_path_factory.mktemp("gme")
     build_gme_tiny.build(str(folder))
-    tensors = {
-        key: torch.from_numpy(np.ascontiguousarray(fill.parameter(key, tuple(shape))))
-        for key, shape in MANIFEST["keys_4_51"].items()
-    }
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    save_file(filled(MANIFEST["keys_4_51"]), folder / "model.safetensors", metadata={"format": "pt"})
     return folder
 
 
@@ -80,16 +70,12 @@ def embedder(golden_folder: Path) -> GmeEmbedder:
 @pytest.fixture(scope="module")
 def half_embedder(golden_folder: Path) -> GmeEmbedder:
     """As on a GPU: weights, embeddings and similarities in float16."""
-    half = GmeEmbedder.load(golden_folder, "cpu")
-    half._visual.half()
-    half._decoder.half()
-    half.dtype = torch.float16
-    return half
+    return GmeEmbedder.load(golden_folder, "cpu", dtype=torch.float16)
 
 
 def golden_image(index: int) -> Image.Image:
     name, height, width = MANIFEST["images_name_height_width"][index]
-    return Image.fromarray(fill.uint8_image(name, height, width))
+    return Image.fromarray(uint8_image(name, height, width))
 
 
 def error(embeddings: torch.Tensor, name: str) -> float:
@@ -100,15 +86,8 @@ def sample(prompt: str = TEXTS[0]) -> Sample:
     return Sample(id="faceobj_14", category="faceobj", prompt=prompt, references=())
 
 
-def shared_video(name: str) -> Video:
-    root = os.environ.get("REFBENCH_SHARED")
-    if not root:
-        pytest.skip("REFBENCH_SHARED does not name the folder with the sample videos")
-    return Video(Path(root) / "data" / "opens2v_eval" / "videos" / f"{name}.mp4")
-
-
 def synthetic_video(path: Path, frames: int, height: int = 64, width: int = 96) -> Video:
-    images = [fill.uint8_image(f"gmescore/frame_{number}", height, width) for number in range(frames)]
+    images = [uint8_image(f"gmescore/frame_{number}", height, width) for number in range(frames)]
     write_video(path, images, 15)
     return Video(path)
 
@@ -147,23 +126,20 @@ def test_swapped_channels_would_be_seen(embedder: GmeEmbedder) -> None:
     assert error(embedder.embed_images([Image.merge("RGB", (blue, green, red))]), "image_b_embedding") > 0.1
 
 
-def test_image_with_instruction_and_fused_are_the_goldens(embedder: GmeEmbedder) -> None:
-    image = golden_image(1)
-    as_query = embedder.embed_images([image], TEXT_INSTRUCTION)
+def test_image_with_instruction_is_the_golden(embedder: GmeEmbedder) -> None:
+    as_query = embedder.embed_images([golden_image(1)], TEXT_INSTRUCTION)
     assert error(as_query, "image_b_as_query_with_instruction_embedding") <= EMBEDDING_TOLERANCE
-    fused = embedder.embed_fused([TEXTS[0]], [image], TEXT_INSTRUCTION)
-    assert error(fused, "fused_text0_image_b_embedding") <= EMBEDDING_TOLERANCE
 
 
 @pytest.mark.parametrize(("index", "letter"), list(enumerate("abc")))
 def test_network_input_is_the_golden(embedder: GmeEmbedder, index: int, letter: str) -> None:
     image = golden_image(index)
-    patches = embedder._image_processor(images=[gme.first_resize(image)], return_tensors="pt")
-    values = patches["pixel_values"].numpy()
-    assert patches["image_grid_thw"].tolist() == GOLDEN[f"image_{letter}_image_grid_thw"].tolist()
+    patches, grid = embedder.patches([image])
+    values = patches.numpy()
+    assert grid.tolist() == GOLDEN[f"image_{letter}_image_grid_thw"].tolist()
     assert values.shape == tuple(GOLDEN[f"image_{letter}_pixel_values_shape"])
     assert np.abs(values[::97, ::53] - GOLDEN[f"image_{letter}_pixel_values_sample"]).max() <= 1e-6
-    ids = embedder._input("", image, None).ids
+    ids = embedder.token_ids("", gme.image_token_count(image.height, image.width))
     assert ids == GOLDEN[f"image_{letter}_input_ids"][0].tolist()
 
 
@@ -171,8 +147,8 @@ def test_token_ids_of_texts_are_the_goldens(embedder: GmeEmbedder) -> None:
     for row, text in enumerate(TEXTS):
         mask = GOLDEN["text_with_instruction_attention_mask"][row].astype(bool)
         expected = GOLDEN["text_with_instruction_input_ids"][row][mask].tolist()
-        assert embedder._input(text, None, TEXT_INSTRUCTION).ids == expected
-    truncated = embedder._input(LONG_TEXT, None, TEXT_INSTRUCTION).ids
+        assert embedder.token_ids(text, 0, TEXT_INSTRUCTION) == expected
+    truncated = embedder.token_ids(LONG_TEXT, 0, TEXT_INSTRUCTION)
     assert truncated == GOLDEN["text_truncated_input_ids"][0].tolist()
 
 
@@ -209,11 +185,6 @@ def test_embeddings_are_unit_vectors_on_the_cpu(embedder: GmeEmbedder) -> None:
     assert embedder.embed_images([]).shape == (0, 64)
 
 
-def test_image_token_in_a_fused_text_is_refused(embedder: GmeEmbedder) -> None:
-    with pytest.raises(SampleError, match="image tokens"):
-        embedder.embed_fused(["a <|image_pad|> b"], [golden_image(1)])
-
-
 def test_half_precision_is_near_the_golden(half_embedder: GmeEmbedder) -> None:
     texts = half_embedder.embed_texts(TEXTS, TEXT_INSTRUCTION)
     assert texts.dtype == torch.float16
@@ -240,31 +211,26 @@ def test_half_precision_mean_is_rounded_to_float16(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", MANIFEST["video_scores"]["scores"])
-def test_sample_videos_have_the_golden_scores(embedder: GmeEmbedder, name: str) -> None:
+def test_sample_videos_have_the_golden_scores(embedder: GmeEmbedder, name: str, opens2v: Path) -> None:
     expected = MANIFEST["video_scores"]["scores"][name]
-    score = metric_with(embedder).score(sample(), shared_video(name))
+    video = Video(opens2v / "videos" / f"{name}.mp4")
+    score = GmeScorer(embedder=embedder).score(sample(), video)
     assert abs(score.value - expected["video_score"]) <= SCORE_TOLERANCE
     assert score.details["frame_scores"] == pytest.approx(expected["frame_scores"], abs=SCORE_TOLERANCE)
 
 
-def test_sample_video_in_half_precision(half_embedder: GmeEmbedder) -> None:
+def test_sample_video_in_half_precision(half_embedder: GmeEmbedder, opens2v: Path) -> None:
     expected = MANIFEST["video_scores"]["scores"]["faceobj_14"]["half_precision_first_8_frames"]
-    images, repeats = next(frame_groups(shared_video("faceobj_14")))
+    images, repeats = next(frame_groups(Video(opens2v / "videos" / "faceobj_14.mp4")))
     assert repeats == [1] * 8
     text_D = half_embedder.embed_texts([TEXTS[0]], TEXT_INSTRUCTION)[0]
     scores = frame_scores(text_D, half_embedder.embed_images(images))
     assert scores.tolist() == pytest.approx(expected, abs=HALF_TOLERANCE)
 
 
-def metric_with(embedder: GmeEmbedder) -> GmeScore:
-    metric = GmeScore()
-    metric._embedder = embedder
-    return metric
-
-
 def test_score_is_the_mean_over_32_frames(embedder: GmeEmbedder, tmp_path: Path) -> None:
     video = synthetic_video(tmp_path / "long.mp4", 40)
-    score = metric_with(embedder).score(sample(), video)
+    score = GmeScorer(embedder=embedder).score(sample(), video)
     text_D = embedder.embed_texts([TEXTS[0]], TEXT_INSTRUCTION)[0]
     indices = np.floor(np.linspace(0, 39, 32)).astype(int)
     frames = list(video.frames(ALL_FRAMES))
@@ -278,7 +244,7 @@ def test_score_is_the_mean_over_32_frames(embedder: GmeEmbedder, tmp_path: Path)
 def test_prompt_is_embedded_once_and_each_distinct_frame_once(embedder: GmeEmbedder, tmp_path: Path) -> None:
     video = synthetic_video(tmp_path / "short.mp4", 5)
     texts, images = embedder.texts_embedded, embedder.images_embedded
-    score = metric_with(embedder).score(sample(), video)
+    score = GmeScorer(embedder=embedder).score(sample(), video)
     assert embedder.texts_embedded - texts == 1
     assert embedder.images_embedded - images == 5
     assert len(score.details["frame_scores"]) == 32
@@ -299,38 +265,35 @@ def test_number_that_is_not_finite_is_a_failed_sample(
     broken = copy.copy(embedder)
     monkeypatch.setattr(broken, "embed_images", lambda images: torch.full((len(images), 64), float("nan")))
     with pytest.raises(SampleError, match="not finite"):
-        metric_with(broken).score(sample(), synthetic_video(tmp_path / "clip.mp4", 2))
+        GmeScorer(embedder=broken).score(sample(), synthetic_video(tmp_path / "clip.mp4", 2))
 
 
 def test_unreadable_video_is_a_failed_sample(embedder: GmeEmbedder, tmp_path: Path) -> None:
     (tmp_path / "bad.mp4").write_bytes(b"no video at all")
     with pytest.raises(SampleError, match="cannot be decoded"):
-        metric_with(embedder).score(sample(), Video(tmp_path / "bad.mp4"))
+        GmeScorer(embedder=embedder).score(sample(), Video(tmp_path / "bad.mp4"))
 
 
 # Loading
 
 
-def test_metric_loads_the_tiny_weights_and_says_so(tmp_path: Path) -> None:
-    tiny_gmescore.write_tiny(tmp_path)
-    environment = Environment(weights=tmp_path)
-    metric = GmeScore()
-    assert metric.unavailable(environment) is None
-    metric.load(environment)
+def test_metric_loads_the_small_weights_and_says_so(small_weights: Path, tmp_path: Path) -> None:
+    environment = Environment(weights=small_weights)
+    assert GmeScore().unavailable(environment) is None
+    scorer = GmeScore().load(environment)
     video = synthetic_video(tmp_path / "clip.mp4", 3)
-    first, other = (metric.score(sample(prompt), video).value for prompt in ("A cat.", "Snow falls."))
+    first, other = (scorer.score(sample(prompt), video).value for prompt in ("A cat.", "Snow falls."))
     assert -1 <= first <= 1 and first != other
-    provenance = metric.provenance()
+    provenance = scorer.provenance()
     assert provenance["dtype"] == "float32"
     (digest,) = provenance["weights"].values()
     assert digest.startswith("tiny:") and len(digest) == len("tiny:") + 64
-    metric.close()
-    assert metric.provenance() == {}
+    scorer.close()
 
 
 def test_tiny_weights_are_the_same_each_time(tmp_path: Path) -> None:
     for name in ("a", "b"):
-        tiny_gmescore.write_tiny(tmp_path / name)
+        write_tiny(tmp_path / name)
     files = [
         {path.name: path.read_bytes() for path in sorted((tmp_path / name).rglob("*")) if path.is_file()}
         for name in ("a", "b")
@@ -340,47 +303,48 @@ def test_tiny_weights_are_the_same_each_time(tmp_path: Path) -> None:
 
 
 def test_tiny_weights_have_the_published_key_names(tmp_path: Path) -> None:
-    tiny_gmescore.write_tiny(tmp_path)
-    keys = set(load_file(tmp_path / tiny_gmescore.REPOSITORY / "model.safetensors"))
+    write_tiny(tmp_path)
+    keys = set(load_file(tmp_path / GME_QWEN2_VL.repository / "model.safetensors"))
     assert keys <= set(MANIFEST["keys_4_51"])
     assert {"lm_head.weight", "model.embed_tokens.weight", "visual.patch_embed.proj.weight"} <= keys
 
 
 def test_tiny_tokenizer_is_byte_level() -> None:
     expected = build_gme_tiny.byte_ids()
-    symbols = tiny_gmescore.byte_symbols()
+    symbols = byte_symbols()
     assert len(symbols) == 256 and symbols == {
         symbol: rank for rank, symbol in enumerate(build_gme_tiny.alphabet())
     }
     assert expected[ord("A")] == symbols["A"]
-    assert tuple(build_gme_tiny.SPECIAL) == tiny_gmescore.SPECIAL_TOKENS
+    assert tuple(build_gme_tiny.SPECIAL) == SPECIAL_TOKENS
 
 
 def test_model_is_shared_until_its_last_holder_lets_go(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small_weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tiny_gmescore.write_tiny(tmp_path)
     loads = []
     load = GmeEmbedder.load
     monkeypatch.setattr(GmeEmbedder, "load", lambda *place: loads.append(place) or load(*place))
-    environment = Environment(weights=tmp_path)
-    metric = GmeScore()
-    metric.load(environment)
+    environment = Environment(weights=small_weights)
+    scorer = GmeScore().load(environment)
     other = gme.shared_embedder(environment)
-    assert other is metric._embedder
-    metric.close()
+    assert other is scorer.embedder
+    scorer.close()
     assert gme.shared_embedder(environment) is other
-    gme.release_shared_embedder()
-    gme.release_shared_embedder()
+    gme.release_embedder(other)
+    assert other.embed_texts(["still there"]).shape == (1, 64)
+    gme.release_embedder(other)
     assert len(loads) == 1
-    gme.release_shared_embedder()
-    assert gme.shared_embedder(environment) is not other
+    # Nobody holds it: nothing happens.
+    gme.release_embedder(other)
+    anew = gme.shared_embedder(environment)
+    assert anew is not other
     assert len(loads) == 2
-    gme.release_shared_embedder()
+    gme.release_embedder(anew)
 
 
-def test_missing_weights_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+@pytest.mark.usefixtures("no_hub")
+def test_missing_weights_are_named(tmp_path: Path) -> None:
     environment = Environment(weights=tmp_path)
     metric = GmeScore()
     assert "Alibaba-NLP/gme-Qwen2-VL-7B-Instruct" in (metric.unavailable(environment) or "")
@@ -389,8 +353,8 @@ def test_missing_weights_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def damaged(folder: Path, fault: str) -> Path:
-    tiny_gmescore.write_tiny(folder)
-    place = folder / tiny_gmescore.REPOSITORY
+    write_tiny(folder)
+    place = folder / GME_QWEN2_VL.repository
     weights = place / "model.safetensors"
     tensors = load_file(weights)
     if fault == "missing":
@@ -428,8 +392,8 @@ def test_damaged_folder_is_one_clear_line(tmp_path: Path, fault: str, says: str)
 
 
 def test_language_head_is_not_needed(tmp_path: Path) -> None:
-    tiny_gmescore.write_tiny(tmp_path)
-    weights = tmp_path / tiny_gmescore.REPOSITORY / "model.safetensors"
+    write_tiny(tmp_path)
+    weights = tmp_path / GME_QWEN2_VL.repository / "model.safetensors"
     whole = GmeEmbedder.load(weights.parent, "cpu").embed_texts(TEXTS)
     tensors = load_file(weights)
     del tensors["lm_head.weight"]

@@ -10,8 +10,8 @@ import cv2
 import numpy as np
 import pytest
 
+from refbench.bench.environment import Environment
 from refbench.bench.errors import SampleError
-from refbench.bench.metric import Environment
 from refbench.bench.sample import Sample
 from refbench.bench.video import ALL_FRAMES, Video, write_video
 from refbench.metrics.motion_amplitude import MotionAmplitude
@@ -21,9 +21,7 @@ OFFICIAL = {"faceobj_14": 0.35025984048843384, "singleface_3": 0.038793787360191
 
 
 def score(path: Path, threads: int = 2) -> float:
-    metric = MotionAmplitude()
-    metric.load(Environment(threads=threads))
-    return metric.score(SAMPLE, Video(path)).value
+    return MotionAmplitude().load(Environment(threads=threads)).score(SAMPLE, Video(path)).value
 
 
 def written_out(path: Path) -> float:
@@ -82,8 +80,8 @@ def test_a_pan_scores_high_and_an_oscillation_cancels_out(tmp_path: Path) -> Non
     swing = [texture[:, 2 * (i % 2) : 2 * (i % 2) + 128] for i in range(13)]
     write_video(tmp_path / "pan.mp4", pan, 8)
     write_video(tmp_path / "swing.mp4", swing, 8)
-    metric = MotionAmplitude()
-    scores = {name: metric.score(SAMPLE, Video(tmp_path / f"{name}.mp4")) for name in ("pan", "swing")}
+    scorer = MotionAmplitude().load(Environment())
+    scores = {name: scorer.score(SAMPLE, Video(tmp_path / f"{name}.mp4")) for name in ("pan", "swing")}
     assert scores["pan"].value > 0.5
     assert scores["swing"].value < 0.1
     # Our own detail does not cancel.

@@ -5,9 +5,7 @@ cache, and the local judge on a tiny checkpoint.
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import json
-import os
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -16,64 +14,49 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-import torch
+from fill import uint8_image
 
+from kit.goldens import read
+from refbench.bench.environment import Environment
 from refbench.bench.errors import MissingWeights, SampleError, UserError
-from refbench.bench.metric import Environment
 from refbench.bench.options import build_options
 from refbench.bench.sample import Sample
 from refbench.bench.video import ALL_FRAMES, Video, stride_frames, write_video
+from refbench.bench.weights.common import QWEN25_VL
 from refbench.metrics.judges import instruction
 from refbench.metrics.judges.cache import AnswerCache
-from refbench.metrics.judges.endpoint import EndpointJudge, _Fault, _Reply, request_messages
-from refbench.metrics.judges.judge import Answer, Question
+from refbench.metrics.judges.endpoint import EndpointJudge, Fault, request_messages
+from refbench.metrics.judges.judge import Answer, Question, Reply
 from refbench.metrics.naturalscore import (
     NaturalScore,
     NaturalScoreOptions,
+    NaturalScorer,
     jpeg_of,
     judge_frame,
     judge_jpegs,
     judge_size,
 )
-from refbench.metrics.small import naturalscore as tiny_naturalscore
 
-GOLDENS = Path(__file__).parents[1] / "goldens"
-GOLDEN = json.loads((GOLDENS / "opens2v_eval" / "natural.json").read_text())
+pytest.importorskip("openai")
+
+GOLDEN = read("opens2v_eval/natural.json")
 SAMPLE = Sample(id="faceobj_14", category="faceobj", prompt="", references=())
 KEY = "sk-test-secret-0123456789"
 
 
-def load_fill() -> Any:
-    specification = importlib.util.spec_from_file_location("fill", GOLDENS / "fill.py")
-    assert specification is not None and specification.loader is not None
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    return module
-
-
-fill = load_fill()
-
-
 def clip(path: Path, frames: int, height: int = 48, width: int = 64) -> Video:
-    images = [fill.uint8_image(f"naturalscore/frame_{number}", height, width) for number in range(frames)]
+    images = [uint8_image(f"naturalscore/frame_{number}", height, width) for number in range(frames)]
     write_video(path, images, 15)
     return Video(path)
-
-
-def shared_video(name: str) -> Video:
-    root = os.environ.get("REFBENCH_SHARED")
-    if not root:
-        pytest.skip("REFBENCH_SHARED does not name the folder with the sample videos")
-    return Video(Path(root) / "data" / "opens2v_eval" / "videos" / name)
 
 
 # What the judge sees
 
 
 @pytest.mark.parametrize("name", ["faceobj_14.mp4", "singleface_3.mp4"])
-def test_frames_and_jpeg_bytes_are_the_goldens(name: str) -> None:
+def test_frames_and_jpeg_bytes_are_the_goldens(name: str, opens2v: Path) -> None:
     expected = GOLDEN[name]
-    video = shared_video(name)
+    video = Video(opens2v / "videos" / name)
     jpegs = list(judge_jpegs(video))
     assert [zlib.crc32(jpeg) for jpeg in jpegs] == expected["jpeg_crc32"]
     frames = [judge_frame(frame) for frame in video.frames(stride_frames(16))]
@@ -105,13 +88,13 @@ def test_long_side_is_512(case: dict[str, Any]) -> None:
 
 
 def test_frame_is_bgr_by_the_area_filter() -> None:
-    frame = fill.uint8_image("naturalscore/area", 100, 1024)
+    frame = uint8_image("naturalscore/area", 100, 1024)
     expected = cv2.resize(frame[..., ::-1].copy(), (512, 50), interpolation=cv2.INTER_AREA)
     assert np.array_equal(judge_frame(frame), expected)
 
 
 def test_jpeg_is_quality_95_with_halved_chroma() -> None:
-    picture = fill.uint8_image("naturalscore/jpeg", 64, 64)
+    picture = uint8_image("naturalscore/jpeg", 64, 64)
     jpeg = jpeg_of(picture)
     assert GOLDEN["jpeg"] == {
         "quality": 95,
@@ -170,7 +153,7 @@ def test_official_instruction_is_known_by_its_digest(tmp_path: Path, monkeypatch
     other = instruction.read_instruction(path)
     assert not other.is_official and other.label == f"instruction from {path.name}"
     metric = NaturalScore(NaturalScoreOptions(instruction=tmp_path / "copy_0.txt"))
-    assert metric._differences() == []
+    assert metric.differences == ()
 
 
 @pytest.mark.parametrize("content", [None, b"", b" \n", b"\xff\xfe\x00", b"x" * 200_000])
@@ -280,51 +263,51 @@ def test_key_that_cannot_be_one_is_refused_without_showing_it(
 
 # Scoring, with the endpoint's answers replaced one level above the network
 
-Script = Sequence[str | _Fault]
-MakeMetric = Callable[..., NaturalScore]
+Script = Sequence[str | Fault]
+MakeScorer = Callable[..., NaturalScorer]
 
 
 @pytest.fixture
-def scripted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[MakeMetric]:
-    """A loaded metric whose endpoint gives the scripted replies in turn (the runs one after the other)."""
+def asked() -> list[Any]:
+    """The requests that were sent, in order."""
+    return []
+
+
+@pytest.fixture
+def scripted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, asked: list[Any]) -> Iterator[MakeScorer]:
+    """A scorer whose endpoint gives the scripted replies in turn (the runs one after the other)."""
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    opened: list[NaturalScore] = []
+    opened: list[NaturalScorer] = []
 
-    def make(replies: Script, **options: Any) -> NaturalScore:
+    def make(replies: Script, **options: Any) -> NaturalScorer:
         waiting = list(replies)
+        asked.clear()
 
-        async def ask(judge: EndpointJudge, messages: Any) -> _Reply:
-            judge.requests_sent += 1
+        async def ask(judge: EndpointJudge, messages: Any) -> Reply:
+            asked.append(messages)
             reply = waiting.pop(0)
-            if isinstance(reply, _Fault):
+            if isinstance(reply, Fault):
                 raise reply
-            return _Reply(text=reply, tokens_in=4000, tokens_out=1)
+            return Reply(text=reply, tokens_in=4000, tokens_out=1)
 
-        monkeypatch.setattr(EndpointJudge, "_ask", ask)
+        monkeypatch.setattr(EndpointJudge, "ask", ask)
         defaults: dict[str, Any] = {
             "concurrency": 1,
             "attempts": 2,
             "first_wait_s": 0.0,
             "cache": tmp_path / "cache",
         }
-        metric = NaturalScore(NaturalScoreOptions(**(defaults | options)))
-        metric.load(Environment())
-        opened.append(metric)
-        return metric
+        opened.append(NaturalScore(NaturalScoreOptions(**(defaults | options))).load(Environment()))
+        return opened[-1]
 
     yield make
-    for metric in opened:
-        metric.close()
+    for scorer in opened:
+        scorer.close()
 
 
-def requests_sent(metric: NaturalScore) -> int:
-    assert isinstance(metric._judge, EndpointJudge)
-    return metric._judge.requests_sent
-
-
-def test_score_is_the_mean_of_the_runs(scripted: MakeMetric, tmp_path: Path) -> None:
-    metric = scripted(["4", " 5\n", "4.5"])
-    score = metric.score(SAMPLE, clip(tmp_path / "clip.mp4", 20))
+def test_score_is_the_mean_of_the_runs(scripted: MakeScorer, tmp_path: Path) -> None:
+    scorer = scripted(["4", " 5\n", "4.5"])
+    score = scorer.score(SAMPLE, clip(tmp_path / "clip.mp4", 20))
     assert score.value == 4.5
     assert score.details["runs"] == {"1": "4", "2": "5", "3": "4.5"}
     assert score.details["replies"] == {"1": ["4"], "2": [" 5\n"], "3": ["4.5"]}
@@ -336,9 +319,9 @@ def test_score_is_the_mean_of_the_runs(scripted: MakeMetric, tmp_path: Path) -> 
     json.dumps(score.details)
 
 
-def test_failed_run_is_named_and_left_out_of_the_mean(scripted: MakeMetric, tmp_path: Path) -> None:
-    metric = scripted(["4", "Score: 5", "I refuse", "2"], price_in=1.0, price_out=1.0)
-    score = metric.score(SAMPLE, clip(tmp_path / "clip.mp4", 4))
+def test_failed_run_is_named_and_left_out_of_the_mean(scripted: MakeScorer, tmp_path: Path) -> None:
+    scorer = scripted(["4", "Score: 5", "I refuse", "2"], price_in=1.0, price_out=1.0)
+    score = scorer.score(SAMPLE, clip(tmp_path / "clip.mp4", 4))
     assert score.value == 3.0
     assert score.details["runs"] == {"1": "4", "3": "2"}
     assert list(score.details["failed_runs"]) == ["2"]
@@ -346,28 +329,30 @@ def test_failed_run_is_named_and_left_out_of_the_mean(scripted: MakeMetric, tmp_
     assert score.details["dollars"] == pytest.approx(16004e-6)
 
 
-def test_no_answer_at_all_is_a_failed_sample(scripted: MakeMetric, tmp_path: Path) -> None:
-    metric = scripted(["6"] * 6)
+def test_no_answer_at_all_is_a_failed_sample(scripted: MakeScorer, tmp_path: Path) -> None:
+    scorer = scripted(["6"] * 6)
     with pytest.raises(SampleError, match="no number from 1 to 5: 6"):
-        metric.score(SAMPLE, clip(tmp_path / "clip.mp4", 4))
+        scorer.score(SAMPLE, clip(tmp_path / "clip.mp4", 4))
 
 
-def test_answers_are_cached_and_failures_are_not(scripted: MakeMetric, tmp_path: Path) -> None:
+def test_answers_are_cached_and_failures_are_not(
+    scripted: MakeScorer, asked: list[Any], tmp_path: Path
+) -> None:
     video = clip(tmp_path / "clip.mp4", 4)
     first = scripted(["4", "6", "6", "2"])
     assert first.score(SAMPLE, video).value == 3.0
     second = scripted(["5"])
     again = second.score(SAMPLE, video)
-    assert requests_sent(second) == 1
+    assert len(asked) == 1
     assert again.details["runs"] == {"1": "4", "2": "5", "3": "2"}
     third = scripted([])
     assert third.score(SAMPLE, video) == again
-    assert requests_sent(third) == 0
+    assert asked == []
     unused = scripted(["1", "1", "1"], use_cache=False)
     assert unused.score(SAMPLE, video).value == 1.0
 
 
-def test_cache_is_by_frames_instruction_model_endpoint_and_run(scripted: MakeMetric, tmp_path: Path) -> None:
+def test_cache_is_by_frames_instruction_model_endpoint_and_run(scripted: MakeScorer, tmp_path: Path) -> None:
     video = clip(tmp_path / "clip.mp4", 4)
     scripted(["4"], runs=1).score(SAMPLE, video)
     (tmp_path / "text.txt").write_text("Judge it.")
@@ -378,8 +363,8 @@ def test_cache_is_by_frames_instruction_model_endpoint_and_run(scripted: MakeMet
         ({"instruction": tmp_path / "text.txt"}, video),
         ({}, other_video),
     ):
-        metric = scripted(["5"], runs=1, **changes)
-        assert metric.score(SAMPLE, shown).value == 5.0
+        scorer = scripted(["5"], runs=1, **changes)
+        assert scorer.score(SAMPLE, shown).value == 5.0
 
 
 @pytest.mark.parametrize(
@@ -393,15 +378,15 @@ def test_cache_is_by_frames_instruction_model_endpoint_and_run(scripted: MakeMet
     ],
 )
 def test_damaged_cache_file_is_asked_again(
-    damage: Callable[[str], str], scripted: MakeMetric, tmp_path: Path
+    damage: Callable[[str], str], scripted: MakeScorer, tmp_path: Path
 ) -> None:
     video = clip(tmp_path / "clip.mp4", 4)
     scripted(["4"], runs=1).score(SAMPLE, video)
     (path,) = (tmp_path / "cache").rglob("*.json")
     path.write_text(damage(path.read_text()))
-    metric = scripted(["5"], runs=1)
-    assert metric.score(SAMPLE, video).value == 5.0
-    assert list((tmp_path / "cache").rglob("*.part")) == []
+    scorer = scripted(["5"], runs=1)
+    assert scorer.score(SAMPLE, video).value == 5.0
+    assert [file for file in (tmp_path / "cache").rglob("*") if file.is_file()] == [path]
 
 
 def test_cache_that_cannot_be_written_is_a_user_error(tmp_path: Path) -> None:
@@ -412,29 +397,32 @@ def test_cache_that_cannot_be_written_is_a_user_error(tmp_path: Path) -> None:
         cache.put(question, Answer(run=1, replies=("4",), verdict="4"))
 
 
-def test_budget_gives_samples_a_reason(scripted: MakeMetric, tmp_path: Path) -> None:
-    metric = scripted(["4"] * 6, budget=0.02, price_in=1.0, price_out=1.0)
-    assert metric.score(SAMPLE, clip(tmp_path / "a.mp4", 17)).value == 4.0
+def test_budget_gives_samples_a_reason(scripted: MakeScorer, asked: list[Any], tmp_path: Path) -> None:
+    scorer = scripted(["4"] * 6, budget=0.02, price_in=1.0, price_out=1.0)
+    assert scorer.score(SAMPLE, clip(tmp_path / "a.mp4", 17)).value == 4.0
     with pytest.raises(SampleError, match=r"over the judge's budget of \$0\.02"):
-        metric.score(SAMPLE, clip(tmp_path / "b.mp4", 36))
-    assert requests_sent(metric) == 3
+        scorer.score(SAMPLE, clip(tmp_path / "b.mp4", 36))
+    assert len(asked) == 3
     # What is on disk costs nothing and is still scored.
-    assert metric.score(SAMPLE, Video(tmp_path / "a.mp4")).value == 4.0
+    assert scorer.score(SAMPLE, Video(tmp_path / "a.mp4")).value == 4.0
 
 
-def test_unreadable_video_fails_and_asks_nobody(scripted: MakeMetric, tmp_path: Path) -> None:
+def test_unreadable_video_fails_and_asks_nobody(
+    scripted: MakeScorer, asked: list[Any], tmp_path: Path
+) -> None:
     (tmp_path / "bad.mp4").write_bytes(b"no video")
-    metric = scripted([])
+    scorer = scripted([])
     with pytest.raises(SampleError, match="cannot be decoded"):
-        metric.score(SAMPLE, Video(tmp_path / "bad.mp4"))
-    assert requests_sent(metric) == 0
+        scorer.score(SAMPLE, Video(tmp_path / "bad.mp4"))
+    assert asked == []
 
 
-def test_key_is_in_no_record_and_no_file(scripted: MakeMetric, tmp_path: Path) -> None:
-    metric = scripted([f"my key is {KEY}", "4", _Fault("down"), "5", "4"])
-    score = metric.score(SAMPLE, clip(tmp_path / "clip.mp4", 4))
+def test_key_is_in_no_record_and_no_file(scripted: MakeScorer, tmp_path: Path) -> None:
+    scorer = scripted([f"my key is {KEY}", "4", Fault("down"), "5", "4"])
+    score = scorer.score(SAMPLE, clip(tmp_path / "clip.mp4", 4))
     assert score.details["replies"]["1"][0] == "my key is [key]"
     written = "".join(path.read_text() for path in (tmp_path / "cache").rglob("*.json"))
+    metric = NaturalScore(NaturalScoreOptions(cache=tmp_path / "cache"))
     everything = written + json.dumps(score.details) + json.dumps(metric.settings()) + repr(metric.options)
     assert "my key is [key]" in written
     assert KEY not in everything
@@ -444,57 +432,54 @@ def test_key_is_in_no_record_and_no_file(scripted: MakeMetric, tmp_path: Path) -
 
 
 @pytest.fixture(scope="module")
-def tiny_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("judge")
-    tiny_naturalscore.write_tiny(folder)
-    return folder
+def judge_folder(small_weights: Path) -> Path:
+    return small_weights / QWEN25_VL.repository
 
 
-def test_tiny_local_judge_answers_through_generate(tiny_weights: Path, tmp_path: Path) -> None:
-    torch.set_num_threads(1)
+@pytest.mark.usefixtures("one_thread")
+def test_small_local_judge_answers_through_generate(small_weights: Path, tmp_path: Path) -> None:
     metric = NaturalScore(NaturalScoreOptions(backend="local"))
-    environment = Environment(weights=tiny_weights)
+    environment = Environment(weights=small_weights)
     assert metric.unavailable(environment) is None
-    metric.load(environment)
-    score = metric.score(SAMPLE, clip(tmp_path / "clip.mp4", 3))
+    scorer = metric.load(environment)
+    score = scorer.score(SAMPLE, clip(tmp_path / "clip.mp4", 3))
     assert score.value in (1, 2, 3, 4, 5)
     assert score.details["runs"] == dict.fromkeys("123", str(int(score.value)))
     assert score.details["unofficial"] == "local judge Qwen/Qwen2.5-VL-7B-Instruct"
     assert "gpt-4o" in score.details["differs_from_official"][0]
     assert score.details["tokens_out"] == 2
-    provenance = metric.provenance()
+    provenance = scorer.provenance()
     assert provenance["dtype"] == "float32" and provenance["batch_size"] == 1
     assert all(digest.startswith("tiny:") for digest in provenance["weights"].values())
-    metric.close()
-    assert metric.provenance() == {}
+    scorer.close()
 
 
-def test_local_judge_answers_any_question_with_a_digit(tiny_weights: Path) -> None:
+def test_local_judge_answers_any_question_with_a_digit(judge_folder: Path) -> None:
     from refbench.metrics.judges.local import LocalJudge
 
-    judge = LocalJudge(tiny_weights / tiny_naturalscore.REPOSITORY, "cpu", "tiny")
+    judge = LocalJudge.load(judge_folder, "cpu", "small")
     for number in range(4):
-        jpeg = jpeg_of(fill.uint8_image(f"naturalscore/question_{number}", 56, 84))
+        jpeg = jpeg_of(uint8_image(f"naturalscore/question_{number}", 56, 84))
         (answer,) = judge.judge(Question(jpegs=(jpeg,) * (number + 1), instruction="Judge."), [1])
         assert answer.verdict in set("12345")
     assert judge.judge(Question(jpegs=(), instruction="Judge."), []) == []
 
 
-def test_local_judge_without_a_number_is_a_failed_run(
-    tiny_weights: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_local_judge_without_a_number_is_a_failed_run(judge_folder: Path) -> None:
     from refbench.metrics.judges.local import LocalJudge
 
-    judge = LocalJudge(tiny_weights / tiny_naturalscore.REPOSITORY, "cpu", "tiny")
-    monkeypatch.setattr(judge, "_generate", lambda question: ("four, I think", 10, 4))
+    class Talker(LocalJudge):
+        def reply_to(self, question: Question) -> Reply:
+            return Reply(text="four, I think", tokens_in=10, tokens_out=4)
+
+    judge = Talker.load(judge_folder, "cpu", "small")
     answers = judge.judge(Question(jpegs=(), instruction="Judge."), [1, 2])
     assert [answer.verdict for answer in answers] == [None, None]
     assert "four, I think" in (answers[0].failure or "")
 
 
-def test_local_model_may_be_a_path_and_a_missing_one_is_named(tiny_weights: Path, tmp_path: Path) -> None:
-    path = tiny_weights / tiny_naturalscore.REPOSITORY
-    given = NaturalScore(NaturalScoreOptions(backend="local", model=str(path)))
+def test_local_model_may_be_a_path_and_a_missing_one_is_named(judge_folder: Path, tmp_path: Path) -> None:
+    given = NaturalScore(NaturalScoreOptions(backend="local", model=str(judge_folder)))
     assert given.unavailable(Environment(weights=tmp_path)) is None
     absent = NaturalScore(NaturalScoreOptions(backend="local", model="nobody/nothing"))
     assert "nobody/nothing" in (absent.unavailable(Environment(weights=tmp_path)) or "")

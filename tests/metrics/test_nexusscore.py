@@ -7,9 +7,8 @@ is.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,27 +20,29 @@ pytest.importorskip("transformers")
 
 from PIL import Image  # noqa: E402
 
+from kit.goldens import read  # noqa: E402
 from refbench.bench.dataset import load_track  # noqa: E402
+from refbench.bench.environment import Environment  # noqa: E402
 from refbench.bench.errors import MissingWeights, SampleError, UserError  # noqa: E402
-from refbench.bench.metric import Environment, Score  # noqa: E402
+from refbench.bench.metric import Score  # noqa: E402
 from refbench.bench.registry import metrics  # noqa: E402
 from refbench.bench.sample import Reference, Sample, category_of  # noqa: E402
 from refbench.bench.video import Video, uniform_frames, write_video  # noqa: E402
+from refbench.metrics.nets.gme import TEXT_INSTRUCTION  # noqa: E402
 from refbench.metrics.nets.yolo_world.boxes import Boxes  # noqa: E402
 from refbench.metrics.nets.yolo_world.image_prompt_detector import ImagePromptDetector  # noqa: E402
 from refbench.metrics.nexusscore import (  # noqa: E402
     CROPS_HELD,
     DETECTOR_FILES,
-    TEXT_INSTRUCTION,
     NexusScore,
     crop_of,
     score_video,
     subjects_of,
 )
-from refbench.metrics.small import nexusscore as tiny  # noqa: E402
+from refbench.metrics.small.nexusscore import DETECTOR_FILE  # noqa: E402
+from refbench.metrics.weights import CLIP_VIT_B32, GME_QWEN2_VL, OPENS2V_WEIGHT  # noqa: E402
 
-GOLDENS = Path(__file__).parents[1] / "goldens" / "yolo_world"
-OFFICIAL = json.loads((GOLDENS / "nexus_score.json").read_text())
+OFFICIAL = read("yolo_world/nexus_score.json")
 FRAMES = 32
 SIDE = 64
 
@@ -287,22 +288,22 @@ def test_an_unreadable_video_is_the_samples_reason(tmp_path: Path, content: byte
         score_video(sample, Video(path), TableDetector([]), TableEmbedder(["Cup"], 1, {}))
 
 
-def _with_alpha(path: Path) -> None:
+def with_alpha(path: Path) -> None:
     picture = Image.new("RGBA", (REFERENCE_WIDTH, 90), (200, 30, 40, 0))
     picture.save(path, format="PNG")
 
 
-def _in_cmyk(path: Path) -> None:
+def in_cmyk(path: Path) -> None:
     Image.new("CMYK", (REFERENCE_WIDTH, 90), (0, 255, 255, 0)).save(path, format="JPEG")
 
 
-def _rotated_by_exif(path: Path) -> None:
+def rotated_by_exif(path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.new("RGB", (REFERENCE_WIDTH, 90), (200, 30, 40)).save(path, format="JPEG", exif=exif)
 
 
-@pytest.mark.parametrize("write", [_with_alpha, _in_cmyk, _rotated_by_exif])
+@pytest.mark.parametrize("write", [with_alpha, in_cmyk, rotated_by_exif])
 def test_references_are_opened_as_plain_rgb(tmp_path: Path, video: Video, write: Any) -> None:
     """Alpha is dropped, CMYK converted, an EXIF rotation not applied; both models see the same picture."""
     sample = sample_of(tmp_path, "singleobj_1", ["Cup"])
@@ -343,19 +344,9 @@ class ColourEmbedder:
 
 
 @pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Tiny checkpoints of all three models."""
-    gme = pytest.importorskip("refbench.metrics.small.gmescore")
-    folder = tmp_path_factory.mktemp("weights")
-    tiny.write_tiny(folder)
-    gme.write_tiny(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def small_detector(weights: Path) -> ImagePromptDetector:
-    checkpoint = weights / tiny.DETECTOR_REPOSITORY / tiny.DETECTOR_FILE
-    return ImagePromptDetector.load(checkpoint, weights / tiny.CLIP_REPOSITORY, torch.device("cpu"))
+def small_detector(small_weights: Path) -> ImagePromptDetector:
+    checkpoint = small_weights / OPENS2V_WEIGHT.repository / DETECTOR_FILE
+    return ImagePromptDetector.load(checkpoint, small_weights / CLIP_VIT_B32.repository, "cpu")
 
 
 def in_the_official_order(
@@ -386,9 +377,8 @@ def test_equal_to_the_official_order_of_work(
     moving = clip(tmp_path / "moving.mp4", 6, side=160)
     sample = sample_of(tmp_path, "humanobj_1", ["Woman", "Cup"])
     box_by_box, ours = ColourEmbedder(), ColourEmbedder()
-    small_detector.pairs_per_pass = pairs_per_pass
     expected, boxes = in_the_official_order(sample, moving, small_detector, box_by_box)
-    score = score_video(sample, moving, small_detector, ours)
+    score = score_video(sample, moving, replace(small_detector, pairs_per_pass=pairs_per_pass), ours)
     assert boxes == score.details["boxes"] > 0
     assert score.details["kept"] > 0
     # The numbers are float16 rounded sums of products; batches move them by one rounding at most.
@@ -396,58 +386,56 @@ def test_equal_to_the_official_order_of_work(
     assert ours.embedded < box_by_box.embedded / 5
 
 
-def test_unavailable_names_what_is_missing(weights: Path, tmp_path: Path) -> None:
+def test_unavailable_names_what_is_missing(small_weights: Path, tmp_path: Path) -> None:
     metric = NexusScore()
-    assert metric.unavailable(Environment(weights=weights)) is None
+    assert metric.unavailable(Environment(weights=small_weights)) is None
     reason = metric.unavailable(Environment(weights=tmp_path))
     assert reason is not None and "refbench weights pull" in reason
-    for repository in ("Alibaba-NLP/gme-Qwen2-VL-7B-Instruct", tiny.CLIP_REPOSITORY):
+    for repository in (GME_QWEN2_VL.repository, CLIP_VIT_B32.repository):
         (tmp_path / repository).parent.mkdir(exist_ok=True)
-        (tmp_path / repository).symlink_to(weights / repository)
-    (tmp_path / tiny.DETECTOR_REPOSITORY).mkdir(parents=True)
+        (tmp_path / repository).symlink_to(small_weights / repository)
+    (tmp_path / OPENS2V_WEIGHT.repository).mkdir(parents=True)
     reason = metric.unavailable(Environment(weights=tmp_path))
     assert reason is not None and all(name in reason for name in DETECTOR_FILES)
     with pytest.raises(MissingWeights, match="yolo_world"):
         metric.load(Environment(weights=tmp_path))
 
 
-def test_load_score_and_close_with_tiny_weights(weights: Path, tmp_path: Path) -> None:
-    metric = NexusScore()
-    metric.load(Environment(weights=weights))
+def test_load_score_and_close_with_small_weights(small_weights: Path, tmp_path: Path) -> None:
+    scorer = NexusScore().load(Environment(weights=small_weights))
     try:
         short = clip(tmp_path / "short.mp4", 2, side=96)
-        score = metric.score(sample_of(tmp_path, "humanobj_1", ["Woman", "Cup"]), short)
+        score = scorer.score(sample_of(tmp_path, "humanobj_1", ["Woman", "Cup"]), short)
         assert isinstance(score, Score) and np.isfinite(score.value)
         assert score.details["frames_with_a_box"] == FRAMES
         assert [entry["label"] for entry in score.details["references"]] == ["human", "Cup"]
-        provenance = metric.provenance()
+        provenance = scorer.provenance()
     finally:
-        metric.close()
+        scorer.close()
     assert provenance["dtype"] == "float32, float32"
     assert len(provenance["weights"]) == 3
     assert all(digest.startswith("tiny:") for digest in provenance["weights"].values())
-    assert metric.provenance() == {}
 
 
-def test_a_damaged_checkpoint_is_a_user_error(weights: Path, tmp_path: Path) -> None:
-    for repository in ("Alibaba-NLP/gme-Qwen2-VL-7B-Instruct", tiny.CLIP_REPOSITORY):
+def test_a_damaged_checkpoint_is_a_user_error(small_weights: Path, tmp_path: Path) -> None:
+    for repository in (GME_QWEN2_VL.repository, CLIP_VIT_B32.repository):
         (tmp_path / repository).parent.mkdir(exist_ok=True)
-        (tmp_path / repository).symlink_to(weights / repository)
-    folder = tmp_path / tiny.DETECTOR_REPOSITORY
+        (tmp_path / repository).symlink_to(small_weights / repository)
+    folder = tmp_path / OPENS2V_WEIGHT.repository
     folder.mkdir(parents=True)
-    whole = (weights / tiny.DETECTOR_REPOSITORY / tiny.DETECTOR_FILE).read_bytes()
-    (folder / tiny.DETECTOR_FILE).write_bytes(whole[: len(whole) // 2])
+    whole = (small_weights / OPENS2V_WEIGHT.repository / DETECTOR_FILE).read_bytes()
+    (folder / DETECTOR_FILE).write_bytes(whole[: len(whole) // 2])
     with pytest.raises(UserError, match="damaged"):
         NexusScore().load(Environment(weights=tmp_path))
 
 
-@pytest.mark.skipif("REFBENCH_SHARED" not in os.environ, reason="REFBENCH_SHARED names no folder")
-def test_the_tiny_detector_finds_subjects_in_the_sample_video(small_detector: ImagePromptDetector) -> None:
-    data = Path(os.environ["REFBENCH_SHARED"]) / "data" / "opens2v_eval"
-    samples = {sample.id: sample for sample in load_track("open-domain", data).samples}
-    small_detector.pairs_per_pass = 4
-    video = Video(data / "videos" / "faceobj_14.mp4")
-    score = score_video(samples["faceobj_14"], video, small_detector, ColourEmbedder())
+def test_the_small_detector_finds_subjects_in_the_sample_video(
+    small_detector: ImagePromptDetector, opens2v: Path
+) -> None:
+    sample = load_track("open-domain", opens2v).sample("faceobj_14")
+    assert sample is not None
+    video = Video(opens2v / "videos" / "faceobj_14.mp4")
+    score = score_video(sample, video, small_detector, ColourEmbedder())
     assert [entry["label"] for entry in score.details["references"]] == ["Clothes", "Square"]
     assert score.value > 0
     assert score.details["frames_with_a_box"] == FRAMES

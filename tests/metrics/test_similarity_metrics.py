@@ -2,60 +2,48 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import os
 import shutil
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from fill import uint8_image
 from PIL import Image
 
 from refbench.bench.dataset import load_track
+from refbench.bench.environment import Environment
 from refbench.bench.errors import MissingWeights, SampleError, UserError
-from refbench.bench.metric import Environment, Metric
+from refbench.bench.metric import Metric
 from refbench.bench.options import build_options
+from refbench.bench.provenance import digest_of
 from refbench.bench.sample import Reference, Sample
 from refbench.bench.video import Video, VideoError, uniform_frames, write_video
+from refbench.bench.weights.common import CLIP_VIT_L14, DINOV2_BASE
 from refbench.metrics.clip_i import ClipImage
 from refbench.metrics.clip_t import ClipText
 from refbench.metrics.dino_i import DinoImage
-from refbench.metrics.small import similarity as tiny
+from refbench.metrics.similarity import SimilarityMetric, SimilarityScorer
+from refbench.metrics.small.similarity import write_tiny
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-GOLDENS = Path(__file__).parents[1] / "goldens"
-SHARED = os.environ.get("REFBENCH_SHARED")
-METRICS: tuple[type[Metric], ...] = (ClipText, ClipImage, DinoImage)
-
-specification = importlib.util.spec_from_file_location("golden_fill", GOLDENS / "fill.py")
-assert specification is not None and specification.loader is not None
-fill = importlib.util.module_from_spec(specification)
-specification.loader.exec_module(fill)
+METRICS: tuple[type[SimilarityMetric], ...] = (ClipText, ClipImage, DinoImage)
+CLIP, DINO = CLIP_VIT_L14.repository, DINOV2_BASE.repository
+Loaded = dict[type[Metric], SimilarityScorer]
 
 
 @pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def loaded(small_weights: Path) -> Loaded:
     torch.set_num_threads(2)
-    folder = tmp_path_factory.mktemp("weights")
-    tiny.write_tiny(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def loaded(weights: Path) -> dict[type[Metric], Any]:
-    made = {metric: metric() for metric in METRICS}
-    for metric in made.values():
-        metric.load(Environment(weights=weights, threads=2))
-    return made
+    return {metric: metric().load(Environment(weights=small_weights, threads=2)) for metric in METRICS}
 
 
 def picture(name: str = "a") -> np.ndarray:
-    return fill.uint8_image(f"similarity/{name}", 90, 160)
+    return uint8_image(f"similarity/{name}", 90, 160)
 
 
 def clip(path: Path, images: list[np.ndarray]) -> Video:
@@ -105,10 +93,10 @@ def processed(folder: Path, images: list[Image.Image]) -> Any:
 
 
 def test_the_arithmetic_of_clip(
-    loaded: dict[type[Metric], Any], weights: Path, sample: Sample, video: Video, tmp_path: Path
+    loaded: Loaded, small_weights: Path, sample: Sample, video: Video, tmp_path: Path
 ) -> None:
     """Against transformers' own path: its processor, its tokenizer, its get_*_features."""
-    folder = Path(shutil.copytree(weights / tiny.CLIP_REPOSITORY, tmp_path / "clip"))
+    folder = Path(shutil.copytree(small_weights / CLIP, tmp_path / "clip"))
     model = transformers.CLIPModel.from_pretrained(folder).eval()
     tokens = transformers.AutoTokenizer.from_pretrained(folder)([sample.prompt], return_tensors="pt")
     frames = [Image.fromarray(frame) for frame in video.frames(uniform_frames(32))]
@@ -127,9 +115,9 @@ def test_the_arithmetic_of_clip(
 
 
 def test_the_arithmetic_of_dino(
-    loaded: dict[type[Metric], Any], weights: Path, sample: Sample, video: Video, tmp_path: Path
+    loaded: Loaded, small_weights: Path, sample: Sample, video: Video, tmp_path: Path
 ) -> None:
-    folder = Path(shutil.copytree(weights / tiny.DINO_REPOSITORY, tmp_path / "dinov2"))
+    folder = Path(shutil.copytree(small_weights / DINO, tmp_path / "dinov2"))
     model = transformers.AutoModel.from_pretrained(folder).eval()
     frames = [Image.fromarray(frame) for frame in video.frames(uniform_frames(32))]
     references = [Image.fromarray(picture(name)) for name in ("a", "b")]
@@ -141,7 +129,7 @@ def test_the_arithmetic_of_dino(
 
 @pytest.mark.parametrize("metric", [ClipImage, DinoImage])
 def test_a_still_of_its_reference_is_alike(
-    metric: type[Metric], loaded: dict[type[Metric], Any], sample: Sample, tmp_path: Path
+    metric: type[Metric], loaded: Loaded, sample: Sample, tmp_path: Path
 ) -> None:
     still = clip(tmp_path / "still.mp4", [picture("a")] * 3)
     score = loaded[metric].score(sample, still)
@@ -150,7 +138,7 @@ def test_a_still_of_its_reference_is_alike(
     assert -1 <= score.value <= 1
 
 
-def test_clip_t_looks_at_the_prompt(loaded: dict[type[Metric], Any], sample: Sample, video: Video) -> None:
+def test_clip_t_looks_at_the_prompt(loaded: Loaded, sample: Sample, video: Video) -> None:
     first = loaded[ClipText].score(sample, video)
     other = loaded[ClipText].score(replace(sample, prompt="A dog in the snow."), video)
     assert first.value != pytest.approx(other.value, abs=1e-4)
@@ -158,9 +146,7 @@ def test_clip_t_looks_at_the_prompt(loaded: dict[type[Metric], Any], sample: Sam
     assert len(first.details["frame_scores"]) == 32
 
 
-def test_only_77_tokens_of_a_prompt_count(
-    loaded: dict[type[Metric], Any], sample: Sample, video: Video
-) -> None:
+def test_only_77_tokens_of_a_prompt_count(loaded: Loaded, sample: Sample, video: Video) -> None:
     # The tiny tokenizer has one token per byte: 75 between start and end.
     longer, longest = (replace(sample, prompt="abcdefghijklmno" * 5 + end) for end in ("x", "yz" * 50))
     scores = [loaded[ClipText].score(each, video) for each in (longer, longest)]
@@ -170,36 +156,45 @@ def test_only_77_tokens_of_a_prompt_count(
     assert fitting.details["prompt_cut_off"] is False
 
 
+@dataclass
+class CountingEncoder:
+    """Passes everything on and remembers how many pictures came at a time."""
+
+    encoder: Any
+    batches: list[int] = field(default_factory=list)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.encoder, name)
+
+    def embed(self, pixels_NCHW: np.ndarray) -> np.ndarray:
+        self.batches.append(len(pixels_NCHW))
+        vectors: np.ndarray = self.encoder.embed(pixels_NCHW)
+        return vectors
+
+
 @pytest.mark.parametrize("metric", METRICS)
 def test_a_repeated_frame_is_encoded_once(
-    metric: type[Metric],
-    loaded: dict[type[Metric], Any],
-    sample: Sample,
-    video: Video,
-    monkeypatch: pytest.MonkeyPatch,
+    metric: type[Metric], loaded: Loaded, sample: Sample, video: Video
 ) -> None:
-    encoder = loaded[metric]._encoder
-    batches: list[int] = []
-    embed = encoder.embed
-    monkeypatch.setattr(encoder, "embed", lambda pixels: (batches.append(len(pixels)), embed(pixels))[1])
-    loaded[metric].score(sample, video)
-    assert batches == ([3] if metric is ClipText else [2, 3])
+    encoder = CountingEncoder(loaded[metric].encoder)
+    replace(loaded[metric], encoder=encoder).score(sample, video)
+    assert encoder.batches == ([3] if metric is ClipText else [2, 3])
 
 
 @pytest.mark.parametrize("metric", [ClipImage, DinoImage])
 def test_without_references_there_is_nothing_to_compare(
-    metric: type[Metric], loaded: dict[type[Metric], Any], sample: Sample, video: Video
+    metric: type[Metric], loaded: Loaded, sample: Sample, video: Video
 ) -> None:
     bare = replace(sample, references=())
-    assert loaded[metric].not_applicable(sample) is None
-    assert loaded[metric].not_applicable(bare) == "no references"
+    assert metric().not_applicable(sample) is None
+    assert metric().not_applicable(bare) == "no references"
     with pytest.raises(SampleError, match="no references"):
         loaded[metric].score(bare, video)
 
 
 @pytest.mark.parametrize("metric", [ClipImage, DinoImage])
 def test_bad_references(
-    metric: type[Metric], loaded: dict[type[Metric], Any], sample: Sample, video: Video, tmp_path: Path
+    metric: type[Metric], loaded: Loaded, sample: Sample, video: Video, tmp_path: Path
 ) -> None:
     plain = loaded[metric].score(sample, video)
     image = Image.fromarray(picture("a"))
@@ -218,7 +213,7 @@ def test_bad_references(
 
 @pytest.mark.parametrize("metric", METRICS)
 def test_a_video_that_cannot_be_read(
-    metric: type[Metric], loaded: dict[type[Metric], Any], sample: Sample, tmp_path: Path
+    metric: type[Metric], loaded: Loaded, sample: Sample, tmp_path: Path
 ) -> None:
     (tmp_path / "a.mp4").write_bytes(b"no video")
     with pytest.raises(VideoError):
@@ -236,20 +231,30 @@ def test_they_are_supplementary_and_named(metric: type[Metric]) -> None:
 # --- backbones and weights -------------------------------------------------------------------------------
 
 
-def test_another_backbone_is_an_option(weights: Path, sample: Sample, video: Video, tmp_path: Path) -> None:
+def test_another_backbone_is_an_option(
+    small_weights: Path, sample: Sample, video: Video, tmp_path: Path
+) -> None:
     for owner, name, metric in (
         ("openai", "clip-vit-base-patch32", ClipText),
         ("openai", "clip-vit-base-patch32", ClipImage),
         ("facebook", "dinov2-small", DinoImage),
     ):
-        source = tiny.DINO_REPOSITORY if metric is DinoImage else tiny.CLIP_REPOSITORY
-        shutil.copytree(weights / source, tmp_path / "w" / owner / name, dirs_exist_ok=True)
+        source = DINO if metric is DinoImage else CLIP
+        shutil.copytree(small_weights / source, tmp_path / "w" / owner / name, dirs_exist_ok=True)
         value = f"{owner}/{name}" if metric is DinoImage else name
         made = metric(build_options(metric.Options, {"backbone": value}, "test"))
-        made.load(Environment(weights=tmp_path / "w"))
-        assert -1 <= made.score(sample, video).value <= 1
-        assert f"{owner}/{name}/model.safetensors" in made.provenance()["weights"]
+        scorer = made.load(Environment(weights=tmp_path / "w"))
+        assert -1 <= scorer.score(sample, video).value <= 1
+        assert f"{owner}/{name}/model.safetensors" in scorer.provenance()["weights"]
         assert made.settings() != metric().settings()
+
+
+def test_settings_of_earlier_records_stay_current() -> None:
+    """The digests that version 0.1 stored: an option that came later and is not used must not change them."""
+    assert ClipText().settings() == ClipImage().settings() == {"backbone": "clip-vit-large-patch14"}
+    assert DinoImage().settings() == {"backbone": "facebook/dinov2-base"}
+    digest = digest_of({"backbone": "clip-vit-large-patch14"})
+    assert digest == "0a461bba9eb2efb10334f68928c5a2ea111ce7f1f59f98b8d08e4f308af17bf5"
 
 
 def test_dinov3_loads_by_the_same_code(sample: Sample, video: Video, tmp_path: Path) -> None:
@@ -261,12 +266,12 @@ def test_dinov3_loads_by_the_same_code(sample: Sample, video: Video, tmp_path: P
     model = transformers.AutoModel.from_config(config).eval()
     model.save_pretrained(folder)
     made = DinoImage(build_options(DinoImage.Options, {"backbone": f"facebook/{folder.name}"}, "test"))
-    made.load(Environment(weights=tmp_path / "w"))
-    pixels = np.stack([made._encoder.crop.pixels(Image.fromarray(picture("a")))])
+    scorer = made.load(Environment(weights=tmp_path / "w"))
+    pixels = np.stack([scorer.encoder.pixels(Image.fromarray(picture("a")))])
     with torch.inference_mode():
         pooled = unit(model(torch.from_numpy(pixels)).pooler_output)
-    np.testing.assert_allclose(made._encoder.embed(pixels), pooled, atol=1e-6)
-    assert -1 <= made.score(sample, video).value <= 1
+    np.testing.assert_allclose(scorer.encoder.embed(pixels), pooled, atol=1e-6)
+    assert -1 <= scorer.score(sample, video).value <= 1
 
 
 @pytest.mark.parametrize(
@@ -277,14 +282,12 @@ def test_an_unknown_backbone_is_refused(metric: type[Metric], value: str) -> Non
         build_options(metric.Options, {"backbone": value}, "the metric")
 
 
+@pytest.mark.usefixtures("no_hub")
 @pytest.mark.parametrize("metric", METRICS)
-def test_missing_weights_are_named(
-    metric: type[Metric], weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
-    assert metric().unavailable(Environment(weights=weights)) is None
+def test_missing_weights_are_named(metric: type[Metric], small_weights: Path, tmp_path: Path) -> None:
+    assert metric().unavailable(Environment(weights=small_weights)) is None
     reason = metric().unavailable(Environment(weights=tmp_path))
-    repository = tiny.DINO_REPOSITORY if metric is DinoImage else tiny.CLIP_REPOSITORY
+    repository = DINO if metric is DinoImage else CLIP
     assert reason is not None and repository in reason and "refbench weights pull" in reason
     with pytest.raises(MissingWeights, match=repository):
         metric().load(Environment(weights=tmp_path))
@@ -298,11 +301,13 @@ def test_missing_weights_are_named(
 
 @pytest.mark.parametrize("fault", ["truncated", "missing key", "another model", "no json"])
 @pytest.mark.parametrize("metric", METRICS)
-def test_wrong_files_are_one_line(metric: type[Metric], fault: str, weights: Path, tmp_path: Path) -> None:
+def test_wrong_files_are_one_line(
+    metric: type[Metric], fault: str, small_weights: Path, tmp_path: Path
+) -> None:
     from safetensors.torch import load_file, save_file
 
-    repository = tiny.DINO_REPOSITORY if metric is DinoImage else tiny.CLIP_REPOSITORY
-    folder = Path(shutil.copytree(weights / repository, tmp_path / repository))
+    repository = DINO if metric is DinoImage else CLIP
+    folder = Path(shutil.copytree(small_weights / repository, tmp_path / repository))
     file = folder / "model.safetensors"
     if fault == "truncated":
         file.write_bytes(file.read_bytes()[:3000])
@@ -317,7 +322,7 @@ def test_wrong_files_are_one_line(metric: type[Metric], fault: str, weights: Pat
     assert "\n" not in str(caught.value)
 
 
-def test_provenance_marks_tiny_weights(loaded: dict[type[Metric], Any]) -> None:
+def test_provenance_marks_small_weights(loaded: Loaded) -> None:
     for metric in loaded.values():
         provenance = metric.provenance()
         assert (provenance["dtype"], provenance["batch_size"]) == ("float32", 32)
@@ -325,22 +330,20 @@ def test_provenance_marks_tiny_weights(loaded: dict[type[Metric], Any]) -> None:
         assert all(digest.startswith("tiny:") for digest in provenance["weights"].values())
 
 
-def test_tiny_weights_are_the_same_each_time(weights: Path, tmp_path: Path) -> None:
-    tiny.write_tiny(tmp_path)
-    for repository in (tiny.CLIP_REPOSITORY, tiny.DINO_REPOSITORY):
-        for file in (weights / repository).iterdir():
+def test_small_weights_are_the_same_each_time(small_weights: Path, tmp_path: Path) -> None:
+    write_tiny(tmp_path)
+    for repository in (CLIP, DINO):
+        for file in (small_weights / repository).iterdir():
             assert (tmp_path / repository / file.name).read_bytes() == file.read_bytes(), file.name
 
 
-@pytest.mark.skipif(not SHARED, reason="needs the two sample videos (REFBENCH_SHARED)")
 @pytest.mark.parametrize("metric", METRICS)
-def test_tiny_weights_give_a_value_on_the_sample_videos(
-    metric: type[Metric], loaded: dict[type[Metric], Any]
+def test_small_weights_give_a_value_on_the_sample_videos(
+    metric: type[Metric], loaded: Loaded, opens2v: Path
 ) -> None:
-    dataset = Path(str(SHARED)) / "data" / "opens2v_eval"
-    sample = load_track("open-domain", dataset).sample("faceobj_14")
+    sample = load_track("open-domain", opens2v).sample("faceobj_14")
     assert sample is not None
-    score = loaded[metric].score(sample, Video(dataset / "videos" / "faceobj_14.mp4"))
+    score = loaded[metric].score(sample, Video(opens2v / "videos" / "faceobj_14.mp4"))
     assert -1 <= score.value <= 1
     if metric is not ClipText:
         assert len(score.details["per_reference"]) == len(sample.references) == 3

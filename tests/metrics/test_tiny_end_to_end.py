@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from refbench.bench.cli.main import app
 from refbench.bench.dataset import load_track
 from refbench.bench.demo.dataset import write_demo_dataset
+from refbench.bench.environment import Environment
 from refbench.bench.method import Frames
 from refbench.bench.runner.generate import make_method
 from refbench.bench.scores.columns import COMPONENTS
@@ -66,11 +67,12 @@ def test_drawn_videos_from_the_repository_alone(tiny: Path, tmp_path: Path) -> N
     write_demo_dataset(tmp_path / "dataset")
     track = load_track("open-domain", tmp_path / "dataset")
     method = make_method("pan-reference", {"width": "416", "height": "240", "num_frames": "9"})
+    generator = method.load(Environment())
     (tmp_path / "videos").mkdir()
     for name in ("faceobj_1", "humanobj_1"):
         sample = track.sample(name)
         assert sample is not None
-        made = method.generate(sample, 0)
+        made = generator.generate(sample, 0)
         assert isinstance(made, Frames)
         write_video(tmp_path / f"videos/{name}.mp4", made.images, made.fps)
     base = (
@@ -120,12 +122,10 @@ def evaluate_plan(tmp_path: Path, *arguments: object) -> dict[str, Any]:
     return plan
 
 
+@pytest.mark.usefixtures("no_hub")
 def test_without_weights_each_metric_says_what_is_missing(
-    tmp_path: Path, videos: Path, dataset: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, videos: Path, dataset: Path
 ) -> None:
-    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    monkeypatch.delenv("REFBENCH_WEIGHTS", raising=False)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
     board = evaluate(tmp_path, videos, "--name", "t", "--dataset", dataset)
     assert board["components"]["motion_amplitude"]["scored"] == 6
     reasons = {

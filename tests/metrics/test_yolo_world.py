@@ -1,4 +1,4 @@
-"""The image-prompt detector against the original's numbers, its checkpoint's keys, and its way of loading.
+"""The image-prompt detector at full size against the original's numbers, from its blocks to the whole chain.
 
 Tolerances are those of goldens `yolo_world` (README): float32 with another convolution kernel, well under the
 change that any of the mistakes named there makes.
@@ -7,29 +7,34 @@ change that any of the mistakes named there makes.
 from __future__ import annotations
 
 import copy
-import importlib.util
-import json
-import pickle
-import sys
-import types
-import zlib
 from collections.abc import Iterator
-from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from fill import normal, uint8_image
+from PIL import Image
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-from PIL import Image  # noqa: E402
-
-from refbench.bench.errors import SampleError, UserError  # noqa: E402
+from kit.golden_yolo_world import (  # noqa: E402
+    LEVELS,
+    apply_recipe,
+    apply_statistics,
+    assert_near,
+    golden,
+    run_with_taps,
+    sampled,
+    unit,
+    unit_blocks,
+)
+from kit.goldens import crc, fill_network, read  # noqa: E402
+from refbench.metrics.nets.clip import ClipImageTower  # noqa: E402
 from refbench.metrics.nets.yolo_world import backbone as yolo_world_backbone  # noqa: E402
 from refbench.metrics.nets.yolo_world.boxes import (  # noqa: E402
-    SCRIPT_SCORE,
+    STRIDES_PX,
     Letterbox,
     decoded_boxes,
     flat_logits,
@@ -37,136 +42,16 @@ from refbench.metrics.nets.yolo_world.boxes import (  # noqa: E402
     script_boxes,
 )
 from refbench.metrics.nets.yolo_world.detector import (  # noqa: E402
-    INERT_PICKLED_TYPES,
     YoloWorld,
     YoloWorldSizes,
     detector_tensors,
-    load_yolo_world,
-    read_training_checkpoint,
 )
-from refbench.metrics.nets.yolo_world.head import expected_distances  # noqa: E402
-from refbench.metrics.nets.yolo_world.image_prompt import ClipPictureTower  # noqa: E402
+from refbench.metrics.nets.yolo_world.image_prompt import ReferenceEncoder  # noqa: E402
 from refbench.metrics.nets.yolo_world.image_prompt_detector import ImagePromptDetector  # noqa: E402
-from refbench.metrics.small import nexusscore as tiny  # noqa: E402
-
-GOLDENS = Path(__file__).parents[1] / "goldens"
-YOLO = GOLDENS / "yolo_world"
-LEVELS = range(3)
-STRIDES = (8, 16, 32)
 
 LOGIT_LIMITS = (1e-3, 1e-2)
 DISTANCE_LIMITS = (3e-3, 0.05)
 UNIT_LIMIT = 1e-4
-
-
-def _fill_module() -> ModuleType:
-    specification = importlib.util.spec_from_file_location("golden_fill", GOLDENS / "fill.py")
-    assert specification and specification.loader
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    return module
-
-
-fill: Any = _fill_module()
-
-
-def golden(name: str) -> dict[str, np.ndarray]:
-    with np.load(YOLO / name) as file:
-        return {key: file[key] for key in file.files}
-
-
-def unit(vector: np.ndarray) -> np.ndarray:
-    return vector / np.linalg.norm(vector, axis=-1, keepdims=True)
-
-
-def sampled(tensor: Any, count: int) -> np.ndarray:
-    flat = tensor.reshape(-1).numpy()
-    return flat[:: max(1, flat.size // count) | 1][:count]
-
-
-def assert_near(actual: np.ndarray, expected: np.ndarray, limits: tuple[float, float], name: str) -> None:
-    """Root mean square and maximum of the difference lie under the limits."""
-    assert actual.shape == expected.shape, name
-    error = actual.astype(np.float64) - expected
-    assert np.sqrt((error**2).mean()) < limits[0], f"{name}: rms {np.sqrt((error**2).mean()):.2e}"
-    assert np.abs(error).max() < limits[1], f"{name}: max {np.abs(error).max():.2e}"
-
-
-def apply_recipe(network: YoloWorld) -> None:
-    """Steps 1 to 3 of the golden weights."""
-    tensors = network.state_dict()
-    for key, tensor in tensors.items():
-        if key.startswith("neck.") and key.endswith("attn_block.guide_fc.weight"):
-            tensor.mul_(32)
-    for level in LEVELS:
-        tensors[f"bbox_head.head_module.reg_preds.{level}.2.weight"].mul_(4)
-    tensors["image_prompt_encoder.projector.0.weight"].mul_(16)
-
-
-def apply_statistics(network: YoloWorld, name: str, logit_bias: float) -> None:
-    """Steps 4 and 5 of the golden weights."""
-    tensors = network.state_dict()
-    for level in LEVELS:
-        tensors[f"bbox_head.head_module.cls_contrasts.{level}.bias"].fill_(logit_bias)
-    for key, statistics in golden(name).items():
-        tensors[key].copy_(torch.from_numpy(statistics.astype(np.float32)))
-
-
-def tap_modules(network: YoloWorld) -> dict[str, Any]:
-    """The modules whose outputs the goldens sample."""
-    darknet, neck = network.backbone["image_model"], network.neck
-    head = network.bbox_head.head_module
-    return {
-        "stem": darknet.stem,
-        **{f"stage{number}": getattr(darknet, f"stage{number}") for number in (1, 2, 3, 4)},
-        "stage4_before_sppf": darknet.stage4[1],
-        **{f"top_down_{index}": neck.top_down_layers[index] for index in (0, 1)},
-        **{f"top_down_{index}_attn": neck.top_down_layers[index].attn_block for index in (0, 1)},
-        **{f"downsample_{index}": neck.downsample_layers[index] for index in (0, 1)},
-        **{f"bottom_up_{index}": neck.bottom_up_layers[index] for index in (0, 1)},
-        **{f"cls_embed_{level}": head.cls_preds[level] for level in LEVELS},
-        **{f"reg_logits_{level}": head.reg_preds[level] for level in LEVELS},
-    }
-
-
-@torch.inference_mode()
-def run_with_taps(network: YoloWorld, images: Any, prompts: Any) -> dict[str, Any]:
-    """Every tapped output of one pass, with logits, distances and boxes."""
-    outputs: dict[str, Any] = {}
-    handles = [
-        module.register_forward_hook(lambda _m, _i, output, name=name: outputs.update({name: output.clone()}))
-        for name, module in tap_modules(network).items()
-    ]
-    logits, distances = network.predict(network.features(images), prompts)
-    for handle in handles:
-        handle.remove()
-    for level in LEVELS:
-        outputs[f"cls_logits_{level}"], outputs[f"ltrb_{level}"] = logits[level], distances[level]
-    outputs["boxes"] = decoded_boxes(distances)
-    return outputs
-
-
-@torch.inference_mode()
-def unit_blocks(network: YoloWorld, prompts: Any) -> dict[str, Any]:
-    """The blocks that the goldens test alone, for one prompt or two."""
-
-    def noise(name: str, *shape: int) -> Any:
-        return torch.from_numpy(fill.normal(f"yolo/unit/{name}", shape))
-
-    darknet, neck = network.backbone["image_model"], network.neck
-    block, count = neck.top_down_layers[1], prompts.shape[1]
-    outputs = {
-        f"attn_k{count}": block.attn_block(noise("attn", 1, 128, 12, 12), prompts),
-        f"guided_csp_k{count}": block(noise("guided_csp", 1, 768, 12, 12), prompts),
-        f"contrast_k{count}": network.bbox_head.head_module.cls_contrasts[0](
-            noise("contrast", 1, 512, 12, 12), 3 * prompts
-        ),
-    }
-    if count == 1:
-        outputs["sppf"] = darknet.stage4[2](noise("sppf", 1, 512, 12, 12))
-        outputs["csp_identity"] = darknet.stage1[1](noise("csp", 1, 128, 12, 12))
-        outputs["dfl"] = expected_distances(3 * noise("dfl", 1, 64, 12, 12), 16)
-    return outputs
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -180,15 +65,15 @@ def few_threads() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def full() -> SimpleNamespace:
     """The full-size network and what it returned in each state that the goldens name, in order."""
-    prompt_K1 = torch.from_numpy(unit(fill.normal("yolo/full/prompt", (1, 1, 512))))
-    padding = torch.from_numpy(unit(fill.normal("yolo/full/padding", (1, 1, 512))))
+    prompt_K1 = torch.from_numpy(unit(normal("yolo/full/prompt", (1, 1, 512))))
+    padding = torch.from_numpy(unit(normal("yolo/full/padding", (1, 1, 512))))
     prompts_K2 = torch.cat([prompt_K1, padding], dim=1)
-    pixels = fill.uint8_image("yolo/full/image", 640, 640).transpose(2, 0, 1)[None].astype(np.float32) / 255
-    images = torch.from_numpy(pixels + fill.normal("yolo/full/noise", (1, 3, 640, 640), std=0.1))
+    pixels = uint8_image("yolo/full/image", 640, 640).transpose(2, 0, 1)[None].astype(np.float32) / 255
+    images = torch.from_numpy(pixels + normal("yolo/full/noise", (1, 3, 640, 640), std=0.1))
 
-    network = YoloWorld()
-    fill.fill_state_dict(network)
-    network.eval().requires_grad_(False)
+    with torch.device("meta"):
+        network = YoloWorld()
+    fill_network(network)
     plain = run_with_taps(network, images, prompt_K1)
     apply_recipe(network)
     apply_statistics(network, "yolo_world_full_bn.npz", -2.5)
@@ -201,11 +86,14 @@ def full() -> SimpleNamespace:
     return SimpleNamespace(network=network, runs=runs, blocks=blocks, images=images, prompts_K2=prompts_K2)
 
 
-def clip_tower() -> ClipPictureTower:
-    model = transformers.CLIPVisionModelWithProjection(transformers.CLIPVisionConfig())
-    fill.fill_state_dict(model)
-    model.eval().requires_grad_(False)
-    return ClipPictureTower(model, transformers.CLIPImageProcessorPil(), torch.device("cpu"))
+def reference_encoder() -> ReferenceEncoder:
+    """CLIP ViT-B/32 filled by name."""
+    from transformers.initialization import no_init_weights
+
+    with no_init_weights():
+        model = transformers.CLIPVisionModelWithProjection(transformers.CLIPVisionConfig())
+    tower = ClipImageTower(model=fill_network(model))
+    return ReferenceEncoder(tower=tower, processor=transformers.CLIPImageProcessorPil())
 
 
 @pytest.fixture(scope="module")
@@ -213,11 +101,13 @@ def detector(full: SimpleNamespace) -> ImagePromptDetector:
     """The whole chain with the weights of the end-to-end golden."""
     network = copy.deepcopy(full.network)
     apply_statistics(network, "yolo_world_e2e_bn.npz", -6.0)
-    return ImagePromptDetector(network, clip_tower(), torch.device("cpu"))
+    return ImagePromptDetector(
+        network=network, encoder=reference_encoder(), device=torch.device("cpu"), pairs_per_pass=4
+    )
 
 
 def test_the_manifest_is_the_network_at_full_size() -> None:
-    manifest = json.loads((YOLO / "manifests" / "yolo_world_v2_l_image_prompt.json").read_text())
+    manifest = read("yolo_world/manifests/yolo_world_v2_l_image_prompt.json")
     needed = {key: tuple(entry["shape"]) for key, entry in manifest["keys"].items() if entry["needed"]}
     with torch.device("meta"):
         network = YoloWorld()
@@ -227,7 +117,7 @@ def test_the_manifest_is_the_network_at_full_size() -> None:
 
 
 def test_the_sizes_are_read_from_the_whole_published_file() -> None:
-    manifest = json.loads((YOLO / "manifests" / "yolo_world_v2_l_image_prompt.json").read_text())
+    manifest = read("yolo_world/manifests/yolo_world_v2_l_image_prompt.json")
     published = {
         "module." + key: torch.empty(entry["shape"], device="meta") for key, entry in manifest["keys"].items()
     }
@@ -241,12 +131,12 @@ def test_the_sizes_are_read_from_the_whole_published_file() -> None:
 @pytest.mark.parametrize("run", ["k1", "k2"])
 def test_full_size_outputs(full: SimpleNamespace, run: str) -> None:
     expected, outputs = golden("yolo_world_full.npz"), full.runs[run]
-    for level, stride in zip(LEVELS, STRIDES, strict=True):
+    for level, stride in zip(LEVELS, STRIDES_PX, strict=True):
         for name, limits in (("cls_logits", LOGIT_LIMITS), ("ltrb", DISTANCE_LIMITS)):
             tap = f"{name}_{level}"
             assert_near(outputs[tap].numpy(), expected[f"{run}/full/{tap}"], limits, tap)
         points = (640 // stride) ** 2
-        start = sum((640 // finer) ** 2 for finer in STRIDES[:level])
+        start = sum((640 // finer) ** 2 for finer in STRIDES_PX[:level])
         assert_near(
             outputs["boxes"][:, start : start + points].numpy(),
             expected[f"{run}/full/boxes"][:, start : start + points],
@@ -312,67 +202,18 @@ def test_the_goldens_notice_the_mistakes_they_name(
         assert worst("attn_k2") > UNIT_LIMIT
 
 
-CASES = ("landscape", "hd", "portrait", "upscale_truncated", "upscale", "exact")
-
-
-@pytest.mark.parametrize("case", CASES)
-def test_preprocessing(case: str) -> None:
-    expected = {key.split("/", 1)[1]: value for key, value in golden("preprocess.npz").items() if case in key}
-    height, width = (int(side) for side in expected["frame_hw"])
-    letterbox = Letterbox.of(height, width)
-    pixels_CHW = letterbox.apply(fill.uint8_image(f"yolo/pre/{case}", height, width))
-    np.testing.assert_array_equal(pixels_CHW[:, ::4, ::4], expected["net_u8_every4"])
-    np.testing.assert_array_equal(pixels_CHW.sum(axis=(1, 2), dtype=np.int64), expected["net_u8_sum"])
-    np.testing.assert_allclose(letterbox.scale, expected["scale_factor_wh"], rtol=0, atol=1e-12)
-    assert (letterbox.top, letterbox.left) == tuple(expected["pad_top_bottom_left_right"][[0, 2]])
-
-
-def test_the_network_sees_blue_first_and_grey_padding() -> None:
-    expected = golden("preprocess.npz")
-    frame_HWC = np.broadcast_to(expected["channel_order/frame_rgb"], (320, 640, 3))
-    pixels_CHW = Letterbox.of(320, 640).apply(np.ascontiguousarray(frame_HWC)).astype(np.float32) / 255
-    np.testing.assert_allclose(pixels_CHW[:, 320, 320], expected["channel_order/net_pixel_inside"])
-    np.testing.assert_allclose(pixels_CHW[:, 0, 0], expected["channel_order/net_pixel_padding"])
-
-
-def test_a_strip_without_a_pixel_across_is_refused() -> None:
-    with pytest.raises(SampleError, match="too narrow"):
-        Letterbox.of(2, 4000)
-
-
-@pytest.mark.parametrize("case", ["a_landscape", "b_two_prompts", "c_low", "d_empty", "e_crowd", "f_border"])
-def test_boxes_after_the_head_and_after_the_script(case: str) -> None:
-    expected = {
-        key.split("/", 1)[1]: value for key, value in golden("yolo_world_post.npz").items() if case in key
-    }
-    logits_NK = flat_logits([torch.from_numpy(expected[f"in_cls_{level}"]) for level in LEVELS])[0]
-    corners_N4 = decoded_boxes([torch.from_numpy(expected[f"in_ltrb_{level}"]) for level in LEVELS])[0]
-    letterbox = Letterbox.of(*(int(side) for side in expected["frame_hw"]))
-    np.testing.assert_allclose(corners_N4[::7].numpy(), expected["decoded_every7"], atol=1e-4)
-
-    candidates = head_boxes(logits_NK, corners_N4, letterbox)
-    returned = script_boxes(candidates)
-    shortcut = script_boxes(head_boxes(logits_NK, corners_N4, letterbox, above=SCRIPT_SCORE))
-    for boxes, stage in ((candidates, "head"), (returned, "final"), (shortcut, "final")):
-        np.testing.assert_allclose(boxes.corners.numpy(), expected[f"{stage}_boxes"], atol=2e-4)
-        np.testing.assert_allclose(boxes.scores.numpy(), expected[f"{stage}_scores"], atol=1e-6)
-        np.testing.assert_array_equal(boxes.labels.numpy(), expected[f"{stage}_labels"])
-    if case == "f_border":
-        assert len(returned.scores) < len(candidates.scores), "the second suppression removes boxes"
-
-
 def test_prompts_from_pictures(detector: ImagePromptDetector) -> None:
-    expected, tower, network = golden("prompt.npz"), detector._tower, detector._network
+    expected, encoder, network = golden("prompt.npz"), detector.encoder, detector.network
     for name in "abc":
         height, width = (int(side) for side in expected[f"clip/{name}/image_hw"])
-        picture = Image.fromarray(fill.uint8_image(f"yolo/prompt/{name}", height, width))
-        pixels = tower.pixel_values([picture])[:, :, ::4, ::4].numpy()
+        picture = Image.fromarray(uint8_image(f"yolo/prompt/{name}", height, width))
+        pixels = encoder.pixel_values([picture])[:, :, ::4, ::4].numpy()
         np.testing.assert_allclose(pixels, expected[f"clip/{name}/pixel_values_every4"], atol=1e-6)
-        embedding = tower.embed([picture])
+        embedding = encoder.embed([picture])
         np.testing.assert_allclose(embedding.numpy(), expected[f"clip/{name}/image_embeds"], atol=5e-6)
         prompt = network.project(embedding)
         np.testing.assert_allclose(prompt.numpy(), expected[f"clip/{name}/embedding"], atol=2e-6)
-    vectors = torch.from_numpy(fill.normal("yolo/projector/in", (3, 512)))
+    vectors = torch.from_numpy(normal("yolo/projector/in", (3, 512)))
     projected = network.project(vectors).numpy()
     np.testing.assert_allclose(projected, expected["projector/out_of_unit_then_unit"], atol=2e-6)
     # The training code's residual would be far off.
@@ -381,16 +222,16 @@ def test_prompts_from_pictures(detector: ImagePromptDetector) -> None:
 
 
 def e2e_frame() -> np.ndarray:
-    image = fill.uint8_image("yolo/e2e/frame", 480, 832).astype(np.float64)
-    noisy = image + 20 * fill.normal("yolo/e2e/frame/noise", (480, 832, 3))
+    image = uint8_image("yolo/e2e/frame", 480, 832).astype(np.float64)
+    noisy = image + 20 * normal("yolo/e2e/frame/noise", (480, 832, 3))
     frame_HWC: np.ndarray = np.clip(np.rint(noisy), 0, 255).astype(np.uint8)
-    assert zlib.crc32(frame_HWC.tobytes()) == 3466411132
+    assert crc(frame_HWC) == 3466411132
     return frame_HWC
 
 
 def test_the_whole_chain_from_frame_and_picture_to_boxes(detector: ImagePromptDetector) -> None:
     expected = golden("yolo_world_e2e.npz")
-    reference = Image.fromarray(fill.uint8_image("yolo/e2e/reference", 300, 200))
+    reference = Image.fromarray(uint8_image("yolo/e2e/reference", 300, 200))
     prompts_RD = detector.prompts([reference])
     np.testing.assert_allclose(prompts_RD.numpy(), expected["none/prompt"][0], atol=2e-6)
     boxes = detector.detect([e2e_frame()], prompts_RD)[0][0]
@@ -402,223 +243,17 @@ def test_the_whole_chain_from_frame_and_picture_to_boxes(detector: ImagePromptDe
 def test_the_whole_chain_with_a_padding_prompt(detector: ImagePromptDetector) -> None:
     """The script never asks for it; it tests the maximum over prompts and classes of their own."""
     expected = golden("yolo_world_e2e.npz")
-    padding = unit(fill.normal("yolo/e2e/padding", (1, 512)))
+    padding = unit(normal("yolo/e2e/padding", (1, 512)))
     prompts_KD = unit(np.concatenate([expected["none/prompt"][0], padding]))
     np.testing.assert_allclose(prompts_KD, expected["padding/prompt"][0], atol=2e-6)
     letterbox = Letterbox.of(480, 832)
     with torch.inference_mode():
         images = torch.from_numpy(letterbox.apply(e2e_frame())[None]).float() / 255
-        maps = detector._network.features(images)
-        logits, distances = detector._network.predict(maps, torch.from_numpy(prompts_KD)[None])
+        maps = detector.network.features(images)
+        logits, distances = detector.network.predict(maps, torch.from_numpy(prompts_KD)[None])
     for level in LEVELS:
         tap = f"cls_logits_{level}"
         assert_near(logits[level].numpy(), expected[f"padding/{tap}"], LOGIT_LIMITS, tap)
     boxes = script_boxes(head_boxes(flat_logits(logits)[0], decoded_boxes(distances)[0], letterbox))
     np.testing.assert_allclose(boxes.corners.numpy(), expected["padding/final_boxes"], atol=0.3)
     np.testing.assert_array_equal(boxes.labels.numpy(), expected["padding/final_labels"])
-
-
-@pytest.fixture(scope="module")
-def tiny_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("weights")
-    tiny.write_tiny(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tiny_weights: Path) -> Path:
-    return tiny_weights / tiny.DETECTOR_REPOSITORY / tiny.DETECTOR_FILE
-
-
-@pytest.fixture(scope="module")
-def small(tiny_weights: Path, checkpoint: Path) -> ImagePromptDetector:
-    return ImagePromptDetector.load(checkpoint, tiny_weights / tiny.CLIP_REPOSITORY, torch.device("cpu"))
-
-
-def test_tiny_checkpoints_are_the_same_each_time(checkpoint: Path, tmp_path: Path) -> None:
-    tiny.write_tiny(tmp_path)
-    again = tmp_path / tiny.DETECTOR_REPOSITORY / tiny.DETECTOR_FILE
-    assert again.read_bytes() == checkpoint.read_bytes()
-
-
-def test_frames_and_references_in_one_pass_give_what_each_gives_alone(small: ImagePromptDetector) -> None:
-    frames = [fill.uint8_image(f"frame {number}", 96, 160) for number in range(3)]
-    pictures = [Image.fromarray(fill.uint8_image(f"picture {number}", 80, 60)) for number in range(2)]
-    together = small.detect(frames, small.prompts(pictures))
-    assert [len(row) for row in together] == [2, 2, 2]
-    seen = 0
-    for frame, row in zip(frames, together, strict=True):
-        for picture, boxes in zip(pictures, row, strict=True):
-            alone = small.detect([frame], small.prompts([picture]))[0][0]
-            torch.testing.assert_close(boxes.corners, alone.corners, atol=1e-3, rtol=0)
-            torch.testing.assert_close(boxes.scores, alone.scores, atol=1e-5, rtol=0)
-            seen += len(boxes.scores)
-    assert seen > 0
-    assert not torch.equal(together[0][0].scores, together[0][1].scores), "the prompt does not matter"
-
-
-def test_what_does_not_depend_on_the_prompt_is_computed_once_per_frame(small: ImagePromptDetector) -> None:
-    rows: dict[str, int] = {}
-    network = small._network
-    watched = {
-        "backbone": network.backbone["image_model"].stem,
-        "first block before its gates": network.neck.top_down_layers[0].main_conv,
-        "first block after its gates": network.neck.top_down_layers[0].final_conv,
-        "second block": network.neck.top_down_layers[1].main_conv,
-    }
-    handles = [
-        module.register_forward_hook(lambda _m, _i, output, name=name: rows.update({name: len(output)}))
-        for name, module in watched.items()
-    ]
-    pictures = [Image.fromarray(fill.uint8_image(f"picture {number}", 80, 60)) for number in range(3)]
-    small.detect([fill.uint8_image("frame", 96, 160)] * 2, small.prompts(pictures))
-    for handle in handles:
-        handle.remove()
-    assert rows == {
-        "backbone": 2,
-        "first block before its gates": 2,
-        "first block after its gates": 6,
-        "second block": 6,
-    }
-
-
-def _saved(path: Path, folder: Path, change: Any) -> Path:
-    """A copy of the tiny checkpoint in `folder` with its content changed."""
-    content = torch.load(path, weights_only=True)
-    changed = folder / "changed.pth"
-    torch.save(change(content), changed)
-    return changed
-
-
-HEAD_BIAS = "bbox_head.head_module.cls_contrasts.0.bias"
-
-
-def _without_a_key(content: Any) -> Any:
-    del content["state_dict"][HEAD_BIAS]
-    return content
-
-
-def _with_a_wrong_shape(content: Any) -> Any:
-    content["state_dict"]["neck.downsample_layers.0.conv.weight"] = torch.zeros(1, 2, 3, 3)
-    return content
-
-
-def _with_an_unknown_key(content: Any) -> Any:
-    content["state_dict"]["neck.surprise.weight"] = torch.zeros(1)
-    return content
-
-
-def _of_another_model(content: Any) -> Any:
-    return {"state_dict": {"layer.weight": torch.zeros(1)}}
-
-
-@pytest.mark.parametrize(
-    ("change", "named"),
-    [
-        (_without_a_key, rf"1 missing \({HEAD_BIAS}\)"),
-        (_with_a_wrong_shape, r"1 of a wrong shape \(neck.downsample_layers.0.conv.weight \(1, 2, 3, 3\)"),
-        (_with_an_unknown_key, r"1 unexpected \(neck.surprise.weight\)"),
-        (_of_another_model, "no YOLO-World image-prompt checkpoint"),
-    ],
-)
-def test_a_checkpoint_that_does_not_fit_is_named_by_its_keys(
-    tmp_path: Path, checkpoint: Path, change: Any, named: str
-) -> None:
-    with pytest.raises(UserError, match=named):
-        load_yolo_world(_saved(checkpoint, tmp_path, change))
-
-
-def test_a_truncated_checkpoint_is_one_line(tmp_path: Path, checkpoint: Path) -> None:
-    cut = tmp_path / checkpoint.name
-    cut.write_bytes(checkpoint.read_bytes()[:5000])
-    with pytest.raises(UserError, match="damaged"):
-        load_yolo_world(cut)
-
-
-def test_an_unneeded_prefix_and_counters_are_passed_over(tmp_path: Path, checkpoint: Path) -> None:
-    def as_trained_in_parallel(content: Any) -> Any:
-        tensors = {f"module.{key}": value for key, value in content["state_dict"].items()}
-        tensors["module.backbone.image_model.stem.bn.num_batches_tracked"] = torch.tensor(7)
-        return {"state_dict": tensors, "meta": {"epoch": 80}}
-
-    loaded = load_yolo_world(_saved(checkpoint, tmp_path, as_trained_in_parallel)).state_dict()
-    original = load_yolo_world(checkpoint).state_dict()
-    assert loaded.keys() == original.keys()
-    assert all(torch.equal(loaded[key], original[key]) for key in original)
-
-
-class _HistoryBuffer:
-    """Stands in for MMEngine's log of one training value."""
-
-    def __init__(self) -> None:
-        self._log_history = np.arange(3.0)
-        self.max_length = np.float64(5.0)
-
-
-_HistoryBuffer.__module__ = "mmengine.logging.history_buffer"
-_HistoryBuffer.__qualname__ = _HistoryBuffer.__name__ = "HistoryBuffer"
-
-
-def test_a_training_log_in_the_file_is_read_as_nothing(
-    tmp_path: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    module = types.ModuleType("mmengine.logging.history_buffer")
-    module.HistoryBuffer = _HistoryBuffer  # type: ignore[attr-defined]
-    for name in ("mmengine", "mmengine.logging"):
-        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
-    monkeypatch.setitem(sys.modules, module.__name__, module)
-    logged = _saved(
-        checkpoint,
-        tmp_path,
-        lambda content: content | {"message_hub": {"log_scalars": {"loss": _HistoryBuffer()}}},
-    )
-    for name in ("mmengine", "mmengine.logging", module.__name__):
-        monkeypatch.delitem(sys.modules, name)
-    with pytest.raises(pickle.UnpicklingError):
-        torch.load(logged, weights_only=True)
-    assert f"{module.__name__}.HistoryBuffer" in INERT_PICKLED_TYPES
-    assert read_training_checkpoint(logged).keys() == read_training_checkpoint(checkpoint).keys()
-
-
-class _RunsACommand:
-    def __init__(self, path: str) -> None:
-        self.path = path
-
-    def __reduce__(self) -> Any:
-        return (open, (self.path, "w"))
-
-
-def test_a_checkpoint_with_code_is_refused_and_runs_nothing(tmp_path: Path, checkpoint: Path) -> None:
-    witness = tmp_path / "ran"
-    hostile = _saved(checkpoint, tmp_path, lambda content: content | {"meta": _RunsACommand(str(witness))})
-    with pytest.raises(UserError, match="more than tensors"):
-        load_yolo_world(hostile)
-    assert not witness.exists()
-
-
-def test_a_whole_clip_folder_and_its_picture_half_load_alike(tiny_weights: Path, tmp_path: Path) -> None:
-    """Published folders hold the text tower too, and old ones pickled weights with position ids."""
-    folder = tiny_weights / tiny.CLIP_REPOSITORY
-    picture = Image.fromarray(fill.uint8_image("picture", 80, 60))
-    half = ClipPictureTower.load(folder, torch.device("cpu"))
-    from safetensors.torch import load_file
-
-    tensors = load_file(folder / "model.safetensors")
-    tensors["text_model.final_layer_norm.weight"] = torch.ones(32)
-    tensors["logit_scale"] = torch.tensor(4.6)
-    tensors["vision_model.embeddings.position_ids"] = torch.arange(50)[None]
-    torch.save(tensors, tmp_path / "pytorch_model.bin")
-    for name in ("config.json", "preprocessor_config.json"):
-        (tmp_path / name).write_bytes((folder / name).read_bytes())
-    whole = ClipPictureTower.load(tmp_path, torch.device("cpu"))
-    with torch.inference_mode():
-        torch.testing.assert_close(whole.embed([picture]), half.embed([picture]), atol=0, rtol=0)
-
-
-@pytest.mark.parametrize("absent", ["config.json", "preprocessor_config.json", "model.safetensors"])
-def test_an_incomplete_clip_folder_is_a_user_error(tiny_weights: Path, tmp_path: Path, absent: str) -> None:
-    for file in (tiny_weights / tiny.CLIP_REPOSITORY).iterdir():
-        if file.name != absent:
-            (tmp_path / file.name).write_bytes(file.read_bytes())
-    with pytest.raises(UserError):
-        ClipPictureTower.load(tmp_path, torch.device("cpu"))

@@ -8,6 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,6 @@ coco = pytest.importorskip("pycocotools.mask")
 from refbench.refalign.data.dataset import TrainingData, open_source, open_training_data  # noqa: E402
 from refbench.refalign.data.draws import Draws  # noqa: E402
 from refbench.refalign.data.frames import cover, letterbox  # noqa: E402
-from refbench.refalign.data.opens2v import OpenS2VSource  # noqa: E402
 from refbench.refalign.data.pairs import cluster_of  # noqa: E402
 from refbench.refalign.data.sample import Clip, ClipRule  # noqa: E402
 from refbench.refalign.data.source import ReferenceRates  # noqa: E402
@@ -288,15 +288,23 @@ def test_a_linked_clip_without_its_video_is_named(layout: Callable[..., Path]) -
 
 
 def test_cross_pair_probability(layout: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    """The share of positions at which linked references are asked for, without decoding."""
-    source = open_source(layout(pairs=PAIRS), None)
-    assert isinstance(source, OpenS2VSource)
-    monkeypatch.setattr(source, "_linked_references", lambda *rest: [])
-    asked = Counter(
-        source._other_references("one", "x", RULE, ReferenceRates(), Draws(seed=3, epoch=0, position=p)) == []
-        for p in range(5000)
+    """The share of positions at which linked references are taken, without decoding."""
+    folder = layout(pairs=PAIRS)
+    undecoded = SimpleNamespace(probe=Video(folder / "videos" / "one" / "a_part1.mp4").probe)
+    frame_HWC = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
+    module = "refbench.refalign.data.opens2v"
+    monkeypatch.setattr(f"{module}.Video", lambda file: undecoded)
+    monkeypatch.setattr(f"{module}.read_clip", lambda *_, **__: (frame_HWC[None], frame_HWC))
+    monkeypatch.setattr(f"{module}.read_frames", lambda *_: [(0, frame_HWC)])
+    monkeypatch.setattr(f"{module}.stacked_references", lambda *_: frame_HWC[None])
+    source = open_source(folder, None)
+    total = 5000
+    taken = Counter(
+        source.clip(0, 0, RULE, ReferenceRates(), Draws(seed=3, epoch=0, position=p)).labels
+        for p in range(total)
     )
-    deviation = (asked[True] / 5000 - 0.23) / (0.23 * 0.77 / 5000) ** 0.5
+    assert set(taken) == {("thing 2",), ("thing 1", "thing 2", "thing 4")}
+    deviation = (taken[("thing 2",)] / total - 0.23) / (0.23 * 0.77 / total) ** 0.5
     assert abs(deviation) < 4
     data = TrainingData(source, RULE, seed=0)
     assert (data.rates.cross_pair, data.rates.gpt) == (0.23, 0.0)

@@ -209,22 +209,67 @@ def test_places_that_hold_no_data_are_one_line(tmp_path: Path) -> None:
             open_training_data(place, RULE, seed=0, cache=None)
 
 
-def test_a_folder_of_files_is_read_shard_by_shard(tmp_path: Path) -> None:
+class SizedShard:
+    """What the order knows of a shard: its name and length."""
+
+    def __init__(self, name: str, length: int) -> None:
+        self.name = name
+        self.length = length
+
+    def __len__(self) -> int:
+        return self.length
+
+
+class NumberedSource(ClipSource):
+    """Shards of a length, whose clips are only named: `<shard>/<number>`."""
+
+    path = Path("numbered")
+
+    def __init__(self, shards: int, length: int) -> None:
+        self.shards = [SizedShard(f"shard {number}", length) for number in range(shards)]  # type: ignore[misc]
+
+    def name(self, shard: int, number: int) -> str:
+        return f"{shard}/{number}"
+
+    def clip(self, shard: int, number: int, *rest: Any) -> Clip:
+        video = np.zeros((1, 16, 16, 3), np.uint8)
+        return Clip(
+            key=self.name(shard, number),
+            prompt="",
+            video_FHWC=video,
+            references_NHWC=video[:0],
+            labels=(),
+            first_frame=0,
+        )
+
+
+def entry_at(data: TrainingData, epoch: int, position: int) -> tuple[int, int]:
+    """Shard and number of the entry at a position of a `NumberedSource`."""
+    shard, _, number = data.sample(epoch, position).clip.key.partition("/")
+    return int(shard), int(number)
+
+
+def test_an_epoch_goes_shard_by_shard() -> None:
+    data = TrainingData(NumberedSource(3, 9), RULE, seed=4)
+    orders = []
+    for epoch in range(3):
+        entries = [entry_at(data, epoch, position) for position in range(27)]
+        assert sorted(entries) == [(shard, number) for shard in range(3) for number in range(9)]
+        assert len(list(itertools.groupby(entries, key=lambda entry: entry[0]))) == 3
+        orders.append(entries)
+    assert orders[0] != orders[1] != orders[2]
+    other = TrainingData(NumberedSource(3, 9), RULE, seed=5)
+    assert [entry_at(other, 0, position) for position in range(27)] != orders[0]
+
+
+def test_a_folder_of_files_has_a_shard_for_each(tmp_path: Path) -> None:
     for shard in "abc":
         lines = [
             json.dumps({"video": f"{n}.mp4", "prompt": "", "references": [], "id": f"{n}"}) for n in range(9)
         ]
         (tmp_path / f"{shard}.jsonl").write_text("\n".join(lines))
-    data = TrainingData(open_source(tmp_path, None), RULE, seed=4)
-    orders = []
-    for epoch in range(3):
-        places = [data._entry_at(epoch, position) for position in range(27)]
-        assert sorted(places) == [(shard, number) for shard in range(3) for number in range(9)]
-        assert len(list(itertools.groupby(places, key=lambda place: place[0]))) == 3
-        orders.append(places)
-    assert orders[0] != orders[1] != orders[2]
-    other = TrainingData(open_source(tmp_path, None), RULE, seed=5)
-    assert [other._entry_at(0, position) for position in range(27)] != orders[0]
+    source = open_source(tmp_path, None)
+    assert [(shard.name, len(shard)) for shard in source.shards] == [("a", 9), ("b", 9), ("c", 9)]
 
 
 def test_an_epoch_holds_every_sample_once_and_epochs_differ(written: Callable[..., Path]) -> None:
@@ -319,26 +364,11 @@ def test_conditions_follow_the_position_and_leave_the_sample_whole(written: Call
 
 def test_epochs_of_a_million_clips_need_no_list_of_them() -> None:
     """Orders are made shard by shard and few are held."""
-
-    class Sized:
-        def __init__(self, number: int) -> None:
-            self.name = f"shard {number}"
-
-        def __len__(self) -> int:
-            return 50_000
-
-    class Big(ClipSource):
-        path = Path("big")
-        shards = tuple(Sized(number) for number in range(40))  # type: ignore[assignment]
-
-        def name(self, shard: int, number: int) -> str:
-            raise NotImplementedError
-
-        def clip(self, *arguments: Any) -> Clip:
-            raise NotImplementedError
-
-    data = TrainingData(Big(), RULE, seed=0)
+    length = 50_000
+    data = TrainingData(NumberedSource(40, length), RULE, seed=0)
     assert len(data) == 2_000_000
-    met = {data._entry_at(0, position) for position in range(49_000, 151_000, 1000)}
+    met = {entry_at(data, 0, position) for position in range(49_000, 151_000, 1000)}
     assert len(met) == 102 and 3 <= len({shard for shard, _ in met}) <= 4
-    assert len(data._orders) <= 8
+    assert len({entry_at(data, 0, position)[0] for position in range(0, len(data), length)}) == 40
+    eight_orders = 8 * length * np.dtype(np.int64).itemsize
+    assert len(pickle.dumps(data)) < eight_orders + length

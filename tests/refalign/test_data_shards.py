@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from refbench.bench.errors import SampleError, UserError
-from refbench.refalign.data.places import contained_file
+from refbench.bench.files import contained_file
 from refbench.refalign.data.shards import AnnotationShard, line_entries, object_entries
 
 VALUES = st.recursive(

@@ -203,6 +203,26 @@ def test_attention_backends(backend: str) -> None:
     assert worst(predict(model, references("refs2")), ARRAYS["refs2/noise_pred"]) < ATOL
 
 
+def test_an_attention_backend_holds_for_its_network_alone() -> None:
+    from diffusers.models.attention_dispatch import _AttentionBackendRegistry as Registry
+
+    from refbench.baselines.wan.loading import set_attention_backend
+    from refbench.bench.errors import UserError
+
+    default = Registry.get_active_backend()
+    model, other = make(), make()
+    set_attention_backend(model, "_native_math")
+    assert Registry.get_active_backend() == default
+    backends = [
+        {module.processor._attention_backend for module in network.modules() if hasattr(module, "processor")}
+        for network in (model, other)
+    ]
+    assert [str(*each) for each in backends] == ["AttentionBackendName._NATIVE_MATH", "None"]
+    with pytest.raises(UserError, match="must be one of"):
+        set_attention_backend(model, "no-such-one")
+    assert Registry.get_active_backend() == default
+
+
 def test_fused_projections_are_neutral() -> None:
     model = make()
     model.fuse_qkv_projections()

@@ -172,6 +172,7 @@ class Multiway(nn.Module):
         self.multiway = nn.ModuleList([make(), make()])
 
     def forward(self, hidden_BSD: Tensor, image: Span) -> Tensor:
+        """(B, S, D) to (B, S, the modules' width), each position by the weights of its own kind."""
         text, picture = self.multiway
         pieces = (
             (text, hidden_BSD[:, : image.start]),
@@ -190,6 +191,7 @@ class RmsNorm(nn.Module):
         self.eps = eps
 
     def forward(self, hidden_BSD: Tensor) -> Tensor:
+        """(B, S, D) to the same shape and dtype."""
         wide = hidden_BSD.float()
         scaled = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
         return self.weight * scaled.to(hidden_BSD.dtype)
@@ -220,7 +222,10 @@ class SelfAttention(nn.Module):
         past: KeyValue | None,
         wanted: int,
     ) -> tuple[Tensor, KeyValue]:
-        """Outputs of the last `wanted` positions, and the keys and values of all so far."""
+        """Outputs (B, wanted, D) of the last `wanted` positions, and keys and values (B, H, T, K) of all.
+
+        `visible_ST` says which of the T positions each of the S may attend to; `past` holds P earlier ones.
+        """
         key = rotation(self._split(self.k_proj(hidden_BSD, image)))
         value = self._split(self.v_proj(hidden_BSD, image))
         if past is not None:
@@ -247,6 +252,7 @@ class LanguageMlp(nn.Module):
         self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
 
     def forward(self, hidden_BSD: Tensor) -> Tensor:
+        """(B, S, D) to the same shape."""
         return self.down_proj(functional.silu(self.gate_proj(hidden_BSD)) * self.up_proj(hidden_BSD))
 
 
@@ -273,6 +279,7 @@ class DecoderLayer(nn.Module):
         past: KeyValue | None,
         wanted: int,
     ) -> tuple[Tensor, KeyValue]:
+        """States (B, wanted, D) of the last `wanted` positions, and keys and values as `SelfAttention`."""
         normed_BSD = self.input_layernorm(hidden_BSD, image)
         attended, key_value = self.self_attn(normed_BSD, image, rotation, visible_ST, past, wanted)
         image = image.within_last(wanted, hidden_BSD.shape[1])
@@ -296,8 +303,10 @@ class OwlModel(nn.Module):
     def forward(
         self, hidden_BSD: Tensor, image: Span, past: Sequence[KeyValue] = (), wanted: int | None = None
     ) -> tuple[Tensor, list[KeyValue]]:
-        """Run positions that follow those in `past`: the states of the last `wanted` of them before the
-        final norm (all if None), and each layer's keys and values of all positions so far.
+        """Run S positions (B, S, D) that follow those in `past`.
+
+        Returns the states (B, wanted, D) of the last `wanted` of them (all if None) before the final norm,
+        and each layer's keys and values of all positions so far.
         """
         positions = hidden_BSD.shape[1]
         start = past[0].key_BHTK.shape[2] if past else 0

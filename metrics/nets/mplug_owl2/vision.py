@@ -1,4 +1,4 @@
-"""The eyes of mPLUG-Owl2: a CLIP-like vision tower and the abstractor that turns a frame into a few tokens.
+"""The vision side of mPLUG-Owl2: a CLIP-like tower and the abstractor that turns a frame into a few tokens.
 
 Source: `q_align/model/visual_encoder.py` of the Q-Align copy in PKU-YuanGroup/OpenS2V-Nexus@ef17513
 (`eval/utils/Q-Align`). Modules are named after the checkpoint's keys. What surprises:
@@ -58,7 +58,7 @@ class AbstractorConfig:
 
 
 class Layers(nn.Module):
-    """A named level of the checkpoint that only holds `layers`."""
+    """Holds `layers`, as the checkpoint's keys have it."""
 
     def __init__(self, layers: list[nn.Module]) -> None:
         super().__init__()
@@ -77,6 +77,7 @@ class VisionEmbeddings(nn.Module):
         self.pre_layernorm = nn.LayerNorm(width, config.layer_norm_eps)
 
     def forward(self, pixels_F3YX: Tensor) -> Tensor:
+        """Normalised pixels (F, 3, Y, X) to tokens (F, N, D)."""
         patches_FND = self.patch_embed(pixels_F3YX).flatten(2).transpose(1, 2)
         class_F1D = self.cls_token.expand(len(patches_FND), -1, -1)
         return self.pre_layernorm(torch.cat([class_F1D, patches_FND], 1) + self.position_embedding)
@@ -92,6 +93,7 @@ class VisionAttention(nn.Module):
         self.dense = nn.Linear(config.hidden_size, config.hidden_size)
 
     def forward(self, hidden_FND: Tensor) -> Tensor:
+        """(F, N, D) to the same shape."""
         fused = self.query_key_value(hidden_FND).unflatten(-1, (self.heads, 3, -1))
         query_FHNK, key_FHNK, value_FHNK = fused.permute(3, 0, 2, 1, 4)
         mixed_FHNK = functional.scaled_dot_product_attention(query_FHNK, key_FHNK, value_FHNK)
@@ -107,6 +109,7 @@ class VisionMlp(nn.Module):
         self.fc2 = nn.Linear(config.intermediate_size, config.hidden_size)
 
     def forward(self, hidden_FND: Tensor) -> Tensor:
+        """(F, N, D) to the same shape."""
         inner = self.fc1(hidden_FND)
         return self.fc2(inner * torch.sigmoid(1.702 * inner))
 
@@ -122,6 +125,7 @@ class VisionLayer(nn.Module):
         self.post_attention_layernorm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps)
 
     def forward(self, hidden_FND: Tensor) -> Tensor:
+        """(F, N, D) to the same shape."""
         hidden_FND = hidden_FND + self.self_attn(self.input_layernorm(hidden_FND))
         return hidden_FND + self.mlp(self.post_attention_layernorm(hidden_FND))
 
@@ -136,6 +140,7 @@ class VisionTower(nn.Module):
         self.post_layernorm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps)
 
     def forward(self, pixels_F3YX: Tensor) -> Tensor:
+        """Normalised pixels (F, 3, Y, X) to tokens (F, N, D)."""
         hidden_FND = self.embeddings(pixels_F3YX)
         for layer in self.encoder.layers:
             hidden_FND = layer(hidden_FND)
@@ -156,6 +161,7 @@ class AbstractorAttention(nn.Module):
         self.register_buffer("k_pos_embed", torch.zeros(config.grid_size**2 + 1, width))
 
     def forward(self, queries_FQD: Tensor, tower_FND: Tensor) -> Tensor:
+        """Queries (F, Q, D) and tower tokens (F, N, tower width) to mixed values (F, Q, D)."""
         context = torch.cat([queries_FQD, tower_FND], 1)
         positions = torch.cat([self.q_pos_embed, self.k_pos_embed])
         query_FHQK = self._split(self.query(queries_FQD + self.q_pos_embed))
@@ -179,6 +185,7 @@ class AbstractorMlp(nn.Module):
         self.ffn_ln = nn.LayerNorm(config.intermediate_size, config.layer_norm_eps)
 
     def forward(self, hidden_FQD: Tensor) -> Tensor:
+        """(F, Q, D) to the same shape."""
         return self.w2(self.ffn_ln(functional.silu(self.w1(hidden_FQD)) * self.w3(hidden_FQD)))
 
 
@@ -192,6 +199,7 @@ class AbstractorOutput(nn.Module):
         self.mlp = AbstractorMlp(config)
 
     def forward(self, attended_FQD: Tensor, residual_FQD: Tensor) -> Tensor:
+        """Attention's values and the residual, (F, Q, D) each, to (F, Q, D)."""
         hidden_FQD = residual_FQD + self.out_proj(attended_FQD)
         return hidden_FQD + self.mlp(self.norm2(hidden_FQD))
 
@@ -207,18 +215,20 @@ class AbstractorCrossAttention(nn.Module):
         self.normk = nn.LayerNorm(config.encoder_hidden_size, ABSTRACTOR_NORM_EPS)
 
     def forward(self, queries_FQD: Tensor, tower_FND: Tensor) -> Tensor:
+        """Queries (F, Q, D) and tower tokens (F, N, tower width) to the next queries (F, Q, D)."""
         normed_FQD = self.norm1(queries_FQD)
         return self.output(self.attention(normed_FQD, self.normk(tower_FND)), normed_FQD)
 
 
 class AbstractorLayer(nn.Module):
-    """A named level of the checkpoint around the resampling step."""
+    """Holds one resampling step, as the checkpoint's keys have it."""
 
     def __init__(self, config: AbstractorConfig) -> None:
         super().__init__()
         self.crossattention = AbstractorCrossAttention(config)
 
     def forward(self, queries_FQD: Tensor, tower_FND: Tensor) -> Tensor:
+        """As `AbstractorCrossAttention`."""
         return self.crossattention(queries_FQD, tower_FND)
 
 
@@ -233,6 +243,7 @@ class VisualAbstractor(nn.Module):
         self.visual_fc = nn.Linear(config.hidden_size, output_size)
 
     def forward(self, tower_FND: Tensor) -> Tensor:
+        """Tower tokens (F, N, tower width) to (F, Q + 1, O)."""
         frames = len(tower_FND)
         queries_FQD = self.query_embeds.expand(frames, -1, -1)
         for layer in self.encoder.layers:

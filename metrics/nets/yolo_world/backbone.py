@@ -146,7 +146,7 @@ class CSPDarknet(nn.Module):
             self.add_module(f"stage{number}", nn.Sequential(*layers))
 
     def forward(self, images_BCHW: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Images (B, 3, H, W), 0..1, to the maps at strides 8, 16 and 32."""
+        """Images (B, 3, H, W), 0..1, to the maps (B, C, H / s, W / s) at the strides s of 8, 16 and 32."""
         stride8_BCHW = self.stage2(self.stage1(self.stem(images_BCHW)))
         stride16_BCHW = self.stage3(stride8_BCHW)
         return stride8_BCHW, stride16_BCHW, self.stage4(stride16_BCHW)

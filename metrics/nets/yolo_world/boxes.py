@@ -101,7 +101,7 @@ class Boxes:
     labels: torch.Tensor
 
     def chosen(self, which: torch.Tensor | slice) -> Boxes:
-        """Some of them, by a mask, indices or a slice."""
+        """Some of them: by a mask (n,), by indices, or by a slice."""
         return Boxes(corners=self.corners[which], scores=self.scores[which], labels=self.labels[which])
 
     def cpu(self) -> Boxes:
@@ -138,7 +138,8 @@ def head_boxes(
 ) -> Boxes:
     """The detector's own boxes of one pass: scores over `above`, suppressed per class, clamped to the frame.
 
-    With several prompts each (point, prompt) is a candidate of its own.
+    Takes logits (N, K) and corners (N, 4) in input pixels; with several prompts each (point, prompt) is a
+    candidate of its own.
     """
     scores_NK = logits_NK.sigmoid()
     points_C, labels_C = (scores_NK > above).nonzero(as_tuple=True)

@@ -132,7 +132,7 @@ class YoloWorld(nn.Module):
         return functional.normalize(projected_RD, dim=-1)
 
     def features(self, images_BCHW: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Letterboxed images (B, 3, H, W), 0..1, to the backbone's maps at strides 8, 16 and 32."""
+        """Letterboxed images (B, 3, H, W), 0..1, to the backbone's maps (B, C, h, w) at strides 8, 16, 32."""
         maps: tuple[torch.Tensor, torch.Tensor, torch.Tensor] = self.backbone["image_model"](images_BCHW)
         return maps
 
@@ -183,7 +183,7 @@ def detector_tensors(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Ten
 
 
 class _Inert:
-    """Takes a pickled object's place and forgets everything about it."""
+    """Stands in for a pickled object and keeps nothing of it."""
 
     def __new__(cls, *_arguments: object) -> _Inert:
         return super().__new__(cls)

@@ -55,7 +55,10 @@ class HeadModule(nn.Module):
     def forward(
         self, maps_GCHW: Sequence[torch.Tensor], prompts_GKD: torch.Tensor
     ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-        """Per level the logits (G, K, H, W) and the distances (G, 4, H, W) in units of the stride."""
+        """Maps (G, C, H, W) of each level and prompts (G, K, D) to what each level says of the prompts.
+
+        Logits (G, K, H, W), and distances (G, 4, H, W) in units of the level's stride.
+        """
         logits = [
             contrast(branch(map_GCHW), prompts_GKD)
             for map_GCHW, branch, contrast in zip(maps_GCHW, self.cls_preds, self.cls_contrasts, strict=True)

@@ -90,7 +90,7 @@ class GuidedNeck(nn.Module):
     def forward(
         self, maps_BCHW: Sequence[torch.Tensor], prompts_GKD: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """The backbone's maps of B frames and prompts (B·R, K, D) to three maps of B·R rows."""
+        """Three maps (B, C, H, W) of the backbone and prompts (B·R, K, D) to three maps (B·R, C, H, W)."""
         fine_BCHW, middle_BCHW, coarse_BCHW = maps_BCHW
         pairs = len(prompts_GKD)
         top4_GCHW = self.top_down_layers[0](
@@ -107,7 +107,7 @@ class GuidedNeck(nn.Module):
 
 
 def doubled(features_BCHW: torch.Tensor) -> torch.Tensor:
-    """Nearest-neighbour upsampling to twice the rows and columns."""
+    """(B, C, H, W) to (B, C, 2·H, 2·W) by nearest neighbours."""
     return functional.interpolate(features_BCHW, scale_factor=2, mode="nearest")
 
 

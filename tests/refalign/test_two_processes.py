@@ -1,0 +1,116 @@
+"""Training in two launched processes: equal to one, by DDP and by FSDP2, and under the command line."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="RefAlign needs the extra 'refalign'")
+pytest.importorskip("diffusers", reason="RefAlign needs the extra 'refalign'")
+pytest.importorskip("accelerate", reason="RefAlign needs the extra 'refalign'")
+pytest.importorskip("pycocotools", reason="RefAlign needs the extra 'refalign'")
+
+from kit.training import SHORT_RUN, TWO_STEPS, files_of, logged_steps, run, small  # noqa: E402
+from refbench.baselines.wan.checkpoint import read_checkpoint  # noqa: E402
+from refbench.bench.cli.main import main  # noqa: E402
+
+# Three interpreters start and import torch and diffusers, which takes minutes on a busy machine.
+pytestmark = [pytest.mark.timeout(1800), pytest.mark.usefixtures("fresh_accelerate")]
+
+STEPS = 3
+LAST = "checkpoints/step-00000002"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Launched:
+    """The folder of the trainings, what the processes said, and the words of their `refbench train`."""
+
+    folder: Path
+    said: str
+    command: list[str]
+
+
+@pytest.fixture(scope="module")
+def launched(weights: Path, clips: Path, tmp_path_factory: pytest.TempPathFactory) -> Launched:
+    """Two processes that accelerate launched once for all tests here."""
+    folder = tmp_path_factory.mktemp("two")
+    command = ["train", "tiny", "--data", str(clips), "--weights", str(weights)]
+    command += ["--out", str(folder / "command"), *SHORT_RUN]
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes=2"]
+    script = str(Path(__file__).parents[1] / "kit" / "two_processes.py")
+    done = subprocess.run(
+        [*launcher, script, str(folder), *command, "--max-steps", str(STEPS)],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return Launched(folder=folder, said=done.stderr, command=command)
+
+
+@pytest.fixture
+def refbench(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """`refbench` in this process; returns its exit code."""
+
+    def call(*words: str) -> int:
+        monkeypatch.setattr(sys, "argv", ["refbench", *words])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        return int(ended.value.code or 0)
+
+    return call
+
+
+def losses(out: Path) -> list[float]:
+    return [row["loss"] for row in logged_steps(out)]
+
+
+def test_two_processes_equal_one(launched: Launched, tmp_path: Path) -> None:
+    """DDP and FSDP2 over gloo, straight and resumed, against one process that accumulates."""
+    run(small(*TWO_STEPS, "ema.enabled=true"), tmp_path / "one")
+    expected = losses(tmp_path / "one")
+    assert len(expected) == 2
+    for name in ("ddp", "ddp-halves", "fsdp2", "fsdp2-halves"):
+        np.testing.assert_allclose(losses(launched.folder / name), expected, rtol=1e-5, err_msg=name)
+        for part in ("transformer", "ema/transformer"):
+            alone, together = (
+                read_checkpoint(out / LAST / part).tensors
+                for out in (tmp_path / "one", launched.folder / name)
+            )
+            assert alone.keys() == together.keys()
+            for key, value in alone.items():
+                torch.testing.assert_close(
+                    together[key], value, rtol=1e-4, atol=2e-5, msg=f"{name} {part} {key}"
+                )
+    np.testing.assert_allclose(losses(launched.folder / "half"), expected, rtol=0.05)
+    run(small(*TWO_STEPS, "lora.enabled=true", "lora.rank=4"), tmp_path / "adapter")
+    np.testing.assert_allclose(losses(launched.folder / "adapter"), losses(tmp_path / "adapter"), rtol=1e-5)
+    for name in ("ddp", "fsdp2"):
+        assert files_of(launched.folder / name / LAST) == files_of(launched.folder / f"{name}-halves" / LAST)
+
+
+def test_the_command_in_two_processes_and_resumed_in_one(
+    launched: Launched, tmp_path: Path, refbench: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = launched.folder / "command"
+    state = json.loads((out / "checkpoints" / f"step-{STEPS:08d}" / "state.json").read_text())
+    assert state["processes"] == 2
+    assert launched.said.count(f"step {STEPS}/{STEPS}") == 1
+    assert launched.said.count(f"step {STEPS} is reached") == 1
+    assert refbench(*launched.command, "--resume") == 0
+    assert refbench(*launched.command, "--out", str(tmp_path / "alone")) == 0
+    alone = losses(tmp_path / "alone")
+    assert len(alone) == STEPS + 1
+    np.testing.assert_allclose(losses(out), alone, rtol=1e-5)
+    capsys.readouterr()
+    assert refbench(*launched.command) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("refbench: ") and said.count("\n") == 1
