@@ -42,22 +42,24 @@ from training_step import TRAINING_PASSES, DrawnSource, draw_clip, forward_flops
 
 from refbench.baselines.wan import cost
 from refbench.baselines.wan.checkpoint import WanCheckpoint, stays_float32
-from refbench.baselines.wan.components import chosen_dtype, place_models, set_attention_backend
-from refbench.baselines.wan.conditioning import ConcatenatedReferences, Geometry
+from refbench.baselines.wan.conditioning import Geometry, ReferenceLatents
+from refbench.baselines.wan.execution import chosen_dtype, place_models
 from refbench.baselines.wan.guidance import RULES, Pass
+from refbench.baselines.wan.loading import models_of, set_attention_backend
 from refbench.baselines.wan.sampler import BatchPasses, WanSampler
 from refbench.baselines.wan.schedules import make_scheduler
-from refbench.baselines.wan.spec import WanSettings, WanSpec
-from refbench.bench.metric import Environment, Metric
-from refbench.metrics.aesthetics import Aesthetics
+from refbench.baselines.wan.spec import Offload, WanSettings, WanSpec
+from refbench.bench.environment import Environment
+from refbench.bench.metric import Metric
 from refbench.metrics.clip_i import ClipImage
 from refbench.metrics.clip_t import ClipText
 from refbench.metrics.dino_i import DinoImage
-from refbench.metrics.gmescore import TEXT_INSTRUCTION, GmeScore
+from refbench.metrics.gmescore import GmeScore
 from refbench.metrics.motion_smoothness import MotionSmoothness, prepared
 from refbench.metrics.naturalscore import NaturalScore, NaturalScoreOptions
-from refbench.metrics.nets.clip_tower import crop_rule, image_embeddings
+from refbench.metrics.nets.clip import ClipImageTower
 from refbench.metrics.nets.curricularface import FACE_SIDE_PX, face_embeddings
+from refbench.metrics.nets.gme import TEXT_INSTRUCTION
 from refbench.metrics.nets.yolo_world.boxes import INPUT_SIZE_PX, Letterbox
 from refbench.metrics.nexusscore import NexusScore
 from refbench.metrics.small import gmescore as small_gme
@@ -70,11 +72,11 @@ from refbench.refalign.flow_matching import FlowSchedule
 from refbench.refalign.method import RefAlignTiny
 from refbench.refalign.sampler import CONDITIONER
 from refbench.refalign.training.assembly import StartingPoint, plain_config
-from refbench.refalign.training.encoder import Example, collate
+from refbench.refalign.training.batch import Example, collate
 from refbench.refalign.training.model import TrainingModel
 from refbench.refalign.training.parallel import Parallel
 from refbench.refalign.training.recipes import TrainingConfig, build_config
-from refbench.refalign.training.run import TrainingPlaces
+from refbench.refalign.training.run import TrainingPaths
 from refbench.refalign.training.run import prepare as prepare_training
 from refbench.refalign.training.run import train as run_training
 from refbench.refalign.training.trainer import Trainer
@@ -84,6 +86,7 @@ RUNS = 3
 LISTED_KERNELS = 8
 GIB = 2**30
 PROMPT = "A woman in a green raincoat walks a spotted dog along a harbour at dusk and laughs."
+WITH_ALL = Pass(name="image_text", text="prompt", references="own")
 ATTENTION_BACKENDS = ("native", "_native_cudnn", "_native_flash", "_native_efficient")
 
 # Largest differences that the goldens' tests allow: tests/refalign/test_transformer.py and
@@ -163,7 +166,7 @@ def transformer_gib(
     """What the plan counts for the transformer's weights and a call of it, in GiB."""
     width = int(dtype.itemsize)
     tokens = cost.tokens_per_call(spec, settings, REFERENCES) * calls_at_once
-    working = tokens * spec.network.width * cost._working_bytes(spec.network) * (width / 2) / GIB
+    working = tokens * spec.network.width * cost.block_working_bytes(spec.network) * (width / 2) / GIB
     return cost.weights_gib(spec, parameter_bytes=width)["transformer"] + working
 
 
@@ -173,7 +176,7 @@ class Inputs:
 
     latents: torch.Tensor
     texts: Mapping[str, torch.Tensor]
-    condition: ConcatenatedReferences
+    condition: ReferenceLatents
 
     @classmethod
     def of(cls, bench: Bench, geometry: Geometry, references: int) -> Inputs:
@@ -183,7 +186,7 @@ class Inputs:
         return cls(
             latents=bench.noise(1, 16, frames, rows, columns, dtype=dtype),
             texts={name: bench.noise(1, 512, width, dtype=dtype) for name in ("prompt", "negative")},
-            condition=ConcatenatedReferences(latents_BCNHW=bench.noise(1, 16, references, rows, columns)),
+            condition=ReferenceLatents(latents_BCNHW=bench.noise(1, 16, references, rows, columns)),
         )
 
 
@@ -192,7 +195,8 @@ def bare_sampler(bench: Bench, spec: WanSpec) -> WanSampler:
     arguments = networks.architecture(spec, bench.sizes.text_width)
     network = networks.transformer(arguments, bench.device, bench.dtype)
     scheduler = make_scheduler(spec.native.solver, spec.native.shift)
-    return WanSampler(None, None, network, None, scheduler)
+    codec = networks.bare_codec(bench.device, bench.dtype)
+    return WanSampler(codec=codec, transformer=network, scheduler=scheduler)
 
 
 def guided_step(
@@ -259,13 +263,12 @@ def one_pass(bench: Bench, *, backend: str | None = None, compiled: bool = False
 
 def only_pass(sampler: WanSampler, inputs: Inputs, bench: Bench) -> Callable[[], torch.Tensor]:
     """The pass with prompt and references at timestep 700."""
-    chosen = Pass(name="image_text", text="prompt", references="own")
     timestep = torch.tensor(700.0, device=bench.device)
 
     def run() -> torch.Tensor:
         with torch.no_grad():
-            made = sampler.predict(inputs.latents, timestep, inputs.texts, inputs.condition, [chosen], "no")
-        return made["image_text"]
+            made = sampler.predict(inputs.latents, timestep, inputs.texts, inputs.condition, [WITH_ALL], "no")
+        return made[WITH_ALL.name]
 
     return run
 
@@ -319,15 +322,16 @@ class Phases:
         self._started = time.perf_counter()
 
 
-def video(bench: Bench, *, offload: cost.Offload = "none", steps: int = 2, tiling: bool = False) -> Measured:
+def video(bench: Bench, *, offload: Offload = "none", steps: int = 2, tiling: bool = False) -> Measured:
     """A whole video with few steps: text, references, steps, decoding."""
     sizes, spec = bench.sizes, bench.sizes.spec
     sampler = networks.whole_sampler(sizes, bench.device, bench.dtype, bench.subfolder())
+    models = models_of(sampler)
     if offload != "none":
         # The models wait in the main memory.
-        sampler.to("cpu")
+        models.to("cpu")
         torch.cuda.empty_cache()
-    place_models(sampler, str(bench.device), offload)
+    place_models(models, str(bench.device), offload)
     pictures = references_as_pictures(sizes.geometry)
     phases: list[Phases] = []
 
@@ -348,8 +352,8 @@ def video(bench: Bench, *, offload: cost.Offload = "none", steps: int = 2, tilin
             round_timestep=spec.round_timestep,
             on_step=phases[-1].on_step,
         )
-        frames = list(sampler.decode(made.latents, tiling=tiling))
-        sampler.maybe_free_model_hooks()
+        frames = list(sampler.codec.decode(made.latents, tiling=tiling))
+        models.maybe_free_model_hooks()
         assert len(frames) == sizes.geometry.num_frames
         phases[-1].end("decode")
 
@@ -388,12 +392,13 @@ def outside_of_torch(device: torch.device) -> dict[str, Fact]:
 def decode_alone(bench: Bench, *, tiling: bool) -> Measured:
     """The VAE's decoding of a whole video, nothing else on the device."""
     spec = bench.sizes.spec
-    sampler = WanSampler(None, None, None, networks.vae(bench.sizes, bench.device), None)
+    vae = networks.vae(bench.sizes, bench.device)
+    codec = networks.bare_codec(bench.device, bench.dtype, vae=vae)
     frames, rows, columns = bench.sizes.geometry.latent_shape
     latents = bench.noise(1, 16, frames, rows, columns)
-    planned = cost.weights_gib(spec)["vae"] + cost._decode_bytes(spec.native, tiled=tiling) / GIB
+    planned = cost.weights_gib(spec)["vae"] + cost.decode_working_bytes(spec.native, tiled=tiling) / GIB
     return bench.clock.measure(
-        lambda: list(sampler.decode(latents, tiling=tiling)), counted=False, planned_gib=planned
+        lambda: list(codec.decode(latents, tiling=tiling)), counted=False, planned_gib=planned
     )
 
 
@@ -540,22 +545,30 @@ def equal_refalign(bench: Bench) -> Measured:
         "reference_hidden_states": bench.noise(1, 16, 2, rows, columns),
     }
 
-    def predicted(
-        model: Any, place: str | torch.device, dtype: torch.dtype, *, sampled: bool = False
-    ) -> torch.Tensor:
+    def predicted(model: Any, place: str | torch.device, dtype: torch.dtype) -> torch.Tensor:
         moved = {
             name: value.to(place, torch.float32 if name == "timestep" else dtype)
             for name, value in inputs.items()
         }
         with torch.no_grad():
-            called = WanSampler(None, None, model, None, None)._call(moved) if sampled else None
-            sample: torch.Tensor = model(**moved).sample if called is None else called
+            sample: torch.Tensor = model(**moved).sample
         return sample.float().cpu()
+
+    def predicted_by_the_sampler() -> torch.Tensor:
+        codec = networks.bare_codec(bench.device, torch.float32)
+        sampler = WanSampler(codec=codec, transformer=network, scheduler=None)
+        texts = {"prompt": inputs["encoder_hidden_states"]}
+        condition = ReferenceLatents(latents_BCNHW=inputs["reference_hidden_states"])
+        with torch.no_grad():
+            made = sampler.predict(
+                inputs["hidden_states"], inputs["timestep"], texts, condition, [WITH_ALL], "no"
+            )
+        return made[WITH_ALL.name].float().cpu()
 
     expected = predicted(networks.on(network, "cpu"), "cpu", torch.float32)
     scale = float(expected.abs().max())
     tensor_float = predicted(network, bench.device, torch.float32)
-    sampled = predicted(network, bench.device, torch.float32, sampled=True)
+    sampled = predicted_by_the_sampler()
     with exact_convolutions():
         exact = predicted(network, bench.device, torch.float32)
     half = networks.cast(network, torch.bfloat16, stays_float32)
@@ -579,9 +592,9 @@ def equal_vae(bench: Bench) -> Measured:
     pixels = bench.noise(1, 3, video.num_frames, video.height // 2, video.width // 2).clamp(-1, 1)
 
     def there_and_back(model: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        sampler = WanSampler(None, None, None, model, None)
+        codec = networks.bare_codec(model.device, torch.float32, vae=model)
         with torch.no_grad():
-            latents = sampler.encode(pixels)
+            latents = codec.encode(pixels)
             decoded = model.decode(encoded.to(model.device)).sample
         return latents.cpu(), decoded.cpu()
 
@@ -604,12 +617,11 @@ def equal_vae(bench: Bench) -> Measured:
 
 def equal_gme(bench: Bench) -> Measured:
     """Embeddings of a text and of a picture, two layers of 28 and two blocks of 32."""
-    folder = bench.subfolder()
-    model = networks.gme_model(bench.sizes.short_gme, folder, bench.device, torch.float32)
+    model = networks.gme_model(bench.sizes.short_gme, bench.device, torch.float32)
     pictures = [Image.fromarray(frame) for frame in networks.noise_frames(2, 448, 448)]
 
     def embedded(one: Any, device: torch.device) -> torch.Tensor:
-        embedder = networks.gme_embedder(one, folder, device)
+        embedder = networks.gme_embedder(one, bench.subfolder(), device)
         with exact_convolutions():
             found = [embedder.embed_texts([PROMPT], TEXT_INSTRUCTION), embedder.embed_images(pictures)]
         return torch.cat(found).float()
@@ -633,7 +645,7 @@ def equal_motion(bench: Bench) -> Measured:
 
     def scores(one: Any) -> list[float]:
         with exact_convolutions():
-            return networks.window_scorer(one, sizes.prompt).frame_scores(pixels)
+            return networks.window_rater(one, sizes.prompt).frame_scores(pixels)
 
     expected = scores(networks.on(network, "cpu"))
     errors = {"float32": largest(scores(network), expected)}
@@ -655,7 +667,7 @@ def equal_detector(bench: Bench) -> Measured:
     Random contrast gives logits in the hundreds, the golden's are around one: they are divided by their
     deviation.
     """
-    network = networks.detector(bench.sizes, bench.device)._network
+    network = networks.detector(bench.sizes, bench.device).network
     image = bench.noise(1, 3, INPUT_SIZE_PX, INPUT_SIZE_PX).abs().clamp(max=1)
     prompts = torch.nn.functional.normalize(bench.noise(2, 1, bench.sizes.detector.prompt), dim=-1)
 
@@ -697,15 +709,17 @@ def equal_faces(bench: Bench) -> Measured:
 
 def equal_aesthetics(bench: Bench) -> Measured:
     """Scores of four frames."""
-    tower, head = networks.aesthetics_networks(bench.sizes, bench.device)
-    pixels = np.stack(normal_pixels(4, crop_rule(tower).crop_px))
-    expected = aesthetics(networks.on(tower, "cpu"), networks.on(head, "cpu")).frame_scores(pixels)
-    error, limit = largest(aesthetics(tower, head).frame_scores(pixels), expected), LIMITS["aesthetics"]
+    scorer = networks.aesthetic_scorer(bench.sizes, bench.device)
+    tower = ClipImageTower(model=networks.on(scorer.tower.model, "cpu"))
+    on_cpu = replace(scorer, tower=tower, head=networks.on(scorer.head, "cpu"))
+    pixels = np.stack(normal_pixels(4, scorer.crop.crop_px))
+    error = largest(scorer.frame_scores(pixels), on_cpu.frame_scores(pixels))
+    limit = LIMITS["aesthetics"]
     facts: dict[str, Fact] = {
         "float32": error,
         "limit": limit,
         "embedding relative": relative(
-            image_embeddings(tower, pixels), image_embeddings(networks.on(tower, "cpu"), pixels)
+            scorer.tower.embed(torch.from_numpy(pixels)), tower.embed(torch.from_numpy(pixels))
         ),
     }
     return judged(facts, (error, limit))
@@ -715,7 +729,7 @@ def equal_training(bench: Bench) -> Measured:
     """Losses and gradients of ten blocks at full width, RA at the recipe's blocks."""
     sizes = bench.sizes
     video = sizes.compared
-    overrides = [f"data.{name}={getattr(video, name)}" for name in ("width", "height", "num_frames")]
+    overrides = [f"data.clip.{name}={getattr(video, name)}" for name in ("width", "height", "num_frames")]
     config = training_config(sizes, *overrides)
     source = drawn_features(sizes, config)
     layers = min(config.alignment.blocks[-1] + 2, sizes.spec.network.layers)
@@ -763,20 +777,13 @@ def normal_pixels(count: int, side: int) -> list[np.ndarray]:
     return [generator.standard_normal((3, side, side), np.float32) for _ in range(count)]
 
 
-def aesthetics(tower: Any, head: Any) -> Aesthetics:
-    """The metric around networks that are at hand."""
-    metric = Aesthetics()
-    metric._tower, metric._head = tower, head
-    return metric
-
-
 def motion_video(bench: Bench) -> Callable[[], list[float]]:
     """The scores of one prepared video by the whole of OneAlign."""
     sizes = bench.sizes
     network = networks.owl_network(sizes.owl, bench.device, bench.half)
-    scorer = networks.window_scorer(network, sizes.prompt)
+    rater = networks.window_rater(network, sizes.prompt)
     pixels = normal_pixels(sizes.video_frames, sizes.owl.vision.image_size)
-    return lambda: scorer.frame_scores(pixels)
+    return lambda: rater.frame_scores(pixels)
 
 
 def motion_smoothness(bench: Bench) -> Measured:
@@ -797,10 +804,9 @@ def motion_smoothness(bench: Bench) -> Measured:
 
 def gmescore(bench: Bench) -> Measured:
     """A prompt and the frames of a video, Pillow's resizes included."""
-    folder = bench.subfolder()
     geometry = bench.sizes.geometry
-    model = networks.gme_model(bench.sizes.gme, folder, bench.device, bench.half)
-    embedder = networks.gme_embedder(model, folder, bench.device)
+    model = networks.gme_model(bench.sizes.gme, bench.device, bench.half)
+    embedder = networks.gme_embedder(model, bench.subfolder(), bench.device)
     frames = networks.noise_frames(bench.sizes.scored_frames, geometry.height, geometry.width)
     pictures = [Image.fromarray(frame) for frame in frames]
 
@@ -809,17 +815,10 @@ def gmescore(bench: Bench) -> Measured:
         return embedder.embed_images(pictures) @ text[0]
 
     finite = bool(score().isfinite().all())
-    resizing = bench.clock.seconds(lambda: prepare_pictures(embedder, pictures))
+    resizing = bench.clock.seconds(lambda: embedder.patches(pictures))
     facts: dict[str, Fact] = {"of them resizing s": resizing, "scores finite": "yes" if finite else "NO"}
     # torch's counter does not know attention with fewer heads of keys than of queries.
     return bench.clock.measure(score, counted=False, facts=facts)
-
-
-def prepare_pictures(embedder: Any, pictures: Sequence[Image.Image]) -> None:
-    """What the embedder does with pictures before its network sees them."""
-    from refbench.metrics.nets.gme import first_resize
-
-    embedder._image_processor(images=[first_resize(one) for one in pictures], return_tensors="pt")
 
 
 def nexus_detector(bench: Bench) -> Measured:
@@ -860,9 +859,9 @@ def face_video(bench: Bench) -> Measured:
 
 def aesthetics_video(bench: Bench) -> Measured:
     """The prepared frames of a video."""
-    metric = aesthetics(*networks.aesthetics_networks(bench.sizes, bench.device))
-    pixels = np.stack(normal_pixels(bench.sizes.scored_frames, crop_rule(metric._tower).crop_px))
-    return bench.clock.measure(lambda: metric.frame_scores(pixels))
+    scorer = networks.aesthetic_scorer(bench.sizes, bench.device)
+    pixels = np.stack(normal_pixels(bench.sizes.scored_frames, scorer.crop.crop_px))
+    return bench.clock.measure(lambda: scorer.frame_scores(pixels))
 
 
 # ---------------------------------------------------------------------------------------- from files
@@ -877,12 +876,11 @@ def from_files(bench: Bench, metric_class: type[Metric], small: Any, options: An
     facts: dict[str, Fact] = {}
     values = []
     for name in ("cpu", str(bench.device)):
-        metric = metric_class(options)
-        metric.load(Environment(device=name, threads=2, weights=folder))
-        values.append(metric.score(sample, clip).value)
+        scorer = metric_class(options).load(Environment(device=name, threads=2, weights=folder))
+        values.append(scorer.score(sample, clip).value)
         facts[f"score on {name}"] = values[-1]
-        facts["dtype"] = str(metric.provenance().get("dtype", ""))
-        metric.close()
+        facts["dtype"] = str(scorer.provenance().get("dtype", ""))
+        scorer.close()
     return Measured(facts={**facts, "difference": abs(values[1] - values[0])})
 
 
@@ -896,9 +894,9 @@ def method_from_files(bench: Bench) -> Measured:
 
     def frames(device: str, **options: Any) -> np.ndarray:
         method = RefAlignTiny(RefAlignTiny.Options(dtype="float32", **options))
-        method.load(Environment(device=device))
-        made = np.stack(list(method.generate(sample, 0).images)).astype(np.float64)
-        method.close()
+        generator = method.load(Environment(device=device))
+        made = np.stack(list(generator.generate(sample, 0).images)).astype(np.float64)
+        generator.close()
         return made
 
     expected = frames("cpu")
@@ -934,10 +932,10 @@ def train_from_files(bench: Bench) -> Measured:
         for number, one in enumerate(configs):
             # accelerate keeps the precision of a process's first run.
             AcceleratorState._reset_state(reset_partial_state=True)
-            places = TrainingPlaces(
+            paths = TrainingPaths(
                 out=folder / name, data=clips if features is None else None, features=features
             )
-            run_training(one, places, resume=number > 0)
+            run_training(one, paths, resume=number > 0)
         lines = (folder / name / "log.jsonl").read_text().splitlines()
         return np.array([json.loads(one)["loss"] for one in lines])
 
@@ -1008,7 +1006,7 @@ def work_in_turns(number: int, device: str, tiny: bool, barrier: Any, lock: Any,
 def all_rows(sizes: networks.Sizes) -> list[Row]:
     """In order of importance."""
     checkpointing, whole = "run.gradient_checkpointing=true", "run.gradient_checkpointing=false"
-    fewer = f"data.num_frames={sizes.fewer_frames}"
+    fewer = f"data.clip.num_frames={sizes.fewer_frames}"
     plain = "alignment.enabled=false"
     spec, larger = sizes.spec.name, sizes.larger_spec.name
     frames, most = f"{sizes.fewer_frames} frames", f"{sizes.geometry.num_frames} frames"

@@ -18,33 +18,38 @@ from torch import nn
 
 from refbench.baselines.small import pipelines
 from refbench.baselines.wan.checkpoint import stays_float32
-from refbench.baselines.wan.components import load_tokenizer
+from refbench.baselines.wan.codec import WanCodec
 from refbench.baselines.wan.conditioning import Geometry
 from refbench.baselines.wan.sampler import WanSampler
 from refbench.baselines.wan.schedules import make_scheduler
 from refbench.baselines.wan.spec import WanSpec
+from refbench.baselines.wan.t5 import load_tokenizer
 from refbench.bench.weights.checkpoint import load_exactly
+from refbench.bench.weights.hf_folder import load_part
+from refbench.metrics.aesthetics import AestheticScorer
 from refbench.metrics.motion_smoothness import (
     BATCH_SIZE_CPU,
     BATCH_SIZE_GPU,
     LLAMA_PROMPT,
     Prompt,
-    WindowScorer,
+    WindowRater,
 )
 from refbench.metrics.nets.aesthetic_head import AestheticHead
-from refbench.metrics.nets.clip_tower import build_tower
+from refbench.metrics.nets.clip import ClipImageTower
 from refbench.metrics.nets.curricularface import IR_101, CurricularFace, Layout
 from refbench.metrics.nets.gme import SECOND_MAX_PIXELS, SECOND_MIN_PIXELS, GmeEmbedder
-from refbench.metrics.nets.mplug_owl2.scorer import LanguageConfig, MplugOwl2, MplugOwl2Config
+from refbench.metrics.nets.mplug_owl2.network import LanguageConfig, MplugOwl2, MplugOwl2Config
 from refbench.metrics.nets.mplug_owl2.vision import AbstractorConfig, VisionConfig
-from refbench.metrics.nets.pretrained import load_part, read_config
+from refbench.metrics.nets.pixels import CLIP_MEAN, CLIP_STD, CropRule
 from refbench.metrics.nets.yolo_world.detector import YoloWorld, YoloWorldSizes
-from refbench.metrics.nets.yolo_world.image_prompt import ClipPictureTower
-from refbench.metrics.nets.yolo_world.image_prompt_detector import ImagePromptDetector
+from refbench.metrics.nets.yolo_world.image_prompt import ReferenceEncoder
+from refbench.metrics.nets.yolo_world.image_prompt_detector import PAIRS_PER_PASS, ImagePromptDetector
 from refbench.metrics.small import facesim as small_facesim
 from refbench.metrics.small import gmescore as small_gme
 from refbench.metrics.small import motion_smoothness as small_motion
+from refbench.metrics.small import qwen2_vl as small_qwen
 from refbench.metrics.small.nexusscore import random_detector
+from refbench.metrics.weights import GME_QWEN2_VL
 from refbench.refalign.method import RefAlign13B, RefAlign14B, RefAlignTiny
 from refbench.refalign.transformer import RefAlignTransformer3DModel
 
@@ -97,11 +102,8 @@ QWEN2_VL_7B = {
     "vision_config": {"depth": 32, "embed_dim": 1280, "num_heads": 16, "hidden_size": 3584},
 }  # fmt: skip
 CLIP_L = {
-    "projection_dim": 768,
-    "vision_config": {
-        "hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16,
-        "patch_size": 14, "image_size": 224, "hidden_act": "quick_gelu",
-    },
+    "hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16,
+    "patch_size": 14, "projection_dim": 768,
 }  # fmt: skip
 OWL = MplugOwl2Config(
     language=LanguageConfig(rms_norm_eps=1e-5), vision=VisionConfig(), abstractor=AbstractorConfig()
@@ -170,11 +172,8 @@ TINY = Sizes(
     },
     faces=Layout(stem_width=8, unit_widths=small_facesim.UNIT_WIDTHS, embedding_width=32),
     clip={
-        "projection_dim": 48,
-        "vision_config": {
-            "hidden_size": 32, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4,
-            "patch_size": 28, "image_size": 224, "hidden_act": "quick_gelu",
-        },
+        "hidden_size": 32, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4,
+        "patch_size": 28, "projection_dim": 48,
     },
     video_frames=5,
     scored_frames=2,
@@ -266,40 +265,50 @@ def vae(sizes: Sizes, device: torch.device) -> Any:
     return made(lambda: AutoencoderKLWan(**sizes.vae), device)
 
 
+def bare_codec(device: torch.device, dtype: torch.dtype, *, vae: Any = None) -> WanCodec:
+    """A codec with the autoencoder alone, or with no network at all."""
+    return WanCodec(tokenizer=None, text_encoder=None, vae=vae, device=device, dtype=dtype)
+
+
 def whole_sampler(sizes: Sizes, device: torch.device, dtype: torch.dtype, folder: Path) -> WanSampler:
     """All models of the generator; its tokenizer is a small one, whose ids every text encoder has."""
     from transformers import UMT5Config, UMT5EncoderModel
 
     pipelines.write_tokenizer(folder / "tokenizer")
     text_config = UMT5Config(**sizes.text_encoder)
-    return WanSampler(
+    codec = WanCodec(
         tokenizer=load_tokenizer(folder / "tokenizer"),
         text_encoder=made(lambda: UMT5EncoderModel(text_config), device, dtype),
-        transformer=transformer(architecture(sizes.spec, sizes.text_width), device, dtype),
         vae=vae(sizes, device),
+        device=device,
+        dtype=dtype,
+    )
+    return WanSampler(
+        codec=codec,
+        transformer=transformer(architecture(sizes.spec, sizes.text_width), device, dtype),
         scheduler=make_scheduler(sizes.spec.native.solver, sizes.spec.native.shift),
     )
 
 
-def gme_model(config: Mapping[str, Any], folder: Path, device: torch.device, dtype: torch.dtype) -> Any:
-    """Qwen2-VL of the tiny folder's configuration with the sizes in `config`."""
+def gme_model(config: Mapping[str, Any], device: torch.device, dtype: torch.dtype) -> Any:
+    """Qwen2-VL of the tiny one's configuration with the sizes in `config`."""
     from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
 
-    small_gme.write_qwen2_vl(folder)
-    content = read_config(folder)
-    vision = {**content["vision_config"], **config.get("vision_config", {})}
-    whole = Qwen2VLConfig(**{**content, **config, "vision_config": vision})
+    vision = {**small_qwen.CONFIG["vision_config"], **config.get("vision_config", {})}
+    whole = Qwen2VLConfig(**{**small_qwen.CONFIG, **config, "vision_config": vision})
     return made(lambda: Qwen2VLForConditionalGeneration(whole), device, dtype)
 
 
 def gme_embedder(model: Any, folder: Path, device: torch.device) -> GmeEmbedder:
-    """The embedder around a model, with the tiny folder's tokenizer and image processor."""
+    """The embedder around a model, with tokenizer and image processor of a tiny GME written to `folder`."""
     from transformers import AutoImageProcessor, AutoTokenizer
 
+    small_gme.write_tiny(folder)
+    tiny = folder / GME_QWEN2_VL.repository
     processor = load_part(
-        AutoImageProcessor, folder, backend="pil", min_pixels=SECOND_MIN_PIXELS, max_pixels=SECOND_MAX_PIXELS
+        AutoImageProcessor, tiny, backend="pil", min_pixels=SECOND_MIN_PIXELS, max_pixels=SECOND_MAX_PIXELS
     )
-    return GmeEmbedder(model, load_part(AutoTokenizer, folder), processor, device, folder)
+    return GmeEmbedder(model, load_part(AutoTokenizer, tiny), processor, device, tiny)
 
 
 def owl_network(config: MplugOwl2Config, device: torch.device, dtype: torch.dtype) -> MplugOwl2:
@@ -308,23 +317,35 @@ def owl_network(config: MplugOwl2Config, device: torch.device, dtype: torch.dtyp
     return network
 
 
-def window_scorer(network: MplugOwl2, prompt: Prompt) -> WindowScorer:
-    """MotionSmoothness' scorer with the batch size of its device."""
+def window_rater(network: MplugOwl2, prompt: Prompt) -> WindowRater:
+    """MotionSmoothness' rater with the batch size of its device."""
     on_cpu = network.lm_head.weight.device.type == "cpu"
-    return WindowScorer(network, prompt, batch_size=BATCH_SIZE_CPU if on_cpu else BATCH_SIZE_GPU)
+    return WindowRater(network, prompt, batch_size=BATCH_SIZE_CPU if on_cpu else BATCH_SIZE_GPU)
+
+
+def clip_tower(config: Mapping[str, Any], device: torch.device, *, attention: str = "sdpa") -> ClipImageTower:
+    """CLIP's image tower, float32, with transformers' implementation of attention of that name."""
+    from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+
+    whole = CLIPVisionConfig(**config, attn_implementation=attention)
+    return ClipImageTower(model=made(lambda: CLIPVisionModelWithProjection(whole), device))
 
 
 def detector(sizes: Sizes, device: torch.device) -> ImagePromptDetector:
     """NexusScore's detector with its picture tower, float32."""
-    from transformers import CLIPImageProcessorPil, CLIPVisionConfig, CLIPVisionModelWithProjection
+    from transformers import CLIPImageProcessorPil
 
     with torch.device("meta"):
         network = YoloWorld(sizes.detector)
     load_exactly(network, random_detector(sizes.detector), "random weights")
     network.float().eval().requires_grad_(False).to(device)
-    config = CLIPVisionConfig(**sizes.picture_tower)
-    tower = made(lambda: CLIPVisionModelWithProjection(config), device)
-    return ImagePromptDetector(network, ClipPictureTower(tower, CLIPImageProcessorPil(), device), device)
+    tower = clip_tower(sizes.picture_tower, device)
+    return ImagePromptDetector(
+        network=network,
+        encoder=ReferenceEncoder(tower=tower, processor=CLIPImageProcessorPil()),
+        device=device,
+        pairs_per_pass=PAIRS_PER_PASS["cpu" if device.type == "cpu" else "cuda"],
+    )
 
 
 def face_network(sizes: Sizes, device: torch.device) -> CurricularFace:
@@ -333,10 +354,12 @@ def face_network(sizes: Sizes, device: torch.device) -> CurricularFace:
     return network
 
 
-def aesthetics_networks(sizes: Sizes, device: torch.device) -> tuple[nn.Module, AestheticHead]:
-    """CLIP's tower and the head on it, float32."""
-    tower = made(lambda: build_tower(sizes.clip), device)
-    return tower, made(lambda: AestheticHead(tower.output_dim), device)
+def aesthetic_scorer(sizes: Sizes, device: torch.device) -> AestheticScorer:
+    """Aesthetics' scorer with CLIP's tower and the head on it, float32."""
+    tower = clip_tower(sizes.clip, device, attention="eager")
+    head = made(lambda: AestheticHead(tower.width), device)
+    crop = CropRule(resized_px=tower.side_px, crop_px=tower.side_px, mean=CLIP_MEAN, std=CLIP_STD)
+    return AestheticScorer(tower=tower, head=head, crop=crop, weights={})
 
 
 def noise_frames(count: int, height: int, width: int) -> list[np.ndarray]:
