@@ -6,6 +6,11 @@ from __future__ import annotations
 
 import json
 import os
+
+# One thread a process, also in the programs that tests start: several test processes run at once, and threads
+# that wait for each other's cores make a busy machine many times slower. Before torch is imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
