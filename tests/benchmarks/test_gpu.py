@@ -50,28 +50,39 @@ def test_rows_run_on_a_cpu(gpu: ModuleType, tmp_path: Path, capsys: pytest.Captu
     assert "| train |" in capsys.readouterr().out
 
 
+def test_without_a_gpu_nothing_is_measured_unless_it_is_asked_for(
+    gpu: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert gpu.main([]) == []
+    assert "needs a GPU" in capsys.readouterr().out
+
+
 def test_a_failing_row_has_a_reason_and_the_next_is_measured(gpu: ModuleType) -> None:
     import torch
+    from gpu_rows.rows import Measured, Row, run_rows, table
 
     def fail(bench: object) -> None:
         raise torch.OutOfMemoryError("no memory\nand more")
 
     def work(bench: object) -> object:
-        return gpu.Measured(seconds=2.0, runs=1, tflop=4.0)
+        return Measured(seconds=2.0, runs=1, tflop=4.0)
 
-    rows = [gpu.Row(name=name, what="", measure=each) for name, each in (("a", fail), ("b", work))]
+    rows = [Row(name=name, what="", measure=each) for name, each in (("a", fail), ("b", work))]
     bench = gpu.make_bench(torch.device("cpu"), tiny=True, folder=Path())
-    first, second = gpu.run_rows(rows, bench, 60.0, lambda outcomes: None)
+    first, second = run_rows(rows, bench, 60.0, lambda outcomes: None)
     assert first.reason == "out of memory: no memory and more" and first.measured is None
     assert second.reason is None and second.measured.seconds == 2.0
-    assert "| 2 (1) | 2 | 50.0 % |" in gpu.table([second], 4.0)
-    (late,) = gpu.run_rows(rows[1:], bench, -1.0, lambda outcomes: None)
+    assert "| 2 (1) | 2 | 50.0 % |" in table([second], 4.0)
+    (late,) = run_rows(rows[1:], bench, -1.0, lambda outcomes: None)
     assert late.reason == "not run: no time was left"
-    only = gpu.Row(name="c", what="", measure=work, gpu_only=True)
-    assert gpu.run_rows([only], bench, 60.0, lambda outcomes: None)[0].reason == "not run: needs a GPU"
+    only = Row(name="c", what="", measure=work, gpu_only=True)
+    assert run_rows([only], bench, 60.0, lambda outcomes: None)[0].reason == "not run: needs a GPU"
 
 
 def test_a_difference_beyond_its_limit_is_named(gpu: ModuleType) -> None:
-    assert gpu.judged({}, (1e-7, 1e-6), (2.0, 1.0)).facts["within"] == "NO"
-    assert gpu.judged({}, (float("nan"), 1.0)).facts["within"] == "NO"
-    assert gpu.judged({}, (1.0, 1.0)).facts["within"] == "yes"
+    from gpu_rows.equality import judged
+
+    assert judged({}, (1e-7, 1e-6), (2.0, 1.0)).facts["within"] == "NO"
+    assert judged({}, (float("nan"), 1.0)).facts["within"] == "NO"
+    assert judged({}, (1.0, 1.0)).facts["within"] == "yes"

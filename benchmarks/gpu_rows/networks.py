@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import nn
 
 from refbench.baselines.small import pipelines
@@ -366,3 +367,8 @@ def noise_frames(count: int, height: int, width: int) -> list[np.ndarray]:
     """RGB uint8 frames (height, width, 3) of noise, all different."""
     generator = np.random.default_rng(0)
     return [generator.integers(0, 256, (height, width, 3), dtype=np.uint8) for _ in range(count)]
+
+
+def noise_pictures(count: int, height: int, width: int) -> list[Image.Image]:
+    """The same as RGB pictures."""
+    return [Image.fromarray(frame) for frame in noise_frames(count, height, width)]
