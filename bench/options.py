@@ -41,7 +41,7 @@ def describe_options(options_type: type) -> list[OptionDescription]:
     return [
         OptionDescription(
             name=field.name,
-            type=str(field.type),
+            type=field.type.__name__ if isinstance(field.type, type) else str(field.type),
             default=REQUIRED if _is_required(field) else str(field.default),
             meaning=meanings.get(field.name, ""),
         )

@@ -152,7 +152,7 @@ def score(
             [name, "–" if one.value is None else f"{one.value:.4f}", one.reason or ""]
             for name, one in outcomes.items()
         ]
-        console().print(table(f"{video}", ["metric", "raw score", "why there is none"], rows, words=True))
+        console().print(table(video.name, ["metric", "raw score", "why there is none"], rows, words=True))
     if any((one.reason or "").startswith(FAILED) for one in outcomes.values()):
         raise typer.Exit(EXIT_SAMPLE_FAILED)
 
