@@ -109,6 +109,18 @@ class Parallel:
                 wrapped_model.set_requires_gradient_sync(last)
             yield last
 
+    def reshard(self, model: nn.Module) -> None:
+        """Give up what a forward pass has gathered, so that the next one gathers the shards as they are then.
+
+        FSDP2 keeps the root's own parameters whole after a pass without backward. Does nothing elsewhere.
+        """
+        if self.strategy == "fsdp2":
+            from torch.distributed.fsdp import FSDPModule
+
+            for module in model.modules():
+                if isinstance(module, FSDPModule):
+                    module.reshard()
+
     def load(self, targets: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor]) -> None:
         """Copy the whole tensors of `state` into `targets` of the same names and shapes, sharded or not.
 

@@ -314,8 +314,11 @@ class Trainer:
         assert self.validation is not None
         folder = self.out / VALIDATION_FOLDER / f"step-{self.step:08d}"
         others = None if self.average is None else self.average.shadow_params
-        with _swapped(self.averaged, others):
-            self.validation.run(self.model, self.parallel, folder)
+        try:
+            with _swapped(self.averaged, others):
+                self.validation.run(self.model, self.parallel, folder)
+        finally:
+            self.parallel.reshard(self.model)
         self.log.say(f"validation videos: {folder}")
 
     def _make_optimizer(self, model: TrainingModel) -> torch.optim.AdamW:

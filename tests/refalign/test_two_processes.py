@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -43,7 +44,8 @@ def launched(weights: Path, clips: Path, tmp_path_factory: pytest.TempPathFactor
     """Two processes that accelerate launched once for all tests here."""
     folder = tmp_path_factory.mktemp("two")
     command = ["train", "tiny", "--data", str(clips), "--weights", str(weights)]
-    command += ["--out", str(folder / "command"), *SHORT_RUN]
+    command += ["--out", str(folder / "command"), *SHORT_RUN, "run.strategy=fsdp2", "ema.enabled=true"]
+    command += validation_settings(folder, clips)
     launcher = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes=2"]
     script = str(Path(__file__).parents[1] / "kit" / "two_processes.py")
     done = subprocess.run(
@@ -54,6 +56,20 @@ def launched(weights: Path, clips: Path, tmp_path_factory: pytest.TempPathFactor
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return Launched(folder=folder, said=done.stderr, command=command)
+
+
+def validation_settings(folder: Path, clips: Path) -> list[str]:
+    """Settings of a validation at each step, with a suite that is written into the folder."""
+    shutil.copy(clips.parent / "0-0.png", folder)
+    names = ("mine_1", "mine_2", "mine_3")
+    rows = [
+        {"id": name, "prompt": f"a square, {name}", "references": ["0-0.png"], "labels": ["square"]}
+        for name in names
+    ]
+    suite = folder / "suite.jsonl"
+    suite.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    chosen = {"every": 1, "dataset": suite, "samples": ",".join(names), "steps": 2}
+    return [f"validation.{name}={value}" for name, value in chosen.items()]
 
 
 @pytest.fixture
@@ -106,10 +122,14 @@ def test_the_command_in_two_processes_and_resumed_in_one(
     assert launched.said.count(f"step {STEPS}/{STEPS}") == 1
     assert launched.said.count(f"step {STEPS} is reached") == 1
     assert refbench(*launched.command, "--resume") == 0
-    assert refbench(*launched.command, "--out", str(tmp_path / "alone")) == 0
-    alone = losses(tmp_path / "alone")
-    assert len(alone) == STEPS + 1
-    np.testing.assert_allclose(losses(out), alone, rtol=1e-5)
+    # Without validation, whose averaged weights must not stay gathered for the next update.
+    alone = [*launched.command, "validation.every=0", "--out", str(tmp_path / "alone")]
+    assert refbench(*alone) == 0
+    expected = losses(tmp_path / "alone")
+    assert len(expected) == STEPS + 1
+    np.testing.assert_allclose(losses(out), expected, rtol=1e-5)
+    made = {path.relative_to(out / "validation").as_posix() for path in out.rglob("*.mp4")}
+    assert made == {f"step-{n:08d}/mine_{k}.mp4" for n in range(1, STEPS + 2) for k in (1, 2, 3)}
     capsys.readouterr()
     assert refbench(*launched.command) == 2
     said = capsys.readouterr().err
