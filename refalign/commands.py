@@ -48,6 +48,12 @@ def train(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from the newest checkpoint in --out, exactly.")
     ] = False,
+    accept_other_data: Annotated[
+        bool,
+        typer.Option(
+            "--accept-other-data", help="Resume with other data or weights than the run had; the log says so."
+        ),
+    ] = False,
     max_steps: Annotated[
         int | None, typer.Option("--max-steps", min=1, help="Short for run.max_steps=N.")
     ] = None,
@@ -77,7 +83,7 @@ def train(
         from refbench.refalign.training.run import TrainingPaths, train
 
         paths = TrainingPaths(out=out, data=data, features=features, weights=weights)
-        result = train(config, paths, resume=resume)
+        result = train(config, paths, resume=resume, accept_other_data=accept_other_data)
         if result.stopped:
             raise KeyboardInterrupt
         if _rank() == 0:

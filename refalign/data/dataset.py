@@ -7,6 +7,7 @@ make any sample, two processes see together what one sees, and a run resumes at 
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
@@ -95,6 +96,11 @@ class TrainingData(torch.utils.data.Dataset):
         reasons = "; ".join(f"{fault.key}: {fault.reason}" for fault in skipped[:SHOWN_REASONS])
         tried = f"none of {len(skipped)} samples tried can be used"
         raise UserError(f"{self.source.path}: {tried} ({one_line(reasons, 600)})")
+
+    def content_digest(self) -> str:
+        """The SHA-256 of the lists of clips: names and content of the shards (`AnnotationShard.digest`)."""
+        lines = "".join(f"{shard.name} {shard.digest()}\n" for shard in self.source.shards)
+        return hashlib.sha256(lines.encode("utf-8", "surrogateescape")).hexdigest()
 
     def _candidates(self, draws: Draws) -> Iterator[tuple[int, int]]:
         """The entry at the position, then its substitutes; of a small data set each other entry once."""

@@ -51,27 +51,33 @@ class TrainingState(BaseModel):
     """How far a run has come, and its configuration.
 
     `step` updates have been made; `consumed_positions` of the training order went into them; `average_steps`
-    is the moving average's own count. The configuration is the recipe with its overrides. Version 1 called
-    the positions `places` and had a flat section `data`; it is still read.
+    is the moving average's own count. The configuration is the recipe with its overrides. `inputs` are the
+    data and weights by name (`refalign.training.inputs`), `commit` the checkout that trained, None outside of
+    one. Version 1 called the positions `places` and had a flat section `data`; versions 1 and 2 had neither
+    `inputs` nor `commit`; both are still read.
     """
 
     model_config = ConfigDict(extra="forbid")
 
-    schema_version: Literal[2] = 2
+    schema_version: Literal[3] = 3
     step: int
     consumed_positions: int
     average_steps: int | None = None
     processes: int
     config: dict[str, Any]
     versions: dict[str, str]
+    inputs: dict[str, str] = {}
+    commit: str | None = None
 
     @model_validator(mode="before")
     @classmethod
-    def _from_version_1(cls, stored: Any) -> Any:
-        if not isinstance(stored, dict) or stored.get("schema_version") != 1:
+    def _from_older_versions(cls, stored: Any) -> Any:
+        if not isinstance(stored, dict) or stored.get("schema_version") not in (1, 2):
             return stored
+        if stored["schema_version"] == 2:
+            return stored | {"schema_version": 3}
         values = {"consumed_positions" if name == "places" else name: value for name, value in stored.items()}
-        return values | {"schema_version": 2, "config": nested_data_settings(stored.get("config"))}
+        return values | {"schema_version": 3, "config": nested_data_settings(stored.get("config"))}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -64,6 +64,11 @@ class TrainingLog:
         if self._parallel.is_main:
             note(text)
 
+    def event(self, text: str) -> None:
+        """One line on standard error that is kept in `log.jsonl` too."""
+        self.say(text)
+        self._write({"event": text})
+
     def skipped(self, found: Iterable[Skipped]) -> int:
         """Name samples that could not be used, each once; returns how many there are so far."""
         for skip in found:

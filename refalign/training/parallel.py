@@ -13,14 +13,16 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
-from refbench.bench.errors import UserError, one_line
+from refbench.bench.errors import MissingWeights, UserError, one_line
 from refbench.refalign.training.model import TrainingModel
 from refbench.refalign.training.recipes import RunConfig, TrainingConfig
+
+Result = TypeVar("Result")
 
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
@@ -212,6 +214,26 @@ class Parallel:
         from accelerate.utils import gather_object
 
         found: list[Any] = gather_object(values)
+        return found
+
+    def from_main(self, work: Callable[[], Result]) -> Result:
+        """Do `work` in the main process and return what it gave in all of them.
+
+        A UserError or MissingWeights of the main process is raised in all as a UserError.
+        """
+        from accelerate.utils import broadcast_object_list
+
+        answer: list[Any] = [None]
+        if self.is_main:
+            try:
+                answer = [(work(), None)]
+            except (UserError, MissingWeights) as error:
+                answer = [(None, str(error))]
+        broadcast_object_list(answer)
+        value, reason = answer[0]
+        if reason is not None:
+            raise UserError(reason)
+        found: Result = value
         return found
 
     def together(self, work: Callable[[], str | None]) -> None:

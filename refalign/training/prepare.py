@@ -44,24 +44,31 @@ ENCODERS = ("text_encoder", "vae")
 
 
 class FeatureIndex(BaseModel):
-    """What prepared features were made of. Version 1 had a flat section `data`; it is still read."""
+    """What prepared features were made of; `data_files` is the digest of the lists of clips.
+
+    Version 1 had a flat section `data`, and versions 1 and 2 had no `data_files`; both are still read.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
-    schema_version: Literal[2] = 2
+    schema_version: Literal[3] = 3
     settings: dict[str, Any]
     weights: dict[str, str]
     first_sample: str
+    data_files: str | None = None
     length: int
     epochs: int
     teacher_widths: list[int]
 
     @model_validator(mode="before")
     @classmethod
-    def _from_version_1(cls, stored: Any) -> Any:
-        if not isinstance(stored, dict) or stored.get("schema_version") != 1:
+    def _from_older_versions(cls, stored: Any) -> Any:
+        if not isinstance(stored, dict) or stored.get("schema_version") not in (1, 2):
             return stored
-        return stored | {"schema_version": 2, "settings": nested_data_settings(stored.get("settings"))}
+        settings = stored.get("settings")
+        if stored["schema_version"] == 1:
+            settings = nested_data_settings(settings)
+        return stored | {"schema_version": 3, "settings": settings}
 
     @property
     def positions(self) -> int:
@@ -148,6 +155,7 @@ def prepare_features(
         settings=feature_settings(config),
         weights=weight_fingerprints(config, weights),
         first_sample=sample_digest(data),
+        data_files=data.content_digest(),
         length=len(data),
         epochs=epochs,
         teacher_widths=[teacher.width for teacher in encoder.teachers.values()],
@@ -155,7 +163,7 @@ def prepare_features(
     folder.mkdir(parents=True, exist_ok=True)
     if (folder / INDEX).exists():
         stored = read_index(folder)
-        _check_index(stored, index.settings, index.weights, index.first_sample, index.length, folder)
+        _check_index(stored, index.settings, index.weights, data, folder)
         if stored.epochs > epochs:
             index = stored
     if rank == 0:
@@ -231,8 +239,7 @@ def _check_index(
     stored: FeatureIndex,
     settings: Mapping[str, Any],
     weights: Mapping[str, str],
-    first_sample: str | None,
-    length: int | None,
+    data: TrainingData | None,
     folder: Path,
 ) -> None:
     before, now = flat_settings(stored.settings), flat_settings(settings)
@@ -248,7 +255,13 @@ def _check_index(
                 f"the features in {folder} come from other weights of {name}; prepare them again in another "
                 "folder"
             )
-    if first_sample not in (None, stored.first_sample) or length not in (None, stored.length):
+    if data is None:
+        return
+    if (
+        len(data) != stored.length
+        or sample_digest(data) != stored.first_sample
+        or stored.data_files not in (None, data.content_digest())
+    ):
         raise UserError(
             f"the features in {folder} come from other data; prepare them again in another folder"
         )
@@ -269,8 +282,7 @@ class PreparedSource(ExampleSource):
             self.index,
             feature_settings(config),
             weight_fingerprints(config, weights),
-            None if data is None else sample_digest(data),
-            None if data is None else len(data),
+            data,
             folder,
         )
         there = {file.name for file in folder.glob("features-*.safetensors")}
@@ -286,6 +298,19 @@ class PreparedSource(ExampleSource):
         self.folder = folder
         self._teachers = teacher_names(config)
         self._open = lru_cache(maxsize=HELD_SHARDS)(_opened_file)
+
+    def digest(self) -> str:
+        """SHA-256 over the index and over name, size and header of each file of features.
+
+        A header holds the keys of the file's samples. Raises UserError for a file that cannot be read.
+        """
+        digest = hashlib.sha256(self.index.model_dump_json(exclude={"schema_version", "data_files"}).encode())
+        for number in range(self.index.shards):
+            file = shard_file(self.folder, number)
+            _, samples = _opened_file(file)
+            content = [file.name, file.stat().st_size, samples]
+            digest.update(json.dumps(content, sort_keys=True).encode())
+        return digest.hexdigest()
 
     def examples(self, *, start: int, rank: int, world_size: int) -> Iterator[Example]:
         """See the parent."""

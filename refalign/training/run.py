@@ -23,6 +23,7 @@ from refbench.refalign.teacher import get_teacher_spec
 from refbench.refalign.training.checkpoints import CheckpointStore
 from refbench.refalign.training.encoder import FeatureEncoder, load_teachers
 from refbench.refalign.training.examples import EncodedSource, ExampleSource
+from refbench.refalign.training.inputs import continued_inputs, describe_inputs
 from refbench.refalign.training.parallel import Parallel
 from refbench.refalign.training.prepare import FeatureIndex, PreparedSource, prepare_features, teacher_names
 from refbench.refalign.training.recipes import TrainingConfig
@@ -44,9 +45,12 @@ class TrainingPaths:
     weights: Path | None = None
 
 
-def train(config: TrainingConfig, paths: TrainingPaths, *, resume: bool) -> TrainingResult:
+def train(
+    config: TrainingConfig, paths: TrainingPaths, *, resume: bool, accept_other_data: bool = False
+) -> TrainingResult:
     """Train a recipe, in as many processes as were launched.
 
+    A resumed run with other data or weights than it had is refused unless `accept_other_data`.
     Raises UserError for everything that the user can mend, missing weights included, before the first step
     where that is possible.
     """
@@ -54,7 +58,9 @@ def train(config: TrainingConfig, paths: TrainingPaths, *, resume: bool) -> Trai
     with made_weights(config, paths.weights) as weights:
         try:
             parallel = Parallel(config, paths.out)
-            result = _run(config, paths, parallel, weights, resume=resume)
+            result = _run(
+                config, paths, parallel, weights, resume=resume, accept_other_data=accept_other_data
+            )
         except MissingWeights as missing:
             raise UserError(str(missing)) from None
         parallel.accelerator.wait_for_everyone()
@@ -66,7 +72,13 @@ def train(config: TrainingConfig, paths: TrainingPaths, *, resume: bool) -> Trai
 
 
 def _run(
-    config: TrainingConfig, paths: TrainingPaths, parallel: Parallel, weights: Path | None, *, resume: bool
+    config: TrainingConfig,
+    paths: TrainingPaths,
+    parallel: Parallel,
+    weights: Path | None,
+    *,
+    resume: bool,
+    accept_other_data: bool,
 ) -> TrainingResult:
     store = CheckpointStore(paths.out, config.checkpoints.keep)
     resumed = find_resumed(store, config, resume=resume)
@@ -75,15 +87,26 @@ def _run(
     # Reading the frozen networks takes long: everything else that may be missing is looked for before.
     samples = validation_samples(config)
     data = None if paths.data is None else open_data(config, paths.data, paths.out / CACHE_FOLDER)
-    source: ExampleSource
+    features = None
     if paths.features is not None:
-        source = _prepared_source(config, paths.features, weights, data, tell=parallel.is_main)
-        encoder = make_encoder(config, weights, parallel.device) if samples else None
-    elif data is not None:
-        encoder = make_encoder(config, weights, parallel.device)
-        source = EncodedSource(data, encoder, workers=config.data.workers)
-    else:
+        features = _prepared_source(config, paths.features, weights, data, tell=parallel.is_main)
+    elif data is None:
         raise UserError("training needs --data, or --features that refbench prepare made")
+    inputs, accepted = parallel.from_main(
+        lambda: continued_inputs(
+            resumed,
+            describe_inputs(config, weights, data, features),
+            adapter=config.lora.enabled,
+            accept=accept_other_data,
+        )
+    )
+    encoder = make_encoder(config, weights, parallel.device) if features is None or samples else None
+    source: ExampleSource
+    if features is not None:
+        source = features
+    else:
+        assert data is not None and encoder is not None
+        source = EncodedSource(data, encoder, workers=config.data.workers)
     paths.out.mkdir(parents=True, exist_ok=True)
     trainer = Trainer(
         config,
@@ -92,8 +115,11 @@ def _run(
         paths.out,
         start=read_start(config, parallel, weights, resumed),
         resumed=resumed,
+        inputs=inputs,
         validation=Validation(config, samples, encoder) if samples and encoder is not None else None,
     )
+    if accepted:
+        trainer.log.event(f"--accept-other-data: goes on with other inputs: {', '.join(accepted)}")
     parallel.accelerator.wait_for_everyone()
     return trainer.run()
 

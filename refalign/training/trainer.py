@@ -14,7 +14,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,8 +23,8 @@ from typing import Any
 import torch
 
 from refbench.bench.errors import UserError, one_line
-from refbench.bench.files import shortlist, write_text
-from refbench.bench.provenance import package_versions
+from refbench.bench.files import shortlist, write_json, write_text
+from refbench.bench.provenance import package_versions, source_commit
 from refbench.bench.weights.checkpoint import write_tensors
 from refbench.refalign.flow_matching import FlowSchedule
 from refbench.refalign.training.assembly import (
@@ -53,6 +53,7 @@ from refbench.refalign.training.recipes import OptimizerConfig, TrainingConfig
 from refbench.refalign.training.validation import Validation
 
 CONFIG_FILE = "config.json"
+INPUTS_FILE = "inputs.json"
 VALIDATION_FOLDER = "validation"
 AVERAGE_FILE = "average.safetensors"
 DEEPSPEED_FOLDER = "deepspeed"
@@ -89,6 +90,7 @@ class Trainer:
         out: the run's folder: checkpoints, `log.jsonl`, `curves`, validation videos.
         start: read in the main process; under FSDP2 other processes give only its architecture.
         resumed: the checkpoint to go on from, or None.
+        inputs: the data and weights of the run by name, to be kept with its checkpoints.
     """
 
     def __init__(
@@ -100,6 +102,7 @@ class Trainer:
         *,
         start: StartingPoint,
         resumed: Checkpoint | None = None,
+        inputs: Mapping[str, str] | None = None,
         validation: Validation | None = None,
     ) -> None:
         self.config = config
@@ -107,6 +110,7 @@ class Trainer:
         self.source = source
         self.out = out
         self.validation = validation
+        self.inputs = dict(inputs or {})
         self.store = CheckpointStore(out, config.checkpoints.keep)
         self.schedule = FlowSchedule(config.flow.shift, round_timesteps=config.flow.round_timesteps)
         self.step = 0 if resumed is None else resumed.state.step
@@ -136,6 +140,7 @@ class Trainer:
         if self.parallel.is_main:
             text = json.dumps(self.config.plain(), indent=1, ensure_ascii=False) + "\n"
             write_text(self.out / CONFIG_FILE, text)
+            write_json(self.out / INPUTS_FILE, {"commit": source_commit(), "inputs": self.inputs})
         stopped = False
         try:
             with _stop_signals() as stop_requested:
@@ -284,6 +289,8 @@ class Trainer:
             processes=self.parallel.world_size,
             config=self.config.plain(),
             versions=package_versions(VERSIONS),
+            inputs=self.inputs,
+            commit=source_commit(),
         )
 
     def _average_by_name(self) -> dict[str, torch.Tensor]:

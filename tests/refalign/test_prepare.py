@@ -181,12 +181,11 @@ def test_the_registered_method_samples_with_a_trained_network(
         num_frames=5,
         steps=2,
     )
-    method = RefAlignTiny(options)
-    method.load(Environment(device="cpu"))
+    generator = RefAlignTiny(options).load(Environment(device="cpu"))
     reference = Reference(path="0-0.png", root=clips.parent, label="square", kind="object")
     sample = Sample(id="singleobj_1", category="singleobj", prompt="a square", references=(reference,))
-    assert [frame.shape for frame in method.generate(sample, 0).images] == [(48, 64, 3)] * 5
-    method.close()
+    assert [frame.shape for frame in generator.generate(sample, 0).images] == [(48, 64, 3)] * 5
+    generator.close()
 
 
 def test_prepared_epochs_are_gone_through_again_with_new_noise(
@@ -221,7 +220,8 @@ def test_an_interrupted_preparation_goes_on(
     with pytest.raises(UserError, match=r"lacks 2 of 3 shards, the first is features-00001\.safetensors"):
         run(config, tmp_path / "out", weights=weights, features=folder)
     prepare(config, clips, folder, weights, epochs=2)
-    assert written[2:] == [".features-00001.safetensors.partial", ".features-00002.safetensors.partial"]
+    partial = [f".features-0000{number}.safetensors.{os.getpid()}.partial" for number in (1, 2)]
+    assert written[2:] == partial
     assert files_of(prepared) == files_of(folder) and len(files_of(folder)) == 3
     # One epoch more: what is there stays, but for the shard that was not full.
     index = json.loads((folder / "index.json").read_text())
@@ -305,6 +305,89 @@ def test_features_of_other_data_and_weights_are_refused(
     for folder in (changed, Path("weights")):
         with pytest.raises(UserError, match=r"come from other weights of vae; prepare them again"):
             run(config, tmp_path / "out", weights=folder, features=prepared)
+
+
+def other_data(folder: Path) -> Path:
+    """Clips of which the last line's prompt is another one."""
+    file = write_clips(folder)
+    file.write_text(file.read_text().replace("nothing", "notting"))
+    return file
+
+
+@pytest.mark.parametrize("adapter", [False, True])
+def test_a_run_is_not_resumed_on_other_data(
+    adapter: bool, weights: Path, clips: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    changes = ("lora.enabled=true", "lora.rank=2") if adapter else ()
+    out, places = tmp_path / "out", {"out": tmp_path / "out", "weights": weights}
+    short = build_config("tiny", [*SHORT_RUN, *changes, "run.max_steps=2"])
+    train(short, TrainingPaths(**places, data=clips), resume=False)
+    state = json.loads((out / "checkpoints/step-00000002/state.json").read_text())
+    recorded = json.loads((out / "inputs.json").read_text())
+    assert state["inputs"] == recorded["inputs"] and state["commit"] == recorded["commit"]
+    names = {"data.path", "data.files", "data.length", "data.first_sample", "network"}
+    assert recorded["inputs"].keys() == names | {
+        f"weights.{each}" for each in ("vae", "text_encoder", "dinov3-vitb16")
+    }
+    other = TrainingPaths(**places, data=other_data(tmp_path / "others"))
+    whole = build_config("tiny", [*SHORT_RUN, *changes, "run.max_steps=3"])
+    with pytest.raises(UserError, match=r"step-00000002 was trained with other inputs: data\.files") as told:
+        train(whole, other, resume=True)
+    assert "--accept-other-data" in str(told.value) and "\n" not in str(told.value)
+    moved = shutil.copytree(clips.parent, tmp_path / "moved") / clips.name
+    train(whole, TrainingPaths(**places, data=moved), resume=True)
+    further = build_config("tiny", [*SHORT_RUN, *changes])
+    capsys.readouterr()
+    train(further, other, resume=True, accept_other_data=True)
+    said = "--accept-other-data: goes on with other inputs: data.files ("
+    assert said in capsys.readouterr().err and said in (out / "log.jsonl").read_text()
+    train(build_config("tiny", [*SHORT_RUN, *changes, "run.max_steps=5"]), other, resume=True)
+
+
+def test_a_run_is_not_resumed_on_other_features_or_networks(
+    weights: Path, clips: Path, prepared: Path, tmp_path: Path
+) -> None:
+    config = build_config("tiny", SHORT_RUN)
+    out = tmp_path / "out"
+    train(
+        build_config("tiny", [*SHORT_RUN, "run.max_steps=2"]),
+        TrainingPaths(out=out, features=prepared, weights=weights),
+        resume=False,
+    )
+    prepare(config, other_data(tmp_path / "others"), tmp_path / "other", weights, epochs=2)
+    prepare(config, clips, tmp_path / "fewer", weights, epochs=1)
+    for name, what in (("other", "data"), ("fewer", "features")):
+        with pytest.raises(UserError, match=rf"with other inputs: {what}\.files \("):
+            train(config, TrainingPaths(out=out, features=tmp_path / name, weights=weights), resume=True)
+    with pytest.raises(UserError, match=r"with other inputs: data\.files \("):
+        train(
+            config, TrainingPaths(out=out, data=tmp_path / "others/clips.jsonl", weights=weights), resume=True
+        )
+    changed = Path(shutil.copytree(weights, tmp_path / "weights"))
+    file = next(changed.rglob("vae/*.safetensors"))
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(UserError, match=r"with other inputs: weights\.vae \("):
+        train(config, TrainingPaths(out=out, data=clips, weights=changed), resume=True)
+    train(config, TrainingPaths(out=out, data=clips, weights=weights), resume=True)
+
+
+def test_an_adapter_is_not_resumed_on_another_network(weights: Path, clips: Path, tmp_path: Path) -> None:
+    for name, seed in (("first", 1), ("second", 2)):
+        changes = ("run.max_steps=1", f"run.seed={seed}")
+        run(build_config("tiny", [*SHORT_RUN, *changes]), tmp_path / name, weights=weights, data=clips)
+    network = "checkpoints/step-00000001/transformer"
+    for name in ("first", "first", "second"):
+        changes = ("lora.enabled=true", "lora.rank=2", f"model.transformer={tmp_path / name / network}")
+        resume = (tmp_path / "adapter").exists()
+        config = build_config("tiny", [*SHORT_RUN, *changes, f"run.max_steps={1 + resume}"])
+        paths = TrainingPaths(out=tmp_path / "adapter", weights=weights, data=clips)
+        if name == "second":
+            with pytest.raises(UserError, match=r"was trained with other inputs: network \("):
+                train(config, paths, resume=True)
+        else:
+            train(config, paths, resume=resume)
 
 
 def test_what_is_missing_is_one_line(weights: Path, clips: Path, tmp_path: Path) -> None:

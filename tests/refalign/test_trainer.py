@@ -83,6 +83,7 @@ def test_a_run_of_version_1_is_resumed(straight: Path, tmp_path: Path) -> None:
         '{"schema_version": 1, "config": 5}',
         '{"schema_version": 1, "config": {"data": {"clip": 5, "width": 1}}}',
         '{"schema_version": 3}',
+        '{"schema_version": 4}',
     ],
 )
 def test_a_state_file_that_is_none_is_one_line(text: str, tmp_path: Path) -> None:
