@@ -39,6 +39,7 @@ FREE_FIELDS = frozenset(
         "run.max_steps",
         "run.samples_per_call",
         "run.strategy",
+        "run.timeout_s",
         "run.gradient_checkpointing",
         "data.workers",
         "model.transformer",
@@ -110,7 +111,15 @@ class CheckpointStore:
         steps = self.steps()
         if not steps:
             return None
-        folder = self.folder_of(steps[-1])
+        return self.read(steps[-1])
+
+    def read(self, step: int) -> Checkpoint | None:
+        """The checkpoint of a step, or None where it is not to be seen. Raises UserError for a damaged state
+        file.
+        """
+        folder = self.folder_of(step)
+        if not (folder / STATE).is_file():
+            return None
         try:
             state = TrainingState.model_validate_json((folder / STATE).read_bytes())
         except ValidationError as error:

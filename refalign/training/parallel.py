@@ -9,8 +9,10 @@ ways; it has not been run, for want of DeepSpeed.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import timedelta
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,6 +24,9 @@ from refbench.bench.errors import MissingWeights, UserError, one_line
 from refbench.refalign.training.model import TrainingModel
 from refbench.refalign.training.recipes import RunConfig, TrainingConfig
 
+# What gloo and NCCL say of a process that is late, and of one that is gone.
+LATE = re.compile(r"timed out|timeout", re.IGNORECASE)
+GONE = re.compile(r"connection (closed|reset) by peer|connection was likely closed", re.IGNORECASE)
 Result = TypeVar("Result")
 
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")
@@ -32,7 +37,11 @@ class Parallel:
 
     def __init__(self, config: TrainingConfig, out: Path) -> None:
         from accelerate import Accelerator
-        from accelerate.utils import GradientAccumulationPlugin, ProjectConfiguration
+        from accelerate.utils import (
+            GradientAccumulationPlugin,
+            InitProcessGroupKwargs,
+            ProjectConfiguration,
+        )
 
         run = config.run
         world_size = _world_size()
@@ -45,6 +54,7 @@ class Parallel:
                 num_steps=self.accumulation, sync_with_dataloader=False
             ),
             deepspeed_plugin=zero2_plugin(config, self.accumulation) if self.strategy == "zero2" else None,
+            kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(seconds=run.timeout_s))],
             log_with=_trackers(config) or None,
             project_config=ProjectConfiguration(project_dir=str(out), logging_dir=str(out / "curves")),
         )
@@ -244,6 +254,24 @@ class Parallel:
         broadcast_object_list(reason)
         if reason[0] is not None:
             raise UserError(reason[0])
+
+
+def lost_process(error: RuntimeError, limit_s: int) -> str | None:
+    """The line for an error of torch.distributed that means another process is late or gone; None for others.
+
+    `limit_s`: the time limit that the group of processes has.
+    """
+    if LATE.search(str(error)):
+        return (
+            f"a process did not answer the others within {limit_s} s: it hangs, has ended, or works longer "
+            "than run.timeout_s allows; its own lines say more, --resume goes on from the newest checkpoint"
+        )
+    if GONE.search(str(error)):
+        return (
+            "another process of the run has ended; its own lines say why, --resume goes on from the newest "
+            "checkpoint"
+        )
+    return None
 
 
 def _world_size() -> int:

@@ -124,7 +124,8 @@ class RunConfig:
 
     `samples_per_step` make one update, whatever the number of processes: it is divided into calls of
     `samples_per_call` on each, and the rest is accumulated. `precision` bfloat16: float32 weights under
-    autocast. `strategy`: how several processes share the work; one process needs none.
+    autocast. `strategy`: how several processes share the work; one process needs none. `timeout_s`: how long
+    a process waits for the others before the run ends.
     """
 
     seed: int = 0
@@ -134,9 +135,10 @@ class RunConfig:
     precision: Precision = "bfloat16"
     gradient_checkpointing: bool = True
     strategy: Strategy = "ddp"
+    timeout_s: int = 3600
 
     def __post_init__(self) -> None:
-        _at_least(self, 1, "max_steps", "samples_per_step", "samples_per_call")
+        _at_least(self, 1, "max_steps", "samples_per_step", "samples_per_call", "timeout_s")
         if self.samples_per_step % self.samples_per_call:
             raise ValueError(
                 f"samples_per_step {self.samples_per_step} is no multiple of "

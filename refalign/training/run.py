@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 import torch
@@ -17,6 +18,7 @@ import torch
 from refbench.baselines.wan.loading import find_base, load_base
 from refbench.bench.console import note
 from refbench.bench.errors import MissingWeights, UserError
+from refbench.bench.files import shortlist
 from refbench.bench.weights.catalogue import get_entry
 from refbench.refalign.data.dataset import TrainingData, open_training_data
 from refbench.refalign.teacher import get_teacher_spec
@@ -24,7 +26,7 @@ from refbench.refalign.training.checkpoints import CheckpointStore
 from refbench.refalign.training.encoder import FeatureEncoder, load_teachers
 from refbench.refalign.training.examples import EncodedSource, ExampleSource
 from refbench.refalign.training.inputs import continued_inputs, describe_inputs
-from refbench.refalign.training.parallel import Parallel
+from refbench.refalign.training.parallel import Parallel, lost_process
 from refbench.refalign.training.prepare import FeatureIndex, PreparedSource, prepare_features, teacher_names
 from refbench.refalign.training.recipes import TrainingConfig
 from refbench.refalign.training.trainer import Trainer, TrainingResult, find_resumed, read_start
@@ -63,6 +65,11 @@ def train(
             )
         except MissingWeights as missing:
             raise UserError(str(missing)) from None
+        except RuntimeError as error:
+            lost = lost_process(error, config.run.timeout_s)
+            if lost is None:
+                raise
+            raise UserError(lost) from None
         parallel.accelerator.wait_for_everyone()
         # DDP's module keeps the group of processes, whose threads abort an interpreter that ends first.
         parallel.accelerator.free_memory()
@@ -81,7 +88,7 @@ def _run(
     accept_other_data: bool,
 ) -> TrainingResult:
     store = CheckpointStore(paths.out, config.checkpoints.keep)
-    resumed = find_resumed(store, config, resume=resume)
+    resumed = find_resumed(store, config, parallel, resume=resume)
     if resume and resumed is None and parallel.is_main:
         note(f"nothing to resume in {paths.out}: starting at step 0")
     # Reading the frozen networks takes long: everything else that may be missing is looked for before.
@@ -92,6 +99,7 @@ def _run(
         features = _prepared_source(config, paths.features, weights, data, tell=parallel.is_main)
     elif data is None:
         raise UserError("training needs --data, or --features that refbench prepare made")
+    _check_same_everywhere(parallel, data, features)
     inputs, accepted = parallel.from_main(
         lambda: continued_inputs(
             resumed,
@@ -124,6 +132,23 @@ def _run(
     return trainer.run()
 
 
+def _check_same_everywhere(
+    parallel: Parallel, data: TrainingData | None, features: PreparedSource | None
+) -> None:
+    """Raises UserError, in all processes, where one sees other data than the main process."""
+    mark = (
+        None if data is None else (len(data), data.content_digest()),
+        None if features is None else features.index.model_dump_json(),
+    )
+    marks = parallel.gather_objects([mark])
+    others = [f"process {rank}" for rank, each in enumerate(marks) if each != marks[0]]
+    if others:
+        raise UserError(
+            f"{shortlist(others)} does not see the training data that process 0 sees; --data and --features "
+            "have to be the same for all processes"
+        )
+
+
 def prepare(
     config: TrainingConfig, data: Path, folder: Path, weights: Path | None, *, epochs: int
 ) -> FeatureIndex:
@@ -132,7 +157,9 @@ def prepare(
 
     _quiet()
     with made_weights(config, weights) as found:
-        state = PartialState(cpu=not torch.cuda.is_available())
+        state = PartialState(
+            cpu=not torch.cuda.is_available(), timeout=timedelta(seconds=config.run.timeout_s)
+        )
         # Reading the networks takes long: what is wrong with the data is found before.
         opened = open_data(config, data, folder / CACHE_FOLDER)
         try:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import math
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -390,11 +391,29 @@ def _stop_signals() -> Iterator[Callable[[], bool]]:
             signal.signal(number, handler)
 
 
-def find_resumed(store: CheckpointStore, config: TrainingConfig, *, resume: bool) -> Checkpoint | None:
-    """The checkpoint that a run goes on from.
+def find_resumed(
+    store: CheckpointStore, config: TrainingConfig, parallel: Parallel, *, resume: bool
+) -> Checkpoint | None:
+    """The checkpoint that a run goes on from: what the main process finds, in all processes.
 
-    Raises UserError for a run in a folder that holds another one, and for other settings than it had.
+    Raises UserError, in all of them, for a run in a folder that holds another one, for other settings than it
+    had, and where a process does not see that checkpoint.
     """
+    found = parallel.from_main(lambda: _newest_of_run(store, config, resume=resume))
+    if found is None:
+        return None
+    seen = store.read(found.state.step) == found
+    blind = [] if seen else [f"process {parallel.rank} on {socket.gethostname()}"]
+    named = parallel.gather_objects(blind)
+    if named:
+        raise UserError(
+            f"{found.folder} is not to be seen by {shortlist(named, NAMED_KEYS)}; --out has to be a folder "
+            "that all processes share"
+        )
+    return found
+
+
+def _newest_of_run(store: CheckpointStore, config: TrainingConfig, *, resume: bool) -> Checkpoint | None:
     newest = store.newest()
     if newest is None:
         return None

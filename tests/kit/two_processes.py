@@ -5,26 +5,43 @@ the first argument names, then `refbench` with the other arguments.
 from __future__ import annotations
 
 import gc
+import os
 import runpy
+import shutil
 import sys
 from pathlib import Path
 
+import torch
 from accelerate.state import AcceleratorState
 
 from kit.training import TWO_STEPS, run, small
+from refbench.bench.errors import UserError
 
 ONE_STEP = (*TWO_STEPS, "run.max_steps=1")
+COMMON = ("ema.enabled=true", "run.gradient_checkpointing=true", "run.timeout_s=1234")
 ADAPTER = ("run.strategy=fsdp2", "lora.enabled=true", "lora.rank=4")
 out = Path(sys.argv[1])
 for strategy in ("ddp", "fsdp2"):
     # Blocks are computed again in backward, as the recipes of the large networks have it.
-    common = (f"run.strategy={strategy}", "ema.enabled=true", "run.gradient_checkpointing=true")
+    common = (f"run.strategy={strategy}", *COMMON)
     run(small(*TWO_STEPS, *common), out / strategy)
     run(small(*ONE_STEP, *common), out / f"{strategy}-halves")
     run(small(*TWO_STEPS, *common), out / f"{strategy}-halves", resume=True)
 run(small(*TWO_STEPS, "run.strategy=fsdp2", "run.precision=bfloat16"), out / "half")
 run(small(*ONE_STEP, *ADAPTER), out / "adapter")
 run(small(*TWO_STEPS, *ADAPTER), out / "adapter", resume=True)
+
+# A run that the second process does not see, and one that it alone sees.
+rank = int(os.environ["RANK"])
+shutil.copytree(out / "ddp-halves", out / "seen-by-0") if rank == 0 else None
+for strategy in ("ddp", "fsdp2"):
+    place = out / ("seen-by-0" if rank == 0 else "elsewhere")
+    try:
+        run(small(*TWO_STEPS, *COMMON, f"run.strategy={strategy}", "run.max_steps=3"), place, resume=True)
+    except UserError as error:
+        (out / f"unseen-{strategy}-{rank}.txt").write_text(str(error))
+options = torch.distributed.group.WORLD._get_backend(torch.device("cpu")).options
+(out / f"timeout-{rank}.txt").write_text(str(options._timeout.total_seconds()))
 
 # The modules of DDP keep the group of processes, which the command takes over and ends.
 gc.collect()

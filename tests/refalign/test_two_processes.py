@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -22,6 +23,7 @@ pytest.importorskip("pycocotools", reason="RefAlign needs the extra 'refalign'")
 from kit.training import SHORT_RUN, TWO_STEPS, files_of, logged_steps, run, small  # noqa: E402
 from refbench.baselines.wan.checkpoint import read_checkpoint  # noqa: E402
 from refbench.bench.cli.main import main  # noqa: E402
+from refbench.refalign.training.parallel import lost_process  # noqa: E402
 
 # Three interpreters start and import torch and diffusers, which takes minutes on a busy machine.
 pytestmark = [pytest.mark.timeout(1800), pytest.mark.usefixtures("fresh_accelerate")]
@@ -134,3 +136,23 @@ def test_the_command_in_two_processes_and_resumed_in_one(
     assert refbench(*launched.command) == 2
     said = capsys.readouterr().err
     assert said.startswith("refbench: ") and said.count("\n") == 1
+
+
+def test_the_main_process_decides_what_is_resumed(launched: Launched) -> None:
+    """Where the other one does not see the checkpoint both end with the same line, and none starts anew."""
+    for strategy in ("ddp", "fsdp2"):
+        first, second = ((launched.folder / f"unseen-{strategy}-{rank}.txt").read_text() for rank in range(2))
+        assert first == second and "\n" not in first
+        assert re.search(r"step-00000002 is not to be seen by process 1 on \S+; --out has to be", first)
+    assert not list((launched.folder / "elsewhere").rglob("step-*"))
+    for rank in range(2):
+        assert float((launched.folder / f"timeout-{rank}.txt").read_text()) == 1234
+
+
+def test_a_lost_process_is_one_line() -> None:
+    late = "[../third_party/gloo/gloo/transport/tcp/buffer.cc:90] Timed out waiting 1234000ms for recv"
+    found = lost_process(RuntimeError(late), 1234)
+    assert found is not None and "within 1234 s" in found and "run.timeout_s" in found
+    gone = lost_process(RuntimeError("... Connection closed by peer [127.0.0.1]:4321"), 1234)
+    assert gone is not None and "has ended" in gone
+    assert lost_process(RuntimeError("shape mismatch"), 1234) is None
