@@ -317,17 +317,20 @@ class Trainer:
 
     def validate(self) -> None:
         """Make the validation videos with the averaged weights, or the trained ones where there is no
-        average.
+        average. What cannot be made is logged; the run goes on.
         """
         assert self.validation is not None
         folder = self.out / VALIDATION_FOLDER / f"step-{self.step:08d}"
         others = None if self.average is None else self.average.shadow_params
         try:
             with _swapped(self.averaged, others):
-                self.validation.run(self.model, self.parallel, folder)
+                faults = self.validation.run(self.model, self.parallel, folder)
         finally:
             self.parallel.reshard(self.model)
-        self.log.say(f"validation videos: {folder}")
+        for fault in faults:
+            self.log.event(f"validation at step {self.step} failed: {fault}")
+        if len(faults) < len(self.validation.samples):
+            self.log.say(f"validation videos: {folder}")
 
     def _make_optimizer(self, model: TrainingModel) -> torch.optim.AdamW:
         settings = self.config.optimizer

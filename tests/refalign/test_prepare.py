@@ -35,6 +35,7 @@ from refbench.refalign.training.examples import guarded_items  # noqa: E402
 from refbench.refalign.training.prepare import PreparedSource  # noqa: E402
 from refbench.refalign.training.recipes import TrainingConfig, build_config  # noqa: E402
 from refbench.refalign.training.run import TrainingPaths, make_encoder, prepare, train  # noqa: E402
+from refbench.refalign.training.trainer import Trainer  # noqa: E402
 
 OLDER = Path(__file__).parents[1] / "files" / "version_0.1" / "training"
 
@@ -451,6 +452,39 @@ def test_validation_videos_do_not_disturb_training(
     with pytest.raises(UserError, match=r"validation\.samples: open-domain has no sample 'singleobj_99'"):
         absent = build_config("tiny", [*short, *watched, "validation.samples=singleobj_99"])
         run(absent, tmp_path / "three", weights=weights, data=clips)
+
+
+def test_a_picture_of_validation_that_cannot_be_read_does_not_end_a_run(
+    weights: Path,
+    clips: Path,
+    dataset: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It is found before the first step; one that is damaged later is logged."""
+    watched = (f"validation.dataset={dataset}", "validation.samples=singleobj_1,faceobj_2")
+    config = build_config("tiny", [*SHORT_RUN, *watched, "validation.every=2", "validation.steps=1"])
+    picture = next((dataset / "Images").rglob("cup/1.png"))
+    good, bad = picture.read_bytes(), picture.read_bytes()[:40]
+    picture.write_bytes(bad)
+    with pytest.raises(UserError, match=r"^validation\.samples: singleobj_1: .*1\.png cannot be read"):
+        run(config, tmp_path / "refused", weights=weights, data=clips)
+    assert not (tmp_path / "refused").exists()
+    picture.write_bytes(good)
+    real = Trainer.update
+
+    def damages(trainer: Trainer, *arguments: Any) -> bool:
+        picture.write_bytes(bad)
+        return real(trainer, *arguments)
+
+    monkeypatch.setattr(Trainer, "update", damages)
+    steps = run(config, tmp_path / "out", weights=weights, data=clips)
+    assert len(steps) == 4 and (tmp_path / "out/checkpoints/step-00000004/state.json").is_file()
+    assert capsys.readouterr().err.count("validation at step 2 failed: singleobj_1: ") == 1
+    assert "validation at step 4 failed: singleobj_1: " in (tmp_path / "out/log.jsonl").read_text()
+    made = sorted(path.name for path in (tmp_path / "out/validation").rglob("*.mp4"))
+    assert made == ["faceobj_2.mp4"] * 2
 
 
 def test_validation_takes_a_suite_of_ones_own(
