@@ -32,6 +32,8 @@ TRANSFORMER, ADAPTER, EMA, OPTIMIZER, PROJECTORS = (
 )
 STATE = "state.json"
 STEP_NAME = re.compile(r"step-(\d{8})")
+# DeepSpeed's, which could not run in bfloat16; FSDP2 does its work.
+REMOVED_STRATEGY = "zero2"
 # May differ between a run and its continuation: neither changes what is computed at a step.
 FREE_SECTIONS = frozenset({"validation", "checkpoints", "log"})
 FREE_FIELDS = frozenset(
@@ -188,6 +190,12 @@ def check_same_run(stored: Mapping[str, Any], config: Mapping[str, Any], folder:
     Settings that do not change what a step computes (length, machine, intervals) may differ.
     """
     before, now = flat_settings(stored), flat_settings(config)
+    if before.get("run.strategy") == REMOVED_STRATEGY:
+        raise UserError(
+            f"{folder} was trained with run.strategy={REMOVED_STRATEGY}, which is gone: its optimiser's "
+            "state cannot be read; start a new run from its network, "
+            f"model.transformer={folder / TRANSFORMER}"
+        )
     for name in sorted(before.keys() | now.keys()):
         if name.partition(".")[0] in FREE_SECTIONS or name in FREE_FIELDS:
             continue

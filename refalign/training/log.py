@@ -25,8 +25,7 @@ REPORTED_SKIPS = 20
 @dataclass(frozen=True, kw_only=True)
 class StepReport:
     """One update: means over its samples, and over those with a teacher's references for the alignment terms
-    (None where there was none); the gradient's norm over all parameters before clipping, None where DeepSpeed
-    keeps it to itself.
+    (None where there was none); the gradient's norm over all parameters before clipping.
     """
 
     step: int
@@ -36,7 +35,7 @@ class StepReport:
     squared_error: float
     ra_positive: float | None
     ra_negative: float | None
-    gradient_norm: float | None
+    gradient_norm: float
     learning_rate: float
     samples: int
     tokens: int
@@ -92,9 +91,8 @@ class TrainingLog:
             "tokens_per_second": report.tokens / report.seconds,
             "learning_rate": report.learning_rate,
             "skipped": report.skipped,
+            "gradient_norm": report.gradient_norm,
         }
-        if report.gradient_norm is not None:
-            curves["gradient_norm"] = report.gradient_norm
         self._parallel.accelerator.log(curves, step=report.step)
         self._window.append(report)
         last = report.step == self._config.run.max_steps

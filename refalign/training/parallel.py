@@ -1,10 +1,9 @@
-"""One process or many: DDP, FSDP2 or DeepSpeed ZeRO-2 around the training model, and its whole state.
+"""One process or many: DDP or FSDP2 around the training model, and its whole state.
 
 accelerate finds the processes, moves and wraps the model, and accumulates. FSDP2 is put on with torch's
 `fully_shard` itself: accelerate 1.15 does so on accelerators only (on a CPU its plugin is ignored and DDP
 used), and would cast the inputs of every block, the rotary tables among them, to bfloat16. Under FSDP2 only
-the main process holds the whole network, on the CPU. ZeRO-2 follows accelerate's and DeepSpeed's documented
-ways; it has not been run, for want of DeepSpeed.
+the main process holds the whole network, on the CPU.
 """
 
 from __future__ import annotations
@@ -46,14 +45,13 @@ class Parallel:
         run = config.run
         world_size = _world_size()
         self.accumulation = _accumulation(run, world_size)
-        self.strategy = run.strategy if world_size > 1 or run.strategy == "zero2" else "single"
+        self.strategy = run.strategy if world_size > 1 else "single"
         self.accelerator = Accelerator(
             cpu=not torch.cuda.is_available(),
             mixed_precision="bf16" if run.precision == "bfloat16" else "no",
             gradient_accumulation_plugin=GradientAccumulationPlugin(
                 num_steps=self.accumulation, sync_with_dataloader=False
             ),
-            deepspeed_plugin=zero2_plugin(config, self.accumulation) if self.strategy == "zero2" else None,
             kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(seconds=run.timeout_s))],
             log_with=_trackers(config) or None,
             project_config=ProjectConfiguration(project_dir=str(out), logging_dir=str(out / "curves")),
@@ -75,9 +73,6 @@ class Parallel:
             sharded = self._shard(model, make)
             return sharded, sharded, optimizer(sharded)
         assert model is not None
-        if self.strategy == "zero2":
-            wrapped_model, wrapped_optimizer = self.accelerator.prepare(model, optimizer(model))
-            return model, wrapped_model, wrapped_optimizer
         return model, self.accelerator.prepare(model), optimizer(model)
 
     def _shard(self, model: TrainingModel | None, make: Callable[[], TrainingModel]) -> TrainingModel:
@@ -304,31 +299,3 @@ def _trackers(config: TrainingConfig) -> list[str]:
         if find_spec(package) is None:
             raise UserError(f"log.{name}=true needs the package {package}; pip install {package}")
     return [name for name, _ in chosen]
-
-
-def zero2_plugin(config: TrainingConfig, accumulation: int) -> Any:
-    """DeepSpeed ZeRO-2 for accelerate: moments and gradients sharded, bfloat16 network, float32 masters.
-
-    Raises UserError without DeepSpeed.
-    """
-    if find_spec("deepspeed") is None:
-        raise UserError(
-            "run.strategy=zero2 needs DeepSpeed; pip install deepspeed, or take run.strategy=fsdp2"
-        )
-    from accelerate.utils import DeepSpeedPlugin
-
-    return DeepSpeedPlugin(hf_ds_config=zero2_settings(config, accumulation))
-
-
-def zero2_settings(config: TrainingConfig, accumulation: int) -> dict[str, Any]:
-    """The DeepSpeed configuration of a recipe."""
-    settings: dict[str, Any] = {
-        "train_micro_batch_size_per_gpu": config.run.samples_per_call,
-        "gradient_accumulation_steps": accumulation,
-        "zero_optimization": {"stage": 2, "overlap_comm": True, "contiguous_gradients": True},
-        "zero_allow_untested_optimizer": True,
-        "bf16": {"enabled": config.run.precision == "bfloat16"},
-    }
-    if config.optimizer.max_gradient_norm is not None:
-        settings["gradient_clipping"] = config.optimizer.max_gradient_norm
-    return settings

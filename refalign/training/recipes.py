@@ -28,7 +28,7 @@ from refbench.refalign.data.sample import ClipRule, DropoutRates
 from refbench.refalign.data.source import ReferenceRates
 
 Precision = Literal["float32", "bfloat16"]
-Strategy = Literal["ddp", "fsdp2", "zero2"]
+Strategy = Literal["ddp", "fsdp2"]
 LORA_TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "ffn.net.0.proj", "ffn.net.2")
 # Where the settings are that stood directly in `data` in version 1 of the files that store a configuration.
 MOVED_DATA_SETTINGS = {

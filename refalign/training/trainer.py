@@ -57,8 +57,6 @@ CONFIG_FILE = "config.json"
 INPUTS_FILE = "inputs.json"
 VALIDATION_FOLDER = "validation"
 AVERAGE_FILE = "average.safetensors"
-DEEPSPEED_FOLDER = "deepspeed"
-ENGINE_SCRATCH = ".step-deepspeed.partial"
 VERSIONS = ("torch", "diffusers", "accelerate", "transformers", "peft")
 # The authors' scheduler: a third of the rate until it has made five steps.
 AUTHORS_FACTOR, AUTHORS_STEPS = 1 / 3, 5
@@ -194,12 +192,10 @@ class Trainer:
         self._report(gathered[: -parallel.world_size], norm, rate, used, time.perf_counter() - started)
         return bool(flags.any())
 
-    def _descend(self, used: list[Example]) -> float | None:
+    def _descend(self, used: list[Example]) -> float:
         """Check the gradient, then update weights and average; the gradient's norm."""
-        norm = None
-        if self.parallel.strategy != "zero2":
-            norm = self._gradient_norm()
-            self._check_finite(math.isfinite(norm), "gradient", used)
+        norm = self._gradient_norm()
+        self._check_finite(math.isfinite(norm), "gradient", used)
         self.optimizer.step()
         self.optimizer.zero_grad()
         if self.average is not None:
@@ -227,7 +223,7 @@ class Trainer:
         )
 
     def _report(
-        self, rows: torch.Tensor, norm: float | None, rate: float, used: list[Example], seconds: float
+        self, rows: torch.Tensor, norm: float, rate: float, used: list[Example], seconds: float
     ) -> None:
         """Record an update out of its samples' losses."""
         columns = dict(zip((*Losses._fields, "tokens", "skips"), rows.double().cpu().T, strict=True))
@@ -262,22 +258,14 @@ class Trainer:
         """Write a checkpoint of this step. Raises UserError when it cannot be written."""
         whole = self.parallel.whole(dict(self.model.named_parameters()))
         averages = {} if self.average is None else self.parallel.whole(self._average_by_name())
-        zero2 = self.parallel.strategy == "zero2"
-        moments = {} if zero2 else self.parallel.optimizer_state(self.model, self.optimizer)
-        engine = self.store.folder / ENGINE_SCRATCH
-        if zero2:
-            # DeepSpeed shards its state over the processes, which write it by themselves.
-            self.parallel.accelerator.save_state(str(engine))
+        moments = self.parallel.optimizer_state(self.model, self.optimizer)
 
         def write(folder: Path) -> None:
             save_network(folder, self.model, self.config, whole)
             if averages:
                 save_network(folder / EMA, self.model, self.config, whole | averages)
                 write_tensors(folder / AVERAGE_FILE, averages)
-            if zero2:
-                engine.rename(folder / DEEPSPEED_FOLDER)
-            else:
-                write_tensors(folder / OPTIMIZER, moments)
+            write_tensors(folder / OPTIMIZER, moments)
             write_state(folder, self._state())
 
         self.parallel.together(lambda: guarded_save(self.store, self.step, write))
@@ -302,10 +290,7 @@ class Trainer:
 
     def _restore(self, checkpoint: Checkpoint) -> None:
         """Take over optimiser and average; the network was read before."""
-        if self.parallel.strategy == "zero2":
-            self.parallel.accelerator.load_state(str(checkpoint.folder / DEEPSPEED_FOLDER))
-        else:
-            self.parallel.load_optimizer_state(self.model, self.optimizer, checkpoint.folder / OPTIMIZER)
+        self.parallel.load_optimizer_state(self.model, self.optimizer, checkpoint.folder / OPTIMIZER)
         if self.average is not None:
             from refbench.bench.weights.checkpoint import read_state_dict
 

@@ -344,9 +344,7 @@ def test_the_whole_configuration_can_be_shown() -> None:
 
 
 def test_what_cannot_run_is_said_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(UserError, match=r"run\.strategy=zero2 needs DeepSpeed; pip install deepspeed"):
-        monkeypatch.setattr(parallel, "find_spec", lambda name: None)
-        run(small("run.strategy=zero2"), tmp_path)
+    monkeypatch.setattr(parallel, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"log\.wandb=true needs the package wandb"):
         run(small("log.wandb=true"), tmp_path)
     with pytest.raises(UserError, match=r"blocks names block 5, the network has 3 \(0\.\.2\)"):
@@ -356,11 +354,17 @@ def test_what_cannot_run_is_said_at_once(tmp_path: Path, monkeypatch: pytest.Mon
         run(small(), tmp_path)
 
 
-def test_the_deepspeed_configuration() -> None:
-    config = build_config("stage1_1_3b", ["run.strategy=zero2", "optimizer.max_gradient_norm=1"])
-    settings = parallel.zero2_settings(config, 4)
-    assert settings["zero_optimization"]["stage"] == 2 and settings["bf16"]["enabled"]
-    assert settings["gradient_accumulation_steps"] == 4 and settings["gradient_clipping"] == 1.0
+def test_the_strategy_that_is_gone_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"^run\.strategy=zero2: Input should be 'ddp' or 'fsdp2'$"):
+        small("run.strategy=zero2")
+    run(small("run.max_steps=1"), tmp_path)
+    file = tmp_path / "checkpoints" / "step-00000001" / "state.json"
+    state = json.loads(file.read_text())
+    state["config"]["run"]["strategy"] = "zero2"
+    file.write_text(json.dumps(state))
+    with pytest.raises(UserError, match=r"with run\.strategy=zero2, which is gone: .*1/transformer$") as told:
+        run(small(), tmp_path, resume=True)
+    assert "\n" not in str(told.value)
 
 
 def test_optimizer_state_of_another_network_is_refused(straight: Path, tmp_path: Path) -> None:
