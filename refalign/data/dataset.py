@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +32,7 @@ from refbench.refalign.data.source import ClipSource, ReferenceRates
 MOST_ATTEMPTS = 64
 SHOWN_REASONS = 3
 HELD_ORDERS = 8
+LEFT_OUT = "left out by data.skip"
 
 
 class TrainingData(torch.utils.data.Dataset):
@@ -39,8 +40,8 @@ class TrainingData(torch.utils.data.Dataset):
     `PositionSampler`.
 
     `sample(epoch, position)` is a function of its arguments, the seed and the data. An entry that cannot be
-    used is replaced by others drawn for that position, and the sample names it in `skipped`. Raises UserError
-    for a data set without entries.
+    used is replaced by others drawn for that position, and the sample names it in `skipped`; so is a clip
+    whose key is in `skip`. Raises UserError for a data set without entries.
     """
 
     def __init__(
@@ -51,12 +52,14 @@ class TrainingData(torch.utils.data.Dataset):
         seed: int,
         rates: ReferenceRates = ReferenceRates(),  # noqa: B008 - frozen
         dropout: DropoutRates = DropoutRates(),  # noqa: B008 - frozen
+        skip: Collection[str] = (),
     ) -> None:
         self.source = source
         self.rule = rule
         self.seed = seed
         self.rates = rates
         self.dropout = dropout
+        self.skip = frozenset(skip)
         self._sizes = np.array([len(shard) for shard in source.shards], np.int64)
         if self._sizes.sum() == 0:
             raise UserError(f"{source.path} holds no training sample")
@@ -85,6 +88,9 @@ class TrainingData(torch.utils.data.Dataset):
             except SampleError as error:
                 name = self.source.name(shard, number)
                 skipped.append(Skipped(key=name, reason=one_line(error)))
+                continue
+            if clip.key in self.skip:
+                skipped.append(Skipped(key=clip.key, reason=LEFT_OUT))
                 continue
             return TrainingSample(
                 clip=clip,
@@ -186,12 +192,13 @@ def open_training_data(
     cache: Path | None,
     rates: ReferenceRates = ReferenceRates(),  # noqa: B008 - frozen
     dropout: DropoutRates = DropoutRates(),  # noqa: B008 - frozen
+    skip: Collection[str] = (),
 ) -> TrainingData:
     """Open training data (see `open_source`) and make its first sample, so that unusable data is found here.
 
     Nothing is written but the index, into `cache`. Raises UserError where there is no data, or none that
     can be used.
     """
-    data = TrainingData(open_source(path, cache), rule, seed=seed, rates=rates, dropout=dropout)
+    data = TrainingData(open_source(path, cache), rule, seed=seed, rates=rates, dropout=dropout, skip=skip)
     data.sample(0, 0)
     return data

@@ -17,11 +17,10 @@ from refbench.bench.weights.catalogue import get_entry
 from refbench.bench.weights.store import weights_fingerprint
 from refbench.refalign.data.dataset import TrainingData
 from refbench.refalign.training.assembly import BASE_FILES
-from refbench.refalign.training.checkpoints import Checkpoint
+from refbench.refalign.training.checkpoints import NETWORK, Checkpoint
 from refbench.refalign.training.prepare import PreparedSource, sample_digest, weight_fingerprints
 from refbench.refalign.training.recipes import TrainingConfig
 
-NETWORK = "network"
 PATH_SUFFIX = ".path"
 
 

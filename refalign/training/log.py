@@ -54,7 +54,9 @@ class TrainingLog:
         self._first_step = after_step
         self._started = time.perf_counter()
         self._window: list[StepReport] = []
-        parallel.accelerator.init_trackers(config.log.project)
+        # What an earlier process drew of the steps that are made again is hidden.
+        purged = {"tensorboard": {"purge_step": after_step + 1}}
+        parallel.accelerator.init_trackers(config.log.project, init_kwargs=purged)
         if parallel.is_main:
             self._known = _cut(self._path, after_step)
 

@@ -29,10 +29,12 @@ from refbench.bench.files import replacing, write_text
 from refbench.bench.weights.catalogue import get_entry
 from refbench.bench.weights.checkpoint import write_tensors
 from refbench.bench.weights.store import require, require_model_folder, weights_fingerprint
-from refbench.refalign.data.dataset import PositionSampler, TrainingData
+from refbench.refalign.data.dataset import LEFT_OUT, MOST_ATTEMPTS, PositionSampler, TrainingData
+from refbench.refalign.data.draws import Draws
 from refbench.refalign.data.sample import EpochPosition, Skipped
 from refbench.refalign.teacher import get_teacher_spec
 from refbench.refalign.training.batch import Example, Features
+from refbench.refalign.training.checkpoints import give_mode_of
 from refbench.refalign.training.encoder import FeatureEncoder
 from refbench.refalign.training.examples import ExampleSource, guarded_items
 from refbench.refalign.training.recipes import TrainingConfig, flat_settings, nested_data_settings
@@ -84,7 +86,7 @@ class FeatureIndex(BaseModel):
 def feature_settings(config: TrainingConfig) -> dict[str, Any]:
     """The part of a configuration that features depend on."""
     plain = config.plain()
-    data = {name: value for name, value in plain["data"].items() if name != "workers"}
+    data = {name: value for name, value in plain["data"].items() if name not in ("workers", "skip")}
     return {
         "data": data,
         "seed": config.run.seed,
@@ -210,6 +212,7 @@ def _write_shard(
         described[str(position)] = {"key": sample.clip.key, "skipped": skipped}
     with replacing(shard_file(folder, number)) as partial:
         write_tensors(partial, tensors, {"samples": json.dumps(described)})
+        give_mode_of(folder, [partial])
 
 
 def _is_whole(folder: Path, index: FeatureIndex, number: int) -> bool:
@@ -297,6 +300,8 @@ class PreparedSource(ExampleSource):
         self.teacher_widths = tuple(self.index.teacher_widths)
         self.folder = folder
         self._teachers = teacher_names(config)
+        self._seed = config.run.seed
+        self._skip = frozenset(config.data.skip)
         self._open = lru_cache(maxsize=HELD_SHARDS)(_opened_file)
 
     def digest(self) -> str:
@@ -319,12 +324,19 @@ class PreparedSource(ExampleSource):
             yield self._example(position)
 
     def _example(self, wanted: EpochPosition) -> Example:
+        """The example at a position, or one drawn for it where its sample is to be left out."""
         position = (wanted.epoch * self.length + wanted.position) % self.index.positions
-        file = shard_file(self.folder, position // POSITIONS_PER_SHARD)
-        stored, samples = self._open(file)
-        described = samples.get(str(position))
-        if described is None:
-            raise UserError(f"{file} does not hold all its positions; run refbench prepare again")
+        stored, described = self._stored(position)
+        skipped = [Skipped(key=key, reason=reason) for key, reason in described["skipped"]]
+        draws = Draws(seed=self._seed, epoch=wanted.epoch, position=wanted.position)
+        for attempt in range(MOST_ATTEMPTS):
+            if described["key"] not in self._skip:
+                break
+            skipped.append(Skipped(key=described["key"], reason=LEFT_OUT))
+            position = draws.below(self.index.positions, f"prepared substitute {attempt}")
+            stored, described = self._stored(position)
+        else:
+            raise UserError(f"{self.folder}: none of {MOST_ATTEMPTS} samples tried may be used (data.skip)")
         return Example(
             key=described["key"],
             epoch=wanted.epoch,
@@ -335,8 +347,17 @@ class PreparedSource(ExampleSource):
                 references_CNhw=stored.get_tensor(f"{position}/references"),
                 teachers=tuple(stored.get_tensor(f"{position}/teacher/{name}") for name in self._teachers),
             ),
-            skipped=tuple(Skipped(key=key, reason=reason) for key, reason in described["skipped"]),
+            skipped=tuple(skipped),
         )
+
+    def _stored(self, position: int) -> tuple[Any, dict[str, Any]]:
+        """The open file that holds a position, and what it says of the position's sample."""
+        file = shard_file(self.folder, position // POSITIONS_PER_SHARD)
+        stored, samples = self._open(file)
+        described: dict[str, Any] | None = samples.get(str(position))
+        if described is None:
+            raise UserError(f"{file} does not hold all its positions; run refbench prepare again")
+        return stored, described
 
 
 def _opened(file: Path) -> Any:

@@ -30,6 +30,25 @@ from refbench.refalign.data.source import ReferenceRates
 Precision = Literal["float32", "bfloat16"]
 Strategy = Literal["ddp", "fsdp2"]
 LORA_TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "ffn.net.0.proj", "ffn.net.2")
+# What other trainers call our settings.
+OTHER_NAMES = {
+    "lr": "optimizer.learning_rate",
+    "wd": "optimizer.weight_decay",
+    "eps": "optimizer.epsilon",
+    "betas": "optimizer.beta1",
+    "max_grad_norm": "optimizer.max_gradient_norm",
+    "grad_clip": "optimizer.max_gradient_norm",
+    "clip_grad_norm": "optimizer.max_gradient_norm",
+    "lr_warmup_steps": "optimizer.warmup_steps",
+    "batch_size": "run.samples_per_step",
+    "micro_batch_size": "run.samples_per_call",
+    "steps": "run.max_steps",
+    "max_train_steps": "run.max_steps",
+    "mixed_precision": "run.precision",
+    "num_workers": "data.workers",
+    "save_every": "checkpoints.every",
+    "save_steps": "checkpoints.every",
+}
 # Where the settings are that stood directly in `data` in version 1 of the files that store a configuration.
 MOVED_DATA_SETTINGS = {
     "width": "clip.width",
@@ -64,13 +83,15 @@ class ModelConfig:
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
     """How clips are cut (`clip`), how often references come from elsewhere (`references`), and how often the
-    text, the references or both are dropped (`dropout`). `workers`: decoding processes.
+    text, the references or both are dropped (`dropout`). `workers`: decoding processes. `skip`: clips to
+    leave out, by the names that error lines and the log give them; a resumed run keeps those that it had.
     """
 
     clip: ClipRule = field(default_factory=ClipRule)
     references: ReferenceRates = field(default_factory=ReferenceRates)
     dropout: DropoutRates = field(default_factory=DropoutRates)
     workers: int = 2
+    skip: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         _at_least(self, 0, "workers")
@@ -323,7 +344,9 @@ def build_config(recipe: str, overrides: Iterable[str] = ()) -> TrainingConfig:
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals or "." not in key:
-            raise UserError(f"an override is section.field=value, not {one_line(override, 80)!r}")
+            meant = OTHER_NAMES.get(key.lower())
+            hint = f"; did you mean {meant}?" if meant is not None and equals else ""
+            raise UserError(f"an override is section.field=value, not {one_line(override, 80)!r}{hint}")
         changes[key] = _parsed(key, text, _setting_type(config, key))
     changed: TrainingConfig = _changed(config, changes)
     if changed.model.needs_transformer and changed.model.transformer is None:
@@ -368,11 +391,15 @@ def _setting_type(config: TrainingConfig, key: str) -> Any:
         section, _, name = key.partition(".")
         if section == "data" and name in MOVED_DATA_SETTINGS:
             raise UserError(f"the setting {key} is called data.{MOVED_DATA_SETTINGS[name]} now")
+        meant = OTHER_NAMES.get(name.lower())
+        if meant is not None:
+            raise UserError(f"unknown setting {one_line(key, 60)!r}; did you mean {meant}?")
         in_section = [each for each in known if each.startswith(f"{section}.")]
         if not in_section:
             sections = dict.fromkeys(each.partition(".")[0] for each in known)
             raise UserError(unknown_name("section", section, sections))
-        raise UserError(unknown_name("setting", key, in_section))
+        within = [each for each in known if each.startswith(f"{key}.")]
+        raise UserError(unknown_name("setting", key, within or in_section))
     owner: Any = config
     *sections_of_key, field_name = key.split(".")
     for section in sections_of_key:

@@ -9,7 +9,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from refbench.bench.files import shortlist
 from refbench.bench.weights.catalogue import get_entry
 from refbench.refalign.data.dataset import TrainingData, open_training_data
 from refbench.refalign.teacher import get_teacher_spec
-from refbench.refalign.training.checkpoints import CheckpointStore
+from refbench.refalign.training.checkpoints import Checkpoint, CheckpointStore
 from refbench.refalign.training.encoder import FeatureEncoder, load_teachers
 from refbench.refalign.training.examples import EncodedSource, ExampleSource
 from refbench.refalign.training.inputs import continued_inputs, describe_inputs
@@ -89,6 +89,8 @@ def _run(
 ) -> TrainingResult:
     store = CheckpointStore(paths.out, config.checkpoints.keep)
     resumed = find_resumed(store, config, parallel, resume=resume)
+    if resumed is not None:
+        config = _with_earlier_skips(config, resumed)
     if resume and resumed is None and parallel.is_main:
         note(f"nothing to resume in {paths.out}: starting at step 0")
     # Reading the frozen networks takes long: everything else that may be missing is looked for before.
@@ -132,6 +134,13 @@ def _run(
     return trainer.run()
 
 
+def _with_earlier_skips(config: TrainingConfig, resumed: Checkpoint) -> TrainingConfig:
+    """The configuration with the clips that the run left out before, as well."""
+    earlier = resumed.state.config.get("data", {}).get("skip", [])
+    skip = tuple(dict.fromkeys([*earlier, *config.data.skip]))
+    return replace(config, data=replace(config.data, skip=skip))
+
+
 def _check_same_everywhere(
     parallel: Parallel, data: TrainingData | None, features: PreparedSource | None
 ) -> None:
@@ -161,7 +170,9 @@ def prepare(
             cpu=not torch.cuda.is_available(), timeout=timedelta(seconds=config.run.timeout_s)
         )
         # Reading the networks takes long: what is wrong with the data is found before.
-        opened = open_data(config, data, folder / CACHE_FOLDER)
+        # Features hold every clip: which of them are left out is each run's choice.
+        every = replace(config, data=replace(config.data, skip=()))
+        opened = open_data(every, data, folder / CACHE_FOLDER)
         try:
             encoder = make_encoder(config, found, state.device)
         except MissingWeights as missing:
@@ -225,6 +236,7 @@ def open_data(config: TrainingConfig, path: Path, cache: Path) -> TrainingData:
         cache=cache,
         rates=config.data.references,
         dropout=config.data.dropout,
+        skip=config.data.skip,
     )
 
 

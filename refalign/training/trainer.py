@@ -38,6 +38,7 @@ from refbench.refalign.training.assembly import (
 from refbench.refalign.training.batch import Example, collate
 from refbench.refalign.training.checkpoints import (
     EMA,
+    NETWORK,
     OPTIMIZER,
     Checkpoint,
     CheckpointStore,
@@ -183,7 +184,9 @@ class Trainer:
                 if last:
                     flag = torch.full_like(rows[0][:1], float(stop_requested()))
                     gathered = parallel.gather(torch.cat([*rows, flag]))
-                    self._check_finite(bool(gathered[:, 0].isfinite().all()), "loss", used)
+                    finite = torch.cat(rows)[:, 0].isfinite().tolist()
+                    bad = [example for example, good in zip(used, finite, strict=True) if not good]
+                    self._check_finite(bool(gathered[:, 0].isfinite().all()), "loss", bad)
                 parallel.accelerator.backward(losses.total.mean())
         assert gathered is not None
         norm = self._descend(used)
@@ -211,15 +214,15 @@ class Trainer:
             norm = torch.nn.utils.get_total_norm([value.grad for value in parameters])
         return float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
 
-    def _check_finite(self, finite: bool, what: str, used: list[Example]) -> None:
-        """Raises UserError with the samples' keys unless `finite`, which is the same in all processes."""
+    def _check_finite(self, finite: bool, what: str, suspects: list[Example]) -> None:
+        """Raises UserError with the suspects' keys unless `finite`, which is the same in all processes."""
         if finite:
             return
-        keys = self.parallel.gather_objects([example.key for example in used])
+        keys = self.parallel.gather_objects([example.key for example in suspects])
         named = shortlist((one_line(key, 80) for key in keys), NAMED_KEYS)
         raise UserError(
-            f"the {what} of step {self.step + 1} is not finite (samples {named}); the weights were not "
-            f"touched by it, {self.store.newest_text()}"
+            f"the {what} of step {self.step + 1} is not finite (samples {named}; --resume --skip NAME leaves "
+            f"one out); the weights were not touched by it, {self.store.newest_text()}"
         )
 
     def _report(
@@ -260,10 +263,12 @@ class Trainer:
         averages = {} if self.average is None else self.parallel.whole(self._average_by_name())
         moments = self.parallel.optimizer_state(self.model, self.optimizer)
 
+        base = self.inputs.get(NETWORK)
+
         def write(folder: Path) -> None:
-            save_network(folder, self.model, self.config, whole)
+            save_network(folder, self.model, self.config, whole, base_digest=base)
             if averages:
-                save_network(folder / EMA, self.model, self.config, whole | averages)
+                save_network(folder / EMA, self.model, self.config, whole | averages, base_digest=base)
                 write_tensors(folder / AVERAGE_FILE, averages)
             write_tensors(folder / OPTIMIZER, moments)
             write_state(folder, self._state())

@@ -19,7 +19,7 @@ torch = pytest.importorskip("torch", reason="RefAlign needs the extra 'refalign'
 pytest.importorskip("diffusers", reason="RefAlign needs the extra 'refalign'")
 pytest.importorskip("pycocotools", reason="RefAlign needs the extra 'refalign'")
 
-from safetensors import SafetensorError  # noqa: E402
+from safetensors import SafetensorError, safe_open  # noqa: E402
 
 import refbench.refalign.training.prepare as prepare_module  # noqa: E402
 from kit.training import CLIP_SIZE, SHORT_RUN, files_of, logged_steps, write_clips  # noqa: E402
@@ -27,6 +27,7 @@ from refbench.baselines.wan.spec import WanOptions  # noqa: E402
 from refbench.bench.environment import Environment  # noqa: E402
 from refbench.bench.errors import UserError  # noqa: E402
 from refbench.bench.sample import Reference, Sample  # noqa: E402
+from refbench.bench.weights.checkpoint import read_state_dict, write_tensors  # noqa: E402
 from refbench.refalign.data.dataset import open_training_data  # noqa: E402
 from refbench.refalign.data.sample import EpochPosition, TrainingSample  # noqa: E402
 from refbench.refalign.method import RefAlignTiny  # noqa: E402
@@ -485,6 +486,47 @@ def test_a_picture_of_validation_that_cannot_be_read_does_not_end_a_run(
     assert "validation at step 4 failed: singleobj_1: " in (tmp_path / "out/log.jsonl").read_text()
     made = sorted(path.name for path in (tmp_path / "out/validation").rglob("*.mp4"))
     assert made == ["faceobj_2.mp4"] * 2
+
+
+def test_a_clip_that_breaks_a_run_is_skipped_by_name(
+    weights: Path, clips: Path, prepared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On resume, in prepared features and in data; a later resume remembers it."""
+    file = prepared / "features-00000.safetensors"
+    with safe_open(file, framework="pt") as stored:
+        notes = stored.metadata()
+    bad = json.loads(notes["samples"])["0"]["key"]
+    tensors = read_state_dict(file)
+    for position, described in json.loads(notes["samples"]).items():
+        if described["key"] == bad:
+            tensors[f"{position}/latents"] = torch.full_like(tensors[f"{position}/latents"], torch.nan)
+    write_tensors(file, tensors, notes)
+    short = build_config("tiny", [*SHORT_RUN, "run.max_steps=1"])
+    paths = TrainingPaths(out=tmp_path / "out", weights=weights, features=prepared)
+    with pytest.raises(UserError, match=rf"step 1 is not finite \(samples {bad}; --resume --skip NAME"):
+        train(short, paths, resume=False)
+    skipping = replace(short, data=replace(short.data, skip=(bad,)))
+    train(skipping, paths, resume=True)
+    assert (
+        f'{{"skipped": "{bad}", "reason": "left out by data.skip"}}'
+        in (tmp_path / "out/log.jsonl").read_text()
+    )
+    stored_config = json.loads((tmp_path / "out/checkpoints/step-00000001/state.json").read_text())["config"]
+    assert stored_config["data"]["skip"] == [bad]
+    train(build_config("tiny", [*SHORT_RUN, "run.max_steps=2"]), paths, resume=True)
+    data = open_training_data(clips, short.data.clip, seed=0, cache=None, skip=[bad])
+    samples = [data.sample(0, position) for position in range(4)]
+    assert bad not in {sample.clip.key for sample in samples}
+    assert bad in {skip.key for sample in samples for skip in sample.skipped}
+
+
+def test_an_adapter_names_its_base(weights: Path, clips: Path, tmp_path: Path) -> None:
+    config = build_config("tiny", [*SHORT_RUN, "run.max_steps=1", "lora.enabled=true", "lora.rank=2"])
+    train(config, TrainingPaths(out=tmp_path, weights=weights, data=clips), resume=False)
+    (file,) = tmp_path.rglob("pytorch_lora_weights.safetensors")
+    with safe_open(file, framework="pt") as stored:
+        notes = stored.metadata()
+    assert (notes["base_model"], notes["base_digest"]) == ("wan2.1-t2v-1.3b", "random, seed 0")
 
 
 def test_validation_takes_a_suite_of_ones_own(

@@ -27,7 +27,7 @@ from refbench.bench.errors import UserError  # noqa: E402
 from refbench.bench.weights.checkpoint import read_state_dict, write_tensors  # noqa: E402
 from refbench.refalign.data.sample import DropoutRates  # noqa: E402
 from refbench.refalign.training.recipes import RECIPES, OptimizerConfig, build_config  # noqa: E402
-from refbench.refalign.training.trainer import learning_rate  # noqa: E402
+from refbench.refalign.training.trainer import TrainingResult, learning_rate  # noqa: E402
 from refbench.refalign.transformer import RefAlignTransformer3DModel  # noqa: E402
 
 OLDER = Path(__file__).parents[1] / "files" / "version_0.1" / "training"
@@ -129,7 +129,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_before_the_weights(tmp_path: Pat
     with pytest.raises(UserError) as caught:
         run(config, tmp_path, source=DrawnSource(broken=5))
     text = str(caught.value)
-    assert "the loss of step 3 is not finite (samples clip 4, clip 5)" in text
+    assert "the loss of step 3 is not finite (samples clip 5; --resume --skip NAME leaves one out)" in text
     assert text.endswith("step-00000002") and "\n" not in text
     assert checkpoints.CheckpointStore(tmp_path, 3).steps() == [1, 2]
     trainer, _ = run(config, tmp_path, resume=True)
@@ -275,6 +275,40 @@ def test_clipping_and_logged_curves(tmp_path: Path) -> None:
     assert stored == pytest.approx([line["ra_positive"] for line in lines(tmp_path) if "step" in line])
 
 
+def test_curves_of_a_resumed_run_have_each_step_once(tmp_path: Path) -> None:
+    """Steps after the newest checkpoint are made again, here with a broken sample at the first attempt."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    config = small("log.tensorboard=true", "checkpoints.every=2")
+    with pytest.raises(UserError, match="the loss of step 4 is not finite"):
+        run(config, tmp_path, source=DrawnSource(broken=7))
+    # The writer of a killed process flushed its steps.
+    run(config, tmp_path, resume=True)
+    (folder,) = {path.parent for path in (tmp_path / "curves").rglob("events*")}
+    curves = EventAccumulator(str(folder))
+    curves.Reload()
+    assert [item.step for item in curves.Scalars("loss/loss")] == [1, 2, 3, 4]
+
+
+def test_files_of_a_checkpoint_have_one_mode(straight: Path) -> None:
+    place = straight / "checkpoints" / "step-00000004"
+    modes = {path.stat().st_mode & 0o777 for path in place.rglob("*") if path.is_file()}
+    assert modes == {place.stat().st_mode & 0o666} and len(list(place.rglob("*.safetensors"))) == 4
+
+
+def test_the_line_of_a_stop_names_the_command_that_works(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import refbench.refalign.training.run as module
+
+    done = TrainingResult(step=2, checkpoint=tmp_path / "step-2", stopped=True)
+    for answer in (lambda: done, lambda: (_ for _ in ()).throw(KeyboardInterrupt)):
+        monkeypatch.setattr(module, "train", lambda *_, answer=answer, **__: answer())
+        ended = CliRunner().invoke(app, ["train", "tiny", "--out", str(tmp_path)])
+        assert ended.exit_code == 130 and ended.stderr.count("\n") == 1
+        assert "the same command with --resume goes on from there" in ended.stderr
+
+
 def test_learning_rates() -> None:
     plain = OptimizerConfig(learning_rate=3.0)
     assert [learning_rate(plain, step, 4) for step in range(3)] == [3.0] * 3
@@ -317,6 +351,9 @@ def test_overrides() -> None:
         ("tiny", "run.max_step=3", r"unknown setting 'run\.max_step'; did you mean run\.max_steps"),
         ("tiny", "runs.seed=3", r"unknown section 'runs'; did you mean run"),
         ("tiny", "seed", r"an override is section\.field=value, not 'seed'"),
+        ("tiny", "optimizer.lr=1", r"'optimizer\.lr'; did you mean optimizer\.learning_rate\?"),
+        ("tiny", "lr=1", r"not 'lr=1'; did you mean optimizer\.learning_rate\?"),
+        ("tiny", "run.batch_size=1", r"'run\.batch_size'; did you mean run\.samples_per_step\?"),
         ("tiny", "recipe=mine", r"an override is section\.field=value, not 'recipe=mine'"),
         ("tiny", "data.width=64", r"^the setting data\.width is called data\.clip\.width now$"),
         ("tiny", "data.clip=64", r"unknown setting 'data\.clip'; did you mean data\.clip\.\w+"),
