@@ -40,8 +40,11 @@ def train(
     overrides: OverridesArgument = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="The run's folder.")] = Path("training"),
     data: Annotated[
-        Path | None,
-        typer.Option("--data", help="OpenS2V-5M's layout, or JSONL (video, prompt, references)."),
+        list[Path] | None,
+        typer.Option(
+            "--data",
+            help="OpenS2V-5M's layout, or JSONL (video, prompt, references); several with data.mixture=3,1.",
+        ),
     ] = None,
     features: Annotated[
         Path | None, typer.Option("--features", help="What refbench prepare made; --data is then optional.")
@@ -90,7 +93,7 @@ def train(
         from refbench.refalign.training.checkpoints import CheckpointStore
         from refbench.refalign.training.run import TrainingPaths, train
 
-        paths = TrainingPaths(out=out, data=data, features=features, weights=weights)
+        paths = TrainingPaths(out=out, data=data or None, features=features, weights=weights)
         try:
             result = train(config, paths, resume=resume, accept_other_data=accept_other_data)
         except KeyboardInterrupt:
@@ -105,7 +108,7 @@ def train(
 
 def prepare(
     recipe: RecipeArgument,
-    data: Annotated[Path, typer.Option("--data", help="The training data, as for refbench train.")],
+    data: Annotated[list[Path], typer.Option("--data", help="The training data, as for refbench train.")],
     overrides: OverridesArgument = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the features.")] = Path("features"),
     epochs: Annotated[

@@ -20,7 +20,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from refbench.bench.errors import UserError, first_fault, one_line
-from refbench.refalign.training.recipes import flat_settings, nested_data_settings
+from refbench.refalign.training.recipes import SETTINGS_OF_BEFORE, flat_settings, nested_data_settings
 
 FOLDER = "checkpoints"
 TRANSFORMER, ADAPTER, EMA, OPTIMIZER, PROJECTORS = (
@@ -202,7 +202,7 @@ def check_same_run(stored: Mapping[str, Any], config: Mapping[str, Any], folder:
 
     Settings that do not change what a step computes (length, machine, intervals) may differ.
     """
-    before, now = flat_settings(stored), flat_settings(config)
+    before, now = SETTINGS_OF_BEFORE | flat_settings(stored), flat_settings(config)
     if before.get("run.strategy") == REMOVED_STRATEGY:
         raise UserError(
             f"{folder} was trained with run.strategy={REMOVED_STRATEGY}, which is gone: its optimiser's "

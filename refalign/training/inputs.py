@@ -38,7 +38,7 @@ def describe_inputs(
     found: dict[str, str] = {}
     if data is not None:
         found |= {
-            "data.path": str(data.source.path.resolve()),
+            "data.path": data.path,
             "data.files": data.content_digest(),
             "data.length": str(len(data)),
             "data.first_sample": sample_digest(data),

@@ -37,7 +37,13 @@ from refbench.refalign.training.batch import Example, Features
 from refbench.refalign.training.checkpoints import give_mode_of
 from refbench.refalign.training.encoder import FeatureEncoder
 from refbench.refalign.training.examples import ExampleSource, guarded_items
-from refbench.refalign.training.recipes import TrainingConfig, flat_settings, nested_data_settings
+from refbench.refalign.training.recipes import (
+    SETTINGS_OF_BEFORE,
+    TrainingConfig,
+    flat_settings,
+    in_stored_order,
+    nested_data_settings,
+)
 
 INDEX = "index.json"
 POSITIONS_PER_SHARD = 64
@@ -245,7 +251,7 @@ def _check_index(
     data: TrainingData | None,
     folder: Path,
 ) -> None:
-    before, now = flat_settings(stored.settings), flat_settings(settings)
+    before, now = SETTINGS_OF_BEFORE | flat_settings(stored.settings), flat_settings(settings)
     for name in sorted(before.keys() | now.keys()):
         if before.get(name) != now.get(name):
             raise UserError(
@@ -274,13 +280,15 @@ class PreparedSource(ExampleSource):
     """Examples from prepared features.
 
     `data`, where it is given, is compared with what the features were made of. Raises UserError for
-    features of other settings, weights or data, and for a shard that is missing.
+    features of other settings, weights or data, and for a shard that is missing. Features from before
+    `data.open_shards` are in the order of one shard after the other.
     """
 
     def __init__(
         self, folder: Path, config: TrainingConfig, *, weights: Path | None, data: TrainingData | None = None
     ) -> None:
         self.index = read_index(folder)
+        config = in_stored_order(config, self.index.settings)
         _check_index(
             self.index,
             feature_settings(config),

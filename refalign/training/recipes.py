@@ -24,6 +24,7 @@ from pydantic import TypeAdapter, ValidationError
 from refbench.bench.errors import UserError, first_fault, one_line
 from refbench.bench.registry import unknown_name
 from refbench.refalign.alignment import AlignmentConfig
+from refbench.refalign.data.dataset import OPEN_SHARDS
 from refbench.refalign.data.sample import ClipRule, DropoutRates
 from refbench.refalign.data.source import ReferenceRates
 
@@ -49,6 +50,8 @@ OTHER_NAMES = {
     "save_every": "checkpoints.every",
     "save_steps": "checkpoints.every",
 }
+# What settings that older files do not name stood for.
+SETTINGS_OF_BEFORE: dict[str, Any] = {"data.open_shards": 1, "data.mixture": []}
 # Where the settings are that stood directly in `data` in version 1 of the files that store a configuration.
 MOVED_DATA_SETTINGS = {
     "width": "clip.width",
@@ -85,6 +88,7 @@ class DataConfig:
     """How clips are cut (`clip`), how often references come from elsewhere (`references`), and how often the
     text, the references or both are dropped (`dropout`). `workers`: decoding processes. `skip`: clips to
     leave out, by the names that error lines and the log give them; a resumed run keeps those that it had.
+    `open_shards`: files whose clips are shuffled together; `mixture`: shares of several data sets.
     """
 
     clip: ClipRule = field(default_factory=ClipRule)
@@ -92,9 +96,12 @@ class DataConfig:
     dropout: DropoutRates = field(default_factory=DropoutRates)
     workers: int = 2
     skip: tuple[str, ...] = ()
+    open_shards: int = OPEN_SHARDS
+    mixture: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         _at_least(self, 0, "workers")
+        _at_least(self, 1, "open_shards")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -366,6 +373,16 @@ def flat_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
         else:
             flat[name] = value
     return flat
+
+
+def in_stored_order(config: TrainingConfig, stored: Mapping[str, Any]) -> TrainingConfig:
+    """The configuration, going through one shard after the other where stored settings are from before
+    `data.open_shards` was one: that was the order then.
+    """
+    data = stored.get("data")
+    if isinstance(data, Mapping) and "open_shards" in data:
+        return config
+    return replace(config, data=replace(config.data, open_shards=1))
 
 
 def nested_data_settings(settings: Any) -> Any:

@@ -7,7 +7,7 @@ import logging
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -20,15 +20,22 @@ from refbench.bench.console import note
 from refbench.bench.errors import MissingWeights, UserError
 from refbench.bench.files import shortlist
 from refbench.bench.weights.catalogue import get_entry
-from refbench.refalign.data.dataset import TrainingData, open_training_data
+from refbench.refalign.data.dataset import MixedData, TrainingData, open_training_data
 from refbench.refalign.teacher import get_teacher_spec
-from refbench.refalign.training.checkpoints import Checkpoint, CheckpointStore
+from refbench.refalign.training.checkpoints import CheckpointStore
 from refbench.refalign.training.encoder import FeatureEncoder, load_teachers
 from refbench.refalign.training.examples import EncodedSource, ExampleSource
 from refbench.refalign.training.inputs import continued_inputs, describe_inputs
 from refbench.refalign.training.parallel import Parallel, lost_process
-from refbench.refalign.training.prepare import FeatureIndex, PreparedSource, prepare_features, teacher_names
-from refbench.refalign.training.recipes import TrainingConfig
+from refbench.refalign.training.prepare import (
+    INDEX,
+    FeatureIndex,
+    PreparedSource,
+    prepare_features,
+    read_index,
+    teacher_names,
+)
+from refbench.refalign.training.recipes import TrainingConfig, in_stored_order
 from refbench.refalign.training.trainer import Trainer, TrainingResult, find_resumed, read_start
 from refbench.refalign.training.validation import Validation, validation_samples
 
@@ -39,10 +46,11 @@ CACHE_FOLDER = "data-index"
 class TrainingPaths:
     """Folders of a run. `data` may be None where `features` are prepared; `weights` None: where weights are
     looked for always.
+    Several data sets are mixed by the shares of `data.mixture`.
     """
 
     out: Path
-    data: Path | None = None
+    data: Path | Sequence[Path] | None = None
     features: Path | None = None
     weights: Path | None = None
 
@@ -88,9 +96,12 @@ def _run(
     accept_other_data: bool,
 ) -> TrainingResult:
     store = CheckpointStore(paths.out, config.checkpoints.keep)
-    resumed = find_resumed(store, config, parallel, resume=resume)
-    if resumed is not None:
-        config = _with_earlier_skips(config, resumed)
+    wanted_order = config.data.open_shards
+    if paths.features is not None:
+        config = in_stored_order(config, read_index(paths.features).settings)
+    config, resumed = find_resumed(store, config, parallel, resume=resume)
+    if config.data.open_shards != wanted_order and parallel.is_main:
+        note("going through one shard after the other, as before data.open_shards was a setting")
     if resume and resumed is None and parallel.is_main:
         note(f"nothing to resume in {paths.out}: starting at step 0")
     # Reading the frozen networks takes long: everything else that may be missing is looked for before.
@@ -134,13 +145,6 @@ def _run(
     return trainer.run()
 
 
-def _with_earlier_skips(config: TrainingConfig, resumed: Checkpoint) -> TrainingConfig:
-    """The configuration with the clips that the run left out before, as well."""
-    earlier = resumed.state.config.get("data", {}).get("skip", [])
-    skip = tuple(dict.fromkeys([*earlier, *config.data.skip]))
-    return replace(config, data=replace(config.data, skip=skip))
-
-
 def _check_same_everywhere(
     parallel: Parallel, data: TrainingData | None, features: PreparedSource | None
 ) -> None:
@@ -159,12 +163,19 @@ def _check_same_everywhere(
 
 
 def prepare(
-    config: TrainingConfig, data: Path, folder: Path, weights: Path | None, *, epochs: int
+    config: TrainingConfig,
+    data: Path | Sequence[Path],
+    folder: Path,
+    weights: Path | None,
+    *,
+    epochs: int,
 ) -> FeatureIndex:
     """Prepare the features of a recipe, in as many processes as were launched. Raises UserError."""
     from accelerate import PartialState
 
     _quiet()
+    if (folder / INDEX).is_file():
+        config = in_stored_order(config, read_index(folder).settings)
     with made_weights(config, weights) as found:
         state = PartialState(
             cpu=not torch.cuda.is_available(), timeout=timedelta(seconds=config.run.timeout_s)
@@ -227,17 +238,22 @@ def _prepared_source(
     return source
 
 
-def open_data(config: TrainingConfig, path: Path, cache: Path) -> TrainingData:
-    """The training data as a recipe cuts it; its index is kept in `cache`. Raises UserError."""
-    return open_training_data(
-        path,
-        config.data.clip,
-        seed=config.run.seed,
-        cache=cache,
-        rates=config.data.references,
-        dropout=config.data.dropout,
-        skip=config.data.skip,
-    )
+def open_data(config: TrainingConfig, paths: Path | Sequence[Path], cache: Path) -> TrainingData:
+    """The training data as a recipe cuts and mixes it; its index is kept in `cache`. Raises UserError."""
+    sets = [
+        open_training_data(
+            path,
+            config.data.clip,
+            seed=config.run.seed,
+            cache=cache,
+            rates=config.data.references,
+            dropout=config.data.dropout,
+            skip=config.data.skip,
+            open_shards=config.data.open_shards,
+        )
+        for path in ([paths] if isinstance(paths, Path) else paths)
+    ]
+    return sets[0] if len(sets) == 1 and not config.data.mixture else MixedData(sets, config.data.mixture)
 
 
 @contextmanager

@@ -17,7 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +51,7 @@ from refbench.refalign.training.examples import ExampleSource
 from refbench.refalign.training.log import StepReport, TrainingLog
 from refbench.refalign.training.model import Losses, TrainingModel
 from refbench.refalign.training.parallel import Parallel
-from refbench.refalign.training.recipes import OptimizerConfig, TrainingConfig
+from refbench.refalign.training.recipes import OptimizerConfig, TrainingConfig, in_stored_order
 from refbench.refalign.training.validation import Validation
 
 CONFIG_FILE = "config.json"
@@ -386,15 +386,17 @@ def _stop_signals() -> Iterator[Callable[[], bool]]:
 
 def find_resumed(
     store: CheckpointStore, config: TrainingConfig, parallel: Parallel, *, resume: bool
-) -> Checkpoint | None:
-    """The checkpoint that a run goes on from: what the main process finds, in all processes.
+) -> tuple[TrainingConfig, Checkpoint | None]:
+    """The checkpoint that a run goes on from: what the main process finds, in all processes; and the
+    configuration with what the run keeps of its own: the clips that it left out, and its order of clips where
+    that was no setting yet.
 
     Raises UserError, in all of them, for a run in a folder that holds another one, for other settings than it
     had, and where a process does not see that checkpoint.
     """
     found = parallel.from_main(lambda: _newest_of_run(store, config, resume=resume))
     if found is None:
-        return None
+        return config, None
     seen = store.read(found.state.step) == found
     blind = [] if seen else [f"process {parallel.rank} on {socket.gethostname()}"]
     named = parallel.gather_objects(blind)
@@ -403,7 +405,13 @@ def find_resumed(
             f"{found.folder} is not to be seen by {shortlist(named, NAMED_KEYS)}; --out has to be a folder "
             "that all processes share"
         )
-    return found
+    return _continued(config, found.state.config), found
+
+
+def _continued(config: TrainingConfig, stored: Mapping[str, Any]) -> TrainingConfig:
+    config = in_stored_order(config, stored)
+    left_out = tuple(dict.fromkeys([*stored.get("data", {}).get("skip", []), *config.data.skip]))
+    return replace(config, data=replace(config.data, skip=left_out))
 
 
 def _newest_of_run(store: CheckpointStore, config: TrainingConfig, *, resume: bool) -> Checkpoint | None:
@@ -415,7 +423,8 @@ def _newest_of_run(store: CheckpointStore, config: TrainingConfig, *, resume: bo
             f"{store.folder.parent} holds a run at step {newest.state.step}; add --resume to go on with it, "
             "or choose another --out"
         )
-    check_same_run(newest.state.config, config.plain(), newest.folder)
+    stored = newest.state.config
+    check_same_run(stored, _continued(config, stored).plain(), newest.folder)
     return newest
 
 

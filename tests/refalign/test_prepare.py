@@ -309,6 +309,19 @@ def test_features_of_other_data_and_weights_are_refused(
             run(config, tmp_path / "out", weights=folder, features=prepared)
 
 
+def test_a_run_on_two_data_sets_is_mixed_and_resumed(weights: Path, clips: Path, tmp_path: Path) -> None:
+    second = write_clips(tmp_path / "second", broken=False)
+    both = {"weights": weights, "data": (clips, second)}
+    with pytest.raises(UserError, match=r"^2 data sets need a share each, data\.mixture=3,1"):
+        train(build_config("tiny", SHORT_RUN), TrainingPaths(out=tmp_path / "no", **both), resume=False)
+    config = build_config("tiny", [*SHORT_RUN, "data.mixture=1,1"])
+    straight, halves = (TrainingPaths(out=tmp_path / name, **both) for name in ("straight", "halves"))
+    train(config, straight, resume=False)
+    train(replace(config, run=replace(config.run, max_steps=2)), halves, resume=False)
+    train(config, halves, resume=True)
+    assert logged_steps(straight.out) == logged_steps(halves.out)
+
+
 def other_data(folder: Path) -> Path:
     """Clips of which the last line's prompt is another one."""
     file = write_clips(folder)

@@ -73,6 +73,10 @@ def test_a_run_of_version_1_is_resumed(straight: Path, tmp_path: Path) -> None:
     assert expected == found
     newest = checkpoints.CheckpointStore(tmp_path, 3).newest()
     assert newest is not None and newest.state.consumed_positions == 8
+    # Its order of clips, one shard after the other, stays, and is a setting from here on.
+    assert newest.state.config["data"]["open_shards"] == 1
+    with pytest.raises(UserError, match=r"was trained with data\.open_shards=1, not 16; give the same"):
+        run(small("ema.enabled=true", "run.max_steps=5"), tmp_path, resume=True)
 
 
 @pytest.mark.parametrize(
