@@ -78,8 +78,8 @@ class TrainingData(torch.utils.data.Dataset):
 
     @property
     def path(self) -> str:
-        """The file or folder, for messages."""
-        return str(self.source.path)
+        """The file or folder, absolute, to be recorded."""
+        return str(self.source.path.resolve())
 
     def __len__(self) -> int:
         return int(self._sizes.sum())
@@ -127,7 +127,7 @@ class TrainingData(torch.utils.data.Dataset):
             )
         reasons = "; ".join(f"{fault.key}: {fault.reason}" for fault in skipped[:SHOWN_REASONS])
         tried = f"none of {len(skipped)} samples tried can be used"
-        raise UserError(f"{self.path}: {tried} ({one_line(reasons, 600)})")
+        raise UserError(f"{self.source.path}: {tried} ({one_line(reasons, 600)})")
 
     def content_digest(self) -> str:
         """The SHA-256 of the lists of clips: names and content of the shards (`AnnotationShard.digest`)."""
@@ -193,7 +193,7 @@ class MixedData(TrainingData):
 
     @property
     def path(self) -> str:
-        """The files or folders, for messages."""
+        """The files or folders, absolute, to be recorded."""
         return ", ".join(one.path for one in self.sets)
 
     def __len__(self) -> int:
@@ -240,12 +240,13 @@ class PositionSampler(torch.utils.data.Sampler):
 def open_source(path: Path, cache: Path | None) -> ClipSource:
     """Open a folder in OpenS2V-5M's layout, a `.jsonl` file, or a folder of such files.
 
-    `cache` keeps the index of the shards; None makes it in memory, in every process. Raises UserError.
+    `cache` keeps the index of the shards; None makes it in memory, in every process. A file that is named
+    itself may hold absolute paths. Raises UserError.
     """
     if path.is_file():
         if path.suffix != ".jsonl":
             raise UserError(f"{path} is no .jsonl file and no folder in OpenS2V-5M's layout")
-        return LinesSource(path, [path], cache)
+        return LinesSource(path, [path], cache, absolute=True)
     if not path.is_dir():
         raise UserError(f"the training data {path} does not exist")
     if (path / "annotations").is_dir():

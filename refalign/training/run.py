@@ -7,7 +7,7 @@ import logging
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -139,10 +139,24 @@ def _run(
         inputs=inputs,
         validation=Validation(config, samples, encoder) if samples and encoder is not None else None,
     )
+    trainer.log.say(_opening(parallel, source, inputs))
+    trainer.log.say(trainer.parameters_text())
     if accepted:
         trainer.log.event(f"--accept-other-data: goes on with other inputs: {', '.join(accepted)}")
     parallel.accelerator.wait_for_everyone()
     return trainer.run()
+
+
+def _opening(parallel: Parallel, source: ExampleSource, inputs: Mapping[str, str]) -> str:
+    """The line about device and data."""
+    device = str(parallel.device)
+    if parallel.device.type == "cuda":
+        device += f" ({torch.cuda.get_device_name(parallel.device)})"
+    if parallel.world_size > 1:
+        device += f", {parallel.world_size} processes ({parallel.strategy})"
+    where = inputs.get("features.path") or inputs.get("data.path")
+    precision = "bfloat16" if parallel.accelerator.mixed_precision == "bf16" else "float32"
+    return f"device: {device}, {precision}; data: {source.length:,} clips in {where}"
 
 
 def _check_same_everywhere(

@@ -127,6 +127,16 @@ class Trainer:
             self._restore(resumed)
         self.log = TrainingLog(config, out, parallel, after_step=self.step)
 
+    def parameters_text(self) -> str:
+        """One line: how many parameters are trained, of how many, and the updates that are to come."""
+        counts = [(value.numel(), value.requires_grad) for value in self.model.parameters()]
+        trained = sum(count for count, trains in counts if trains)
+        run = self.config.run
+        return (
+            f"parameters: {trained:,} trained of {sum(count for count, _ in counts):,}; steps "
+            f"{self.step + 1} to {run.max_steps}, {run.samples_per_step} samples each"
+        )
+
     def run(self) -> TrainingResult:
         """Train up to `run.max_steps`, or until SIGINT or SIGTERM; either way a checkpoint stands at the end.
 

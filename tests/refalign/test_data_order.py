@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from refbench.bench.errors import SampleError, UserError
+from refbench.bench.sample import Reference
 from refbench.bench.video import write_video
 
 torch = pytest.importorskip("torch")
@@ -110,6 +111,20 @@ def test_a_line_is_a_clip_with_letterboxed_references(written: Callable[..., Pat
     assert alone.references_NHWC.shape == (0, 16, 32, 3) and alone.labels == ()
 
 
+def test_references_of_more_than_eight_bits_are_opened_as_generators_open_them(
+    written: Callable[..., Path], media: Path
+) -> None:
+    """`Reference.open_on_white` alone knows how grey of 16 bits and of floats is scaled."""
+    values = np.linspace(0, 65535, 400).reshape(20, 20)
+    Image.fromarray(values.astype(np.uint16)).save(media / "deep.png")
+    Image.fromarray(values.astype(np.int32)).save(media / "deep.tif")
+    Image.fromarray((values / 65535).astype(np.float32)).save(media / "float.tif")
+    for name in ("deep.png", "deep.tif", "float.tif"):
+        opened = Reference(path=name, root=media, label="", kind="object").open_on_white()
+        found = line_clip(written(good(2, references=[name]), name=f"of-{name}")).references_NHWC[0]
+        np.testing.assert_array_equal(found, letterbox(np.asarray(opened), RULE))
+
+
 def test_keys_name_the_id_or_the_line_and_its_content(written: Callable[..., Path]) -> None:
     path = written(good(0, id="x"), good(1), name="keys")
     assert line_clip(path, 0).key == "keys/x"
@@ -132,12 +147,26 @@ BAD_LINES = {
     "empty video": (good(0, video="empty.mp4"), "the video file is empty"),
     "no video": (good(0, video="plain.png"), "cannot be decoded"),
     "video escapes": (good(0, video="../0.mp4"), "leaves the data set's folder"),
-    "video absolute": (good(0, video="/0.mp4"), "leaves the data set's folder"),
+    "video absolute": (good(0, video="/absent/0.mp4"), "the video /absent/0.mp4 is missing"),
+    "reference absolute": (good(0, references=["/absent/a.png"]), "reference image absent/a.png is missing"),
     "reference escapes": (good(0, references=["../a.png"]), "leaves the data set's folder"),
     "missing reference": (good(0, references=["no.png"]), "reference image no.png is missing"),
     "damaged reference": (good(0, references=["damaged.png"]), "reference image damaged.png cannot be read"),
     "reference no image": (good(0, references=["0.mp4"]), "reference image 0.mp4 cannot be read"),
 }
+
+
+def test_absolute_paths_are_for_lists_that_the_user_names(media: Path, tmp_path: Path) -> None:
+    line = good(2, video=str(media / "2.mp4"), references=[str(media / "plain.png")])
+    path = tmp_path / "mine.jsonl"
+    path.write_text(json.dumps(line) + "\n")
+    made = line_clip(path)
+    assert made.prompt == "prompt 2" and len(made.references_NHWC) == 1
+    with pytest.raises(SampleError, match="leaves the data set's folder"):
+        line_clip(tmp_path)
+    path.write_text(json.dumps(good(2, video="../2.mp4")) + "\n")
+    with pytest.raises(SampleError, match="leaves the data set's folder"):
+        line_clip(path)
 
 
 @pytest.mark.parametrize("name", BAD_LINES)

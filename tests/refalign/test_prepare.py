@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import re
 import shutil
 import statistics
 from collections.abc import Callable, Iterator
@@ -139,6 +140,18 @@ def test_prepared_features_give_the_same_run_to_the_bit(
     assert encoded[-1]["skipped"] == 1
     last = "checkpoints/step-00000004/transformer/diffusion_pytorch_model.safetensors"
     assert (tmp_path / "encoded" / last).read_bytes() == (tmp_path / "prepared" / last).read_bytes()
+
+
+def test_device_data_and_parameters_are_said_before_the_first_step(
+    weights: Path, clips: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = build_config("tiny", [*SHORT_RUN, "run.max_steps=1", "lora.enabled=true", "lora.rank=2"])
+    run(config, tmp_path, weights=weights, data=clips)
+    said = capsys.readouterr().err.splitlines()
+    assert said[0] == f"device: cpu, float32; data: 4 clips in {clips.resolve()}"
+    found = re.fullmatch(r"parameters: ([\d,]+) trained of ([\d,]+); steps 1 to 1, 2 samples each", said[1])
+    assert found is not None and 0 < int(found[1].replace(",", "")) < int(found[2].replace(",", ""))
+    assert any(line.startswith("step 1/1") for line in said[2:])
 
 
 def test_decoding_in_worker_processes_changes_nothing(
