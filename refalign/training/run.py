@@ -45,8 +45,7 @@ CACHE_FOLDER = "data-index"
 @dataclass(frozen=True, kw_only=True)
 class TrainingPaths:
     """Folders of a run. `data` may be None where `features` are prepared; `weights` None: where weights are
-    looked for always.
-    Several data sets are mixed by the shares of `data.mixture`.
+    looked for always. Several data sets are mixed by the shares of `data.mixture`.
     """
 
     out: Path
@@ -112,7 +111,7 @@ def _run(
         features = _prepared_source(config, paths.features, weights, data, tell=parallel.is_main)
     elif data is None:
         raise UserError("training needs --data, or --features that refbench prepare made")
-    _check_same_everywhere(parallel, data, features)
+    check_same_everywhere(parallel, data, features)
     inputs, accepted = parallel.from_main(
         lambda: continued_inputs(
             resumed,
@@ -159,7 +158,7 @@ def _opening(parallel: Parallel, source: ExampleSource, inputs: Mapping[str, str
     return f"device: {device}, {precision}; data: {source.length:,} clips in {where}"
 
 
-def _check_same_everywhere(
+def check_same_everywhere(
     parallel: Parallel, data: TrainingData | None, features: PreparedSource | None
 ) -> None:
     """Raises UserError, in all processes, where one sees other data than the main process."""

@@ -10,12 +10,16 @@ import runpy
 import shutil
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import torch
 from accelerate.state import AcceleratorState
+from PIL import Image
 
 from kit.training import TWO_STEPS, run, small
 from refbench.bench.errors import UserError
+from refbench.bench.sample import Reference, Sample
+from refbench.refalign.training.validation import Validation
 
 ONE_STEP = (*TWO_STEPS, "run.max_steps=1")
 COMMON = ("ema.enabled=true", "run.gradient_checkpointing=true", "run.timeout_s=1234")
@@ -40,6 +44,25 @@ for strategy in ("ddp", "fsdp2"):
         run(small(*TWO_STEPS, *COMMON, f"run.strategy={strategy}", "run.max_steps=3"), place, resume=True)
     except UserError as error:
         (out / f"unseen-{strategy}-{rank}.txt").write_text(str(error))
+# A validation of which one picture is to be seen by the first process alone, and the other has no codec.
+Image.new("RGB", (8, 8)).save(out / "seen-by-all.png")
+samples = [
+    Sample(
+        id=name,
+        category=name,
+        prompt="",
+        references=(Reference(path=f"{name}.png", root=root, label="", kind="object"),),
+    )
+    for name, root in (("seen-by-all", out), ("seen-by-0", out / f"rank-{rank}"))
+]
+if rank == 0:
+    (out / "rank-0").mkdir()
+    Image.new("RGB", (8, 8)).save(out / "rank-0" / "seen-by-0.png")
+for strategy in ("ddp", "fsdp2"):
+    config = small(*TWO_STEPS, *COMMON, f"run.strategy={strategy}", "validation.every=1")
+    validation = Validation(config, samples, SimpleNamespace(codec=None))
+    run(config, out / f"{strategy}-watched", validation=validation)
+
 options = torch.distributed.group.WORLD._get_backend(torch.device("cpu")).options
 (out / f"timeout-{rank}.txt").write_text(str(options._timeout.total_seconds()))
 

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ pytest.importorskip("pycocotools", reason="RefAlign needs the extra 'refalign'")
 from kit.training import SHORT_RUN, TWO_STEPS, files_of, logged_steps, run, small  # noqa: E402
 from refbench.baselines.wan.checkpoint import read_checkpoint  # noqa: E402
 from refbench.bench.cli.main import main  # noqa: E402
+from refbench.bench.errors import UserError  # noqa: E402
 from refbench.refalign.training.parallel import lost_process  # noqa: E402
 
 # Three interpreters start and import torch and diffusers, which takes minutes on a busy machine.
@@ -147,6 +149,29 @@ def test_the_main_process_decides_what_is_resumed(launched: Launched) -> None:
     assert not list((launched.folder / "elsewhere").rglob("step-*"))
     for rank in range(2):
         assert float((launched.folder / f"timeout-{rank}.txt").read_text()) == 1234
+
+
+def test_a_validation_that_fails_in_one_process_ends_none(launched: Launched) -> None:
+    """Of two pictures the second process sees one; nothing waits, and the losses are those without it."""
+    for strategy in ("ddp", "fsdp2"):
+        out = launched.folder / f"{strategy}-watched"
+        np.testing.assert_allclose(losses(out), losses(launched.folder / strategy), rtol=1e-6)
+        events = [json.loads(line).get("event", "") for line in (out / "log.jsonl").read_text().splitlines()]
+        for step in (1, 2):
+            told = [text for text in events if text.startswith(f"validation at step {step} failed: ")]
+            assert len(told) == 2 and "seen-by-0: reference image seen-by-0.png is missing" in "".join(told)
+
+
+def test_processes_with_other_data_are_refused() -> None:
+    """Each says what it sees; where that differs all raise the same line."""
+    from refbench.refalign.training.run import check_same_everywhere
+
+    class Others:
+        def gather_objects(self, values: list[Any]) -> list[Any]:
+            return [*values, (("others", 4), None)]
+
+    with pytest.raises(UserError, match=r"^process 1 does not see the training data that process 0 sees; "):
+        check_same_everywhere(Others(), None, None)  # type: ignore[arg-type]
 
 
 def test_a_lost_process_is_one_line() -> None:
