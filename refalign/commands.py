@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -31,6 +32,7 @@ PACKAGES = ("torch", "transformers", "diffusers", "accelerate", "ftfy", "safeten
 # A launcher ends all processes when it sees one end: the main one has to get its line out first.
 GRACE_S = 2.0
 EXIT_USER_ERROR = 2
+EXIT_INTERRUPTED = 130
 
 
 def train(
@@ -38,8 +40,11 @@ def train(
     overrides: OverridesArgument = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="The run's folder.")] = Path("training"),
     data: Annotated[
-        Path | None,
-        typer.Option("--data", help="OpenS2V-5M's layout, or JSONL (video, prompt, references)."),
+        list[Path] | None,
+        typer.Option(
+            "--data",
+            help="OpenS2V-5M's layout, or JSONL (video, prompt, references); several with data.mixture=3,1.",
+        ),
     ] = None,
     features: Annotated[
         Path | None, typer.Option("--features", help="What refbench prepare made; --data is then optional.")
@@ -48,6 +53,16 @@ def train(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from the newest checkpoint in --out, exactly.")
     ] = False,
+    accept_other_data: Annotated[
+        bool,
+        typer.Option(
+            "--accept-other-data", help="Resume with other data or weights than the run had; the log says so."
+        ),
+    ] = False,
+    skip: Annotated[
+        list[str] | None,
+        typer.Option("--skip", help="Leave out a clip by the name that the log gives it; repeatable."),
+    ] = None,
     max_steps: Annotated[
         int | None, typer.Option("--max-steps", min=1, help="Short for run.max_steps=N.")
     ] = None,
@@ -69,17 +84,22 @@ def train(
 
     changes = [*(overrides or []), *([] if max_steps is None else [f"run.max_steps={max_steps}"])]
     config = build_config(recipe, changes)
+    config = replace(config, data=replace(config.data, skip=(*config.data.skip, *(skip or []))))
     if show:
         print_json(config.plain())
         return
 
     def work() -> None:
+        from refbench.refalign.training.checkpoints import CheckpointStore
         from refbench.refalign.training.run import TrainingPaths, train
 
-        paths = TrainingPaths(out=out, data=data, features=features, weights=weights)
-        result = train(config, paths, resume=resume)
+        paths = TrainingPaths(out=out, data=data or None, features=features, weights=weights)
+        try:
+            result = train(config, paths, resume=resume, accept_other_data=accept_other_data)
+        except KeyboardInterrupt:
+            _stop(CheckpointStore(out, config.checkpoints.keep).newest_text())
         if result.stopped:
-            raise KeyboardInterrupt
+            _stop(f"{result.checkpoint} is whole")
         if _rank() == 0:
             note(f"step {result.step} is reached: {result.checkpoint}")
 
@@ -88,7 +108,7 @@ def train(
 
 def prepare(
     recipe: RecipeArgument,
-    data: Annotated[Path, typer.Option("--data", help="The training data, as for refbench train.")],
+    data: Annotated[list[Path], typer.Option("--data", help="The training data, as for refbench train.")],
     overrides: OverridesArgument = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the features.")] = Path("features"),
     epochs: Annotated[
@@ -181,6 +201,15 @@ def _in_all_processes(work: Callable[[], None]) -> None:
         raise
     finally:
         _leave_group()
+
+
+def _stop(what_is_kept: str) -> NoReturn:
+    """End an interrupted training with what the main process says."""
+    from refbench.bench.console import note
+
+    if _rank() == 0:
+        note(f"refbench: stopped; {what_is_kept}; the same command with --resume goes on from there")
+    raise typer.Exit(EXIT_INTERRUPTED)
 
 
 def _leave_group() -> None:

@@ -1,14 +1,20 @@
 """The training order: which clip stands at which position of which epoch, and its draws.
 
-An epoch goes through the shards in a drawn order, and through each shard's entries in a drawn order before
-the next, so that reads stay within one file. Everything follows from (seed, epoch, position): any process may
-make any sample, two processes see together what one sees, and a run resumes at the position where it stopped.
+An epoch goes through the shards in a drawn order, several at a time (`open_shards`): their entries are
+shuffled together before the next ones come, so that reads stay within a few files and a run shorter than a
+shard still meets several. With one shard at a time, or of one shard, it is the order of the versions before
+`open_shards`. Several data sets are mixed by shares (`MixedData`).
+
+Everything follows from (seed, epoch, position): any process may make any sample, two processes see together
+what one sees, and a run resumes at the position where it stopped.
 """
 
 from __future__ import annotations
 
+import hashlib
 import itertools
-from collections.abc import Iterator
+import math
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +36,11 @@ from refbench.refalign.data.source import ClipSource, ReferenceRates
 # With 64 attempts on a data set with one usable clip in ten, one position in 850 fails.
 MOST_ATTEMPTS = 64
 SHOWN_REASONS = 3
-HELD_ORDERS = 8
+# An order is 8 bytes an entry: of the shards, of the open ones, and of those next to them.
+HELD_ORDERS = 3
+OPEN_SHARDS = 16
+MOST_SHARES = 10_000
+LEFT_OUT = "left out by data.skip"
 
 
 class TrainingData(torch.utils.data.Dataset):
@@ -38,8 +48,8 @@ class TrainingData(torch.utils.data.Dataset):
     `PositionSampler`.
 
     `sample(epoch, position)` is a function of its arguments, the seed and the data. An entry that cannot be
-    used is replaced by others drawn for that position, and the sample names it in `skipped`. Raises UserError
-    for a data set without entries.
+    used is replaced by others drawn for that position, and the sample names it in `skipped`; so is a clip
+    whose key is in `skip`. Raises UserError for a data set without entries.
     """
 
     def __init__(
@@ -50,17 +60,26 @@ class TrainingData(torch.utils.data.Dataset):
         seed: int,
         rates: ReferenceRates = ReferenceRates(),  # noqa: B008 - frozen
         dropout: DropoutRates = DropoutRates(),  # noqa: B008 - frozen
+        skip: Collection[str] = (),
+        open_shards: int = OPEN_SHARDS,
     ) -> None:
         self.source = source
         self.rule = rule
         self.seed = seed
         self.rates = rates
         self.dropout = dropout
+        self.skip = frozenset(skip)
+        self.open_shards = open_shards
         self._sizes = np.array([len(shard) for shard in source.shards], np.int64)
         if self._sizes.sum() == 0:
             raise UserError(f"{source.path} holds no training sample")
         self._ends = np.cumsum(self._sizes)
         self._orders: dict[str, np.ndarray] = {}
+
+    @property
+    def path(self) -> str:
+        """The file or folder, absolute, to be recorded."""
+        return str(self.source.path.resolve())
 
     def __len__(self) -> int:
         return int(self._sizes.sum())
@@ -77,18 +96,32 @@ class TrainingData(torch.utils.data.Dataset):
         if not 0 <= position < len(self):
             raise IndexError(f"position {position} of {len(self)}")
         draws = Draws(seed=self.seed, epoch=epoch, position=position)
+        return self.drawn(self._entry_at(epoch, position), draws)
+
+    def entry_at(self, number: int) -> tuple[int, int]:
+        """Shard and number of the entry that is `number`-th (from 0) of all epochs, one after the other."""
+        return self._entry_at(number // len(self), number % len(self))
+
+    def drawn(self, entry: tuple[int, int], draws: Draws) -> TrainingSample:
+        """The sample of an entry, or of one of its substitutes, at the position of `draws`.
+
+        Raises UserError as `sample` does.
+        """
         skipped: list[Skipped] = []
-        for shard, number in self._candidates(draws):
+        for shard, number in self._candidates(entry, draws):
             try:
                 clip = self.source.clip(shard, number, self.rule, self.rates, draws)
             except SampleError as error:
                 name = self.source.name(shard, number)
                 skipped.append(Skipped(key=name, reason=one_line(error)))
                 continue
+            if clip.key in self.skip:
+                skipped.append(Skipped(key=clip.key, reason=LEFT_OUT))
+                continue
             return TrainingSample(
                 clip=clip,
-                epoch=epoch,
-                position=position,
+                epoch=draws.epoch,
+                position=draws.position,
                 dropped=draws.dropped(self.dropout),
                 skipped=(*skipped, *clip.replaced),
             )
@@ -96,9 +129,13 @@ class TrainingData(torch.utils.data.Dataset):
         tried = f"none of {len(skipped)} samples tried can be used"
         raise UserError(f"{self.source.path}: {tried} ({one_line(reasons, 600)})")
 
-    def _candidates(self, draws: Draws) -> Iterator[tuple[int, int]]:
-        """The entry at the position, then its substitutes; of a small data set each other entry once."""
-        own = self._entry_at(draws.epoch, draws.position)
+    def content_digest(self) -> str:
+        """The SHA-256 of the lists of clips: names and content of the shards (`AnnotationShard.digest`)."""
+        lines = "".join(f"{shard.name} {shard.digest()}\n" for shard in self.source.shards)
+        return hashlib.sha256(lines.encode("utf-8", "surrogateescape")).hexdigest()
+
+    def _candidates(self, own: tuple[int, int], draws: Draws) -> Iterator[tuple[int, int]]:
+        """The entry itself, then its substitutes; of a small data set each other entry once."""
         yield own
         total = len(self)
         if total <= MOST_ATTEMPTS:
@@ -115,13 +152,17 @@ class TrainingData(torch.utils.data.Dataset):
 
     def _entry_at(self, epoch: int, position: int) -> tuple[int, int]:
         order = self._order(len(self._sizes), f"{self.seed}/{epoch}/shards")
-        ends = np.cumsum(self._sizes[order])
+        groups = np.array_split(order, math.ceil(len(order) / self.open_shards))
+        ends = np.cumsum([self._sizes[group].sum() for group in groups])
         rank = int(np.searchsorted(ends, position, side="right"))
-        shard = int(order[rank])
-        within = position - int(ends[rank] - self._sizes[shard])
-        name = self.source.shards[shard].name
-        numbers = self._order(int(self._sizes[shard]), f"{self.seed}/{epoch}/shard {name}")
-        return shard, int(numbers[within])
+        shards = groups[rank]
+        sizes = self._sizes[shards]
+        within = position - int(ends[rank] - sizes.sum())
+        name = f"shard {self.source.shards[shards[0]].name}" if len(shards) == 1 else f"open shards {rank}"
+        entry = int(self._order(int(sizes.sum()), f"{self.seed}/{epoch}/{name}")[within])
+        inside = np.cumsum(sizes)
+        which = int(np.searchsorted(inside, entry, side="right"))
+        return int(shards[which]), entry - int(inside[which] - sizes[which])
 
     def _order(self, count: int, key: str) -> np.ndarray:
         if key not in self._orders:
@@ -129,6 +170,49 @@ class TrainingData(torch.utils.data.Dataset):
                 self._orders.pop(next(iter(self._orders)))
             self._orders[key] = permutation(count, key)
         return self._orders[key]
+
+
+class MixedData(TrainingData):
+    """Several data sets in one order: of every `sum(shares)` positions in a row, `shares[k]` are of set k.
+
+    Each set goes through epochs of its own; an epoch of the mixture has as many positions as all sets hold
+    together. Raises UserError for other than one positive share a set.
+    """
+
+    def __init__(self, sets: Sequence[TrainingData], shares: Sequence[int]) -> None:
+        if len(shares) != len(sets):
+            raise UserError(
+                f"{len(sets)} data sets need a share each, data.mixture=3,1 for instance, not {len(shares)}"
+            )
+        if min(shares) < 1 or sum(shares) > MOST_SHARES:
+            raise UserError(f"data.mixture takes whole numbers from 1 on, at most {MOST_SHARES} together")
+        self.sets = tuple(sets)
+        self.shares = tuple(shares)
+        self.seed = sets[0].seed
+        self._order_of_sets = np.repeat(np.arange(len(sets)), shares)
+
+    @property
+    def path(self) -> str:
+        """The files or folders, absolute, to be recorded."""
+        return ", ".join(one.path for one in self.sets)
+
+    def __len__(self) -> int:
+        return sum(len(one) for one in self.sets)
+
+    def sample(self, epoch: int, position: int) -> TrainingSample:
+        """See the parent; a substitute is of the same data set."""
+        if not 0 <= position < len(self):
+            raise IndexError(f"position {position} of {len(self)}")
+        block, within = divmod(epoch * len(self) + position, len(self._order_of_sets))
+        order = self._order_of_sets[permutation(len(self._order_of_sets), f"{self.seed}/mixture {block}")]
+        which = int(order[within])
+        number = block * self.shares[which] + int((order[:within] == which).sum())
+        draws = Draws(seed=self.seed, epoch=epoch, position=position)
+        return self.sets[which].drawn(self.sets[which].entry_at(number), draws)
+
+    def content_digest(self) -> str:
+        """The SHA-256 of the digests of the data sets, in their order."""
+        return hashlib.sha256("".join(one.content_digest() for one in self.sets).encode()).hexdigest()
 
 
 class PositionSampler(torch.utils.data.Sampler):
@@ -156,12 +240,13 @@ class PositionSampler(torch.utils.data.Sampler):
 def open_source(path: Path, cache: Path | None) -> ClipSource:
     """Open a folder in OpenS2V-5M's layout, a `.jsonl` file, or a folder of such files.
 
-    `cache` keeps the index of the shards; None makes it in memory, in every process. Raises UserError.
+    `cache` keeps the index of the shards; None makes it in memory, in every process. A file that is named
+    itself may hold absolute paths. Raises UserError.
     """
     if path.is_file():
         if path.suffix != ".jsonl":
             raise UserError(f"{path} is no .jsonl file and no folder in OpenS2V-5M's layout")
-        return LinesSource(path, [path], cache)
+        return LinesSource(path, [path], cache, absolute=True)
     if not path.is_dir():
         raise UserError(f"the training data {path} does not exist")
     if (path / "annotations").is_dir():
@@ -180,12 +265,22 @@ def open_training_data(
     cache: Path | None,
     rates: ReferenceRates = ReferenceRates(),  # noqa: B008 - frozen
     dropout: DropoutRates = DropoutRates(),  # noqa: B008 - frozen
+    skip: Collection[str] = (),
+    open_shards: int = OPEN_SHARDS,
 ) -> TrainingData:
     """Open training data (see `open_source`) and make its first sample, so that unusable data is found here.
 
     Nothing is written but the index, into `cache`. Raises UserError where there is no data, or none that
     can be used.
     """
-    data = TrainingData(open_source(path, cache), rule, seed=seed, rates=rates, dropout=dropout)
+    data = TrainingData(
+        open_source(path, cache),
+        rule,
+        seed=seed,
+        rates=rates,
+        dropout=dropout,
+        skip=skip,
+        open_shards=open_shards,
+    )
     data.sample(0, 0)
     return data

@@ -3,7 +3,8 @@
     {"video": "clips/a.mp4", "prompt": "a cat", "references": ["cat.png"], "labels": ["cat"], "id": "a"}
 
 `labels` (one per reference) and `id` are optional, other fields are refused. Paths are relative to the file
-and may not leave its folder. References are opened as generators open them (EXIF applied, transparency on
+and may not leave its folder. A list that the user wrote and named itself may hold absolute paths too; those
+of a data set's folder may not. References are opened as generators open them (EXIF applied, transparency on
 white) and letterboxed; of more than `max_references` the first are taken. A line without references is a clip
 to learn from text alone.
 """
@@ -48,11 +49,15 @@ class LinesSource(ClipSource):
     """One or several JSONL files of one folder; each file is a shard.
 
     A sample's key is `<file stem>/<id>`; without an id it is file, line and a digest of the line, so that
-    features cached under it are not taken for another line's after an edit.
+    features cached under it are not taken for another line's after an edit. `absolute`: lines may name files
+    anywhere by their absolute path.
     """
 
-    def __init__(self, path: Path, files: Sequence[Path], cache: Path | None) -> None:
+    def __init__(
+        self, path: Path, files: Sequence[Path], cache: Path | None, *, absolute: bool = False
+    ) -> None:
         self.path = path
+        self.absolute = absolute
         self.shards = [AnnotationShard(file, line_entries, cache) for file in files]
 
     def name(self, shard: int, number: int) -> str:
@@ -67,11 +72,11 @@ class LinesSource(ClipSource):
             line = _Line.model_validate(parse_json(text))
         except ValidationError as error:
             raise SampleError(first_fault(error)) from None
-        file = contained_file(folder, line.video)
+        file = contained_file(*self._placed(folder, line.video))
         if file is None:
             raise SampleError(f"the video {one_line(line.video, 120)} is missing")
         references = line.references[: rule.max_references]
-        images = [opened_on_white(folder, reference) for reference in references]
+        images = [opened_on_white(*self._placed(folder, reference)) for reference in references]
         video = Video(file)
         probe = video.probe
         indices = frame_indices(0, probe.frames, rule, lambda count: draws.below(count, "start"))
@@ -86,6 +91,13 @@ class LinesSource(ClipSource):
             labels=tuple((line.labels or [""] * len(images))[: len(images)]),
             first_frame=indices[0],
         )
+
+    def _placed(self, folder: Path, path: str) -> tuple[Path, str]:
+        """The folder that a line's path may not leave, and the path from there."""
+        given = Path(path)
+        if self.absolute and given.is_absolute():
+            return Path(given.anchor), str(given.relative_to(given.anchor))
+        return folder, path
 
 
 def opened_on_white(folder: Path, path: str) -> np.ndarray:

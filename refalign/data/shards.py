@@ -27,6 +27,7 @@ from refbench.bench.errors import SampleError, UserError, one_line
 INDEX_VERSION = 1
 # A clip's annotation takes some 50 KB, a cluster's pairs a few MB; a larger entry is refused unread.
 LARGEST_ENTRY_BYTES = 64 * 2**20
+LARGEST_HASHED_BYTES, HASHED_END_BYTES = 64 * 2**20, 2**20
 ENTRY = np.dtype(
     [
         ("offset", "<u8"),
@@ -165,6 +166,23 @@ class AnnotationShard:
 
     def __len__(self) -> int:
         return len(self._rows)
+
+    def digest(self) -> str:
+        """SHA-256 of the index (names, lengths, places of the entries) and of the file's content; of a file
+        larger than 64 MiB only the first and the last MiB are read. Raises UserError.
+        """
+        digest = hashlib.sha256(self._rows.tobytes())
+        try:
+            with self.path.open("rb") as file:
+                if os.fstat(file.fileno()).st_size <= LARGEST_HASHED_BYTES:
+                    digest.update(file.read())
+                else:
+                    digest.update(file.read(HASHED_END_BYTES))
+                    file.seek(-HASHED_END_BYTES, os.SEEK_END)
+                    digest.update(file.read())
+        except OSError as error:
+            raise UserError(f"{self.path} cannot be read: {one_line(error.strerror)}") from None
+        return digest.hexdigest()
 
     def line(self, number: int) -> int:
         """The line of entry `number` in a JSONL file, else its number, counted from 1."""

@@ -185,16 +185,25 @@ def _load_adapter(transformer: Any, file: Path) -> None:
 
 
 def save_network(
-    folder: Path, model: TrainingModel, config: TrainingConfig, state: Mapping[str, torch.Tensor]
+    folder: Path,
+    model: TrainingModel,
+    config: TrainingConfig,
+    state: Mapping[str, torch.Tensor],
+    *,
+    base_digest: str | None = None,
 ) -> None:
     """Write the network (with LoRA its adapter) and the projectors out of the training model's whole `state`.
 
-    The network in original naming with the projectors; an adapter as diffusers and peft read it.
+    The network in original naming with the projectors; an adapter as diffusers and peft read it, with the
+    name and the digest of the network below it in the file's metadata.
     """
     network = _below(state, "transformer.")
     projectors = projector_tensors(model, state)
     if config.lora.enabled:
-        save_adapter(folder / ADAPTER, model, network)
+        below = {"base_model": str(config.model.transformer or config.model.base)}
+        if base_digest is not None:
+            below["base_digest"] = base_digest
+        save_adapter(folder / ADAPTER, model, network, below)
         if projectors:
             write_tensors(folder / PROJECTORS, projectors)
         return
@@ -212,8 +221,10 @@ def plain_config(network: Any) -> dict[str, Any]:
     return {key: value for key, value in network.config.items() if not key.startswith("_")}
 
 
-def save_adapter(folder: Path, model: TrainingModel, network: Mapping[str, torch.Tensor]) -> None:
-    """Write the adapter among a network's tensors."""
+def save_adapter(
+    folder: Path, model: TrainingModel, network: Mapping[str, torch.Tensor], notes: Mapping[str, str]
+) -> None:
+    """Write the adapter among a network's tensors, with `notes` among the file's metadata."""
     from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY
     from peft import get_peft_model_state_dict
 
@@ -221,7 +232,7 @@ def save_adapter(folder: Path, model: TrainingModel, network: Mapping[str, torch
     settings = transformer.peft_config[ADAPTER_NAME].to_dict()
     settings = {key: sorted(value) if isinstance(value, set) else value for key, value in settings.items()}
     adapter = get_peft_model_state_dict(transformer, state_dict=dict(network), adapter_name=ADAPTER_NAME)
-    metadata = {LORA_ADAPTER_METADATA_KEY: json.dumps(settings, sort_keys=True)}
+    metadata = {LORA_ADAPTER_METADATA_KEY: json.dumps(settings, sort_keys=True), **notes}
     write_tensors(folder / ADAPTER_FILE, adapter, metadata)
 
 

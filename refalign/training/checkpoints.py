@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from refbench.bench.errors import UserError, first_fault, one_line
-from refbench.refalign.training.recipes import flat_settings, nested_data_settings
+from refbench.refalign.training.recipes import SETTINGS_OF_BEFORE, flat_settings, nested_data_settings
 
 FOLDER = "checkpoints"
 TRANSFORMER, ADAPTER, EMA, OPTIMIZER, PROJECTORS = (
@@ -31,7 +31,11 @@ TRANSFORMER, ADAPTER, EMA, OPTIMIZER, PROJECTORS = (
     "projectors.safetensors",
 )
 STATE = "state.json"
+# The name, among a run's inputs, of the network that it started from.
+NETWORK = "network"
 STEP_NAME = re.compile(r"step-(\d{8})")
+# DeepSpeed's, which could not run in bfloat16; FSDP2 does its work.
+REMOVED_STRATEGY = "zero2"
 # May differ between a run and its continuation: neither changes what is computed at a step.
 FREE_SECTIONS = frozenset({"validation", "checkpoints", "log"})
 FREE_FIELDS = frozenset(
@@ -39,8 +43,10 @@ FREE_FIELDS = frozenset(
         "run.max_steps",
         "run.samples_per_call",
         "run.strategy",
+        "run.timeout_s",
         "run.gradient_checkpointing",
         "data.workers",
+        "data.skip",
         "model.transformer",
         "model.needs_transformer",
     }
@@ -51,27 +57,33 @@ class TrainingState(BaseModel):
     """How far a run has come, and its configuration.
 
     `step` updates have been made; `consumed_positions` of the training order went into them; `average_steps`
-    is the moving average's own count. The configuration is the recipe with its overrides. Version 1 called
-    the positions `places` and had a flat section `data`; it is still read.
+    is the moving average's own count. The configuration is the recipe with its overrides. `inputs` are the
+    data and weights by name (`refalign.training.inputs`), `commit` the checkout that trained, None outside of
+    one. Version 1 called the positions `places` and had a flat section `data`; versions 1 and 2 had neither
+    `inputs` nor `commit`; both are still read.
     """
 
     model_config = ConfigDict(extra="forbid")
 
-    schema_version: Literal[2] = 2
+    schema_version: Literal[3] = 3
     step: int
     consumed_positions: int
     average_steps: int | None = None
     processes: int
     config: dict[str, Any]
     versions: dict[str, str]
+    inputs: dict[str, str] = {}
+    commit: str | None = None
 
     @model_validator(mode="before")
     @classmethod
-    def _from_version_1(cls, stored: Any) -> Any:
-        if not isinstance(stored, dict) or stored.get("schema_version") != 1:
+    def _from_older_versions(cls, stored: Any) -> Any:
+        if not isinstance(stored, dict) or stored.get("schema_version") not in (1, 2):
             return stored
+        if stored["schema_version"] == 2:
+            return stored | {"schema_version": 3}
         values = {"consumed_positions" if name == "places" else name: value for name, value in stored.items()}
-        return values | {"schema_version": 2, "config": nested_data_settings(stored.get("config"))}
+        return values | {"schema_version": 3, "config": nested_data_settings(stored.get("config"))}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +116,15 @@ class CheckpointStore:
         steps = self.steps()
         if not steps:
             return None
-        folder = self.folder_of(steps[-1])
+        return self.read(steps[-1])
+
+    def read(self, step: int) -> Checkpoint | None:
+        """The checkpoint of a step, or None where it is not to be seen. Raises UserError for a damaged state
+        file.
+        """
+        folder = self.folder_of(step)
+        if not (folder / STATE).is_file():
+            return None
         try:
             state = TrainingState.model_validate_json((folder / STATE).read_bytes())
         except ValidationError as error:
@@ -128,6 +148,7 @@ class CheckpointStore:
         partial.mkdir(parents=True)
         try:
             yield partial
+            give_mode_of(partial, (file for file in partial.rglob("*") if file.is_file()))
             final = self.folder_of(step)
             if final.exists():
                 shutil.rmtree(final)
@@ -144,6 +165,15 @@ class CheckpointStore:
             shutil.rmtree(doomed, ignore_errors=True)
         for leftover in self.folder.glob(".step-*"):
             shutil.rmtree(leftover, ignore_errors=True)
+
+
+def give_mode_of(folder: Path, files: Iterable[Path]) -> None:
+    """Let those read and write the files who may do so in the folder: safetensors makes files for the owner
+    alone, whatever the user's mask says.
+    """
+    mode = folder.stat().st_mode & 0o666
+    for file in files:
+        file.chmod(mode)
 
 
 def write_state(folder: Path, state: TrainingState) -> None:
@@ -172,7 +202,13 @@ def check_same_run(stored: Mapping[str, Any], config: Mapping[str, Any], folder:
 
     Settings that do not change what a step computes (length, machine, intervals) may differ.
     """
-    before, now = flat_settings(stored), flat_settings(config)
+    before, now = SETTINGS_OF_BEFORE | flat_settings(stored), flat_settings(config)
+    if before.get("run.strategy") == REMOVED_STRATEGY:
+        raise UserError(
+            f"{folder} was trained with run.strategy={REMOVED_STRATEGY}, which is gone: its optimiser's "
+            "state cannot be read; start a new run from its network, "
+            f"model.transformer={folder / TRANSFORMER}"
+        )
     for name in sorted(before.keys() | now.keys()):
         if name.partition(".")[0] in FREE_SECTIONS or name in FREE_FIELDS:
             continue

@@ -25,8 +25,7 @@ REPORTED_SKIPS = 20
 @dataclass(frozen=True, kw_only=True)
 class StepReport:
     """One update: means over its samples, and over those with a teacher's references for the alignment terms
-    (None where there was none); the gradient's norm over all parameters before clipping, None where DeepSpeed
-    keeps it to itself.
+    (None where there was none); the gradient's norm over all parameters before clipping.
     """
 
     step: int
@@ -36,7 +35,7 @@ class StepReport:
     squared_error: float
     ra_positive: float | None
     ra_negative: float | None
-    gradient_norm: float | None
+    gradient_norm: float
     learning_rate: float
     samples: int
     tokens: int
@@ -55,7 +54,9 @@ class TrainingLog:
         self._first_step = after_step
         self._started = time.perf_counter()
         self._window: list[StepReport] = []
-        parallel.accelerator.init_trackers(config.log.project)
+        # What an earlier process drew of the steps that are made again is hidden.
+        purged = {"tensorboard": {"purge_step": after_step + 1}}
+        parallel.accelerator.init_trackers(config.log.project, init_kwargs=purged)
         if parallel.is_main:
             self._known = _cut(self._path, after_step)
 
@@ -63,6 +64,11 @@ class TrainingLog:
         """One line on standard error, from the main process."""
         if self._parallel.is_main:
             note(text)
+
+    def event(self, text: str) -> None:
+        """One line on standard error that is kept in `log.jsonl` too."""
+        self.say(text)
+        self._write({"event": text})
 
     def skipped(self, found: Iterable[Skipped]) -> int:
         """Name samples that could not be used, each once; returns how many there are so far."""
@@ -87,9 +93,8 @@ class TrainingLog:
             "tokens_per_second": report.tokens / report.seconds,
             "learning_rate": report.learning_rate,
             "skipped": report.skipped,
+            "gradient_norm": report.gradient_norm,
         }
-        if report.gradient_norm is not None:
-            curves["gradient_norm"] = report.gradient_norm
         self._parallel.accelerator.log(curves, step=report.step)
         self._window.append(report)
         last = report.step == self._config.run.max_steps

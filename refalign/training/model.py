@@ -1,7 +1,7 @@
 """The network in training: one module, one forward, the losses of each sample.
 
 total = training_weight · mean((prediction - target)²) + weight · gate(t) · RA. Everything a step needs passes
-through this module's `forward`, so that the hooks of DDP, FSDP and DeepSpeed see it.
+through this module's `forward`, so that the hooks of DDP and FSDP see it.
 
 Source: the training step of gudaochangsheng/RefAlign@6f91526 (golden `refalign/dit_tiny.json`).
 """

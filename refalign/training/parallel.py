@@ -1,26 +1,32 @@
-"""One process or many: DDP, FSDP2 or DeepSpeed ZeRO-2 around the training model, and its whole state.
+"""One process or many: DDP or FSDP2 around the training model, and its whole state.
 
 accelerate finds the processes, moves and wraps the model, and accumulates. FSDP2 is put on with torch's
 `fully_shard` itself: accelerate 1.15 does so on accelerators only (on a CPU its plugin is ignored and DDP
 used), and would cast the inputs of every block, the rotary tables among them, to bfloat16. Under FSDP2 only
-the main process holds the whole network, on the CPU. ZeRO-2 follows accelerate's and DeepSpeed's documented
-ways; it has not been run, for want of DeepSpeed.
+the main process holds the whole network, on the CPU.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import timedelta
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
-from refbench.bench.errors import UserError, one_line
+from refbench.bench.errors import MissingWeights, UserError, one_line
 from refbench.refalign.training.model import TrainingModel
 from refbench.refalign.training.recipes import RunConfig, TrainingConfig
+
+# What gloo and NCCL say of a process that is late, and of one that is gone.
+LATE = re.compile(r"timed out|timeout", re.IGNORECASE)
+GONE = re.compile(r"connection (closed|reset) by peer|connection was likely closed", re.IGNORECASE)
+Result = TypeVar("Result")
 
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
@@ -30,19 +36,23 @@ class Parallel:
 
     def __init__(self, config: TrainingConfig, out: Path) -> None:
         from accelerate import Accelerator
-        from accelerate.utils import GradientAccumulationPlugin, ProjectConfiguration
+        from accelerate.utils import (
+            GradientAccumulationPlugin,
+            InitProcessGroupKwargs,
+            ProjectConfiguration,
+        )
 
         run = config.run
         world_size = _world_size()
         self.accumulation = _accumulation(run, world_size)
-        self.strategy = run.strategy if world_size > 1 or run.strategy == "zero2" else "single"
+        self.strategy = run.strategy if world_size > 1 else "single"
         self.accelerator = Accelerator(
             cpu=not torch.cuda.is_available(),
             mixed_precision="bf16" if run.precision == "bfloat16" else "no",
             gradient_accumulation_plugin=GradientAccumulationPlugin(
                 num_steps=self.accumulation, sync_with_dataloader=False
             ),
-            deepspeed_plugin=zero2_plugin(config, self.accumulation) if self.strategy == "zero2" else None,
+            kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(seconds=run.timeout_s))],
             log_with=_trackers(config) or None,
             project_config=ProjectConfiguration(project_dir=str(out), logging_dir=str(out / "curves")),
         )
@@ -63,9 +73,6 @@ class Parallel:
             sharded = self._shard(model, make)
             return sharded, sharded, optimizer(sharded)
         assert model is not None
-        if self.strategy == "zero2":
-            wrapped_model, wrapped_optimizer = self.accelerator.prepare(model, optimizer(model))
-            return model, wrapped_model, wrapped_optimizer
         return model, self.accelerator.prepare(model), optimizer(model)
 
     def _shard(self, model: TrainingModel | None, make: Callable[[], TrainingModel]) -> TrainingModel:
@@ -108,6 +115,18 @@ class Parallel:
             if self.strategy == "fsdp2":
                 wrapped_model.set_requires_gradient_sync(last)
             yield last
+
+    def reshard(self, model: nn.Module) -> None:
+        """Give up what a forward pass has gathered, so that the next one gathers the shards as they are then.
+
+        FSDP2 keeps the root's own parameters whole after a pass without backward. Does nothing elsewhere.
+        """
+        if self.strategy == "fsdp2":
+            from torch.distributed.fsdp import FSDPModule
+
+            for module in model.modules():
+                if isinstance(module, FSDPModule):
+                    module.reshard()
 
     def load(self, targets: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor]) -> None:
         """Copy the whole tensors of `state` into `targets` of the same names and shapes, sharded or not.
@@ -202,6 +221,26 @@ class Parallel:
         found: list[Any] = gather_object(values)
         return found
 
+    def from_main(self, work: Callable[[], Result]) -> Result:
+        """Do `work` in the main process and return what it gave in all of them.
+
+        A UserError or MissingWeights of the main process is raised in all as a UserError.
+        """
+        from accelerate.utils import broadcast_object_list
+
+        answer: list[Any] = [None]
+        if self.is_main:
+            try:
+                answer = [(work(), None)]
+            except (UserError, MissingWeights) as error:
+                answer = [(None, str(error))]
+        broadcast_object_list(answer)
+        value, reason = answer[0]
+        if reason is not None:
+            raise UserError(reason)
+        found: Result = value
+        return found
+
     def together(self, work: Callable[[], str | None]) -> None:
         """Do `work` in the main process; where it returns a reason, all processes raise it as a UserError."""
         from accelerate.utils import broadcast_object_list
@@ -210,6 +249,24 @@ class Parallel:
         broadcast_object_list(reason)
         if reason[0] is not None:
             raise UserError(reason[0])
+
+
+def lost_process(error: RuntimeError, limit_s: int) -> str | None:
+    """The line for an error of torch.distributed that means another process is late or gone; None for others.
+
+    `limit_s`: the time limit that the group of processes has.
+    """
+    if LATE.search(str(error)):
+        return (
+            f"a process did not answer the others within {limit_s} s: it hangs, has ended, or works longer "
+            "than run.timeout_s allows; its own lines say more, --resume goes on from the newest checkpoint"
+        )
+    if GONE.search(str(error)):
+        return (
+            "another process of the run has ended; its own lines say why, --resume goes on from the newest "
+            "checkpoint"
+        )
+    return None
 
 
 def _world_size() -> int:
@@ -242,31 +299,3 @@ def _trackers(config: TrainingConfig) -> list[str]:
         if find_spec(package) is None:
             raise UserError(f"log.{name}=true needs the package {package}; pip install {package}")
     return [name for name, _ in chosen]
-
-
-def zero2_plugin(config: TrainingConfig, accumulation: int) -> Any:
-    """DeepSpeed ZeRO-2 for accelerate: moments and gradients sharded, bfloat16 network, float32 masters.
-
-    Raises UserError without DeepSpeed.
-    """
-    if find_spec("deepspeed") is None:
-        raise UserError(
-            "run.strategy=zero2 needs DeepSpeed; pip install deepspeed, or take run.strategy=fsdp2"
-        )
-    from accelerate.utils import DeepSpeedPlugin
-
-    return DeepSpeedPlugin(hf_ds_config=zero2_settings(config, accumulation))
-
-
-def zero2_settings(config: TrainingConfig, accumulation: int) -> dict[str, Any]:
-    """The DeepSpeed configuration of a recipe."""
-    settings: dict[str, Any] = {
-        "train_micro_batch_size_per_gpu": config.run.samples_per_call,
-        "gradient_accumulation_steps": accumulation,
-        "zero_optimization": {"stage": 2, "overlap_comm": True, "contiguous_gradients": True},
-        "zero_allow_untested_optimizer": True,
-        "bf16": {"enabled": config.run.precision == "bfloat16"},
-    }
-    if config.optimizer.max_gradient_norm is not None:
-        settings["gradient_clipping"] = config.optimizer.max_gradient_norm
-    return settings

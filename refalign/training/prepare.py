@@ -29,13 +29,21 @@ from refbench.bench.files import replacing, write_text
 from refbench.bench.weights.catalogue import get_entry
 from refbench.bench.weights.checkpoint import write_tensors
 from refbench.bench.weights.store import require, require_model_folder, weights_fingerprint
-from refbench.refalign.data.dataset import PositionSampler, TrainingData
+from refbench.refalign.data.dataset import LEFT_OUT, MOST_ATTEMPTS, PositionSampler, TrainingData
+from refbench.refalign.data.draws import Draws
 from refbench.refalign.data.sample import EpochPosition, Skipped
 from refbench.refalign.teacher import get_teacher_spec
 from refbench.refalign.training.batch import Example, Features
+from refbench.refalign.training.checkpoints import give_mode_of
 from refbench.refalign.training.encoder import FeatureEncoder
 from refbench.refalign.training.examples import ExampleSource, guarded_items
-from refbench.refalign.training.recipes import TrainingConfig, flat_settings, nested_data_settings
+from refbench.refalign.training.recipes import (
+    SETTINGS_OF_BEFORE,
+    TrainingConfig,
+    flat_settings,
+    in_stored_order,
+    nested_data_settings,
+)
 
 INDEX = "index.json"
 POSITIONS_PER_SHARD = 64
@@ -44,24 +52,31 @@ ENCODERS = ("text_encoder", "vae")
 
 
 class FeatureIndex(BaseModel):
-    """What prepared features were made of. Version 1 had a flat section `data`; it is still read."""
+    """What prepared features were made of; `data_files` is the digest of the lists of clips.
+
+    Version 1 had a flat section `data`, and versions 1 and 2 had no `data_files`; both are still read.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
-    schema_version: Literal[2] = 2
+    schema_version: Literal[3] = 3
     settings: dict[str, Any]
     weights: dict[str, str]
     first_sample: str
+    data_files: str | None = None
     length: int
     epochs: int
     teacher_widths: list[int]
 
     @model_validator(mode="before")
     @classmethod
-    def _from_version_1(cls, stored: Any) -> Any:
-        if not isinstance(stored, dict) or stored.get("schema_version") != 1:
+    def _from_older_versions(cls, stored: Any) -> Any:
+        if not isinstance(stored, dict) or stored.get("schema_version") not in (1, 2):
             return stored
-        return stored | {"schema_version": 2, "settings": nested_data_settings(stored.get("settings"))}
+        settings = stored.get("settings")
+        if stored["schema_version"] == 1:
+            settings = nested_data_settings(settings)
+        return stored | {"schema_version": 3, "settings": settings}
 
     @property
     def positions(self) -> int:
@@ -77,7 +92,7 @@ class FeatureIndex(BaseModel):
 def feature_settings(config: TrainingConfig) -> dict[str, Any]:
     """The part of a configuration that features depend on."""
     plain = config.plain()
-    data = {name: value for name, value in plain["data"].items() if name != "workers"}
+    data = {name: value for name, value in plain["data"].items() if name not in ("workers", "skip")}
     return {
         "data": data,
         "seed": config.run.seed,
@@ -148,6 +163,7 @@ def prepare_features(
         settings=feature_settings(config),
         weights=weight_fingerprints(config, weights),
         first_sample=sample_digest(data),
+        data_files=data.content_digest(),
         length=len(data),
         epochs=epochs,
         teacher_widths=[teacher.width for teacher in encoder.teachers.values()],
@@ -155,7 +171,7 @@ def prepare_features(
     folder.mkdir(parents=True, exist_ok=True)
     if (folder / INDEX).exists():
         stored = read_index(folder)
-        _check_index(stored, index.settings, index.weights, index.first_sample, index.length, folder)
+        _check_index(stored, index.settings, index.weights, data, folder)
         if stored.epochs > epochs:
             index = stored
     if rank == 0:
@@ -202,6 +218,7 @@ def _write_shard(
         described[str(position)] = {"key": sample.clip.key, "skipped": skipped}
     with replacing(shard_file(folder, number)) as partial:
         write_tensors(partial, tensors, {"samples": json.dumps(described)})
+        give_mode_of(folder, [partial])
 
 
 def _is_whole(folder: Path, index: FeatureIndex, number: int) -> bool:
@@ -231,11 +248,10 @@ def _check_index(
     stored: FeatureIndex,
     settings: Mapping[str, Any],
     weights: Mapping[str, str],
-    first_sample: str | None,
-    length: int | None,
+    data: TrainingData | None,
     folder: Path,
 ) -> None:
-    before, now = flat_settings(stored.settings), flat_settings(settings)
+    before, now = SETTINGS_OF_BEFORE | flat_settings(stored.settings), flat_settings(settings)
     for name in sorted(before.keys() | now.keys()):
         if before.get(name) != now.get(name):
             raise UserError(
@@ -248,7 +264,13 @@ def _check_index(
                 f"the features in {folder} come from other weights of {name}; prepare them again in another "
                 "folder"
             )
-    if first_sample not in (None, stored.first_sample) or length not in (None, stored.length):
+    if data is None:
+        return
+    if (
+        len(data) != stored.length
+        or sample_digest(data) != stored.first_sample
+        or stored.data_files not in (None, data.content_digest())
+    ):
         raise UserError(
             f"the features in {folder} come from other data; prepare them again in another folder"
         )
@@ -258,19 +280,20 @@ class PreparedSource(ExampleSource):
     """Examples from prepared features.
 
     `data`, where it is given, is compared with what the features were made of. Raises UserError for
-    features of other settings, weights or data, and for a shard that is missing.
+    features of other settings, weights or data, and for a shard that is missing. Features from before
+    `data.open_shards` are in the order of one shard after the other.
     """
 
     def __init__(
         self, folder: Path, config: TrainingConfig, *, weights: Path | None, data: TrainingData | None = None
     ) -> None:
         self.index = read_index(folder)
+        config = in_stored_order(config, self.index.settings)
         _check_index(
             self.index,
             feature_settings(config),
             weight_fingerprints(config, weights),
-            None if data is None else sample_digest(data),
-            None if data is None else len(data),
+            data,
             folder,
         )
         there = {file.name for file in folder.glob("features-*.safetensors")}
@@ -285,7 +308,22 @@ class PreparedSource(ExampleSource):
         self.teacher_widths = tuple(self.index.teacher_widths)
         self.folder = folder
         self._teachers = teacher_names(config)
+        self._seed = config.run.seed
+        self._skip = frozenset(config.data.skip)
         self._open = lru_cache(maxsize=HELD_SHARDS)(_opened_file)
+
+    def digest(self) -> str:
+        """SHA-256 over the index and over name, size and header of each file of features.
+
+        A header holds the keys of the file's samples. Raises UserError for a file that cannot be read.
+        """
+        digest = hashlib.sha256(self.index.model_dump_json(exclude={"schema_version", "data_files"}).encode())
+        for number in range(self.index.shards):
+            file = shard_file(self.folder, number)
+            _, samples = _opened_file(file)
+            content = [file.name, file.stat().st_size, samples]
+            digest.update(json.dumps(content, sort_keys=True).encode())
+        return digest.hexdigest()
 
     def examples(self, *, start: int, rank: int, world_size: int) -> Iterator[Example]:
         """See the parent."""
@@ -294,12 +332,19 @@ class PreparedSource(ExampleSource):
             yield self._example(position)
 
     def _example(self, wanted: EpochPosition) -> Example:
+        """The example at a position, or one drawn for it where its sample is to be left out."""
         position = (wanted.epoch * self.length + wanted.position) % self.index.positions
-        file = shard_file(self.folder, position // POSITIONS_PER_SHARD)
-        stored, samples = self._open(file)
-        described = samples.get(str(position))
-        if described is None:
-            raise UserError(f"{file} does not hold all its positions; run refbench prepare again")
+        stored, described = self._stored(position)
+        skipped = [Skipped(key=key, reason=reason) for key, reason in described["skipped"]]
+        draws = Draws(seed=self._seed, epoch=wanted.epoch, position=wanted.position)
+        for attempt in range(MOST_ATTEMPTS):
+            if described["key"] not in self._skip:
+                break
+            skipped.append(Skipped(key=described["key"], reason=LEFT_OUT))
+            position = draws.below(self.index.positions, f"prepared substitute {attempt}")
+            stored, described = self._stored(position)
+        else:
+            raise UserError(f"{self.folder}: none of {MOST_ATTEMPTS} samples tried may be used (data.skip)")
         return Example(
             key=described["key"],
             epoch=wanted.epoch,
@@ -310,8 +355,17 @@ class PreparedSource(ExampleSource):
                 references_CNhw=stored.get_tensor(f"{position}/references"),
                 teachers=tuple(stored.get_tensor(f"{position}/teacher/{name}") for name in self._teachers),
             ),
-            skipped=tuple(Skipped(key=key, reason=reason) for key, reason in described["skipped"]),
+            skipped=tuple(skipped),
         )
+
+    def _stored(self, position: int) -> tuple[Any, dict[str, Any]]:
+        """The open file that holds a position, and what it says of the position's sample."""
+        file = shard_file(self.folder, position // POSITIONS_PER_SHARD)
+        stored, samples = self._open(file)
+        described: dict[str, Any] | None = samples.get(str(position))
+        if described is None:
+            raise UserError(f"{file} does not hold all its positions; run refbench prepare again")
+        return stored, described
 
 
 def _opened(file: Path) -> Any:

@@ -24,12 +24,34 @@ from pydantic import TypeAdapter, ValidationError
 from refbench.bench.errors import UserError, first_fault, one_line
 from refbench.bench.registry import unknown_name
 from refbench.refalign.alignment import AlignmentConfig
+from refbench.refalign.data.dataset import OPEN_SHARDS
 from refbench.refalign.data.sample import ClipRule, DropoutRates
 from refbench.refalign.data.source import ReferenceRates
 
 Precision = Literal["float32", "bfloat16"]
-Strategy = Literal["ddp", "fsdp2", "zero2"]
+Strategy = Literal["ddp", "fsdp2"]
 LORA_TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "ffn.net.0.proj", "ffn.net.2")
+# What other trainers call our settings.
+OTHER_NAMES = {
+    "lr": "optimizer.learning_rate",
+    "wd": "optimizer.weight_decay",
+    "eps": "optimizer.epsilon",
+    "betas": "optimizer.beta1",
+    "max_grad_norm": "optimizer.max_gradient_norm",
+    "grad_clip": "optimizer.max_gradient_norm",
+    "clip_grad_norm": "optimizer.max_gradient_norm",
+    "lr_warmup_steps": "optimizer.warmup_steps",
+    "batch_size": "run.samples_per_step",
+    "micro_batch_size": "run.samples_per_call",
+    "steps": "run.max_steps",
+    "max_train_steps": "run.max_steps",
+    "mixed_precision": "run.precision",
+    "num_workers": "data.workers",
+    "save_every": "checkpoints.every",
+    "save_steps": "checkpoints.every",
+}
+# What settings that older files do not name stood for.
+SETTINGS_OF_BEFORE: dict[str, Any] = {"data.open_shards": 1, "data.mixture": []}
 # Where the settings are that stood directly in `data` in version 1 of the files that store a configuration.
 MOVED_DATA_SETTINGS = {
     "width": "clip.width",
@@ -64,16 +86,22 @@ class ModelConfig:
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
     """How clips are cut (`clip`), how often references come from elsewhere (`references`), and how often the
-    text, the references or both are dropped (`dropout`). `workers`: decoding processes.
+    text, the references or both are dropped (`dropout`). `workers`: decoding processes. `skip`: clips to
+    leave out, by the names that error lines and the log give them; a resumed run keeps those that it had.
+    `open_shards`: files whose clips are shuffled together; `mixture`: shares of several data sets.
     """
 
     clip: ClipRule = field(default_factory=ClipRule)
     references: ReferenceRates = field(default_factory=ReferenceRates)
     dropout: DropoutRates = field(default_factory=DropoutRates)
     workers: int = 2
+    skip: tuple[str, ...] = ()
+    open_shards: int = OPEN_SHARDS
+    mixture: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         _at_least(self, 0, "workers")
+        _at_least(self, 1, "open_shards")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,7 +152,8 @@ class RunConfig:
 
     `samples_per_step` make one update, whatever the number of processes: it is divided into calls of
     `samples_per_call` on each, and the rest is accumulated. `precision` bfloat16: float32 weights under
-    autocast. `strategy`: how several processes share the work; one process needs none.
+    autocast. `strategy`: how several processes share the work; one process needs none. `timeout_s`: how long
+    a process waits for the others before the run ends.
     """
 
     seed: int = 0
@@ -134,9 +163,10 @@ class RunConfig:
     precision: Precision = "bfloat16"
     gradient_checkpointing: bool = True
     strategy: Strategy = "ddp"
+    timeout_s: int = 3600
 
     def __post_init__(self) -> None:
-        _at_least(self, 1, "max_steps", "samples_per_step", "samples_per_call")
+        _at_least(self, 1, "max_steps", "samples_per_step", "samples_per_call", "timeout_s")
         if self.samples_per_step % self.samples_per_call:
             raise ValueError(
                 f"samples_per_step {self.samples_per_step} is no multiple of "
@@ -321,7 +351,9 @@ def build_config(recipe: str, overrides: Iterable[str] = ()) -> TrainingConfig:
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals or "." not in key:
-            raise UserError(f"an override is section.field=value, not {one_line(override, 80)!r}")
+            meant = OTHER_NAMES.get(key.lower())
+            hint = f"; did you mean {meant}?" if meant is not None and equals else ""
+            raise UserError(f"an override is section.field=value, not {one_line(override, 80)!r}{hint}")
         changes[key] = _parsed(key, text, _setting_type(config, key))
     changed: TrainingConfig = _changed(config, changes)
     if changed.model.needs_transformer and changed.model.transformer is None:
@@ -341,6 +373,16 @@ def flat_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
         else:
             flat[name] = value
     return flat
+
+
+def in_stored_order(config: TrainingConfig, stored: Mapping[str, Any]) -> TrainingConfig:
+    """The configuration, going through one shard after the other where stored settings are from before
+    `data.open_shards` was one: that was the order then.
+    """
+    data = stored.get("data")
+    if isinstance(data, Mapping) and "open_shards" in data:
+        return config
+    return replace(config, data=replace(config.data, open_shards=1))
 
 
 def nested_data_settings(settings: Any) -> Any:
@@ -366,11 +408,15 @@ def _setting_type(config: TrainingConfig, key: str) -> Any:
         section, _, name = key.partition(".")
         if section == "data" and name in MOVED_DATA_SETTINGS:
             raise UserError(f"the setting {key} is called data.{MOVED_DATA_SETTINGS[name]} now")
+        meant = OTHER_NAMES.get(name.lower())
+        if meant is not None:
+            raise UserError(f"unknown setting {one_line(key, 60)!r}; did you mean {meant}?")
         in_section = [each for each in known if each.startswith(f"{section}.")]
         if not in_section:
             sections = dict.fromkeys(each.partition(".")[0] for each in known)
             raise UserError(unknown_name("section", section, sections))
-        raise UserError(unknown_name("setting", key, in_section))
+        within = [each for each in known if each.startswith(f"{key}.")]
+        raise UserError(unknown_name("setting", key, within or in_section))
     owner: Any = config
     *sections_of_key, field_name = key.split(".")
     for section in sections_of_key:

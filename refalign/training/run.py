@@ -7,9 +7,10 @@ import logging
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import timedelta
 from pathlib import Path
 
 import torch
@@ -17,15 +18,24 @@ import torch
 from refbench.baselines.wan.loading import find_base, load_base
 from refbench.bench.console import note
 from refbench.bench.errors import MissingWeights, UserError
+from refbench.bench.files import shortlist
 from refbench.bench.weights.catalogue import get_entry
-from refbench.refalign.data.dataset import TrainingData, open_training_data
+from refbench.refalign.data.dataset import MixedData, TrainingData, open_training_data
 from refbench.refalign.teacher import get_teacher_spec
 from refbench.refalign.training.checkpoints import CheckpointStore
 from refbench.refalign.training.encoder import FeatureEncoder, load_teachers
 from refbench.refalign.training.examples import EncodedSource, ExampleSource
-from refbench.refalign.training.parallel import Parallel
-from refbench.refalign.training.prepare import FeatureIndex, PreparedSource, prepare_features, teacher_names
-from refbench.refalign.training.recipes import TrainingConfig
+from refbench.refalign.training.inputs import continued_inputs, describe_inputs
+from refbench.refalign.training.parallel import Parallel, lost_process
+from refbench.refalign.training.prepare import (
+    INDEX,
+    FeatureIndex,
+    PreparedSource,
+    prepare_features,
+    read_index,
+    teacher_names,
+)
+from refbench.refalign.training.recipes import TrainingConfig, in_stored_order
 from refbench.refalign.training.trainer import Trainer, TrainingResult, find_resumed, read_start
 from refbench.refalign.training.validation import Validation, validation_samples
 
@@ -35,18 +45,21 @@ CACHE_FOLDER = "data-index"
 @dataclass(frozen=True, kw_only=True)
 class TrainingPaths:
     """Folders of a run. `data` may be None where `features` are prepared; `weights` None: where weights are
-    looked for always.
+    looked for always. Several data sets are mixed by the shares of `data.mixture`.
     """
 
     out: Path
-    data: Path | None = None
+    data: Path | Sequence[Path] | None = None
     features: Path | None = None
     weights: Path | None = None
 
 
-def train(config: TrainingConfig, paths: TrainingPaths, *, resume: bool) -> TrainingResult:
+def train(
+    config: TrainingConfig, paths: TrainingPaths, *, resume: bool, accept_other_data: bool = False
+) -> TrainingResult:
     """Train a recipe, in as many processes as were launched.
 
+    A resumed run with other data or weights than it had is refused unless `accept_other_data`.
     Raises UserError for everything that the user can mend, missing weights included, before the first step
     where that is possible.
     """
@@ -54,9 +67,16 @@ def train(config: TrainingConfig, paths: TrainingPaths, *, resume: bool) -> Trai
     with made_weights(config, paths.weights) as weights:
         try:
             parallel = Parallel(config, paths.out)
-            result = _run(config, paths, parallel, weights, resume=resume)
+            result = _run(
+                config, paths, parallel, weights, resume=resume, accept_other_data=accept_other_data
+            )
         except MissingWeights as missing:
             raise UserError(str(missing)) from None
+        except RuntimeError as error:
+            lost = lost_process(error, config.run.timeout_s)
+            if lost is None:
+                raise
+            raise UserError(lost) from None
         parallel.accelerator.wait_for_everyone()
         # DDP's module keeps the group of processes, whose threads abort an interpreter that ends first.
         parallel.accelerator.free_memory()
@@ -66,24 +86,47 @@ def train(config: TrainingConfig, paths: TrainingPaths, *, resume: bool) -> Trai
 
 
 def _run(
-    config: TrainingConfig, paths: TrainingPaths, parallel: Parallel, weights: Path | None, *, resume: bool
+    config: TrainingConfig,
+    paths: TrainingPaths,
+    parallel: Parallel,
+    weights: Path | None,
+    *,
+    resume: bool,
+    accept_other_data: bool,
 ) -> TrainingResult:
     store = CheckpointStore(paths.out, config.checkpoints.keep)
-    resumed = find_resumed(store, config, resume=resume)
+    wanted_order = config.data.open_shards
+    if paths.features is not None:
+        config = in_stored_order(config, read_index(paths.features).settings)
+    config, resumed = find_resumed(store, config, parallel, resume=resume)
+    if config.data.open_shards != wanted_order and parallel.is_main:
+        note("going through one shard after the other, as before data.open_shards was a setting")
     if resume and resumed is None and parallel.is_main:
         note(f"nothing to resume in {paths.out}: starting at step 0")
     # Reading the frozen networks takes long: everything else that may be missing is looked for before.
     samples = validation_samples(config)
     data = None if paths.data is None else open_data(config, paths.data, paths.out / CACHE_FOLDER)
-    source: ExampleSource
+    features = None
     if paths.features is not None:
-        source = _prepared_source(config, paths.features, weights, data, tell=parallel.is_main)
-        encoder = make_encoder(config, weights, parallel.device) if samples else None
-    elif data is not None:
-        encoder = make_encoder(config, weights, parallel.device)
-        source = EncodedSource(data, encoder, workers=config.data.workers)
-    else:
+        features = _prepared_source(config, paths.features, weights, data, tell=parallel.is_main)
+    elif data is None:
         raise UserError("training needs --data, or --features that refbench prepare made")
+    check_same_everywhere(parallel, data, features)
+    inputs, accepted = parallel.from_main(
+        lambda: continued_inputs(
+            resumed,
+            describe_inputs(config, weights, data, features),
+            adapter=config.lora.enabled,
+            accept=accept_other_data,
+        )
+    )
+    encoder = make_encoder(config, weights, parallel.device) if features is None or samples else None
+    source: ExampleSource
+    if features is not None:
+        source = features
+    else:
+        assert data is not None and encoder is not None
+        source = EncodedSource(data, encoder, workers=config.data.workers)
     paths.out.mkdir(parents=True, exist_ok=True)
     trainer = Trainer(
         config,
@@ -92,23 +135,68 @@ def _run(
         paths.out,
         start=read_start(config, parallel, weights, resumed),
         resumed=resumed,
+        inputs=inputs,
         validation=Validation(config, samples, encoder) if samples and encoder is not None else None,
     )
+    trainer.log.say(_opening(parallel, source, inputs))
+    trainer.log.say(trainer.parameters_text())
+    if accepted:
+        trainer.log.event(f"--accept-other-data: goes on with other inputs: {', '.join(accepted)}")
     parallel.accelerator.wait_for_everyone()
     return trainer.run()
 
 
+def _opening(parallel: Parallel, source: ExampleSource, inputs: Mapping[str, str]) -> str:
+    """The line about device and data."""
+    device = str(parallel.device)
+    if parallel.device.type == "cuda":
+        device += f" ({torch.cuda.get_device_name(parallel.device)})"
+    if parallel.world_size > 1:
+        device += f", {parallel.world_size} processes ({parallel.strategy})"
+    where = inputs.get("features.path") or inputs.get("data.path")
+    precision = "bfloat16" if parallel.accelerator.mixed_precision == "bf16" else "float32"
+    return f"device: {device}, {precision}; data: {source.length:,} clips in {where}"
+
+
+def check_same_everywhere(
+    parallel: Parallel, data: TrainingData | None, features: PreparedSource | None
+) -> None:
+    """Raises UserError, in all processes, where one sees other data than the main process."""
+    mark = (
+        None if data is None else (len(data), data.content_digest()),
+        None if features is None else features.index.model_dump_json(),
+    )
+    marks = parallel.gather_objects([mark])
+    others = [f"process {rank}" for rank, each in enumerate(marks) if each != marks[0]]
+    if others:
+        raise UserError(
+            f"{shortlist(others)} does not see the training data that process 0 sees; --data and --features "
+            "have to be the same for all processes"
+        )
+
+
 def prepare(
-    config: TrainingConfig, data: Path, folder: Path, weights: Path | None, *, epochs: int
+    config: TrainingConfig,
+    data: Path | Sequence[Path],
+    folder: Path,
+    weights: Path | None,
+    *,
+    epochs: int,
 ) -> FeatureIndex:
     """Prepare the features of a recipe, in as many processes as were launched. Raises UserError."""
     from accelerate import PartialState
 
     _quiet()
+    if (folder / INDEX).is_file():
+        config = in_stored_order(config, read_index(folder).settings)
     with made_weights(config, weights) as found:
-        state = PartialState(cpu=not torch.cuda.is_available())
+        state = PartialState(
+            cpu=not torch.cuda.is_available(), timeout=timedelta(seconds=config.run.timeout_s)
+        )
         # Reading the networks takes long: what is wrong with the data is found before.
-        opened = open_data(config, data, folder / CACHE_FOLDER)
+        # Features hold every clip: which of them are left out is each run's choice.
+        every = replace(config, data=replace(config.data, skip=()))
+        opened = open_data(every, data, folder / CACHE_FOLDER)
         try:
             encoder = make_encoder(config, found, state.device)
         except MissingWeights as missing:
@@ -163,16 +251,22 @@ def _prepared_source(
     return source
 
 
-def open_data(config: TrainingConfig, path: Path, cache: Path) -> TrainingData:
-    """The training data as a recipe cuts it; its index is kept in `cache`. Raises UserError."""
-    return open_training_data(
-        path,
-        config.data.clip,
-        seed=config.run.seed,
-        cache=cache,
-        rates=config.data.references,
-        dropout=config.data.dropout,
-    )
+def open_data(config: TrainingConfig, paths: Path | Sequence[Path], cache: Path) -> TrainingData:
+    """The training data as a recipe cuts and mixes it; its index is kept in `cache`. Raises UserError."""
+    sets = [
+        open_training_data(
+            path,
+            config.data.clip,
+            seed=config.run.seed,
+            cache=cache,
+            rates=config.data.references,
+            dropout=config.data.dropout,
+            skip=config.data.skip,
+            open_shards=config.data.open_shards,
+        )
+        for path in ([paths] if isinstance(paths, Path) else paths)
+    ]
+    return sets[0] if len(sets) == 1 and not config.data.mixture else MixedData(sets, config.data.mixture)
 
 
 @contextmanager

@@ -12,19 +12,20 @@ from __future__ import annotations
 import json
 import math
 import signal
+import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from refbench.bench.errors import UserError, one_line
-from refbench.bench.files import shortlist, write_text
-from refbench.bench.provenance import package_versions
+from refbench.bench.files import shortlist, write_json, write_text
+from refbench.bench.provenance import package_versions, source_commit
 from refbench.bench.weights.checkpoint import write_tensors
 from refbench.refalign.flow_matching import FlowSchedule
 from refbench.refalign.training.assembly import (
@@ -37,6 +38,7 @@ from refbench.refalign.training.assembly import (
 from refbench.refalign.training.batch import Example, collate
 from refbench.refalign.training.checkpoints import (
     EMA,
+    NETWORK,
     OPTIMIZER,
     Checkpoint,
     CheckpointStore,
@@ -49,14 +51,13 @@ from refbench.refalign.training.examples import ExampleSource
 from refbench.refalign.training.log import StepReport, TrainingLog
 from refbench.refalign.training.model import Losses, TrainingModel
 from refbench.refalign.training.parallel import Parallel
-from refbench.refalign.training.recipes import OptimizerConfig, TrainingConfig
+from refbench.refalign.training.recipes import OptimizerConfig, TrainingConfig, in_stored_order
 from refbench.refalign.training.validation import Validation
 
 CONFIG_FILE = "config.json"
+INPUTS_FILE = "inputs.json"
 VALIDATION_FOLDER = "validation"
 AVERAGE_FILE = "average.safetensors"
-DEEPSPEED_FOLDER = "deepspeed"
-ENGINE_SCRATCH = ".step-deepspeed.partial"
 VERSIONS = ("torch", "diffusers", "accelerate", "transformers", "peft")
 # The authors' scheduler: a third of the rate until it has made five steps.
 AUTHORS_FACTOR, AUTHORS_STEPS = 1 / 3, 5
@@ -89,6 +90,7 @@ class Trainer:
         out: the run's folder: checkpoints, `log.jsonl`, `curves`, validation videos.
         start: read in the main process; under FSDP2 other processes give only its architecture.
         resumed: the checkpoint to go on from, or None.
+        inputs: the data and weights of the run by name, to be kept with its checkpoints.
     """
 
     def __init__(
@@ -100,6 +102,7 @@ class Trainer:
         *,
         start: StartingPoint,
         resumed: Checkpoint | None = None,
+        inputs: Mapping[str, str] | None = None,
         validation: Validation | None = None,
     ) -> None:
         self.config = config
@@ -107,6 +110,7 @@ class Trainer:
         self.source = source
         self.out = out
         self.validation = validation
+        self.inputs = dict(inputs or {})
         self.store = CheckpointStore(out, config.checkpoints.keep)
         self.schedule = FlowSchedule(config.flow.shift, round_timesteps=config.flow.round_timesteps)
         self.step = 0 if resumed is None else resumed.state.step
@@ -123,6 +127,16 @@ class Trainer:
             self._restore(resumed)
         self.log = TrainingLog(config, out, parallel, after_step=self.step)
 
+    def parameters_text(self) -> str:
+        """One line: how many parameters are trained, of how many, and the updates that are to come."""
+        counts = [(value.numel(), value.requires_grad) for value in self.model.parameters()]
+        trained = sum(count for count, trains in counts if trains)
+        run = self.config.run
+        return (
+            f"parameters: {trained:,} trained of {sum(count for count, _ in counts):,}; steps "
+            f"{self.step + 1} to {run.max_steps}, {run.samples_per_step} samples each"
+        )
+
     def run(self) -> TrainingResult:
         """Train up to `run.max_steps`, or until SIGINT or SIGTERM; either way a checkpoint stands at the end.
 
@@ -136,6 +150,7 @@ class Trainer:
         if self.parallel.is_main:
             text = json.dumps(self.config.plain(), indent=1, ensure_ascii=False) + "\n"
             write_text(self.out / CONFIG_FILE, text)
+            write_json(self.out / INPUTS_FILE, {"commit": source_commit(), "inputs": self.inputs})
         stopped = False
         try:
             with _stop_signals() as stop_requested:
@@ -179,7 +194,9 @@ class Trainer:
                 if last:
                     flag = torch.full_like(rows[0][:1], float(stop_requested()))
                     gathered = parallel.gather(torch.cat([*rows, flag]))
-                    self._check_finite(bool(gathered[:, 0].isfinite().all()), "loss", used)
+                    finite = torch.cat(rows)[:, 0].isfinite().tolist()
+                    bad = [example for example, good in zip(used, finite, strict=True) if not good]
+                    self._check_finite(bool(gathered[:, 0].isfinite().all()), "loss", bad)
                 parallel.accelerator.backward(losses.total.mean())
         assert gathered is not None
         norm = self._descend(used)
@@ -188,12 +205,10 @@ class Trainer:
         self._report(gathered[: -parallel.world_size], norm, rate, used, time.perf_counter() - started)
         return bool(flags.any())
 
-    def _descend(self, used: list[Example]) -> float | None:
+    def _descend(self, used: list[Example]) -> float:
         """Check the gradient, then update weights and average; the gradient's norm."""
-        norm = None
-        if self.parallel.strategy != "zero2":
-            norm = self._gradient_norm()
-            self._check_finite(math.isfinite(norm), "gradient", used)
+        norm = self._gradient_norm()
+        self._check_finite(math.isfinite(norm), "gradient", used)
         self.optimizer.step()
         self.optimizer.zero_grad()
         if self.average is not None:
@@ -209,19 +224,19 @@ class Trainer:
             norm = torch.nn.utils.get_total_norm([value.grad for value in parameters])
         return float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
 
-    def _check_finite(self, finite: bool, what: str, used: list[Example]) -> None:
-        """Raises UserError with the samples' keys unless `finite`, which is the same in all processes."""
+    def _check_finite(self, finite: bool, what: str, suspects: list[Example]) -> None:
+        """Raises UserError with the suspects' keys unless `finite`, which is the same in all processes."""
         if finite:
             return
-        keys = self.parallel.gather_objects([example.key for example in used])
+        keys = self.parallel.gather_objects([example.key for example in suspects])
         named = shortlist((one_line(key, 80) for key in keys), NAMED_KEYS)
         raise UserError(
-            f"the {what} of step {self.step + 1} is not finite (samples {named}); the weights were not "
-            f"touched by it, {self.store.newest_text()}"
+            f"the {what} of step {self.step + 1} is not finite (samples {named}; --resume --skip NAME leaves "
+            f"one out); the weights were not touched by it, {self.store.newest_text()}"
         )
 
     def _report(
-        self, rows: torch.Tensor, norm: float | None, rate: float, used: list[Example], seconds: float
+        self, rows: torch.Tensor, norm: float, rate: float, used: list[Example], seconds: float
     ) -> None:
         """Record an update out of its samples' losses."""
         columns = dict(zip((*Losses._fields, "tokens", "skips"), rows.double().cpu().T, strict=True))
@@ -256,22 +271,16 @@ class Trainer:
         """Write a checkpoint of this step. Raises UserError when it cannot be written."""
         whole = self.parallel.whole(dict(self.model.named_parameters()))
         averages = {} if self.average is None else self.parallel.whole(self._average_by_name())
-        zero2 = self.parallel.strategy == "zero2"
-        moments = {} if zero2 else self.parallel.optimizer_state(self.model, self.optimizer)
-        engine = self.store.folder / ENGINE_SCRATCH
-        if zero2:
-            # DeepSpeed shards its state over the processes, which write it by themselves.
-            self.parallel.accelerator.save_state(str(engine))
+        moments = self.parallel.optimizer_state(self.model, self.optimizer)
+
+        base = self.inputs.get(NETWORK)
 
         def write(folder: Path) -> None:
-            save_network(folder, self.model, self.config, whole)
+            save_network(folder, self.model, self.config, whole, base_digest=base)
             if averages:
-                save_network(folder / EMA, self.model, self.config, whole | averages)
+                save_network(folder / EMA, self.model, self.config, whole | averages, base_digest=base)
                 write_tensors(folder / AVERAGE_FILE, averages)
-            if zero2:
-                engine.rename(folder / DEEPSPEED_FOLDER)
-            else:
-                write_tensors(folder / OPTIMIZER, moments)
+            write_tensors(folder / OPTIMIZER, moments)
             write_state(folder, self._state())
 
         self.parallel.together(lambda: guarded_save(self.store, self.step, write))
@@ -284,6 +293,8 @@ class Trainer:
             processes=self.parallel.world_size,
             config=self.config.plain(),
             versions=package_versions(VERSIONS),
+            inputs=self.inputs,
+            commit=source_commit(),
         )
 
     def _average_by_name(self) -> dict[str, torch.Tensor]:
@@ -294,10 +305,7 @@ class Trainer:
 
     def _restore(self, checkpoint: Checkpoint) -> None:
         """Take over optimiser and average; the network was read before."""
-        if self.parallel.strategy == "zero2":
-            self.parallel.accelerator.load_state(str(checkpoint.folder / DEEPSPEED_FOLDER))
-        else:
-            self.parallel.load_optimizer_state(self.model, self.optimizer, checkpoint.folder / OPTIMIZER)
+        self.parallel.load_optimizer_state(self.model, self.optimizer, checkpoint.folder / OPTIMIZER)
         if self.average is not None:
             from refbench.bench.weights.checkpoint import read_state_dict
 
@@ -309,14 +317,20 @@ class Trainer:
 
     def validate(self) -> None:
         """Make the validation videos with the averaged weights, or the trained ones where there is no
-        average.
+        average. What cannot be made is logged; the run goes on.
         """
         assert self.validation is not None
         folder = self.out / VALIDATION_FOLDER / f"step-{self.step:08d}"
         others = None if self.average is None else self.average.shadow_params
-        with _swapped(self.averaged, others):
-            self.validation.run(self.model, self.parallel, folder)
-        self.log.say(f"validation videos: {folder}")
+        try:
+            with _swapped(self.averaged, others):
+                faults = self.validation.run(self.model, self.parallel, folder)
+        finally:
+            self.parallel.reshard(self.model)
+        for fault in faults:
+            self.log.event(f"validation at step {self.step} failed: {fault}")
+        if len(faults) < len(self.validation.samples):
+            self.log.say(f"validation videos: {folder}")
 
     def _make_optimizer(self, model: TrainingModel) -> torch.optim.AdamW:
         settings = self.config.optimizer
@@ -380,11 +394,37 @@ def _stop_signals() -> Iterator[Callable[[], bool]]:
             signal.signal(number, handler)
 
 
-def find_resumed(store: CheckpointStore, config: TrainingConfig, *, resume: bool) -> Checkpoint | None:
-    """The checkpoint that a run goes on from.
+def find_resumed(
+    store: CheckpointStore, config: TrainingConfig, parallel: Parallel, *, resume: bool
+) -> tuple[TrainingConfig, Checkpoint | None]:
+    """The checkpoint that a run goes on from: what the main process finds, in all processes; and the
+    configuration with what the run keeps of its own: the clips that it left out, and its order of clips where
+    that was no setting yet.
 
-    Raises UserError for a run in a folder that holds another one, and for other settings than it had.
+    Raises UserError, in all of them, for a run in a folder that holds another one, for other settings than it
+    had, and where a process does not see that checkpoint.
     """
+    found = parallel.from_main(lambda: _newest_of_run(store, config, resume=resume))
+    if found is None:
+        return config, None
+    seen = store.read(found.state.step) == found
+    blind = [] if seen else [f"process {parallel.rank} on {socket.gethostname()}"]
+    named = parallel.gather_objects(blind)
+    if named:
+        raise UserError(
+            f"{found.folder} is not to be seen by {shortlist(named, NAMED_KEYS)}; --out has to be a folder "
+            "that all processes share"
+        )
+    return _continued(config, found.state.config), found
+
+
+def _continued(config: TrainingConfig, stored: Mapping[str, Any]) -> TrainingConfig:
+    config = in_stored_order(config, stored)
+    left_out = tuple(dict.fromkeys([*stored.get("data", {}).get("skip", []), *config.data.skip]))
+    return replace(config, data=replace(config.data, skip=left_out))
+
+
+def _newest_of_run(store: CheckpointStore, config: TrainingConfig, *, resume: bool) -> Checkpoint | None:
     newest = store.newest()
     if newest is None:
         return None
@@ -393,7 +433,8 @@ def find_resumed(store: CheckpointStore, config: TrainingConfig, *, resume: bool
             f"{store.folder.parent} holds a run at step {newest.state.step}; add --resume to go on with it, "
             "or choose another --out"
         )
-    check_same_run(newest.state.config, config.plain(), newest.folder)
+    stored = newest.state.config
+    check_same_run(stored, _continued(config, stored).plain(), newest.folder)
     return newest
 
 

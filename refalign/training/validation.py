@@ -9,11 +9,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+from PIL import Image
 
 from refbench.baselines.wan.prompts import WAN_NEGATIVE
 from refbench.baselines.wan.spec import WanSettings
 from refbench.bench.dataset import DATASET_VARIABLE, HUB_DATASET, load_suite, load_track
-from refbench.bench.errors import UserError
+from refbench.bench.errors import UserError, one_line
 from refbench.bench.files import replacing
 from refbench.bench.sample import Sample
 from refbench.bench.video import write_video
@@ -29,7 +30,8 @@ FPS = 16.0
 def validation_samples(config: TrainingConfig) -> list[Sample]:
     """The samples of which a run makes videos; none where `validation.every` is 0.
 
-    Raises UserError for a data set that is not there and for a sample that it does not have.
+    Raises UserError for a data set that is not there, for a sample that it does not have, and for one whose
+    references cannot be opened.
     """
     chosen = config.validation
     if not chosen.every:
@@ -48,6 +50,9 @@ def validation_samples(config: TrainingConfig) -> list[Sample]:
         sample = track.sample(name)
         if sample is None:
             raise UserError(f"validation.samples: {track.name} has no sample {name!r}")
+        _, fault = _opened(sample)
+        if fault is not None:
+            raise UserError(f"validation.samples: {fault}")
         samples.append(sample)
     return samples
 
@@ -72,33 +77,59 @@ class Validation:
         )
         self._encoder = encoder
 
-    def run(self, model: TrainingModel, parallel: Parallel, folder: Path) -> None:
-        """Write `<folder>/<sample>.mp4` for each sample.
+    def run(self, model: TrainingModel, parallel: Parallel, folder: Path) -> list[str]:
+        """Write `<folder>/<sample>.mp4` for each sample; returns, in all processes, what could not be made
+        and why, one line each.
 
-        Processes share the samples, except under FSDP2, where each call needs all of them. Draws come from
-        generators of their own, so training goes on as if nothing had happened.
+        Processes share the samples, except under FSDP2, where each call needs all of them: there no process
+        may leave a sample alone, so a file that only one of them cannot read is left out by all. Draws come
+        from generators of their own, so training goes on as if nothing had happened.
         """
         network = _Network(model, parallel)
+        together = parallel.strategy == "fsdp2"
+        faults: list[str] = []
         for number, sample in enumerate(self.samples):
             mine = number % parallel.world_size == parallel.rank
-            if not (mine or parallel.strategy == "fsdp2"):
+            if not (mine or together):
                 continue
-            references = [reference.open_on_white() for reference in sample.references]
-            frames = sample_video(
-                self._encoder.codec,
-                network,
-                self.settings,
-                prompt=sample.prompt,
-                references=references,
-                seed=self.seed,
-            )
-            if mine:
-                with replacing(folder / f"{sample.id}.mp4") as partial:
-                    write_video(partial, frames, FPS)
-            else:
-                for _ in frames:
-                    pass
-        parallel.accelerator.wait_for_everyone()
+            references, fault = _opened(sample)
+            own = [] if fault is None else [fault]
+            unreadable = parallel.gather_objects(own) if together else own
+            if unreadable:
+                faults += unreadable[:1] if mine else []
+                continue
+            try:
+                self._make(sample, references, network, folder if mine else None)
+            except Exception as error:  # noqa: BLE001 - whatever it is, training goes on without the video
+                faults.append(f"{sample.id}: {one_line(error, 200)}")
+        return list(dict.fromkeys(parallel.gather_objects(faults)))
+
+    def _make(
+        self, sample: Sample, references: Sequence[Image.Image], network: _Network, folder: Path | None
+    ) -> None:
+        """Write a sample's video below `folder`; None: only take part in the calls of the network."""
+        frames = sample_video(
+            self._encoder.codec,
+            network,
+            self.settings,
+            prompt=sample.prompt,
+            references=references,
+            seed=self.seed,
+        )
+        if folder is None:
+            for _ in frames:
+                pass
+            return
+        with replacing(folder / f"{sample.id}.mp4") as partial:
+            write_video(partial, frames, FPS)
+
+
+def _opened(sample: Sample) -> tuple[list[Image.Image], str | None]:
+    """The references on white, and why they cannot be opened."""
+    try:
+        return [reference.open_on_white() for reference in sample.references], None
+    except Exception as error:  # noqa: BLE001 - Pillow's parsers of metadata raise kinds of their own
+        return [], f"{sample.id}: {one_line(error, 200)}"
 
 
 class _Network(torch.nn.Module):

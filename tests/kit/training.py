@@ -119,7 +119,8 @@ def run(
     AcceleratorState._reset_state(reset_partial_state=False)
     out.mkdir(parents=True, exist_ok=True)
     parallel = Parallel(config, out)
-    resumed = find_resumed(CheckpointStore(out, config.checkpoints.keep), config, resume=resume)
+    store = CheckpointStore(out, config.checkpoints.keep)
+    config, resumed = find_resumed(store, config, parallel, resume=resume)
     fresh = StartingPoint(architecture=ARCHITECTURE, network=None, projectors=None)
     start = fresh if resumed is None or config.lora.enabled else read_start(config, parallel, None, resumed)
     if resumed is not None and config.lora.enabled:

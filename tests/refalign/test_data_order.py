@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from refbench.bench.errors import SampleError, UserError
+from refbench.bench.sample import Reference
 from refbench.bench.video import write_video
 
 torch = pytest.importorskip("torch")
@@ -21,6 +22,7 @@ pytest.importorskip("pycocotools")
 
 from refbench.refalign.data.dataset import (  # noqa: E402
     MOST_ATTEMPTS,
+    MixedData,
     PositionSampler,
     TrainingData,
     open_source,
@@ -31,6 +33,8 @@ from refbench.refalign.data.frames import letterbox  # noqa: E402
 from refbench.refalign.data.sample import Clip, ClipRule, DropoutRates, EpochPosition, TrainingSample  # noqa: E402
 from refbench.refalign.data.source import ClipSource, ReferenceRates  # noqa: E402
 
+# What seed 4 gave before `open_shards`.
+ORDER_OF_BEFORE = [7, 0, 2, 8, 1, 6, 4, 3, 5]
 RULE = ClipRule(width=32, height=16, num_frames=5, stride=2, max_references=2)
 
 
@@ -107,6 +111,20 @@ def test_a_line_is_a_clip_with_letterboxed_references(written: Callable[..., Pat
     assert alone.references_NHWC.shape == (0, 16, 32, 3) and alone.labels == ()
 
 
+def test_references_of_more_than_eight_bits_are_opened_as_generators_open_them(
+    written: Callable[..., Path], media: Path
+) -> None:
+    """`Reference.open_on_white` alone knows how grey of 16 bits and of floats is scaled."""
+    values = np.linspace(0, 65535, 400).reshape(20, 20)
+    Image.fromarray(values.astype(np.uint16)).save(media / "deep.png")
+    Image.fromarray(values.astype(np.int32)).save(media / "deep.tif")
+    Image.fromarray((values / 65535).astype(np.float32)).save(media / "float.tif")
+    for name in ("deep.png", "deep.tif", "float.tif"):
+        opened = Reference(path=name, root=media, label="", kind="object").open_on_white()
+        found = line_clip(written(good(2, references=[name]), name=f"of-{name}")).references_NHWC[0]
+        np.testing.assert_array_equal(found, letterbox(np.asarray(opened), RULE))
+
+
 def test_keys_name_the_id_or_the_line_and_its_content(written: Callable[..., Path]) -> None:
     path = written(good(0, id="x"), good(1), name="keys")
     assert line_clip(path, 0).key == "keys/x"
@@ -129,12 +147,26 @@ BAD_LINES = {
     "empty video": (good(0, video="empty.mp4"), "the video file is empty"),
     "no video": (good(0, video="plain.png"), "cannot be decoded"),
     "video escapes": (good(0, video="../0.mp4"), "leaves the data set's folder"),
-    "video absolute": (good(0, video="/0.mp4"), "leaves the data set's folder"),
+    "video absolute": (good(0, video="/absent/0.mp4"), "the video /absent/0.mp4 is missing"),
+    "reference absolute": (good(0, references=["/absent/a.png"]), "reference image absent/a.png is missing"),
     "reference escapes": (good(0, references=["../a.png"]), "leaves the data set's folder"),
     "missing reference": (good(0, references=["no.png"]), "reference image no.png is missing"),
     "damaged reference": (good(0, references=["damaged.png"]), "reference image damaged.png cannot be read"),
     "reference no image": (good(0, references=["0.mp4"]), "reference image 0.mp4 cannot be read"),
 }
+
+
+def test_absolute_paths_are_for_lists_that_the_user_names(media: Path, tmp_path: Path) -> None:
+    line = good(2, video=str(media / "2.mp4"), references=[str(media / "plain.png")])
+    path = tmp_path / "mine.jsonl"
+    path.write_text(json.dumps(line) + "\n")
+    made = line_clip(path)
+    assert made.prompt == "prompt 2" and len(made.references_NHWC) == 1
+    with pytest.raises(SampleError, match="leaves the data set's folder"):
+        line_clip(tmp_path)
+    path.write_text(json.dumps(good(2, video="../2.mp4")) + "\n")
+    with pytest.raises(SampleError, match="leaves the data set's folder"):
+        line_clip(path)
 
 
 @pytest.mark.parametrize("name", BAD_LINES)
@@ -249,8 +281,61 @@ def entry_at(data: TrainingData, epoch: int, position: int) -> tuple[int, int]:
     return int(shard), int(number)
 
 
+def test_an_epoch_mixes_the_open_shards() -> None:
+    data = TrainingData(NumberedSource(5, 40), RULE, seed=4, open_shards=3)
+    orders = []
+    for epoch in range(2):
+        entries = [entry_at(data, epoch, position) for position in range(200)]
+        assert sorted(entries) == [(shard, number) for shard in range(5) for number in range(40)]
+        first = {shard for shard, _ in entries[:120]}
+        assert len(first) == 3 and {shard for shard, _ in entries[:20]} == first
+        assert {shard for shard, _ in entries[120:140]} == {0, 1, 2, 3, 4} - first
+        orders.append(entries)
+    assert orders[0] != orders[1]
+    again = TrainingData(NumberedSource(5, 40), RULE, seed=4, open_shards=3)
+    assert [entry_at(again, 1, position) for position in (199, 3, 120)] == [
+        orders[1][position] for position in (199, 3, 120)
+    ]
+
+
+def test_the_order_of_one_shard_is_that_of_before() -> None:
+    """As the versions before `open_shards` had it: runs of one file go on in the order that they had."""
+    one, old = (TrainingData(NumberedSource(1, 9), RULE, seed=4, open_shards=n) for n in (16, 1))
+    order = [entry_at(one, 0, position) for position in range(9)]
+    assert order == [entry_at(old, 0, position) for position in range(9)]
+    assert [number for _, number in order] == ORDER_OF_BEFORE
+
+
+def test_data_sets_are_mixed_by_their_shares(written: Callable[..., Path]) -> None:
+    sets = [
+        open_training_data(
+            written(*(good(number, id=str(number)) for number in range(count)), name=f"mixed{count}"),
+            RULE,
+            seed=11,
+            cache=None,
+        )
+        for count in (2, 5)
+    ]
+    data = MixedData(sets, (1, 3))
+    assert len(data) == 7
+    samples = [data.sample(place // 7, place % 7) for place in range(28)]
+    names = [sample.clip.key.partition("/")[0] for sample in samples]
+    for start in range(0, 28, 4):
+        assert sorted(names[start : start + 4]) == ["mixed2", "mixed5", "mixed5", "mixed5"]
+    assert len({tuple(names[start : start + 4]) for start in range(0, 28, 4)}) > 1
+    of_five = [sample.clip.key for sample in samples if "mixed5" in sample.clip.key]
+    for start in range(0, 20, 5):
+        assert len(set(of_five[start : start + 5])) == 5
+    again = MixedData(sets, (1, 3)).sample(3, 5)
+    assert fingerprint(again) == fingerprint(samples[26])
+    assert data.content_digest() != MixedData(sets[::-1], (3, 1)).content_digest()
+    for shares, text in (((1,), "2 data sets need a share each"), ((1, 0), "whole numbers from 1 on")):
+        with pytest.raises(UserError, match=text):
+            MixedData(sets, shares)
+
+
 def test_an_epoch_goes_shard_by_shard() -> None:
-    data = TrainingData(NumberedSource(3, 9), RULE, seed=4)
+    data = TrainingData(NumberedSource(3, 9), RULE, seed=4, open_shards=1)
     orders = []
     for epoch in range(3):
         entries = [entry_at(data, epoch, position) for position in range(27)]
@@ -258,7 +343,8 @@ def test_an_epoch_goes_shard_by_shard() -> None:
         assert len(list(itertools.groupby(entries, key=lambda entry: entry[0]))) == 3
         orders.append(entries)
     assert orders[0] != orders[1] != orders[2]
-    other = TrainingData(NumberedSource(3, 9), RULE, seed=5)
+    assert orders[0][:9] == [(0, number) for number in ORDER_OF_BEFORE]
+    other = TrainingData(NumberedSource(3, 9), RULE, seed=5, open_shards=1)
     assert [entry_at(other, 0, position) for position in range(27)] != orders[0]
 
 
@@ -365,7 +451,7 @@ def test_conditions_follow_the_position_and_leave_the_sample_whole(written: Call
 def test_epochs_of_a_million_clips_need_no_list_of_them() -> None:
     """Orders are made shard by shard and few are held."""
     length = 50_000
-    data = TrainingData(NumberedSource(40, length), RULE, seed=0)
+    data = TrainingData(NumberedSource(40, length), RULE, seed=0, open_shards=1)
     assert len(data) == 2_000_000
     met = {entry_at(data, 0, position) for position in range(49_000, 151_000, 1000)}
     assert len(met) == 102 and 3 <= len({shard for shard, _ in met}) <= 4

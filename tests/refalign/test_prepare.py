@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import re
 import shutil
 import statistics
 from collections.abc import Callable, Iterator
@@ -19,7 +20,7 @@ torch = pytest.importorskip("torch", reason="RefAlign needs the extra 'refalign'
 pytest.importorskip("diffusers", reason="RefAlign needs the extra 'refalign'")
 pytest.importorskip("pycocotools", reason="RefAlign needs the extra 'refalign'")
 
-from safetensors import SafetensorError  # noqa: E402
+from safetensors import SafetensorError, safe_open  # noqa: E402
 
 import refbench.refalign.training.prepare as prepare_module  # noqa: E402
 from kit.training import CLIP_SIZE, SHORT_RUN, files_of, logged_steps, write_clips  # noqa: E402
@@ -27,6 +28,7 @@ from refbench.baselines.wan.spec import WanOptions  # noqa: E402
 from refbench.bench.environment import Environment  # noqa: E402
 from refbench.bench.errors import UserError  # noqa: E402
 from refbench.bench.sample import Reference, Sample  # noqa: E402
+from refbench.bench.weights.checkpoint import read_state_dict, write_tensors  # noqa: E402
 from refbench.refalign.data.dataset import open_training_data  # noqa: E402
 from refbench.refalign.data.sample import EpochPosition, TrainingSample  # noqa: E402
 from refbench.refalign.method import RefAlignTiny  # noqa: E402
@@ -35,6 +37,7 @@ from refbench.refalign.training.examples import guarded_items  # noqa: E402
 from refbench.refalign.training.prepare import PreparedSource  # noqa: E402
 from refbench.refalign.training.recipes import TrainingConfig, build_config  # noqa: E402
 from refbench.refalign.training.run import TrainingPaths, make_encoder, prepare, train  # noqa: E402
+from refbench.refalign.training.trainer import Trainer  # noqa: E402
 
 OLDER = Path(__file__).parents[1] / "files" / "version_0.1" / "training"
 
@@ -139,6 +142,18 @@ def test_prepared_features_give_the_same_run_to_the_bit(
     assert (tmp_path / "encoded" / last).read_bytes() == (tmp_path / "prepared" / last).read_bytes()
 
 
+def test_device_data_and_parameters_are_said_before_the_first_step(
+    weights: Path, clips: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = build_config("tiny", [*SHORT_RUN, "run.max_steps=1", "lora.enabled=true", "lora.rank=2"])
+    run(config, tmp_path, weights=weights, data=clips)
+    said = capsys.readouterr().err.splitlines()
+    assert said[0] == f"device: cpu, float32; data: 4 clips in {clips.resolve()}"
+    found = re.fullmatch(r"parameters: ([\d,]+) trained of ([\d,]+); steps 1 to 1, 2 samples each", said[1])
+    assert found is not None and 0 < int(found[1].replace(",", "")) < int(found[2].replace(",", ""))
+    assert any(line.startswith("step 1/1") for line in said[2:])
+
+
 def test_decoding_in_worker_processes_changes_nothing(
     weights: Path, clips: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -181,12 +196,11 @@ def test_the_registered_method_samples_with_a_trained_network(
         num_frames=5,
         steps=2,
     )
-    method = RefAlignTiny(options)
-    method.load(Environment(device="cpu"))
+    generator = RefAlignTiny(options).load(Environment(device="cpu"))
     reference = Reference(path="0-0.png", root=clips.parent, label="square", kind="object")
     sample = Sample(id="singleobj_1", category="singleobj", prompt="a square", references=(reference,))
-    assert [frame.shape for frame in method.generate(sample, 0).images] == [(48, 64, 3)] * 5
-    method.close()
+    assert [frame.shape for frame in generator.generate(sample, 0).images] == [(48, 64, 3)] * 5
+    generator.close()
 
 
 def test_prepared_epochs_are_gone_through_again_with_new_noise(
@@ -221,7 +235,8 @@ def test_an_interrupted_preparation_goes_on(
     with pytest.raises(UserError, match=r"lacks 2 of 3 shards, the first is features-00001\.safetensors"):
         run(config, tmp_path / "out", weights=weights, features=folder)
     prepare(config, clips, folder, weights, epochs=2)
-    assert written[2:] == [".features-00001.safetensors.partial", ".features-00002.safetensors.partial"]
+    partial = [f".features-0000{number}.safetensors.{os.getpid()}.partial" for number in (1, 2)]
+    assert written[2:] == partial
     assert files_of(prepared) == files_of(folder) and len(files_of(folder)) == 3
     # One epoch more: what is there stays, but for the shard that was not full.
     index = json.loads((folder / "index.json").read_text())
@@ -307,6 +322,102 @@ def test_features_of_other_data_and_weights_are_refused(
             run(config, tmp_path / "out", weights=folder, features=prepared)
 
 
+def test_a_run_on_two_data_sets_is_mixed_and_resumed(weights: Path, clips: Path, tmp_path: Path) -> None:
+    second = write_clips(tmp_path / "second", broken=False)
+    both = {"weights": weights, "data": (clips, second)}
+    with pytest.raises(UserError, match=r"^2 data sets need a share each, data\.mixture=3,1"):
+        train(build_config("tiny", SHORT_RUN), TrainingPaths(out=tmp_path / "no", **both), resume=False)
+    config = build_config("tiny", [*SHORT_RUN, "data.mixture=1,1"])
+    straight, halves = (TrainingPaths(out=tmp_path / name, **both) for name in ("straight", "halves"))
+    train(config, straight, resume=False)
+    train(replace(config, run=replace(config.run, max_steps=2)), halves, resume=False)
+    train(config, halves, resume=True)
+    assert logged_steps(straight.out) == logged_steps(halves.out)
+
+
+def other_data(folder: Path) -> Path:
+    """Clips of which the last line's prompt is another one."""
+    file = write_clips(folder)
+    file.write_text(file.read_text().replace("nothing", "notting"))
+    return file
+
+
+@pytest.mark.parametrize("adapter", [False, True])
+def test_a_run_is_not_resumed_on_other_data(
+    adapter: bool, weights: Path, clips: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    changes = ("lora.enabled=true", "lora.rank=2") if adapter else ()
+    out, places = tmp_path / "out", {"out": tmp_path / "out", "weights": weights}
+    short = build_config("tiny", [*SHORT_RUN, *changes, "run.max_steps=2"])
+    train(short, TrainingPaths(**places, data=clips), resume=False)
+    state = json.loads((out / "checkpoints/step-00000002/state.json").read_text())
+    recorded = json.loads((out / "inputs.json").read_text())
+    assert state["inputs"] == recorded["inputs"] and state["commit"] == recorded["commit"]
+    names = {"data.path", "data.files", "data.length", "data.first_sample", "network"}
+    assert recorded["inputs"].keys() == names | {
+        f"weights.{each}" for each in ("vae", "text_encoder", "dinov3-vitb16")
+    }
+    other = TrainingPaths(**places, data=other_data(tmp_path / "others"))
+    whole = build_config("tiny", [*SHORT_RUN, *changes, "run.max_steps=3"])
+    with pytest.raises(UserError, match=r"step-00000002 was trained with other inputs: data\.files") as told:
+        train(whole, other, resume=True)
+    assert "--accept-other-data" in str(told.value) and "\n" not in str(told.value)
+    moved = shutil.copytree(clips.parent, tmp_path / "moved") / clips.name
+    train(whole, TrainingPaths(**places, data=moved), resume=True)
+    further = build_config("tiny", [*SHORT_RUN, *changes])
+    capsys.readouterr()
+    train(further, other, resume=True, accept_other_data=True)
+    said = "--accept-other-data: goes on with other inputs: data.files ("
+    assert said in capsys.readouterr().err and said in (out / "log.jsonl").read_text()
+    train(build_config("tiny", [*SHORT_RUN, *changes, "run.max_steps=5"]), other, resume=True)
+
+
+def test_a_run_is_not_resumed_on_other_features_or_networks(
+    weights: Path, clips: Path, prepared: Path, tmp_path: Path
+) -> None:
+    config = build_config("tiny", SHORT_RUN)
+    out = tmp_path / "out"
+    train(
+        build_config("tiny", [*SHORT_RUN, "run.max_steps=2"]),
+        TrainingPaths(out=out, features=prepared, weights=weights),
+        resume=False,
+    )
+    prepare(config, other_data(tmp_path / "others"), tmp_path / "other", weights, epochs=2)
+    prepare(config, clips, tmp_path / "fewer", weights, epochs=1)
+    for name, what in (("other", "data"), ("fewer", "features")):
+        with pytest.raises(UserError, match=rf"with other inputs: {what}\.files \("):
+            train(config, TrainingPaths(out=out, features=tmp_path / name, weights=weights), resume=True)
+    with pytest.raises(UserError, match=r"with other inputs: data\.files \("):
+        train(
+            config, TrainingPaths(out=out, data=tmp_path / "others/clips.jsonl", weights=weights), resume=True
+        )
+    changed = Path(shutil.copytree(weights, tmp_path / "weights"))
+    file = next(changed.rglob("vae/*.safetensors"))
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(UserError, match=r"with other inputs: weights\.vae \("):
+        train(config, TrainingPaths(out=out, data=clips, weights=changed), resume=True)
+    train(config, TrainingPaths(out=out, data=clips, weights=weights), resume=True)
+
+
+def test_an_adapter_is_not_resumed_on_another_network(weights: Path, clips: Path, tmp_path: Path) -> None:
+    for name, seed in (("first", 1), ("second", 2)):
+        changes = ("run.max_steps=1", f"run.seed={seed}")
+        run(build_config("tiny", [*SHORT_RUN, *changes]), tmp_path / name, weights=weights, data=clips)
+    network = "checkpoints/step-00000001/transformer"
+    for name in ("first", "first", "second"):
+        changes = ("lora.enabled=true", "lora.rank=2", f"model.transformer={tmp_path / name / network}")
+        resume = (tmp_path / "adapter").exists()
+        config = build_config("tiny", [*SHORT_RUN, *changes, f"run.max_steps={1 + resume}"])
+        paths = TrainingPaths(out=tmp_path / "adapter", weights=weights, data=clips)
+        if name == "second":
+            with pytest.raises(UserError, match=r"was trained with other inputs: network \("):
+                train(config, paths, resume=True)
+        else:
+            train(config, paths, resume=resume)
+
+
 def test_what_is_missing_is_one_line(weights: Path, clips: Path, tmp_path: Path) -> None:
     config = build_config("tiny", SHORT_RUN)
     no_teacher = tmp_path / "weights"
@@ -368,6 +479,80 @@ def test_validation_videos_do_not_disturb_training(
     with pytest.raises(UserError, match=r"validation\.samples: open-domain has no sample 'singleobj_99'"):
         absent = build_config("tiny", [*short, *watched, "validation.samples=singleobj_99"])
         run(absent, tmp_path / "three", weights=weights, data=clips)
+
+
+def test_a_picture_of_validation_that_cannot_be_read_does_not_end_a_run(
+    weights: Path,
+    clips: Path,
+    dataset: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It is found before the first step; one that is damaged later is logged."""
+    watched = (f"validation.dataset={dataset}", "validation.samples=singleobj_1,faceobj_2")
+    config = build_config("tiny", [*SHORT_RUN, *watched, "validation.every=2", "validation.steps=1"])
+    picture = next((dataset / "Images").rglob("cup/1.png"))
+    good, bad = picture.read_bytes(), picture.read_bytes()[:40]
+    picture.write_bytes(bad)
+    with pytest.raises(UserError, match=r"^validation\.samples: singleobj_1: .*1\.png cannot be read"):
+        run(config, tmp_path / "refused", weights=weights, data=clips)
+    assert not (tmp_path / "refused").exists()
+    picture.write_bytes(good)
+    real = Trainer.update
+
+    def damages(trainer: Trainer, *arguments: Any) -> bool:
+        picture.write_bytes(bad)
+        return real(trainer, *arguments)
+
+    monkeypatch.setattr(Trainer, "update", damages)
+    steps = run(config, tmp_path / "out", weights=weights, data=clips)
+    assert len(steps) == 4 and (tmp_path / "out/checkpoints/step-00000004/state.json").is_file()
+    assert capsys.readouterr().err.count("validation at step 2 failed: singleobj_1: ") == 1
+    assert "validation at step 4 failed: singleobj_1: " in (tmp_path / "out/log.jsonl").read_text()
+    made = sorted(path.name for path in (tmp_path / "out/validation").rglob("*.mp4"))
+    assert made == ["faceobj_2.mp4"] * 2
+
+
+def test_a_clip_that_breaks_a_run_is_skipped_by_name(
+    weights: Path, clips: Path, prepared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On resume, in prepared features and in data; a later resume remembers it."""
+    file = prepared / "features-00000.safetensors"
+    with safe_open(file, framework="pt") as stored:
+        notes = stored.metadata()
+    bad = json.loads(notes["samples"])["0"]["key"]
+    tensors = read_state_dict(file)
+    for position, described in json.loads(notes["samples"]).items():
+        if described["key"] == bad:
+            tensors[f"{position}/latents"] = torch.full_like(tensors[f"{position}/latents"], torch.nan)
+    write_tensors(file, tensors, notes)
+    short = build_config("tiny", [*SHORT_RUN, "run.max_steps=1"])
+    paths = TrainingPaths(out=tmp_path / "out", weights=weights, features=prepared)
+    with pytest.raises(UserError, match=rf"step 1 is not finite \(samples {bad}; --resume --skip NAME"):
+        train(short, paths, resume=False)
+    skipping = replace(short, data=replace(short.data, skip=(bad,)))
+    train(skipping, paths, resume=True)
+    assert (
+        f'{{"skipped": "{bad}", "reason": "left out by data.skip"}}'
+        in (tmp_path / "out/log.jsonl").read_text()
+    )
+    stored_config = json.loads((tmp_path / "out/checkpoints/step-00000001/state.json").read_text())["config"]
+    assert stored_config["data"]["skip"] == [bad]
+    train(build_config("tiny", [*SHORT_RUN, "run.max_steps=2"]), paths, resume=True)
+    data = open_training_data(clips, short.data.clip, seed=0, cache=None, skip=[bad])
+    samples = [data.sample(0, position) for position in range(4)]
+    assert bad not in {sample.clip.key for sample in samples}
+    assert bad in {skip.key for sample in samples for skip in sample.skipped}
+
+
+def test_an_adapter_names_its_base(weights: Path, clips: Path, tmp_path: Path) -> None:
+    config = build_config("tiny", [*SHORT_RUN, "run.max_steps=1", "lora.enabled=true", "lora.rank=2"])
+    train(config, TrainingPaths(out=tmp_path, weights=weights, data=clips), resume=False)
+    (file,) = tmp_path.rglob("pytorch_lora_weights.safetensors")
+    with safe_open(file, framework="pt") as stored:
+        notes = stored.metadata()
+    assert (notes["base_model"], notes["base_digest"]) == ("wan2.1-t2v-1.3b", "random, seed 0")
 
 
 def test_validation_takes_a_suite_of_ones_own(

@@ -27,7 +27,7 @@ from refbench.bench.errors import UserError  # noqa: E402
 from refbench.bench.weights.checkpoint import read_state_dict, write_tensors  # noqa: E402
 from refbench.refalign.data.sample import DropoutRates  # noqa: E402
 from refbench.refalign.training.recipes import RECIPES, OptimizerConfig, build_config  # noqa: E402
-from refbench.refalign.training.trainer import learning_rate  # noqa: E402
+from refbench.refalign.training.trainer import TrainingResult, learning_rate  # noqa: E402
 from refbench.refalign.transformer import RefAlignTransformer3DModel  # noqa: E402
 
 OLDER = Path(__file__).parents[1] / "files" / "version_0.1" / "training"
@@ -73,6 +73,10 @@ def test_a_run_of_version_1_is_resumed(straight: Path, tmp_path: Path) -> None:
     assert expected == found
     newest = checkpoints.CheckpointStore(tmp_path, 3).newest()
     assert newest is not None and newest.state.consumed_positions == 8
+    # Its order of clips, one shard after the other, stays, and is a setting from here on.
+    assert newest.state.config["data"]["open_shards"] == 1
+    with pytest.raises(UserError, match=r"was trained with data\.open_shards=1, not 16; give the same"):
+        run(small("ema.enabled=true", "run.max_steps=5"), tmp_path, resume=True)
 
 
 @pytest.mark.parametrize(
@@ -83,6 +87,7 @@ def test_a_run_of_version_1_is_resumed(straight: Path, tmp_path: Path) -> None:
         '{"schema_version": 1, "config": 5}',
         '{"schema_version": 1, "config": {"data": {"clip": 5, "width": 1}}}',
         '{"schema_version": 3}',
+        '{"schema_version": 4}',
     ],
 )
 def test_a_state_file_that_is_none_is_one_line(text: str, tmp_path: Path) -> None:
@@ -128,7 +133,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_before_the_weights(tmp_path: Pat
     with pytest.raises(UserError) as caught:
         run(config, tmp_path, source=DrawnSource(broken=5))
     text = str(caught.value)
-    assert "the loss of step 3 is not finite (samples clip 4, clip 5)" in text
+    assert "the loss of step 3 is not finite (samples clip 5; --resume --skip NAME leaves one out)" in text
     assert text.endswith("step-00000002") and "\n" not in text
     assert checkpoints.CheckpointStore(tmp_path, 3).steps() == [1, 2]
     trainer, _ = run(config, tmp_path, resume=True)
@@ -274,6 +279,40 @@ def test_clipping_and_logged_curves(tmp_path: Path) -> None:
     assert stored == pytest.approx([line["ra_positive"] for line in lines(tmp_path) if "step" in line])
 
 
+def test_curves_of_a_resumed_run_have_each_step_once(tmp_path: Path) -> None:
+    """Steps after the newest checkpoint are made again, here with a broken sample at the first attempt."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    config = small("log.tensorboard=true", "checkpoints.every=2")
+    with pytest.raises(UserError, match="the loss of step 4 is not finite"):
+        run(config, tmp_path, source=DrawnSource(broken=7))
+    # The writer of a killed process flushed its steps.
+    run(config, tmp_path, resume=True)
+    (folder,) = {path.parent for path in (tmp_path / "curves").rglob("events*")}
+    curves = EventAccumulator(str(folder))
+    curves.Reload()
+    assert [item.step for item in curves.Scalars("loss/loss")] == [1, 2, 3, 4]
+
+
+def test_files_of_a_checkpoint_have_one_mode(straight: Path) -> None:
+    place = straight / "checkpoints" / "step-00000004"
+    modes = {path.stat().st_mode & 0o777 for path in place.rglob("*") if path.is_file()}
+    assert modes == {place.stat().st_mode & 0o666} and len(list(place.rglob("*.safetensors"))) == 4
+
+
+def test_the_line_of_a_stop_names_the_command_that_works(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import refbench.refalign.training.run as module
+
+    done = TrainingResult(step=2, checkpoint=tmp_path / "step-2", stopped=True)
+    for answer in (lambda: done, lambda: (_ for _ in ()).throw(KeyboardInterrupt)):
+        monkeypatch.setattr(module, "train", lambda *_, answer=answer, **__: answer())
+        ended = CliRunner().invoke(app, ["train", "tiny", "--out", str(tmp_path)])
+        assert ended.exit_code == 130 and ended.stderr.count("\n") == 1
+        assert "the same command with --resume goes on from there" in ended.stderr
+
+
 def test_learning_rates() -> None:
     plain = OptimizerConfig(learning_rate=3.0)
     assert [learning_rate(plain, step, 4) for step in range(3)] == [3.0] * 3
@@ -316,6 +355,9 @@ def test_overrides() -> None:
         ("tiny", "run.max_step=3", r"unknown setting 'run\.max_step'; did you mean run\.max_steps"),
         ("tiny", "runs.seed=3", r"unknown section 'runs'; did you mean run"),
         ("tiny", "seed", r"an override is section\.field=value, not 'seed'"),
+        ("tiny", "optimizer.lr=1", r"'optimizer\.lr'; did you mean optimizer\.learning_rate\?"),
+        ("tiny", "lr=1", r"not 'lr=1'; did you mean optimizer\.learning_rate\?"),
+        ("tiny", "run.batch_size=1", r"'run\.batch_size'; did you mean run\.samples_per_step\?"),
         ("tiny", "recipe=mine", r"an override is section\.field=value, not 'recipe=mine'"),
         ("tiny", "data.width=64", r"^the setting data\.width is called data\.clip\.width now$"),
         ("tiny", "data.clip=64", r"unknown setting 'data\.clip'; did you mean data\.clip\.\w+"),
@@ -343,9 +385,7 @@ def test_the_whole_configuration_can_be_shown() -> None:
 
 
 def test_what_cannot_run_is_said_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(UserError, match=r"run\.strategy=zero2 needs DeepSpeed; pip install deepspeed"):
-        monkeypatch.setattr(parallel, "find_spec", lambda name: None)
-        run(small("run.strategy=zero2"), tmp_path)
+    monkeypatch.setattr(parallel, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"log\.wandb=true needs the package wandb"):
         run(small("log.wandb=true"), tmp_path)
     with pytest.raises(UserError, match=r"blocks names block 5, the network has 3 \(0\.\.2\)"):
@@ -355,11 +395,17 @@ def test_what_cannot_run_is_said_at_once(tmp_path: Path, monkeypatch: pytest.Mon
         run(small(), tmp_path)
 
 
-def test_the_deepspeed_configuration() -> None:
-    config = build_config("stage1_1_3b", ["run.strategy=zero2", "optimizer.max_gradient_norm=1"])
-    settings = parallel.zero2_settings(config, 4)
-    assert settings["zero_optimization"]["stage"] == 2 and settings["bf16"]["enabled"]
-    assert settings["gradient_accumulation_steps"] == 4 and settings["gradient_clipping"] == 1.0
+def test_the_strategy_that_is_gone_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"^run\.strategy=zero2: Input should be 'ddp' or 'fsdp2'$"):
+        small("run.strategy=zero2")
+    run(small("run.max_steps=1"), tmp_path)
+    file = tmp_path / "checkpoints" / "step-00000001" / "state.json"
+    state = json.loads(file.read_text())
+    state["config"]["run"]["strategy"] = "zero2"
+    file.write_text(json.dumps(state))
+    with pytest.raises(UserError, match=r"with run\.strategy=zero2, which is gone: .*1/transformer$") as told:
+        run(small(), tmp_path, resume=True)
+    assert "\n" not in str(told.value)
 
 
 def test_optimizer_state_of_another_network_is_refused(straight: Path, tmp_path: Path) -> None:

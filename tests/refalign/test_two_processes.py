@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,6 +24,8 @@ pytest.importorskip("pycocotools", reason="RefAlign needs the extra 'refalign'")
 from kit.training import SHORT_RUN, TWO_STEPS, files_of, logged_steps, run, small  # noqa: E402
 from refbench.baselines.wan.checkpoint import read_checkpoint  # noqa: E402
 from refbench.bench.cli.main import main  # noqa: E402
+from refbench.bench.errors import UserError  # noqa: E402
+from refbench.refalign.training.parallel import lost_process  # noqa: E402
 
 # Three interpreters start and import torch and diffusers, which takes minutes on a busy machine.
 pytestmark = [pytest.mark.timeout(1800), pytest.mark.usefixtures("fresh_accelerate")]
@@ -43,7 +48,8 @@ def launched(weights: Path, clips: Path, tmp_path_factory: pytest.TempPathFactor
     """Two processes that accelerate launched once for all tests here."""
     folder = tmp_path_factory.mktemp("two")
     command = ["train", "tiny", "--data", str(clips), "--weights", str(weights)]
-    command += ["--out", str(folder / "command"), *SHORT_RUN]
+    command += ["--out", str(folder / "command"), *SHORT_RUN, "run.strategy=fsdp2", "ema.enabled=true"]
+    command += validation_settings(folder, clips)
     launcher = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes=2"]
     script = str(Path(__file__).parents[1] / "kit" / "two_processes.py")
     done = subprocess.run(
@@ -54,6 +60,20 @@ def launched(weights: Path, clips: Path, tmp_path_factory: pytest.TempPathFactor
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return Launched(folder=folder, said=done.stderr, command=command)
+
+
+def validation_settings(folder: Path, clips: Path) -> list[str]:
+    """Settings of a validation at each step, with a suite that is written into the folder."""
+    shutil.copy(clips.parent / "0-0.png", folder)
+    names = ("mine_1", "mine_2", "mine_3")
+    rows = [
+        {"id": name, "prompt": f"a square, {name}", "references": ["0-0.png"], "labels": ["square"]}
+        for name in names
+    ]
+    suite = folder / "suite.jsonl"
+    suite.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    chosen = {"every": 1, "dataset": suite, "samples": ",".join(names), "steps": 2}
+    return [f"validation.{name}={value}" for name, value in chosen.items()]
 
 
 @pytest.fixture
@@ -106,11 +126,58 @@ def test_the_command_in_two_processes_and_resumed_in_one(
     assert launched.said.count(f"step {STEPS}/{STEPS}") == 1
     assert launched.said.count(f"step {STEPS} is reached") == 1
     assert refbench(*launched.command, "--resume") == 0
-    assert refbench(*launched.command, "--out", str(tmp_path / "alone")) == 0
-    alone = losses(tmp_path / "alone")
-    assert len(alone) == STEPS + 1
-    np.testing.assert_allclose(losses(out), alone, rtol=1e-5)
+    # Without validation, whose averaged weights must not stay gathered for the next update.
+    alone = [*launched.command, "validation.every=0", "--out", str(tmp_path / "alone")]
+    assert refbench(*alone) == 0
+    expected = losses(tmp_path / "alone")
+    assert len(expected) == STEPS + 1
+    np.testing.assert_allclose(losses(out), expected, rtol=1e-5)
+    made = {path.relative_to(out / "validation").as_posix() for path in out.rglob("*.mp4")}
+    assert made == {f"step-{n:08d}/mine_{k}.mp4" for n in range(1, STEPS + 2) for k in (1, 2, 3)}
     capsys.readouterr()
     assert refbench(*launched.command) == 2
     said = capsys.readouterr().err
     assert said.startswith("refbench: ") and said.count("\n") == 1
+
+
+def test_the_main_process_decides_what_is_resumed(launched: Launched) -> None:
+    """Where the other one does not see the checkpoint both end with the same line, and none starts anew."""
+    for strategy in ("ddp", "fsdp2"):
+        first, second = ((launched.folder / f"unseen-{strategy}-{rank}.txt").read_text() for rank in range(2))
+        assert first == second and "\n" not in first
+        assert re.search(r"step-00000002 is not to be seen by process 1 on \S+; --out has to be", first)
+    assert not list((launched.folder / "elsewhere").rglob("step-*"))
+    for rank in range(2):
+        assert float((launched.folder / f"timeout-{rank}.txt").read_text()) == 1234
+
+
+def test_a_validation_that_fails_in_one_process_ends_none(launched: Launched) -> None:
+    """Of two pictures the second process sees one; nothing waits, and the losses are those without it."""
+    for strategy in ("ddp", "fsdp2"):
+        out = launched.folder / f"{strategy}-watched"
+        np.testing.assert_allclose(losses(out), losses(launched.folder / strategy), rtol=1e-6)
+        events = [json.loads(line).get("event", "") for line in (out / "log.jsonl").read_text().splitlines()]
+        for step in (1, 2):
+            told = [text for text in events if text.startswith(f"validation at step {step} failed: ")]
+            assert len(told) == 2 and "seen-by-0: reference image seen-by-0.png is missing" in "".join(told)
+
+
+def test_processes_with_other_data_are_refused() -> None:
+    """Each says what it sees; where that differs all raise the same line."""
+    from refbench.refalign.training.run import check_same_everywhere
+
+    class Others:
+        def gather_objects(self, values: list[Any]) -> list[Any]:
+            return [*values, (("others", 4), None)]
+
+    with pytest.raises(UserError, match=r"^process 1 does not see the training data that process 0 sees; "):
+        check_same_everywhere(Others(), None, None)  # type: ignore[arg-type]
+
+
+def test_a_lost_process_is_one_line() -> None:
+    late = "[../third_party/gloo/gloo/transport/tcp/buffer.cc:90] Timed out waiting 1234000ms for recv"
+    found = lost_process(RuntimeError(late), 1234)
+    assert found is not None and "within 1234 s" in found and "run.timeout_s" in found
+    gone = lost_process(RuntimeError("... Connection closed by peer [127.0.0.1]:4321"), 1234)
+    assert gone is not None and "has ended" in gone
+    assert lost_process(RuntimeError("shape mismatch"), 1234) is None

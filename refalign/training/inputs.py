@@ -1,0 +1,105 @@
+"""What a run is made from: its data or prepared features, its frozen networks, the network it started from.
+
+A run records them at its start and in every checkpoint (`inputs`, `commit` of `state.json`), and a resumed
+one is compared with the record: other data under the same settings is another training. Paths are recorded
+and not compared, so folders may move.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from refbench.baselines.wan.checkpoint import checkpoint_files
+from refbench.baselines.wan.loading import find_network
+from refbench.bench.errors import MissingWeights, UserError, one_line
+from refbench.bench.weights.catalogue import get_entry
+from refbench.bench.weights.store import weights_fingerprint
+from refbench.refalign.data.dataset import TrainingData
+from refbench.refalign.training.assembly import BASE_FILES
+from refbench.refalign.training.checkpoints import NETWORK, Checkpoint
+from refbench.refalign.training.prepare import PreparedSource, sample_digest, weight_fingerprints
+from refbench.refalign.training.recipes import TrainingConfig
+
+PATH_SUFFIX = ".path"
+
+
+def describe_inputs(
+    config: TrainingConfig,
+    weights: Path | None,
+    data: TrainingData | None,
+    features: PreparedSource | None,
+) -> dict[str, str]:
+    """The inputs of a run by name, digests and lengths as text.
+
+    `data.files` is the digest of the lists of clips, `data.first_sample` that of the first clip's pixels;
+    features know what they were made of, so a run may change from one to the other. Raises UserError.
+    """
+    found: dict[str, str] = {}
+    if data is not None:
+        found |= {
+            "data.path": data.path,
+            "data.files": data.content_digest(),
+            "data.length": str(len(data)),
+            "data.first_sample": sample_digest(data),
+        }
+    if features is not None:
+        index = features.index
+        found |= {"features.path": str(features.folder.resolve()), "features.files": features.digest()}
+        if data is None:
+            found |= {"data.length": str(index.length), "data.first_sample": index.first_sample}
+            if index.data_files is not None:
+                found["data.files"] = index.data_files
+    known = features.index.weights if features is not None else {}
+    for name, digest in (known | weight_fingerprints(config, weights)).items():
+        found[f"weights.{name}"] = digest
+    network = network_digest(config, weights)
+    return found if network is None else found | {NETWORK: network}
+
+
+def network_digest(config: TrainingConfig, weights: Path | None) -> str | None:
+    """The digest of the network that a configuration starts from; None where its files are not there."""
+    if config.model.transformer is None and config.model.random:
+        return f"random, seed {config.run.seed}"
+    try:
+        if config.model.transformer is not None:
+            files = checkpoint_files(config.model.transformer)
+        else:
+            files = find_network(get_entry(config.model.base), BASE_FILES, weights)
+        return weights_fingerprint(files[0].parent, [Path(file.name) for file in files])
+    except (MissingWeights, UserError):
+        # Whoever reads the network says what is missing; a resumed run may not need it any more.
+        return None
+
+
+def other_inputs(before: Mapping[str, str], now: Mapping[str, str], *, adapter: bool) -> list[str]:
+    """What differs between a run's record and the inputs at hand, each as `name (before, not now)`.
+
+    What only one of them knows is not compared, nor the network of a run that trains all of it: it goes on
+    with its own. `adapter`: the run trains one on top of that network.
+    """
+    return [
+        f"{name} ({one_line(before[name], 24)}, not {one_line(now[name], 24)})"
+        for name in sorted(before.keys() & now.keys())
+        if before[name] != now[name] and not name.endswith(PATH_SUFFIX) and (adapter or name != NETWORK)
+    ]
+
+
+def continued_inputs(
+    resumed: Checkpoint | None, now: Mapping[str, str], *, adapter: bool, accept: bool
+) -> tuple[dict[str, str], list[str]]:
+    """(the record that the run goes on with, what differs from the run's own where that is accepted).
+
+    Raises UserError for a run that was made from something else, unless `accept`.
+    """
+    if resumed is None:
+        return dict(now), []
+    before = resumed.state.inputs
+    differing = other_inputs(before, now, adapter=adapter)
+    if differing and not accept:
+        raise UserError(
+            f"{resumed.folder} was trained with other inputs: {', '.join(differing)}; give the same ones, "
+            "start a new run in another --out, or add --accept-other-data to go on with these"
+        )
+    kept = {NETWORK: before[NETWORK]} if NETWORK in before and not adapter else {}
+    return before | dict(now) | kept, differing
