@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import graphlib
 import subprocess
 import sys
 from pathlib import Path
@@ -70,6 +71,22 @@ def test_core_nouns_do_not_know_the_runner() -> None:
         if within(name, "bench.runner") or within(name, "bench.cli")
     ]
     assert not wrong
+
+
+def test_there_is_no_circle() -> None:
+    """Imports inside of functions and for the type checker count as well."""
+    modules = {
+        ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): file
+        for package in PACKAGES
+        for file in (ROOT / package).rglob("*.py")
+    }
+    arrows: dict[str, set[str]] = {}
+    for module, file in modules.items():
+        named = imports_of(file)
+        # `from a.b import c` names a.b too, which is only the way to the module a.b.c.
+        ways = {name.rpartition(".")[0] for name in named if name in modules}
+        arrows[module] = {name for name in named if name in modules and name not in ways} - {module}
+    graphlib.TopologicalSorter(arrows).prepare()
 
 
 def test_the_rule_would_catch_an_arrow_upwards(tmp_path: Path) -> None:
