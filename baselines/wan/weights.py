@@ -8,6 +8,15 @@ from __future__ import annotations
 
 from refbench.bench.weights.entry import BASE_FILES, IMAGE_FILES, TRANSFORMER_FILES, WeightEntry
 
+# What a generator with a transformer of its own takes from a folder of Wan's image-to-video models.
+WITHOUT_TRANSFORMER = (
+    "*.json",
+    "README.md",
+    "LICENSE*",
+    *(f"{part}/*" for part in ("image_encoder", "image_processor", "vae", "text_encoder")),
+    "tokenizer/*",
+)
+
 WAN21_T2V_1_3B = WeightEntry(
     name="wan2.1-t2v-1.3b",
     repository="Wan-AI/Wan2.1-T2V-1.3B-Diffusers",
@@ -33,13 +42,7 @@ WAN21_I2V_14B_480P = WeightEntry(
     kind="generator",
     memory_gib=13.5,
     required=(*IMAGE_FILES, *BASE_FILES),
-    only=(
-        "*.json",
-        "README.md",
-        "LICENSE*",
-        *(f"{part}/*" for part in ("image_encoder", "image_processor", "vae", "text_encoder")),
-        "tokenizer/*",
-    ),
+    only=WITHOUT_TRANSFORMER,
     licence="apache-2.0",
 )
 WAN21_I2V_14B_720P = WeightEntry(
@@ -49,12 +52,6 @@ WAN21_I2V_14B_720P = WeightEntry(
     kind="generator",
     memory_gib=13.5,
     required=(*IMAGE_FILES, *BASE_FILES),
-    only=(
-        "*.json",
-        "README.md",
-        "LICENSE*",
-        *(f"{part}/*" for part in ("image_encoder", "image_processor", "vae", "text_encoder")),
-        "tokenizer/*",
-    ),
+    only=WITHOUT_TRANSFORMER,
     licence="apache-2.0",
 )
