@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -13,6 +14,13 @@ from refbench.bench.errors import SampleError, UserError, one_line
 
 # The largest text file that is read: data lists of all known benchmarks are far smaller.
 LARGEST_TEXT_BYTES = 64 * 2**20
+KINDS_OF_FILE = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFSOCK: "a socket",
+}
 
 
 @contextmanager
@@ -29,6 +37,31 @@ def replacing(path: Path) -> Iterator[Path]:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def regular_size(path: Path, most_bytes: int) -> int:
+    """The bytes of a regular file (links are followed), found before anything is read.
+
+    Raises UserError for a path that is not there, a folder, a named pipe, a device, and a file of more than
+    `most_bytes`.
+    """
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read: {one_line(error)}") from None
+    if not stat.S_ISREG(status.st_mode):
+        kind = KINDS_OF_FILE.get(stat.S_IFMT(status.st_mode), "something else")
+        raise UserError(f"{path} is {kind}, not a file")
+    if status.st_size > most_bytes:
+        raise UserError(f"{path} is larger than {_size_text(most_bytes)}: not a file of this kind")
+    return status.st_size
+
+
+def _size_text(size_bytes: int) -> str:
+    gib = size_bytes / 2**30
+    return f"{gib:g} GiB" if gib >= 1 else f"{size_bytes / 2**20:g} MiB"
 
 
 def write_text(path: Path, text: str) -> None:

@@ -118,7 +118,7 @@ class NaturalScore(Metric):
 
     declaration = MetricDeclaration(
         name="naturalscore",
-        version="1",
+        version="2",
         component="naturalscore",
         summary="how natural a vision-language judge finds the video (1 to 5); needs an endpoint and its key",
         source="OpenS2V-Nexus@210eb08 eval/get_naturalscore.py",

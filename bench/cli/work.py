@@ -338,6 +338,7 @@ def _print_plan(prepared: PreparedEvaluation, *, json: bool) -> None:
                 "not_installed": plan.unregistered,
                 "turns": plan.turns,
                 "forecasts": plan.forecasts,
+                "remarks": plan.remarks,
                 "unknown_videos": list(prepared.folder.unknown),
             }
         )
@@ -355,7 +356,7 @@ def _print_plan(prepared: PreparedEvaluation, *, json: bool) -> None:
     console().print(table(title, columns, rows))
     for number, turn in enumerate(plan.turns, start=1):
         print_text(f"turn {number}: {', '.join(turn)}")
-    for text in plan.forecasts:
+    for text in (*plan.forecasts, *plan.remarks):
         print_text(text)
     for label in plan.unregistered:
         print_text(f"{label}: cannot be scored, no metric of that name is installed")

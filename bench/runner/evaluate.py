@@ -191,7 +191,7 @@ class PreparedEvaluation:
                 write_run(stored_run_file(self.store, self.run_key.variant), self.folder.info)
             if plan.jobs:
                 with Progress("scoring", len(plan.jobs)) as progress:
-                    for text in plan.forecasts:
+                    for text in (*plan.forecasts, *plan.remarks):
                         progress.say(text)
                     for job, result in executor.run(factory, plan.jobs):
                         outcome = (

@@ -1,8 +1,9 @@
 """Generate: run a method over a track into a run folder, resumably.
 
 A video is written under a temporary name and renamed when it is whole, so that a file `<id>.mp4` is always
-finished; what exists is not made again. A sample that fails leaves `<id>.error.txt`, is tried again next
-time, and the run goes on; so does one that the method refuses, without being tried.
+finished: a copied one is decoded to its end before. What exists is not made again. A sample that fails
+leaves `<id>.error.txt`, is tried again next time, and the run goes on; so does one that the method refuses,
+without being tried.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from refbench.bench.console import note
 from refbench.bench.dataset import Track, as_track
 from refbench.bench.environment import Environment, missing_packages, resolve_device, usable_cores
 from refbench.bench.errors import MissingWeights, SampleError, UserError, one_line
-from refbench.bench.files import replacing, write_text
+from refbench.bench.files import regular_size, replacing, write_text
 from refbench.bench.method import Frames, Generator, Method, MethodCard
 from refbench.bench.options import build_options
 from refbench.bench.prompts import PromptSet
@@ -36,7 +37,7 @@ from refbench.bench.runs.folder import (
 from refbench.bench.sample import Sample
 from refbench.bench.scores.record import PLAIN, TINY_PREFIX, TINY_VARIANT, joined_variant
 from refbench.bench.scores.store import checked_name
-from refbench.bench.video import write_video
+from refbench.bench.video import LARGEST_VIDEO_BYTES, Video, write_video
 
 SHUFFLED_GENERATION = "generated-shuffled"
 SETTINGS = ("native", "matched")
@@ -264,11 +265,13 @@ def _make(
     except MissingWeights as error:
         raise UserError(f"{method.name} cannot run: {one_line(error)}") from None
     failures: dict[tuple[str, int], str] = {}
+    card = method.card()
     try:
         with Progress(f"generating {name}", len(wanted)) as progress:
             for sample, seed in wanted:
                 progress.begin(sample.id)
-                reason = _generate_one(generator, sample, seed, _video_path(folder, sample, seed), progress)
+                path = _video_path(folder, sample, seed)
+                reason = _generate_one(generator, card, sample, seed, path, progress)
                 if reason is not None:
                     failures[sample.id, seed] = reason
                     progress.say(f"{sample.id}, seed {seed}: {reason}")
@@ -287,7 +290,7 @@ def _error_path(video: Path) -> Path:
 
 
 def _generate_one(
-    generator: Generator, sample: Sample, seed: int, path: Path, progress: Progress
+    generator: Generator, card: MethodCard, sample: Sample, seed: int, path: Path, progress: Progress
 ) -> str | None:
     """Make one video; the reason where that failed."""
     error_file = _error_path(path)
@@ -300,6 +303,7 @@ def _generate_one(
                     progress.say(f"{sample.id}: {one_line(remark)}")
             else:
                 _copy(made, partial)
+                _check_copy(Video(partial), card)
     except UserError:
         raise
     except SampleError as error:
@@ -314,10 +318,29 @@ def _generate_one(
 
 
 def _copy(source: Path, destination: Path) -> None:
-    """Copy a finished video byte for byte."""
-    if source.stat().st_size == 0:
+    """Copy a finished video byte for byte. Raises SampleError for what is no file of a video's size."""
+    try:
+        size_bytes = regular_size(source, LARGEST_VIDEO_BYTES)
+    except UserError as error:
+        raise SampleError(f"the finished video {error}") from None
+    if size_bytes == 0:
         raise SampleError("the finished video is empty")
     shutil.copyfile(source, destination)
+
+
+def _check_copy(video: Video, card: MethodCard) -> None:
+    """Decode a copied video to its end. Raises SampleError unless it is whole and as its card says."""
+    probe = video.probe
+    if video.missing_end is not None:
+        raise SampleError(f"the finished video is not whole: {video.missing_end}")
+    # 4:2:0 holds no odd side: one more column or row is what `write_video` makes of it as well.
+    for what, promised, found, more in (
+        ("columns", card.width, probe.width, 1),
+        ("rows", card.height, probe.height, 1),
+        ("frames", card.num_frames, probe.frames, 0),
+    ):
+        if promised is not None and not promised <= found <= promised + promised % 2 * more:
+            raise SampleError(f"the finished video has {found} {what}, and not {promised} as the method says")
 
 
 def check_seeds(seeds: Sequence[int]) -> tuple[int, ...]:

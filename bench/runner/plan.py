@@ -9,6 +9,7 @@ from typing import Any
 
 from refbench.bench.environment import Environment
 from refbench.bench.errors import SampleError, UserError
+from refbench.bench.files import shortlist
 from refbench.bench.metric import Metric
 from refbench.bench.provenance import digest_of, package_versions
 from refbench.bench.registry import metrics
@@ -46,7 +47,7 @@ class MetricPlan:
 @dataclass
 class Plan:
     """`jobs` are to be scored; `settled` are records known without scoring that the store does not hold
-    yet.
+    yet; `remarks` name files that are read otherwise than ordinary ones.
     """
 
     run_key: RunKey
@@ -56,6 +57,7 @@ class Plan:
     unregistered: list[str] = field(default_factory=list)
     turns: list[list[str]] = field(default_factory=list)
     forecasts: list[str] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
     blanks: dict[tuple[str, str, int], Record] = field(default_factory=dict)
 
     def record(self, job: ScoringJob, outcome: ScoringOutcome) -> Record:
@@ -107,9 +109,10 @@ def make_plan(
 ) -> Plan:
     """Decide for each metric, sample and seed what is to be done; `held` are the store's latest records.
 
-    A held value is current while its metric version and digests match. A failure, missing weights and a
-    missing video are looked at again in every run: their causes lie outside the digests. A value of another
-    variant with the same inputs is taken over instead of being scored twice.
+    A held value is current while its metric version and digests match and it says of an unusual video how
+    that was read (`Video.remarks`): one that does not is from before it was read so. A failure, missing
+    weights and a missing video are looked at again in every run: their causes lie outside the digests. A
+    value of another variant with the same inputs is taken over instead of being scored twice.
     """
     plan = Plan(run_key=run_key)
     chosen = list(chosen)
@@ -135,11 +138,11 @@ def make_plan(
                     _settle(plan, counts, blank, reason, held)
                     continue
                 current = held.get(blank.key)
-                if current is not None and _is_current(current, blank, metric, tiny=tiny):
+                if current is not None and _is_current(current, blank, metric, digests, tiny=tiny):
                     counts.cached += 1
                     continue
                 twin = by_inputs.get((sample.id, seed, name, blank.provenance.inputs()))
-                if twin is not None and _is_current(twin, blank, metric, tiny=tiny):
+                if twin is not None and _is_current(twin, blank, metric, digests, tiny=tiny):
                     counts.reused += 1
                     plan.settled.append(twin.model_copy(update={"variant": run_key.variant}))
                     continue
@@ -154,6 +157,7 @@ def make_plan(
     busy = [metric for metric in chosen if plan.per_metric[metric.declaration.name].to_score]
     plan.turns = [[metric.declaration.name for metric in turn] for turn in turns(busy, memory_gib)]
     plan.jobs = _in_turns(plan.jobs, plan.turns)
+    plan.remarks = _remarks(plan.jobs, chosen, digests)
     plan.forecasts = [
         text
         for metric in busy
@@ -183,12 +187,13 @@ def _in_turns(jobs: Iterable[ScoringJob], turns_of_names: list[list[str]]) -> li
 
 
 class _Digests:
-    """Digests of videos and references, each file read once per plan."""
+    """Digests of videos and references and remarks on videos, each file read once per plan."""
 
     def __init__(self, folder: VideoFolder) -> None:
         self._folder = folder
         self._videos: dict[Path, str | SampleError] = {}
         self._references: dict[str, str] = {}
+        self._remarks: dict[tuple[str, int], tuple[str, ...]] = {}
 
     def video(self, sample: Sample, seed: int) -> str | SampleError | None:
         path = self._folder.videos.get((sample.id, seed))
@@ -200,6 +205,16 @@ class _Digests:
             except SampleError as error:
                 self._videos[path] = error
         return self._videos[path]
+
+    def remarks(self, sample_id: str, seed: int) -> tuple[str, ...]:
+        """What is unusual about a video; nothing is said of one that cannot be opened."""
+        key = (sample_id, seed)
+        if key not in self._remarks:
+            try:
+                self._remarks[key] = Video(self._folder.videos[key]).remarks
+            except SampleError:
+                self._remarks[key] = ()
+        return self._remarks[key]
 
     def references(self, sample: Sample) -> str:
         if sample.id not in self._references:
@@ -263,10 +278,28 @@ def _settle(
         plan.settled.append(record)
 
 
-def _is_current(held: Record, blank: Record, metric: Metric, *, tiny: bool) -> bool:
+def _is_current(held: Record, blank: Record, metric: Metric, digests: _Digests, *, tiny: bool) -> bool:
     """Whether a held value still stands; one of tiny weights does not where real ones have come, nor back.
 
     Other changes of weights are not looked for: a digest takes the reading of many gigabytes.
     """
     same_weights = not metric.declaration.weights or held.provenance.is_tiny == tiny
-    return held.value is not None and same_weights and held.provenance.inputs() == blank.provenance.inputs()
+    return (
+        held.value is not None
+        and same_weights
+        and held.provenance.inputs() == blank.provenance.inputs()
+        and set(digests.remarks(blank.sample, blank.seed)) <= set(held.reading)
+    )
+
+
+def _remarks(jobs: Iterable[ScoringJob], chosen: Iterable[Metric], digests: _Digests) -> list[str]:
+    """What is unusual about the files of these jobs, each sentence once with the samples that it is about."""
+    uses = {metric.declaration.name: metric.declaration.uses for metric in chosen}
+    about: dict[str, dict[str, None]] = {}
+    for job in jobs:
+        said = list(digests.remarks(job.sample.id, job.seed))
+        if "references" in uses[job.metric]:
+            said += job.sample.reference_remarks()
+        for remark in said:
+            about.setdefault(remark, {})[job.sample.id] = None
+    return [f"{shortlist(samples)}: {remark}" for remark, samples in about.items()]

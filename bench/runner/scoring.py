@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,8 @@ from refbench.bench.errors import MissingWeights, SampleError, UserError, one_li
 from refbench.bench.metric import Metric, Scorer
 from refbench.bench.options import build_options
 from refbench.bench.registry import load_plugins, metrics
-from refbench.bench.sample import Sample
-from refbench.bench.scores.record import FAILED, MISSING_WEIGHTS
+from refbench.bench.sample import Input, Sample
+from refbench.bench.scores.record import FAILED, MISSING_WEIGHTS, READING
 from refbench.bench.video import Video
 
 # Decoded frames that wait for a metric.
@@ -69,10 +70,11 @@ def scoring_environment(
 
 @dataclass(frozen=True, kw_only=True)
 class LoadedMetric:
-    """A ready scorer and where it runs."""
+    """A ready scorer, where it runs, and which inputs it uses."""
 
     scorer: Scorer
     device: str
+    uses: frozenset[Input]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,9 +127,10 @@ class ScoringWorker:
         fault = _fault(score.value, score.details)
         if fault:
             return ScoringOutcome(reason=f"{FAILED}: {fault}")
+        remarks = read_remarks(job.sample, self._video, loaded.uses)
         return ScoringOutcome(
             value=float(score.value),
-            details=score.details,
+            details={**score.details, READING: remarks} if remarks else score.details,
             provenance={"device": loaded.device, **loaded.scorer.provenance()},
         )
 
@@ -152,7 +155,18 @@ class ScoringWorker:
         if (torch := sys.modules.get("torch")) is not None:
             torch.set_num_threads(self._environment.threads)
         device = self._environment.device if metric.declaration.weights else "cpu"
-        return LoadedMetric(scorer=scorer, device=device)
+        return LoadedMetric(scorer=scorer, device=device, uses=metric.declaration.uses)
+
+
+def read_remarks(sample: Sample, video: Video, uses: Collection[Input]) -> list[str]:
+    """What is unusual about how a metric with these inputs reads its files; empty for ordinary ones."""
+    remarks: list[str] = []
+    # What cannot be opened has a reason of its own.
+    with suppress(SampleError):
+        remarks += video.remarks
+    if "references" in uses:
+        remarks += sample.reference_remarks()
+    return remarks
 
 
 def _fault(value: float, details: Mapping[str, Any]) -> str | None:
