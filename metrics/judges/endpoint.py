@@ -22,7 +22,7 @@ from email.utils import parsedate_to_datetime
 from functools import cache
 from typing import Any, TypeVar
 
-from refbench.bench.errors import one_line
+from refbench.bench.errors import UserError, one_line
 from refbench.metrics.judges.cost import Account, CostEstimate, estimate_cost
 from refbench.metrics.judges.judge import Answer, Judge, Question, Reply, parse_score
 
@@ -30,8 +30,9 @@ LARGEST_ANSWER_BYTES = 1 << 20
 LONGEST_KEPT_REPLY = 2000
 LARGEST_TOKEN_COUNT = 10_000_000
 SHORTEST_SECRET = 8
-REFUSED_KEY = (401, 403)
-UNUSABLE = (*REFUSED_KEY, 404)
+REFUSED_KEY = 401
+# 403 is not among them: it also says that a moderation flagged the input, which is one video's matter.
+UNUSABLE = (REFUSED_KEY, 404)
 WORTH_REPEATING = (408, 409, 425, 429)
 
 Result = TypeVar("Result")
@@ -79,8 +80,9 @@ class EndpointJudge(Judge):
     """Asks an endpoint; may be used by several threads at once, the limits hold for all together.
 
     The key lives in the client alone and is cut out of every text that leaves this class. An endpoint that
-    refuses the key or does not know the model is not asked again. `sleep` waits so many seconds between
-    attempts.
+    refuses the key (401), does not know the model (404) or says that the account is used up ends the run
+    with a UserError; a request that it refuses for another reason (400, 403) has failed alone. `sleep` waits
+    so many seconds between attempts.
     """
 
     def __init__(
@@ -121,7 +123,10 @@ class EndpointJudge(Judge):
         self._thread.start()
 
     def judge(self, question: Question, runs: Sequence[int]) -> list[Answer]:
-        """One answer per run; the runs are asked at the same time, as far as the limit allows."""
+        """One answer per run; the runs are asked at the same time, as far as the limit allows.
+
+        Raises UserError for an endpoint that no request can use.
+        """
         return self._wait_for(self._judge(question, runs))
 
     def close(self) -> None:
@@ -142,13 +147,18 @@ class EndpointJudge(Judge):
             raise
 
     async def _judge(self, question: Question, runs: Sequence[int]) -> list[Answer]:
+        if self._unusable is not None:
+            raise UserError(self._unusable)
         price = self._price(question, 1)
         if not self.account.affords(self._price(question, len(runs))):
             # Some runs of a video without the others would be paid for and not make a score.
             why = self.account.why_closed(self._price(question, len(runs)))
             return [self._answer(run, [], failure=why, over_budget=True) for run in runs]
         messages = request_messages(question)
-        return list(await asyncio.gather(*(self._run(messages, price, run) for run in runs)))
+        answers = await asyncio.gather(*(self._run(messages, price, run) for run in runs))
+        if self._unusable is not None:
+            raise UserError(self._unusable)
+        return list(answers)
 
     def _price(self, question: Question, requests: int) -> CostEstimate:
         return estimate_cost(
@@ -233,11 +243,13 @@ class EndpointJudge(Judge):
         """
         status = int(error.status_code)
         code = str(getattr(error, "code", None) or "")
-        if status in REFUSED_KEY:
-            why = f"the judge's endpoint refuses the key (HTTP {status})"
+        if status == REFUSED_KEY:
+            why = f"the judge's endpoint refuses the key (HTTP {status}): set another one and run this again"
             return Fault(why, repeat=False, unusable=True)
         words = error.body.get("message") if isinstance(error.body, dict) else None
         said = f": {self._clean(words, 160)}" if isinstance(words, str) and words.strip() else ""
+        if status == 404:
+            said = f"{said}: see that --judge-url and --judge-model {self.model} are right"
         return Fault(
             f"the judge's endpoint answers HTTP {status}{said}",
             repeat=(status in WORTH_REPEATING or status >= 500) and code != "insufficient_quota",

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from refbench.bench.errors import UserError
 from refbench.metrics.judges.cost import Account, Prices, estimate_cost
 from refbench.metrics.judges.endpoint import EndpointJudge, Limits, retry_after_s
 from refbench.metrics.judges.judge import Question, parse_score
@@ -301,20 +302,31 @@ def test_retry_after_reads_seconds_and_dates() -> None:
     assert (retry_after_s({"retry-after": "Wed, 21 Oct 2099 07:28:00 GMT"}) or 0) > 1e6
 
 
-@pytest.mark.parametrize("code", [401, 403, 404])
-def test_unusable_endpoint_is_asked_once(code: int, talk: Callable[..., Talk]) -> None:
+@pytest.mark.parametrize("code", [401, 404])
+def test_unusable_endpoint_is_asked_once_and_ends_the_run(code: int, talk: Callable[..., Talk]) -> None:
     judge, server = talk(status(code))
-    (answer,) = judge.judge(QUESTION, [1])
-    assert f"HTTP {code}" in (answer.failure or "")
-    (again,) = judge.judge(QUESTION, [2])
-    assert again.failure == answer.failure
+    for run in (1, 2):
+        with pytest.raises(UserError, match=f"HTTP {code}") as caught:
+            judge.judge(QUESTION, [run])
+        assert "\n" not in str(caught.value)
     assert len(server.requests) == 1
 
 
-def test_bad_request_is_not_repeated_but_the_next_video_is_asked(talk: Callable[..., Talk]) -> None:
-    judge, server = talk(status(400, "image too large"), says("4"))
+def test_account_that_is_used_up_ends_the_run(talk: Callable[..., Talk]) -> None:
+    body = json.dumps({"error": {"message": "You exceeded your quota", "code": "insufficient_quota"}})
+    judge, server = talk(lambda handler: handler.reply(body.encode(), 429))
+    with pytest.raises(UserError, match="You exceeded your quota"):
+        judge.judge(QUESTION, [1])
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("code", [400, 403])
+def test_refused_input_is_not_repeated_but_the_next_video_is_asked(
+    code: int, talk: Callable[..., Talk]
+) -> None:
+    judge, server = talk(status(code, "your input was flagged"), says("4"))
     (answer,) = judge.judge(QUESTION, [1])
-    assert "image too large" in (answer.failure or "")
+    assert f"HTTP {code}: your input was flagged" in (answer.failure or "")
     assert judge.judge(QUESTION, [1])[0].verdict == "4"
     assert len(server.requests) == 2
 
@@ -357,7 +369,10 @@ def test_key_is_in_no_answer_and_no_log(
     seen = []
     for behaviour in (echoes_key, *map(echoes_key_as_error, (400, 401, 403, 404, 429, 500)), hangs_up_midway):
         judge, server = talk(behaviour)
-        seen.append(repr(judge.judge(QUESTION, [1])))
+        try:
+            seen.append(repr(judge.judge(QUESTION, [1])))
+        except UserError as error:
+            seen.append(str(error))
         assert KEY in server.requests[0]["headers"]["Authorization"]
     assert "[key]" in seen[0]
     assert KEY not in "".join(seen)
