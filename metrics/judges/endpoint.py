@@ -24,7 +24,7 @@ from typing import Any, TypeVar
 
 from refbench.bench.errors import UserError, one_line
 from refbench.metrics.judges.cost import Account, CostEstimate, estimate_cost
-from refbench.metrics.judges.judge import Answer, Judge, Question, Reply, parse_score
+from refbench.metrics.judges.judge import Answer, Judge, Question, Reply, forget, parse_score
 
 LARGEST_ANSWER_BYTES = 1 << 20
 LONGEST_KEPT_REPLY = 2000
@@ -122,12 +122,14 @@ class EndpointJudge(Judge):
         self._thread = threading.Thread(target=self._loop.run_forever, name="judge", daemon=True)
         self._thread.start()
 
-    def judge(self, question: Question, runs: Sequence[int]) -> list[Answer]:
+    def judge(
+        self, question: Question, runs: Sequence[int], on_answer: Callable[[Answer], None] = forget
+    ) -> list[Answer]:
         """One answer per run; the runs are asked at the same time, as far as the limit allows.
 
         Raises UserError for an endpoint that no request can use.
         """
-        return self._wait_for(self._judge(question, runs))
+        return self._wait_for(self._judge(question, runs, on_answer))
 
     def close(self) -> None:
         """Close the connections and end the thread."""
@@ -146,7 +148,9 @@ class EndpointJudge(Judge):
             future.cancel()
             raise
 
-    async def _judge(self, question: Question, runs: Sequence[int]) -> list[Answer]:
+    async def _judge(
+        self, question: Question, runs: Sequence[int], on_answer: Callable[[Answer], None]
+    ) -> list[Answer]:
         if self._unusable is not None:
             raise UserError(self._unusable)
         price = self._price(question, 1)
@@ -155,7 +159,19 @@ class EndpointJudge(Judge):
             why = self.account.why_closed(self._price(question, len(runs)))
             return [self._answer(run, [], failure=why, over_budget=True) for run in runs]
         messages = request_messages(question)
-        answers = await asyncio.gather(*(self._run(messages, price, run) for run in runs))
+
+        async def run_and_tell(run: int) -> Answer:
+            answer = await self._run(messages, price, run)
+            on_answer(answer)
+            return answer
+
+        tasks = [asyncio.ensure_future(run_and_tell(run)) for run in runs]
+        try:
+            answers = await asyncio.gather(*tasks)
+        finally:
+            # After an error the other runs must not go on asking, and paying, in the background.
+            for task in tasks:
+                task.cancel()
         if self._unusable is not None:
             raise UserError(self._unusable)
         return list(answers)

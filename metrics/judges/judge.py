@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -57,12 +57,21 @@ class Answer:
     over_budget: bool = False
 
 
+def forget(answer: Answer) -> None:
+    """Does nothing with an answer."""
+
+
 class Judge(ABC):
     """Answers questions; every run of a question is independent of the others."""
 
     @abstractmethod
-    def judge(self, question: Question, runs: Sequence[int]) -> list[Answer]:
-        """One answer per run, in the order of `runs`. What fails becomes an answer's `failure`."""
+    def judge(
+        self, question: Question, runs: Sequence[int], on_answer: Callable[[Answer], None] = forget
+    ) -> list[Answer]:
+        """One answer per run, in the order of `runs`. What fails becomes an answer's `failure`.
+
+        `on_answer` gets each answer as it comes, perhaps in another thread; what it raises ends the judging.
+        """
 
     def provenance(self) -> dict[str, Any]:
         """`dtype`, `batch_size` and `weights` of a model that runs here."""

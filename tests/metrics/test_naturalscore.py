@@ -352,6 +352,40 @@ def test_answers_are_cached_and_failures_are_not(
     assert unused.score(SAMPLE, video).value == 1.0
 
 
+def test_answers_of_an_interrupted_video_are_not_paid_for_again(
+    scripted: MakeScorer, asked: list[Any], tmp_path: Path
+) -> None:
+    video = clip(tmp_path / "clip.mp4", 4)
+    with pytest.raises(UserError, match="gone"):
+        scripted(["4", "5", Fault("gone", repeat=False, unusable=True)]).score(SAMPLE, video)
+    assert scripted(["3"]).score(SAMPLE, video).value == 4.0
+    assert len(asked) == 1
+
+
+def test_first_answer_is_on_disk_before_the_second_is_asked(
+    scripted: MakeScorer, asked: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept: list[int] = []
+    scorer = scripted(["4", "5", "3"])
+    ask = EndpointJudge.ask
+
+    async def counting(judge: EndpointJudge, messages: Any) -> Reply:
+        kept.append(len(list((tmp_path / "cache").rglob("*.json"))))
+        return await ask(judge, messages)
+
+    monkeypatch.setattr(EndpointJudge, "ask", counting)
+    scorer.score(SAMPLE, clip(tmp_path / "clip.mp4", 4))
+    assert kept[0] == 0 and kept[-1] >= 1
+
+
+def test_cache_that_cannot_be_written_ends_the_run_at_the_first_answer(
+    scripted: MakeScorer, tmp_path: Path
+) -> None:
+    (tmp_path / "cache").write_text("")
+    with pytest.raises(UserError, match="cache"):
+        scripted(["4", "5", "3"]).score(SAMPLE, clip(tmp_path / "clip.mp4", 4))
+
+
 def test_cache_is_by_frames_instruction_model_endpoint_and_run(scripted: MakeScorer, tmp_path: Path) -> None:
     video = clip(tmp_path / "clip.mp4", 4)
     scripted(["4"], runs=1).score(SAMPLE, video)
