@@ -8,7 +8,8 @@ quality 95, and an instruction; three independent runs.
 Source: `eval/get_naturalscore.py` of PKU-YuanGroup/OpenS2V-Nexus v1.1 (commit 210eb08). Kept on purpose:
 frames after 15·s are never seen, a short video sends fewer pictures, small pictures are enlarged (with the
 area filter that also shrinks), and the request has no system message and no temperature. As in the official
-merge, runs without an answer are left out of the mean; the details name them. Different:
+merge, runs without an answer are left out of the mean. The details name them and say how many there are
+(`runs_present`: "2 of 3"); the same command asks for them again. Different:
 
 * the instruction is ours (`metrics/judges/instruction.py`) unless a file with the official one is given;
 * an answer must be a number from 1 to 5: another one is asked again, then that run has failed, where the
@@ -323,6 +324,7 @@ class NaturalScorer(Scorer):
             "runs": {str(answer.run): answer.verdict for answer in answers if answer.verdict is not None},
             "replies": {str(answer.run): list(answer.replies) for answer in answers},
             "failed_runs": {str(answer.run): answer.failure for answer in answers if answer.verdict is None},
+            "runs_present": f"{sum(answer.verdict is not None for answer in answers)} of {len(answers)}",
             "judge": self.name,
             "instruction": self.instruction.label,
             "instruction_sha256": self.instruction.digest,

@@ -107,7 +107,8 @@ def make_plan(
 ) -> Plan:
     """Decide for each metric, sample and seed what is to be done; `held` are the store's latest records.
 
-    A held value is current while its metric version and digests match. A failure, missing weights and a
+    A held value is current while its metric version and digests match and no judge's run is missing from it
+    (one that is missing is asked again, where the judge can be asked). A failure, missing weights and a
     missing video are looked at again in every run: their causes lie outside the digests. A value of another
     variant with the same inputs is taken over instead of being scored twice.
     """
@@ -135,11 +136,15 @@ def make_plan(
                     _settle(plan, counts, blank, reason, held)
                     continue
                 current = held.get(blank.key)
-                if current is not None and _is_current(current, blank, metric, tiny=tiny):
+                if current is not None and _is_current(
+                    current, blank, metric, tiny=tiny, can_score=not counts.cannot
+                ):
                     counts.cached += 1
                     continue
                 twin = by_inputs.get((sample.id, seed, name, blank.provenance.inputs()))
-                if twin is not None and _is_current(twin, blank, metric, tiny=tiny):
+                if twin is not None and _is_current(
+                    twin, blank, metric, tiny=tiny, can_score=not counts.cannot
+                ):
                     counts.reused += 1
                     plan.settled.append(twin.model_copy(update={"variant": run_key.variant}))
                     continue
@@ -263,10 +268,17 @@ def _settle(
         plan.settled.append(record)
 
 
-def _is_current(held: Record, blank: Record, metric: Metric, *, tiny: bool) -> bool:
-    """Whether a held value still stands; one of tiny weights does not where real ones have come, nor back.
+def _is_current(held: Record, blank: Record, metric: Metric, *, tiny: bool, can_score: bool) -> bool:
+    """Whether a held value still stands; one of tiny weights does not where real ones have come, nor back,
+    and one that lacks some of its judge's runs only where they cannot be asked.
 
     Other changes of weights are not looked for: a digest takes the reading of many gigabytes.
     """
     same_weights = not metric.declaration.weights or held.provenance.is_tiny == tiny
-    return held.value is not None and same_weights and held.provenance.inputs() == blank.provenance.inputs()
+    complete = not held.details.get("failed_runs") or not can_score
+    return (
+        held.value is not None
+        and same_weights
+        and complete
+        and held.provenance.inputs() == blank.provenance.inputs()
+    )

@@ -20,7 +20,9 @@ from kit.goldens import read
 from refbench.bench.environment import Environment
 from refbench.bench.errors import MissingWeights, SampleError, UserError
 from refbench.bench.options import build_options
+from refbench.bench.runner.evaluate import Evaluated, evaluate
 from refbench.bench.sample import Sample
+from refbench.bench.scores.record import Record
 from refbench.bench.video import ALL_FRAMES, Video, stride_frames, write_video
 from refbench.bench.weights.common import QWEN25_VL
 from refbench.metrics.judges import instruction
@@ -305,6 +307,41 @@ def scripted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, asked: list[Any]) 
         scorer.close()
 
 
+@pytest.fixture
+def replies(monkeypatch: pytest.MonkeyPatch) -> list[str | Fault]:
+    """What every endpoint answers in turn; what was given is taken away."""
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    waiting: list[str | Fault] = []
+
+    async def ask(judge: EndpointJudge, messages: Any) -> Reply:
+        reply = waiting.pop(0)
+        if isinstance(reply, Fault):
+            raise reply
+        return Reply(text=reply, tokens_in=4000, tokens_out=1)
+
+    monkeypatch.setattr(EndpointJudge, "ask", ask)
+    return waiting
+
+
+@pytest.fixture
+def evaluate_one(tmp_path: Path, dataset: Path, videos: Path) -> Callable[..., Evaluated]:
+    """Evaluates one video by NaturalScore, each time into the same store."""
+
+    def run(**options: Any) -> Evaluated:
+        defaults = {"concurrency": 1, "attempts": 1, "cache": tmp_path / "cache"}
+        return evaluate(
+            videos,
+            dataset=dataset,
+            name="mine",
+            metrics="naturalscore",
+            options={"naturalscore": defaults | options},
+            limit=1,
+            out=tmp_path / "results",
+        )
+
+    return run
+
+
 def test_score_is_the_mean_of_the_runs(scripted: MakeScorer, tmp_path: Path) -> None:
     scorer = scripted(["4", " 5\n", "4.5"])
     score = scorer.score(SAMPLE, clip(tmp_path / "clip.mp4", 20))
@@ -324,6 +361,7 @@ def test_failed_run_is_named_and_left_out_of_the_mean(scripted: MakeScorer, tmp_
     score = scorer.score(SAMPLE, clip(tmp_path / "clip.mp4", 4))
     assert score.value == 3.0
     assert score.details["runs"] == {"1": "4", "3": "2"}
+    assert score.details["runs_present"] == "2 of 3"
     assert list(score.details["failed_runs"]) == ["2"]
     assert score.details["replies"]["2"] == ["Score: 5", "I refuse"]
     assert score.details["dollars"] == pytest.approx(16004e-6)
@@ -350,6 +388,30 @@ def test_answers_are_cached_and_failures_are_not(
     assert asked == []
     unused = scripted(["1", "1", "1"], use_cache=False)
     assert unused.score(SAMPLE, video).value == 1.0
+
+
+def test_missing_run_is_asked_again_by_the_same_command(
+    replies: list[str | Fault], evaluate_one: Callable[..., Evaluated], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def record() -> Record:
+        (one,) = evaluate_one().records
+        return one
+
+    replies += ["4", Fault("down", repeat=False), "2"]
+    first = record()
+    assert first.value == 3.0 and first.details["runs_present"] == "2 of 3"
+    # Where nobody can be asked, the value of two runs is not given up.
+    monkeypatch.delenv("OPENAI_API_KEY")
+    assert record() == first
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    # Still down: only the missing run was asked, the others come from the cache.
+    replies += [Fault("down", repeat=False)]
+    assert record().value == 3.0 and replies == []
+    replies += ["3"]
+    whole = record()
+    assert whole.value == 3.0 and whole.details["runs_present"] == "3 of 3" and replies == []
+    # Now it is current, and nobody is asked.
+    assert record() == whole
 
 
 def test_answers_of_an_interrupted_video_are_not_paid_for_again(
