@@ -13,7 +13,9 @@ merge, runs without an answer are left out of the mean. The details name them an
 
 * the instruction is ours (`metrics/judges/instruction.py`) unless a file with the official one is given;
 * an answer must be a number from 1 to 5: another one is asked again, then that run has failed, where the
-  official code would store the text and its merge would stop or clip;
+  official code would store the text and its merge would stop or clip. Of another judge than the official one
+  a number after `<think>…</think>`, in Markdown's emphasis (`**4**`) or in parts of text is read too, and the
+  details name such a run under `readings`;
 * a video that cannot be decoded has failed; the official code judges it from the text alone;
 * a judge that runs locally marks its details as `unofficial`.
 
@@ -250,6 +252,7 @@ class NaturalScore(Metric):
             ),
             account=Account(self.prices, self.options.budget),
             tokens_per_image=self.options.tokens_per_image,
+            is_official=self.model == OFFICIAL_MODEL,
         )
         if not self.options.use_cache:
             return judge
@@ -325,6 +328,7 @@ class NaturalScorer(Scorer):
             "replies": {str(answer.run): list(answer.replies) for answer in answers},
             "failed_runs": {str(answer.run): answer.failure for answer in answers if answer.verdict is None},
             "runs_present": f"{sum(answer.verdict is not None for answer in answers)} of {len(answers)}",
+            "readings": {str(answer.run): answer.reading for answer in answers if answer.reading},
             "judge": self.name,
             "instruction": self.instruction.label,
             "instruction_sha256": self.instruction.digest,

@@ -42,6 +42,7 @@ class AnswerCache:
                 run=run,
                 replies=tuple(str(reply) for reply in held["replies"]),
                 verdict=str(held["verdict"]),
+                reading=str(held.get("reading", "")),
                 tokens_in=int(held["tokens_in"]),
                 tokens_out=int(held["tokens_out"]),
             )
@@ -58,6 +59,7 @@ class AnswerCache:
             "key": key,
             "replies": list(answer.replies),
             "verdict": answer.verdict,
+            "reading": answer.reading,
             "tokens_in": answer.tokens_in,
             "tokens_out": answer.tokens_out,
         }

@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 
 from refbench.bench.weights.hf_folder import load_model, load_part, quiet_transformers, weight_digests
-from refbench.metrics.judges.judge import Answer, Judge, Question, Reply, forget, parse_score
+from refbench.metrics.judges.judge import Answer, Judge, Question, Reply, forget, parse_score, read_loosely
 from refbench.metrics.nets.inference import release
 
 LONGEST_ANSWER_TOKENS = 32
@@ -77,12 +77,16 @@ class LocalJudge(Judge):
         if not runs:
             return []
         reply = self.reply_to(question)
-        valid = parse_score(reply.text) is not None
+        verdict, reading = reply.text.strip(), ""
+        valid = parse_score(verdict) is not None
+        if not valid and (read := read_loosely(reply.text)):
+            (verdict, reading), valid = read, True
         answers = [
             Answer(
                 run=run,
                 replies=(reply.text,),
-                verdict=reply.text.strip() if valid else None,
+                verdict=verdict if valid else None,
+                reading=reading,
                 failure=None
                 if valid
                 else f"the local judge's answer is no number from 1 to 5: {reply.text[:80]}",

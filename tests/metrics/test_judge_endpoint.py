@@ -17,7 +17,7 @@ import pytest
 from refbench.bench.errors import UserError
 from refbench.metrics.judges.cost import Account, Prices, estimate_cost
 from refbench.metrics.judges.endpoint import EndpointJudge, Limits, retry_after_s
-from refbench.metrics.judges.judge import Question, parse_score
+from refbench.metrics.judges.judge import Question, parse_score, read_loosely
 
 KEY = "sk-test-secret-0123456789"
 QUESTION = Question(jpegs=(b"\xff\xd8first", b"\xff\xd8second"), instruction="How natural is it?")
@@ -176,7 +176,12 @@ def talk(waits: Waits) -> Iterator[Callable[..., Talk]]:
     """Starts a server with behaviours and a judge that asks it."""
     opened: list[Talk] = []
 
-    def start(*behaviours: Behaviour, limits: Limits = LIMITS, account: Account | None = None) -> Talk:
+    def start(
+        *behaviours: Behaviour,
+        limits: Limits = LIMITS,
+        account: Account | None = None,
+        is_official: bool = True,
+    ) -> Talk:
         server = Server(list(behaviours))
         threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
         judge = EndpointJudge(
@@ -186,6 +191,7 @@ def talk(waits: Waits) -> Iterator[Callable[..., Talk]]:
             limits=limits,
             account=account or Account(),
             tokens_per_image=255,
+            is_official=is_official,
             sleep=waits.sleep,
         )
         opened.append((judge, server))
@@ -222,6 +228,18 @@ MISBEHAVIOURS = {
     "500": (status(500), "HTTP 500"),
     "hangs": (hangs, "did not answer within 0.5 s"),
     "closes the connection in mid-answer": (hangs_up_midway, "connection"),
+    "an error in an answer of 200": (raw(b'{"error": {"message": "upstream is down"}}'), "upstream is down"),
+    "an error that is a text": (
+        raw(b'{"error": "no such\\n deployment"}'),
+        "is an error: no such deployment",
+    ),
+    "choices are null": (raw(b'{"choices": null, "detail": "try later"}'), '"detail": "try later"'),
+    "a web page": (raw(b"<!doctype html>\n<title>Log in</title>"), "--judge-url"),
+    "words of a web page": (raw(b"<!doctype html>\n<title>Log in</title>"), "html> <title>Log in</title>"),
+    "a stream": (raw(b'data: {"choices": []}\n\ndata: [DONE]\n\n'), "a stream of events"),
+    "content as parts": (says([{"type": "text", "text": "4"}]), "holds no text"),  # type: ignore[arg-type]
+    "thoughts": (says("<think>hm</think>4"), "no number from 1 to 5: <think>hm</think>4"),
+    "emphasis": (says("**4**"), "no number from 1 to 5: **4**"),
     "no choices": (raw(b'{"choices": []}'), "holds no choice"),
     "prose": (says("I would say: 4"), "no number from 1 to 5: I would say: 4"),
     "refusal": (says(None, refusal="I cannot help with that."), "no number from 1 to 5: I cannot help"),
@@ -262,6 +280,55 @@ def test_misbehaviour_for_ever_is_a_failed_run(name: str, talk: Callable[..., Ta
     assert reason in (answer.failure or "")
     assert "after 2 attempts" in (answer.failure or "")
     assert len(server.requests) == 2
+
+
+LOOSE_REPLIES: dict[str, tuple[Any, str]] = {
+    "thoughts": ("<think>The hands melt.\n5? No.</think>\n\n4\n", "read without its <think>"),
+    "emphasis": ("**4**", "read without its emphasis"),
+    "both": ("<think></think> `4`", "read without its <think> and emphasis"),
+    "parts": ([{"type": "thinking", "text": "5"}, {"type": "text", "text": "4"}], "joined from parts"),
+}
+
+
+@pytest.mark.parametrize("name", LOOSE_REPLIES)
+def test_another_judge_than_the_official_one_is_read_loosely(name: str, talk: Callable[..., Talk]) -> None:
+    text, reading = LOOSE_REPLIES[name]
+    judge, server = talk(says(text), is_official=False)
+    (answer,) = judge.judge(QUESTION, [1])
+    assert (answer.verdict, answer.reading) == ("4", reading)
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("reply", ["Score: 4", "4/5", "**6**", "<think>4", "4</think>", "<think>4</think>"])
+def test_loose_reading_guesses_nothing(reply: str) -> None:
+    assert read_loosely(reply) is None
+
+
+@pytest.mark.parametrize("name", ["emphasis", "a web page", "a stream", "choices are null", "compressed"])
+def test_judge_that_never_gave_a_number_is_asked_once_per_further_run(
+    name: str, talk: Callable[..., Talk]
+) -> None:
+    judge, server = talk(*[MISBEHAVIOURS[name][0]] * 4, says("4"), MISBEHAVIOURS[name][0])
+    assert "after 3 attempts" in (judge.judge(QUESTION, [1])[0].failure or "")
+    assert "after 1 attempt)" in (judge.judge(QUESTION, [1])[0].failure or "")
+    assert judge.judge(QUESTION, [1])[0].verdict == "4"
+    # It can be read: from now on every run has its attempts again.
+    assert "after 3 attempts" in (judge.judge(QUESTION, [1])[0].failure or "")
+    assert len(server.requests) == 8
+
+
+@pytest.mark.parametrize("encoding", ["Identity", "identity ", ""])
+def test_encoding_that_is_none_is_read(encoding: str, talk: Callable[..., Talk]) -> None:
+    judge, server = talk(raw(completion("4"), Content_Encoding=encoding))
+    assert judge.judge(QUESTION, [1])[0].verdict == "4"
+    assert len(server.requests) == 1
+
+
+def test_server_words_are_one_short_line_without_the_key(talk: Callable[..., Talk]) -> None:
+    judge, _ = talk(raw(f"<p>\n{'x' * 100}{KEY}\x1b[31m{'y' * 5000}</p>".encode()))
+    failure = judge.judge(QUESTION, [1])[0].failure or ""
+    assert "[key]" in failure and KEY[:8] not in failure
+    assert len(failure) < 300 and failure.isprintable()
 
 
 def test_raw_replies_are_kept_in_order(talk: Callable[..., Talk]) -> None:

@@ -414,6 +414,23 @@ def test_missing_run_is_asked_again_by_the_same_command(
     assert record() == whole
 
 
+def test_loose_reading_of_another_judge_is_marked_also_from_the_cache(
+    scripted: MakeScorer, tmp_path: Path
+) -> None:
+    video = clip(tmp_path / "clip.mp4", 4)
+    loose = ["4", "<think>hm</think>5", "**3**"]
+    score = scripted(loose, model="other").score(SAMPLE, video)
+    assert score.value == 4.0
+    assert score.details["readings"] == {
+        "2": "read without its <think>",
+        "3": "read without its emphasis",
+    }
+    assert scripted([], model="other").score(SAMPLE, video) == score
+    official = scripted(loose, attempts=1).score(SAMPLE, video)
+    assert official.value == 4.0 and list(official.details["failed_runs"]) == ["2", "3"]
+    assert official.details["readings"] == {}
+
+
 def test_answers_of_an_interrupted_video_are_not_paid_for_again(
     scripted: MakeScorer, asked: list[Any], tmp_path: Path
 ) -> None:
@@ -572,6 +589,18 @@ def test_local_judge_without_a_number_is_a_failed_run(judge_folder: Path) -> Non
     answers = judge.judge(Question(jpegs=(), instruction="Judge."), [1, 2])
     assert [answer.verdict for answer in answers] == [None, None]
     assert "four, I think" in (answers[0].failure or "")
+
+
+def test_local_judge_is_read_loosely_and_marked(judge_folder: Path) -> None:
+    from refbench.metrics.judges.local import LocalJudge
+
+    class Shouter(LocalJudge):
+        def reply_to(self, question: Question) -> Reply:
+            return Reply(text="**4**\n", tokens_in=10, tokens_out=4)
+
+    judge = Shouter.load(judge_folder, "cpu", "small")
+    (answer,) = judge.judge(Question(jpegs=(), instruction="Judge."), [1])
+    assert (answer.verdict, answer.reading, answer.failure) == ("4", "read without its emphasis", None)
 
 
 def test_local_model_may_be_a_path_and_a_missing_one_is_named(judge_folder: Path, tmp_path: Path) -> None:
