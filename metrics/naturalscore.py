@@ -78,7 +78,7 @@ class NaturalScoreOptions:
     use_cache: bool = True
     """Whether answers are kept and answers from earlier runs are used."""
     budget: float | None = None
-    """Dollars that one run of the program may spend; needs price_in and price_out."""
+    """Dollars that one run of the program, with all its workers, may spend; needs price_in and price_out."""
     price_in: float | None = None
     """Dollars per million tokens sent."""
     price_out: float | None = None
@@ -86,7 +86,7 @@ class NaturalScoreOptions:
     tokens_per_image: int = TOKENS_PER_IMAGE
     """Tokens that one picture costs, for the estimate; 255 is gpt-4o's count."""
     concurrency: int = 4
-    """Requests that wait for the endpoint at the same time; 1 or more."""
+    """Requests of all workers that wait for the endpoint at the same time; 1 or more."""
     timeout_s: float = 120.0
     """Seconds after which a request counts as failed."""
     attempts: int = 5
@@ -222,7 +222,7 @@ class NaturalScore(Metric):
         Raises MissingWeights without a key or model folder, and UserError for a key that cannot be one.
         """
         return NaturalScorer(
-            judge=self._load_local(environment) if self.is_local else self._connect(),
+            judge=self._load_local(environment) if self.is_local else self._connect(environment),
             name=self.model,
             is_local=self.is_local,
             instruction=self.instruction,
@@ -236,9 +236,16 @@ class NaturalScore(Metric):
 
         return LocalJudge.load(self._local_folder(environment), environment.device, self.model)
 
-    def _connect(self) -> Judge:
+    def _connect(self, environment: Environment) -> Judge:
         from refbench.metrics.judges.endpoint import EndpointJudge, Limits
 
+        account = Account(self.prices, self.options.budget)
+        shared: dict[str, Any] = {}
+        if environment.shared is not None:
+            from refbench.metrics.judges.shared import SharedAccount, SharedSlots
+
+            account = SharedAccount(environment.shared, self.prices, self.options.budget)
+            shared["slots"] = SharedSlots(folder=environment.shared, count=self.options.concurrency).one
         judge = EndpointJudge(
             model=self.model,
             url=self.options.url,
@@ -250,9 +257,10 @@ class NaturalScore(Metric):
                 first_wait_s=self.options.first_wait_s,
                 longest_wait_s=self.options.longest_wait_s,
             ),
-            account=Account(self.prices, self.options.budget),
+            account=account,
             tokens_per_image=self.options.tokens_per_image,
             is_official=self.model == OFFICIAL_MODEL,
+            **shared,
         )
         if not self.options.use_cache:
             return judge

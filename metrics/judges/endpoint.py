@@ -17,6 +17,7 @@ import random
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from functools import cache
@@ -87,8 +88,8 @@ class EndpointJudge(Judge):
     refuses the key (401), does not know the model (404) or says that the account is used up ends the run
     with a UserError; a request that it refuses for another reason (400, 403) has failed alone. While
     no answer could be read at all, only the first run takes all its attempts in vain: the next ones are asked
-    once. Of a judge that is not the official one `read_loosely` reads as well. `sleep` waits so many seconds
-    between attempts.
+    once. Of a judge that is not the official one `read_loosely` reads as well. `slots` gives the slots
+    that other processes take as well. `sleep` waits so many seconds between attempts.
     """
 
     def __init__(
@@ -101,6 +102,7 @@ class EndpointJudge(Judge):
         account: Account,
         tokens_per_image: int,
         is_official: bool = True,
+        slots: Callable[[], AbstractAsyncContextManager[Any]] = nullcontext,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         import openai
@@ -117,6 +119,7 @@ class EndpointJudge(Judge):
         self._was_read = False
         self._was_in_vain = False
         self._unusable: str | None = None
+        self._shared_slot = slots
         self._slots = asyncio.Semaphore(limits.concurrency)
         self._client = openai.AsyncOpenAI(
             api_key=key,
@@ -202,7 +205,7 @@ class EndpointJudge(Judge):
         failure, waits = "", 0
         for attempt in range(1, self._limits.attempts + 1):
             try:
-                async with self._slots:
+                async with self._slots, self._shared_slot():
                     if self._unusable is not None:
                         return self._answer(run, replies, failure=self._unusable)
                     if not self.account.reserve(price):

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import json
 import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from refbench.bench.errors import UserError
+from refbench.bench.runner.evaluate import evaluate
 from refbench.metrics.judges.cost import Account, Prices, estimate_cost
 from refbench.metrics.judges.endpoint import EndpointJudge, Limits, retry_after_s
 from refbench.metrics.judges.judge import Question, parse_score, read_loosely
+from refbench.metrics.judges.shared import SharedAccount, SharedSlots
 
 KEY = "sk-test-secret-0123456789"
 QUESTION = Question(jpegs=(b"\xff\xd8first", b"\xff\xd8second"), instruction="How natural is it?")
@@ -181,7 +186,9 @@ def talk(waits: Waits) -> Iterator[Callable[..., Talk]]:
         limits: Limits = LIMITS,
         account: Account | None = None,
         is_official: bool = True,
+        shared: Path | None = None,
     ) -> Talk:
+        slots = SharedSlots(folder=shared, count=limits.concurrency).one if shared else nullcontext
         server = Server(list(behaviours))
         threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
         judge = EndpointJudge(
@@ -192,6 +199,7 @@ def talk(waits: Waits) -> Iterator[Callable[..., Talk]]:
             account=account or Account(),
             tokens_per_image=255,
             is_official=is_official,
+            slots=slots,
             sleep=waits.sleep,
         )
         opened.append((judge, server))
@@ -470,6 +478,74 @@ def test_budget_that_covers_some_runs_only_asks_none(talk: Callable[..., Talk]) 
     answers = judge.judge(QUESTION, [1, 2, 3])
     assert all(answer.over_budget for answer in answers)
     assert not server.requests
+
+
+def test_budget_is_one_for_all_processes_of_a_run(talk: Callable[..., Talk], tmp_path: Path) -> None:
+    first, second = (SharedAccount(tmp_path, PRICES, budget=0.02) for _ in range(2))
+    judge, server = talk(says("4"), account=first)
+    other, other_server = talk(says("4"), account=second)
+    assert judge.judge(QUESTION, [1])[0].verdict == "4"
+    assert other.judge(QUESTION, [1])[0].verdict == "4"
+    (stopped,) = judge.judge(QUESTION, [1])
+    assert stopped.over_budget and "$0.0204 spent" in (stopped.failure or "")
+    assert other.judge(QUESTION, [1])[0].over_budget
+    assert (len(server.requests), len(other_server.requests)) == (1, 1)
+    assert first.reserved == pytest.approx(0.0)
+
+
+def test_evaluation_with_two_workers_spends_its_budget_once(
+    talk: Callable[..., Talk], dataset: Path, videos: Path, tmp_path: Path
+) -> None:
+    _, server = talk(says("4"))
+    # A request is estimated at about $0.02 and costs $0.0102: one is within the budget, a second one is not.
+    options = {"url": server.url, "runs": 1, "use_cache": False, "budget": 0.025}
+    prices = {"price_in": PRICES.tokens_in, "price_out": PRICES.tokens_out}
+    done = evaluate(
+        videos,
+        dataset=dataset,
+        name="mine",
+        metrics="naturalscore",
+        options={"naturalscore": options | prices},
+        limit=4,
+        workers=2,
+        out=tmp_path / "results",
+    )
+    assert len(server.requests) == 1
+    assert sorted(record.value is None for record in done.records) == [False, True, True, True]
+    assert all("budget of $0.0" in str(record.reason) for record in done.failures)
+
+
+def test_reservation_of_a_killed_process_stays(tmp_path: Path) -> None:
+    price = estimate_cost(requests=1, images_per_request=2, instruction="x", prices=PRICES)
+    assert SharedAccount(tmp_path, PRICES, budget=0.01).reserve(price)
+    assert not SharedAccount(tmp_path, PRICES, budget=0.01).reserve(price)
+
+
+def test_slots_are_those_of_all_processes_of_a_run(tmp_path: Path) -> None:
+    async def hold() -> None:
+        first, second = (SharedSlots(folder=tmp_path, count=2) for _ in range(2))
+        async with first.one(), second.one():
+            waiting = asyncio.ensure_future(second.one().__aenter__())
+            await asyncio.sleep(0)
+            assert not waiting.done()
+            assert first._free() is None
+        await waiting
+
+    asyncio.run(hold())
+
+
+def test_judges_of_two_processes_keep_to_one_limit(talk: Callable[..., Talk], tmp_path: Path) -> None:
+    limits = replace(LIMITS, concurrency=1)
+    talks = [talk(says("4"), limits=limits, shared=tmp_path) for _ in range(2)]
+    with SharedSlots(folder=tmp_path, count=1)._free() as held:  # type: ignore[union-attr]
+        threads = [threading.Thread(target=judge.judge, args=(QUESTION, [1])) for judge, _ in talks]
+        for thread in threads:
+            thread.start()
+        assert held is not None
+        assert not any(server.requests for _, server in talks)
+    for thread in threads:
+        thread.join()
+    assert [len(server.requests) for _, server in talks] == [1, 1]
 
 
 def test_budget_stops_repeated_asking(talk: Callable[..., Talk]) -> None:

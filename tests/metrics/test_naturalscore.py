@@ -520,6 +520,19 @@ def test_budget_gives_samples_a_reason(scripted: MakeScorer, asked: list[Any], t
     assert scorer.score(SAMPLE, Video(tmp_path / "a.mp4")).value == 4.0
 
 
+def test_workers_of_a_run_share_budget_and_slots(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    made: list[dict[str, Any]] = []
+    monkeypatch.setattr(EndpointJudge, "__init__", lambda judge, **arguments: made.append(arguments))
+    metric = NaturalScore(NaturalScoreOptions(budget=0.02, price_in=1.0, price_out=1.0))
+    for _ in range(2):
+        metric.load(Environment(shared=tmp_path))
+    price = metric.estimate_cost(1)
+    assert made[0]["account"].reserve(price)
+    assert not made[1]["account"].reserve(price)
+    assert made[0]["slots"].__self__ == made[1]["slots"].__self__
+
+
 def test_unreadable_video_fails_and_asks_nobody(
     scripted: MakeScorer, asked: list[Any], tmp_path: Path
 ) -> None:
