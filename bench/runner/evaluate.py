@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -180,11 +181,12 @@ class PreparedEvaluation:
         Interrupted at any point, the store holds what was finished; the same call goes on from there.
         """
         executor = make_executor(self.evaluation.workers)
-        with TemporaryDirectory(prefix="refbench-run-") as shared, StoreWriter(self.store) as writer:
-            several = self.evaluation.workers > 1
+        several = self.evaluation.workers > 1
+        run_folder = TemporaryDirectory(prefix="refbench-run-") if several else nullcontext()
+        with run_folder as shared, StoreWriter(self.store) as writer:
             factory = ScoringWorkerFactory(
                 options=self.evaluation.options,
-                environment=replace(self.environment, shared=Path(shared)) if several else self.environment,
+                environment=replace(self.environment, shared=Path(shared) if shared else None),
                 plugins=self.evaluation.plugins,
             )
             plan = self.plan(writer.records)
