@@ -14,12 +14,14 @@ from refbench.bench.errors import UserError, one_line
 @dataclass(frozen=True, kw_only=True)
 class Environment:
     """What a metric or method is loaded into: `device` as torch names it, CPU threads it may use, and the
-    folder of weights (None: where weights are looked for always).
+    folder of weights (None: where weights are looked for always). `shared` is a folder that exists while the
+    run does, for what its worker processes must count together (None: there is one process).
     """
 
     device: str = "cpu"
     threads: int = 1
     weights: Path | None = None
+    shared: Path | None = None
 
 
 def resolve_device(name: str, *, needs_torch: bool) -> str:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from refbench.bench import DEFAULT_TRACK
@@ -178,13 +180,15 @@ class PreparedEvaluation:
 
         Interrupted at any point, the store holds what was finished; the same call goes on from there.
         """
-        factory = ScoringWorkerFactory(
-            options=self.evaluation.options,
-            environment=self.environment,
-            plugins=self.evaluation.plugins,
-        )
         executor = make_executor(self.evaluation.workers)
-        with StoreWriter(self.store) as writer:
+        several = self.evaluation.workers > 1
+        run_folder = TemporaryDirectory(prefix="refbench-run-") if several else nullcontext()
+        with run_folder as shared, StoreWriter(self.store) as writer:
+            factory = ScoringWorkerFactory(
+                options=self.evaluation.options,
+                environment=replace(self.environment, shared=Path(shared) if shared else None),
+                plugins=self.evaluation.plugins,
+            )
             plan = self.plan(writer.records)
             writer.append(plan.settled)
             if self.folder.info is not None:

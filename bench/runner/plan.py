@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -109,10 +110,11 @@ def make_plan(
 ) -> Plan:
     """Decide for each metric, sample and seed what is to be done; `held` are the store's latest records.
 
-    A held value is current while its metric version and digests match and it says of an unusual video how
-    that was read (`Video.remarks`): one that does not is from before it was read so. A failure, missing
-    weights and a missing video are looked at again in every run: their causes lie outside the digests. A
-    value of another variant with the same inputs is taken over instead of being scored twice.
+    A held value is current while its metric version and digests match, no judge's run is missing from it (one
+    that is missing is asked again, where the judge can be asked), and it says of an unusual video how that was
+    read (`Video.remarks`): one that does not is from before it was read so. A failure, missing weights and a
+    missing video are looked at again in every run: their causes lie outside the digests. A value of another
+    variant with the same inputs is taken over instead of being scored twice.
     """
     plan = Plan(run_key=run_key)
     chosen = list(chosen)
@@ -138,11 +140,19 @@ def make_plan(
                     _settle(plan, counts, blank, reason, held)
                     continue
                 current = held.get(blank.key)
-                if current is not None and _is_current(current, blank, metric, digests, tiny=tiny):
+                stands = partial(
+                    _is_current,
+                    blank=blank,
+                    metric=metric,
+                    digests=digests,
+                    tiny=tiny,
+                    can_score=not counts.cannot,
+                )
+                if current is not None and stands(current):
                     counts.cached += 1
                     continue
                 twin = by_inputs.get((sample.id, seed, name, blank.provenance.inputs()))
-                if twin is not None and _is_current(twin, blank, metric, digests, tiny=tiny):
+                if twin is not None and stands(twin):
                     counts.reused += 1
                     plan.settled.append(twin.model_copy(update={"variant": run_key.variant}))
                     continue
@@ -278,15 +288,20 @@ def _settle(
         plan.settled.append(record)
 
 
-def _is_current(held: Record, blank: Record, metric: Metric, digests: _Digests, *, tiny: bool) -> bool:
-    """Whether a held value still stands; one of tiny weights does not where real ones have come, nor back.
+def _is_current(
+    held: Record, blank: Record, metric: Metric, digests: _Digests, *, tiny: bool, can_score: bool
+) -> bool:
+    """Whether a held value still stands; one of tiny weights does not where real ones have come, nor back,
+    and one that lacks some of its judge's runs only where they cannot be asked.
 
     Other changes of weights are not looked for: a digest takes the reading of many gigabytes.
     """
     same_weights = not metric.declaration.weights or held.provenance.is_tiny == tiny
+    complete = not held.details.get("failed_runs") or not can_score
     return (
         held.value is not None
         and same_weights
+        and complete
         and held.provenance.inputs() == blank.provenance.inputs()
         and set(digests.remarks(blank.sample, blank.seed)) <= set(held.reading)
     )
