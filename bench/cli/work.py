@@ -372,6 +372,8 @@ def _print_boards(done: Evaluated, protocol_name: str, *, strict: bool, json: bo
     else:
         print_scoreboards(boards, strict=strict)
         note(f"records: {done.store}")
+    if done.left_out:
+        note(done.left_out)
 
 
 def exit_on_failure(done: list[Evaluated], *, strict: bool = False, failed: bool = False) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -79,13 +80,17 @@ class Evaluation:
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluated:
-    """What came of it: whose scores these are, the records in the store, the plan, and the video folder."""
+    """What came of it: whose scores these are, the records of the folder's videos, the plan, and the folder.
+
+    `left_out` says in a line which values of the run the store holds besides, or is empty.
+    """
 
     run_key: RunKey
     store: Path
     records: list[Record]
     plan: Plan
     folder: VideoFolder
+    left_out: str = ""
 
     @property
     def failures(self) -> list[Record]:
@@ -113,7 +118,7 @@ def evaluate(
     plugins: Iterable[Path | str] = (),
     out: Path | str = "results",
 ) -> Evaluated:
-    """Score a folder of videos into the store below `out`, and return what the store then holds of it.
+    """Score a folder of videos into the store below `out`, and return what the store then holds of them.
 
     `videos` is a run folder or a flat folder of `<sample id>.mp4`; `track` a loaded track, or an official
     one's name, which is read from `dataset`. `name` is the method's name (a run folder knows its own).
@@ -203,15 +208,38 @@ class PreparedEvaluation:
                         if writer.records.get(record.key) != record:
                             writer.append([record])
                         progress.step(f"{job.metric} {job.sample.id}")
-            wanted = {sample.id for sample in self.samples}
-            records = [
-                record
-                for record in writer.records.values()
-                if record.variant == self.run_key.variant and record.sample in wanted
+            of_the_run = [
+                record for record in writer.records.values() if record.variant == self.run_key.variant
             ]
+        records, left_out = self._counted(of_the_run, plan)
         return Evaluated(
-            run_key=self.run_key, store=self.store, records=records, plan=plan, folder=self.folder
+            run_key=self.run_key,
+            store=self.store,
+            records=records,
+            plan=plan,
+            folder=self.folder,
+            left_out=left_out,
         )
+
+    def _counted(self, records: Iterable[Record], plan: Plan) -> tuple[list[Record], str]:
+        """The records of what the folder holds, and a line on the values that the store holds besides."""
+        samples = {sample.id: sample for sample in self.samples}
+        counted: list[Record] = []
+        besides: Counter[str] = Counter()
+        for record in records:
+            sample = samples.get(record.sample)
+            if record.seed not in self.folder.seeds:
+                why = f"seed {record.seed}, which is not in the folder"
+            elif sample is None:
+                why = "samples that are not among the chosen ones"
+            elif not plan.is_of_the_folder(record, sample):
+                why = f"{record.metric} for videos or samples that are gone or have changed"
+            else:
+                counted.append(record)
+                continue
+            besides[why] += record.value is not None
+        parts = [f"{count} of {why}" for why, count in sorted(besides.items()) if count]
+        return counted, f"not counted, the store also holds scores: {'; '.join(parts)}" if parts else ""
 
 
 def _run_key(evaluation: Evaluation, folder: VideoFolder) -> RunKey:

@@ -57,6 +57,30 @@ class Plan:
     turns: list[list[str]] = field(default_factory=list)
     forecasts: list[str] = field(default_factory=list)
     blanks: dict[tuple[str, str, int], Record] = field(default_factory=dict)
+    digests: Digests | None = None
+
+    def is_of_the_folder(self, record: Record, sample: Sample) -> bool:
+        """Whether a stored record tells of what the folder holds now.
+
+        Those of this plan's metrics do: what was not current is made anew. Of another metric a score counts
+        while its video, sample and references are those that it was made from. An imported score names no
+        video: it counts where the folder holds one.
+        """
+        digests = self.digests
+        assert digests is not None, "a plan of make_plan has digests"
+        if record.metric in self.per_metric or record.reason_kind == NOT_APPLICABLE:
+            return True
+        video = digests.video(sample, record.seed)
+        if record.provenance.source is not None:
+            return record.value is None or video is not None
+        if record.metric not in metrics.names():
+            return record.provenance.video == video
+        uses = metrics.get(record.metric).declaration.uses
+        return (
+            record.provenance.video == video
+            and record.provenance.sample == sample.digest(uses)
+            and ("references" not in uses or record.provenance.references == digests.references(sample))
+        )
 
     def record(self, job: ScoringJob, outcome: ScoringOutcome) -> Record:
         """The record of a finished job."""
@@ -118,7 +142,7 @@ def make_plan(
         for record in held.values()
         if record.value is not None
     }
-    digests = _Digests(folder)
+    digests = plan.digests = Digests(folder)
     samples = list(samples)
     for metric in chosen:
         name = metric.declaration.name
@@ -182,8 +206,8 @@ def _in_turns(jobs: Iterable[ScoringJob], turns_of_names: list[list[str]]) -> li
     return sorted(in_turns, key=lambda job: (job.turn, videos[job.video], position[job.metric][1]))
 
 
-class _Digests:
-    """Digests of videos and references, each file read once per plan."""
+class Digests:
+    """Digests of a folder's videos and of references, each file read once per plan."""
 
     def __init__(self, folder: VideoFolder) -> None:
         self._folder = folder
@@ -191,6 +215,7 @@ class _Digests:
         self._references: dict[str, str] = {}
 
     def video(self, sample: Sample, seed: int) -> str | SampleError | None:
+        """The SHA-256 of a sample's video, why it cannot be read, or None where there is none."""
         path = self._folder.videos.get((sample.id, seed))
         if path is None:
             return None
@@ -202,13 +227,14 @@ class _Digests:
         return self._videos[path]
 
     def references(self, sample: Sample) -> str:
+        """The SHA-256 of a sample's reference images; see `Sample.references_digest`."""
         if sample.id not in self._references:
             self._references[sample.id] = sample.references_digest()
         return self._references[sample.id]
 
 
 def _blank(
-    run_key: RunKey, metric: Metric, sample: Sample, seed: int, settings: str, digests: _Digests
+    run_key: RunKey, metric: Metric, sample: Sample, seed: int, settings: str, digests: Digests
 ) -> Record:
     """The record as far as it is known before scoring; its reason is a placeholder."""
     uses = metric.declaration.uses
@@ -238,7 +264,7 @@ def _settled_reason(
     folder: VideoFolder,
     sample: Sample,
     seed: int,
-    digests: _Digests,
+    digests: Digests,
 ) -> tuple[str | None, Path | None]:
     if inapplicable is not None:
         return f"{NOT_APPLICABLE}: {inapplicable}", None

@@ -87,7 +87,10 @@ def run_methods(run: MethodsRun) -> MethodsDone:
                 out=run.out,
             )
         )
-        evaluated.append(prepared.run())
+        done = prepared.run()
+        if done.left_out:
+            note(done.left_out)
+        evaluated.append(done)
     return MethodsDone(evaluated=evaluated, generation_failed=failed)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import time
@@ -69,6 +70,51 @@ def test_a_small_folder_from_start_to_table(refbench: Run, videos: Path, dataset
     assert plan_again["unknown_videos"] == ["surprise.mp4"]
     assert refbench(*command, expect=1).stdout == done.stdout
     assert store.read_bytes() == before
+
+
+def test_only_what_the_folder_holds_is_counted(
+    refbench: Run, videos: Path, dataset: Path, tmp_path: Path, make_clip: Callable[..., Path]
+) -> None:
+    """Seeds, videos and samples that went away leave the table, and are named; the store keeps them."""
+    run = tmp_path / "run"
+    shutil.copytree(videos, run / "seed-0")
+    shutil.copytree(videos, run / "seed-1")
+    command = ("evaluate", run, "--name", "mine", "--dataset", dataset, "--json")
+
+    def motion(*more: object) -> tuple[tuple[int, int, float], str]:
+        done = refbench(*command, *more)
+        board = json.loads(done.stdout)[0]["components"]["motion_amplitude"]
+        return (board["scored"], board["expected"], board["score"]), done.stderr
+
+    both, said = motion()
+    assert both[:2] == (12, 12)
+    assert "also holds" not in said
+    shutil.rmtree(run / "seed-1")
+    one, said = motion()
+    assert one[:2] == (6, 6)
+    assert "not counted, the store also holds scores: 6 of seed 1, which is not in the folder" in said
+    # Another folder of the same name, without a seed folder: its videos alone count.
+    shutil.rmtree(run / "seed-0")
+    make_clip("run/seed-3/faceobj_2.mp4", speed=5)
+    alone, said = motion()
+    assert alone[:2] == (1, 6)
+    assert "6 of seed 0, which is not in the folder; 6 of seed 1" in said
+    assert len([r for r in records_of(refbench.folder / "results/mine/open-domain.jsonl") if r.value]) >= 12
+
+
+def test_scores_of_a_metric_that_is_not_run_count_while_their_videos_are_there(
+    refbench: Run, videos: Path, dataset: Path, plugin: Path, make_clip: Callable[..., Path]
+) -> None:
+    command = ("evaluate", videos, "--name", "mine", "--dataset", dataset, "--plugin", plugin, "--json")
+    refbench(*command, "--metrics", "all")
+    again = ("--metrics", "motion-amplitude")
+    same = json.loads(refbench(*command, *again).stdout)[0]
+    assert same["supplementary"]["dummy-brightness"]["videos"] == 6
+    make_clip("videos/faceobj_2.mp4", seed=77, speed=5, frames=7)
+    (videos / "faceobj_10.mp4").unlink()
+    done = refbench(*command, *again)
+    assert json.loads(done.stdout)[0]["supplementary"]["dummy-brightness"]["videos"] == 4
+    assert "2 of dummy-brightness for videos or samples that are gone or have changed" in done.stderr
 
 
 def test_a_changed_video_is_scored_again(
