@@ -113,6 +113,14 @@ JudgeBudgetOption = Annotated[
     ),
 ]
 NameOption = Annotated[str | None, typer.Option("--name", help="The method's name in records and tables.")]
+PatternOption = Annotated[
+    str | None,
+    typer.Option(
+        "--pattern",
+        metavar="FORM",
+        help="How videos are named, where not after the sample alone: '{id}_seed{seed}.mp4', '*/{id}.mp4'.",
+    ),
+]
 PromptsOption = Annotated[
     Path | None,
     typer.Option(

@@ -31,6 +31,7 @@ def add_commands(app: typer.Typer) -> None:
 def evaluate(
     videos: Annotated[Path, typer.Argument(help="Run folder, or a flat folder of <sample id>.mp4.")],
     name: o.NameOption = None,
+    pattern: o.PatternOption = None,
     track: o.TrackOption = None,
     dataset: o.DatasetOption = None,
     suite: o.SuiteOption = None,
@@ -79,6 +80,7 @@ def evaluate(
             videos=videos,
             track=o.chosen_track(track, suite, dataset),
             name=name,
+            pattern=pattern,
             metrics=metrics,
             options=_metric_options([*(set_ or []), *judge], metrics),
             memory_gib=memory_gib,
@@ -315,12 +317,18 @@ def _metric_options(assignments: list[str] | None, metrics: str | None) -> dict[
 
 
 def _report_unknown(prepared: PreparedEvaluation) -> None:
+    """Say how names were read and which videos are not used."""
     from refbench.bench.console import note
     from refbench.bench.files import shortlist
+    from refbench.bench.runs.video_names import named_with_near
 
+    for text in prepared.folder.remarks:
+        note(text)
     unknown = prepared.folder.unknown
     if unknown:
-        note(f"not scored, no sample of {prepared.run_key.track} has this name: {shortlist(unknown)}")
+        ids = [sample.id for sample in prepared.evaluation.track.samples]
+        named = shortlist(named_with_near(unknown, ids))
+        note(f"not scored, no sample of {prepared.run_key.track} has this name: {named}")
 
 
 def _print_plan(prepared: PreparedEvaluation, *, json: bool) -> None:

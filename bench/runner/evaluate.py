@@ -65,6 +65,7 @@ class Evaluation:
     videos: Path
     track: Track
     name: str | None = None
+    pattern: str | None = None
     metrics: str | None = None
     options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     limit: int | None = None
@@ -109,6 +110,7 @@ def evaluate(
     track: Track | str = DEFAULT_TRACK,
     dataset: Path | str | None = None,
     name: str | None = None,
+    pattern: str | None = None,
     metrics: str | None = None,
     options: Mapping[str, Mapping[str, Any]] | None = None,
     weights: Path | str | None = None,
@@ -120,8 +122,9 @@ def evaluate(
 ) -> Evaluated:
     """Score a folder of videos into the store below `out`, and return what the store then holds of them.
 
-    `videos` is a run folder or a flat folder of `<sample id>.mp4`; `track` a loaded track, or an official
-    one's name, which is read from `dataset`. `name` is the method's name (a run folder knows its own).
+    `videos` is a run folder or a flat folder of `<sample id>.mp4`; `pattern` says how other names are read
+    (`{id}_seed{seed}.mp4`). `track` is a loaded track, or an official one's name, which is read from
+    `dataset`. `name` is the method's name (a run folder knows its own).
     `metrics` is `components` (the default: those in TotalScore), `all`, or names separated by commas;
     `options` are values by metric and key. What is current in the store is not scored again. Raises UserError
     for what the caller can mend; a sample that fails is a record with its reason.
@@ -133,6 +136,7 @@ def evaluate(
             videos=Path(videos),
             track=as_track(track, dataset),
             name=name,
+            pattern=pattern,
             metrics=metrics,
             options=options or {},
             weights=Path(weights) if weights is not None else None,
@@ -150,7 +154,7 @@ class PreparedEvaluation:
 
     def __init__(self, evaluation: Evaluation) -> None:
         self.evaluation = evaluation
-        self.folder = scan_videos(evaluation.videos, evaluation.track)
+        self.folder = scan_videos(evaluation.videos, evaluation.track, evaluation.pattern)
         self.run_key = _run_key(evaluation, self.folder)
         self.store = store_path(evaluation.out, self.run_key.method, self.run_key.track)
         self.metrics = selected_metrics(evaluation.metrics, evaluation.options)

@@ -195,10 +195,11 @@ class Exported:
 def export_scores(records: Iterable[Record], folder: Path) -> Exported:
     """Write the records of one (method, track, variant, seed) as official files, and the merged v1.1 result.
 
-    Samples stand in natural order of their ids, so the files (and the last digits of the merged means) do not
-    depend on the order of the records. Values without a score are left out, as the official scripts leave
-    them out. The merged file, which the public leaderboard accepts, is written only for a plain run in which every component has a score: the
-    official merge would count a missing one as zero, and a control is no entry.
+    Samples stand in natural order of their ids, so that the files (and the last digits of the merged means)
+    do not depend on the order of the records. Values without a score are left out, as the official scripts
+    leave them out. The merged file, which the public leaderboard accepts, is written only for a plain run in
+    which every component has a score: the official merge would count a missing one as zero, and a control is
+    no entry.
     """
     contents: dict[str, dict[str, Any]] = {}
     track = ""
