@@ -14,7 +14,7 @@ from refbench.bench.environment import available_gib
 from refbench.bench.errors import SampleError, UserError
 from refbench.bench.registry import load_plugins
 from refbench.bench.runner.executors import WorkerDied, make_executor
-from refbench.bench.runner.plan import Plan, make_plan, selected_metrics
+from refbench.bench.runner.plan import Plan, make_plan, require_named, selected_metrics
 from refbench.bench.runner.progress import Progress
 from refbench.bench.runner.scoring import ScoringOutcome, ScoringWorkerFactory, scoring_environment
 from refbench.bench.runs.folder import VideoFolder, scan_videos, stored_run_file, write_run
@@ -127,7 +127,8 @@ def evaluate(
     `dataset`. `name` is the method's name (a run folder knows its own).
     `metrics` is `components` (the default: those in TotalScore), `all`, or names separated by commas;
     `options` are values by metric and key. What is current in the store is not scored again. Raises UserError
-    for what the caller can mend; a sample that fails is a record with its reason.
+    for what the caller can mend (also a metric that is asked for by name and whose weights are missing); a
+    sample that fails is a record with its reason.
     """
     paths = tuple(map(Path, plugins))
     load_plugins(paths)
@@ -195,6 +196,8 @@ class PreparedEvaluation:
         executor = make_executor(self.evaluation.workers)
         with StoreWriter(self.store) as writer:
             plan = self.plan(writer.records)
+            lacking = {name: counts.lacking for name, counts in plan.per_metric.items()}
+            require_named(self.evaluation.metrics, self.metrics, self.environment, lacking)
             writer.append(plan.settled)
             if self.folder.info is not None:
                 write_run(stored_run_file(self.store, self.run_key.variant), self.folder.info)

@@ -30,12 +30,16 @@ from refbench.bench.scores.record import (
 from refbench.bench.video import Video
 from refbench.bench.weights.store import any_tiny
 
+# What `--metrics` may be instead of names.
+METRIC_SETS = ("components", "all")
+
 
 @dataclass
 class MetricPlan:
-    """One metric's share of a plan, in counts of videos."""
+    """One metric's share of a plan, in counts of videos; `lacking` are those that `cannot` be scored."""
 
     to_score: int = 0
+    lacking: int = 0
     cached: int = 0
     reused: int = 0
     not_applicable: int = 0
@@ -97,6 +101,23 @@ class Plan:
         )
 
 
+def require_named(
+    selection: str | None, chosen: Iterable[Metric], environment: Environment, videos: Mapping[str, int]
+) -> None:
+    """See that metrics that were asked for by name can run, where `videos` (by metric) wait for them.
+
+    Raises UserError with what is missing and how to get it. Metrics of `components` and `all` may be missing:
+    they become reasons in the records.
+    """
+    if selection is None or selection.strip() in METRIC_SETS:
+        return
+    for metric in chosen:
+        name = metric.declaration.name
+        missing = metric.unavailable(environment) if videos.get(name) else None
+        if missing is not None:
+            raise UserError(f"{name} was asked for and cannot run: {missing}")
+
+
 def selected_metrics(selection: str | None, options: Mapping[str, Mapping[str, Any]]) -> list[Metric]:
     """The metrics to run: `components` (the default: those that fill a protocol's column), `all`, or a comma
     list.
@@ -104,7 +125,7 @@ def selected_metrics(selection: str | None, options: Mapping[str, Mapping[str, A
     Raises UserError for unknown names and for options of a metric that does not run.
     """
     chosen = (selection or "components").strip()
-    if chosen in ("components", "all"):
+    if chosen in METRIC_SETS:
         names = metrics.names()
     else:
         names = [metrics.get(name.strip()).declaration.name for name in chosen.split(",") if name.strip()]
@@ -161,6 +182,9 @@ def make_plan(
                 current = held.get(blank.key)
                 if current is not None and _is_current(current, blank, metric, tiny=tiny):
                     counts.cached += 1
+                    if current.category != sample.category:
+                        # No score depends on it, but the tables by category do.
+                        plan.settled.append(current.model_copy(update={"category": sample.category}))
                     continue
                 twin = by_inputs.get((sample.id, seed, name, blank.provenance.inputs()))
                 if twin is not None and _is_current(twin, blank, metric, tiny=tiny):
@@ -168,6 +192,7 @@ def make_plan(
                     plan.settled.append(twin.model_copy(update={"variant": run_key.variant}))
                     continue
                 if counts.cannot:
+                    counts.lacking += 1
                     # Only now: a value that was scored where the weights were is not given up for this.
                     _settle(plan, counts, blank, f"{MISSING_WEIGHTS}: {counts.cannot}", held)
                     continue

@@ -243,6 +243,35 @@ def test_failures_weights_and_options_of_a_metric(
         assert message in refbench(*base, "--set", wrong, expect=2).stderr
 
 
+def test_a_metric_asked_for_by_name_must_have_its_weights(refbench: Run, videos: Path, dataset: Path) -> None:
+    base = ("evaluate", videos, "--name", "mine", "--dataset", dataset)
+    told = "aesthetics was asked for and cannot run: openai/clip-vit-large-patch14 is not on disk"
+    done = refbench(*base, "--metrics", "motion-amplitude,aesthetics", expect=2)
+    assert told in done.stderr
+    assert "refbench weights pull" in done.stderr
+    # Nothing was written; without the name it is a reason like any other.
+    assert not (refbench.folder / "results/mine/open-domain.jsonl").read_bytes()
+    refbench(*base)
+    video = videos / "faceobj_2.mp4"
+    assert told in refbench("score", video, "--prompt", "p", "--metrics", "aesthetics", expect=2).stderr
+    words = ("run", "noise", "--dataset", dataset, "--metrics", "aesthetics")
+    assert told in refbench(*words, expect=2).stderr
+    assert not (refbench.folder / "runs").exists()
+
+
+def test_stored_scores_take_the_suites_new_categories(refbench: Run, videos: Path, tmp_path: Path) -> None:
+    """Of a store written when each id was a category of its own."""
+    suite = tmp_path / "mine.jsonl"
+    rows = [{"id": one, "prompt": "p", "category": one} for one in SMALL_IDS[:3]]
+    suite.write_text("\n".join(map(json.dumps, rows)))
+    command = ("evaluate", videos, "--name", "x", "--suite", suite, "--json", "--metrics", "motion-amplitude")
+    assert len(json.loads(refbench(*command).stdout)[0]["categories"]) == 3
+    suite.write_text("\n".join(json.dumps(row | {"category": "all"}) for row in rows))
+    plan = json.loads(refbench(*command, "--dry-run").stdout)["metrics"]["motion-amplitude"]
+    assert (plan["cached"], plan["to_score"]) == (3, 0)
+    assert list(json.loads(refbench(*command).stdout)[0]["categories"]) == ["all"]
+
+
 def test_shuffled_scoring_is_a_variant_and_reuses_what_it_can(
     refbench: Run, videos: Path, dataset: Path, plugin: Path
 ) -> None:

@@ -100,7 +100,7 @@ def test_an_id_that_begins_another_is_not_mistaken(tmp_path: Path) -> None:
         (["seed-1/faceobj_1.mp4", "seed_01/faceobj_1.mp4"], "seed-1 and seed_01 are both seed 1"),
         (["FaceObj_14.mp4", "face_obj2.mp4"], "FaceObj_14.mp4 (near faceobj_14), face_obj2.mp4 (near face"),
         (["deep/a/faceobj_1.mp4"], "deep/a: give that folder, or to evaluate --pattern"),
-        (["._faceobj_1.mp4", "readme"], "holds no mp4 or other video"),
+        (["._faceobj_1.mp4", "readme.txt"], "holds no mp4 or other video"),
     ],
 )
 def test_what_is_ambiguous_is_refused_in_one_line(tmp_path: Path, names: list[str], told: str) -> None:
