@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import codecs
+import io
 import json
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
+from refbench.bench.errors import visible
 from refbench.bench.scores.aggregate import ComponentResult, Scoreboard
 from refbench.bench.scores.bootstrap import Interval
 from refbench.bench.scores.columns import COMPONENTS
@@ -14,6 +17,14 @@ from refbench.bench.scores.columns import COMPONENTS
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
+
+# What is printed where a terminal's encoding lacks a character; all others are written out (`\u4e2d`).
+PLAIN_CHARACTERS = {
+    "–": "-", "—": "-", "−": "-", "…": "...", "×": "x", "·": "-", "•": "*", "†": "+", "±": "+-",
+    "→": "->", "►": ">", "↑": "^", "↓": "v", "“": '"', "”": '"', "‘": "'", "’": "'", "≤": "<=", "≥": ">=",
+    "─": "-", "━": "-", "│": "|", "█": "#", "\N{NO-BREAK SPACE}": " ", "\N{REPLACEMENT CHARACTER}": "?",
+}  # fmt: skip
+PLAIN_ERRORS = "refbench-plain"
 
 # Wide enough for nine columns where the output is not a terminal, whose width is then unknown.
 PLAIN_WIDTH = 160
@@ -27,19 +38,45 @@ def console(*, stderr: bool = False) -> Console:
     return Console(stderr=stderr, highlight=False, width=None if stream.isatty() else PLAIN_WIDTH)
 
 
+def write_plainly() -> None:
+    """Let standard output and error take any text, whatever the encoding of the terminal.
+
+    A character that it lacks is printed as a plain one (`-` for a dash) or written out, never raised.
+    """
+    codecs.register_error(PLAIN_ERRORS, _plain_characters)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors=PLAIN_ERRORS)
+
+
+def _plain_characters(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    lacking = error.object[error.start : error.end]
+    plain = [PLAIN_CHARACTERS.get(one) or one.encode("unicode_escape").decode() for one in lacking]
+    return "".join(plain), error.end
+
+
 def note(text: str) -> None:
     """One line on standard error, so that `--json` output stays clean."""
-    console(stderr=True).print(text, markup=False, soft_wrap=True)
+    console(stderr=True).print(visible(text), markup=False, soft_wrap=True)
 
 
 def print_text(text: str) -> None:
     """A line (or block) on standard output, without markup or wrapping."""
-    console().print(text, markup=False, soft_wrap=True)
+    console().print(visible(text), markup=False, soft_wrap=True)
 
 
 def print_json(data: Any) -> None:
-    """`data` as JSON on standard output, numbers unrounded."""
-    sys.stdout.write(json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    """`data` as JSON on standard output, numbers unrounded; what a terminal would obey is escaped."""
+    text = json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False)
+    utf8 = (sys.stdout.encoding or "utf-8").lower().replace("-", "").startswith("utf")
+    # Outside of ASCII only strings have characters, so each may be escaped as JSON escapes it.
+    escaped = "".join(
+        one if one == "\n" or (one.isprintable() and (utf8 or one.isascii())) else json.dumps(one)[1:-1]
+        for one in text
+    )
+    sys.stdout.write(escaped.replace("\x7f", "\\u007f") + "\n")
 
 
 def table(
@@ -53,11 +90,13 @@ def table(
     from rich.table import Table
     from rich.text import Text
 
-    result = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    heading = Text(visible(title)) if title is not None else None
+    result = Table(title=heading, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for index, column in enumerate(columns):
-        result.add_column(column, justify="left" if words or index == 0 else "right", overflow="fold")
+        justify: Literal["left", "right"] = "left" if words or index == 0 else "right"
+        result.add_column(Text(visible(column)), justify=justify, overflow="fold")
     for row in rows:
-        result.add_row(*(Text(cell) for cell in row))
+        result.add_row(*(Text(visible(cell)) for cell in row))
     return result
 
 

@@ -187,7 +187,10 @@ def dataset_folder(dataset: str | Path | None) -> Path:
         )
     if chosen == "hub" or chosen.startswith("hub@"):
         return _download(chosen.removeprefix("hub").removeprefix("@") or None)
-    folder = Path(chosen).expanduser()
+    try:
+        folder = Path(chosen).expanduser()
+    except RuntimeError:
+        raise UserError(f"the data set folder {one_line(chosen, 80)}: there is no such home folder") from None
     if not folder.is_dir():
         raise UserError(f"the data set folder {folder} does not exist")
     return folder

@@ -49,7 +49,7 @@ def read_text(path: Path) -> str:
             raise UserError(
                 f"{path} is larger than {LARGEST_TEXT_BYTES // 2**20} MiB: not a file of this kind"
             )
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise UserError(f"{path} does not exist") from None
     except (OSError, UnicodeDecodeError, ValueError) as error:

@@ -30,12 +30,14 @@ def report(
 
     Example: refbench report scores/ -o report
     """
-    from refbench.bench.console import print_json, print_scoreboards, print_text, scoreboard_json
+    from refbench.bench.console import note, print_json, print_scoreboards, print_text, scoreboard_json
     from refbench.reports.report import PLOT_FOLDER, TABLE_FOLDER
     from refbench.reports.report import report as make_report
 
     made = make_report(stores, protocol=protocol)
     files = made.write(out)
+    for text in made.left_out:
+        note(f"left out of the report: {text}")
     if json:
         print_json(
             {

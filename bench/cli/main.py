@@ -13,11 +13,13 @@ from typer.core import TyperGroup
 
 from refbench.bench import __version__
 from refbench.bench.cli import demo, inspection, scores, weights, work
-from refbench.bench.errors import UserError, one_line
+from refbench.bench.console import write_plainly
+from refbench.bench.errors import UserError, one_line, visible
 
 COMMANDS_GROUP = "refbench.commands"
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
+NO_HOME = "home directory"
 
 
 class CommandGroup(TyperGroup):
@@ -102,9 +104,10 @@ for _module in (work, demo, scores, inspection, weights):
 
 def main() -> None:
     """Run the command line: 0 all well, 1 some sample failed, 2 the user can fix it, 130 interrupted."""
-    # A scheduler's SIGTERM ends work as Ctrl-C does: child programs are stopped, temporary files removed.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
+        # A scheduler's SIGTERM ends work as Ctrl-C does: child programs are stopped, temporary files removed.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        write_plainly()
         app()
     except UserError as error:
         _complain(str(error))
@@ -112,6 +115,12 @@ def main() -> None:
     except (_Interrupted, KeyboardInterrupt):
         _complain("stopped; what was finished is kept, and the same command goes on from there")
         sys.exit(EXIT_INTERRUPTED)
+    except RuntimeError as error:
+        # What pathlib raises for `~` without HOME, and for `~somebody` who does not exist.
+        if NO_HOME not in str(error):
+            raise
+        _complain(f"{one_line(error)} Set HOME, or write the path without ~")
+        sys.exit(EXIT_USER_ERROR)
     except OSError as error:
         # A full disk, a folder that may not be written: the operating system's words are the clearest.
         _complain(one_line(error))
@@ -119,7 +128,7 @@ def main() -> None:
 
 
 def _complain(text: str) -> None:
-    sys.stderr.write(f"refbench: {' '.join(text.split())}\n")
+    sys.stderr.write(f"refbench: {visible(' '.join(text.split()))}\n")
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from refbench.bench.console import console
+from refbench.bench.errors import visible
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
@@ -40,7 +41,7 @@ class Progress:
             from rich import progress
 
             self._bar = progress.Progress(
-                progress.TextColumn("{task.description}"),
+                progress.TextColumn("{task.description}", markup=False),
                 progress.BarColumn(),
                 progress.MofNCompleteColumn(),
                 progress.TextColumn("{task.fields[rate]}"),
@@ -68,7 +69,7 @@ class Progress:
                 self._task,
                 advance=1,
                 rate=_rate_text(rate),
-                description=description or self._description,
+                description=visible(description or self._description),
             )
         elif now - self._last_line >= SECONDS_BETWEEN_LINES or self._done == self._total:
             self._last_line = now
@@ -95,7 +96,7 @@ class Progress:
         each = (now - self._part_started) / done
         if self._bar is not None:
             if self._part_task is None:
-                self._part_task = self._bar.add_task(self._part_name, total=total, rate="")
+                self._part_task = self._bar.add_task(visible(self._part_name), total=total, rate="")
             self._bar.update(
                 self._part_task, completed=done, total=total, rate=_rate_text(1 / max(each, 1e-9))
             )
@@ -112,7 +113,7 @@ class Progress:
 
     def say(self, text: str) -> None:
         """A line above the bar."""
-        self._screen.print(text, markup=False, soft_wrap=True)
+        self._screen.print(visible(text), markup=False, soft_wrap=True)
 
 
 def _rate_text(per_second: float) -> str:
