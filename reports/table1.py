@@ -28,6 +28,8 @@ from refbench.reports.table_formats import csv_text, to_latex, to_markdown
 from refbench.reports.tables import NONE, Cell, Table
 
 REPORTED_ONLY = "reported only"
+# What a line of the table holds.
+ROW_KINDS = ("published", "measured", "difference")
 CSV_COLUMNS = (
     "method",
     "run",

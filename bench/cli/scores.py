@@ -41,7 +41,7 @@ def import_scores(
     """
     from dataclasses import replace
 
-    from refbench.bench.console import note, print_json, print_scoreboards, scoreboard_json
+    from refbench.bench.console import inform, print_json, print_scoreboards, scoreboard_json
     from refbench.bench.dataset import OFFICIAL_TRACKS, load_track
     from refbench.bench.registry import unknown_name
     from refbench.bench.scores.aggregate import scoreboards
@@ -66,7 +66,7 @@ def import_scores(
         print_json([scoreboard_json(board) for board in boards])
     else:
         print_scoreboards(boards)
-        note(f"read {', '.join(imported.files)}; records: {path}")
+        inform(f"read {', '.join(imported.files)}; records: {path}")
 
 
 def _earlier(held: Sequence[Record], imported: Sequence[Record]) -> str:

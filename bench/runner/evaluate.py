@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,12 @@ from refbench.bench.registry import load_plugins
 from refbench.bench.runner.executors import WorkerDied, make_executor
 from refbench.bench.runner.plan import Plan, make_plan, require_named, selected_metrics
 from refbench.bench.runner.progress import Progress
-from refbench.bench.runner.scoring import ScoringOutcome, ScoringWorkerFactory, scoring_environment
+from refbench.bench.runner.scoring import (
+    ScoringJob,
+    ScoringOutcome,
+    ScoringWorkerFactory,
+    scoring_environment,
+)
 from refbench.bench.runs.folder import VideoFolder, scan_videos, stored_run_file, write_run
 from refbench.bench.sample import Sample, shuffle_references
 from refbench.bench.scores.record import (
@@ -205,7 +210,7 @@ class PreparedEvaluation:
                 with Progress("scoring", len(plan.jobs)) as progress:
                     for text in plan.forecasts:
                         progress.say(text)
-                    for job, result in executor.run(factory, plan.jobs):
+                    for job, result in executor.run(factory, self._announced(plan.jobs, progress)):
                         outcome = (
                             ScoringOutcome(reason=f"{FAILED}: {result.reason}")
                             if isinstance(result, WorkerDied)
@@ -227,6 +232,13 @@ class PreparedEvaluation:
             folder=self.folder,
             left_out=left_out,
         )
+
+    def _announced(self, jobs: Sequence[ScoringJob], progress: Progress) -> Iterator[ScoringJob]:
+        """The jobs, each named when it is begun; several workers take theirs before anything is done."""
+        for job in jobs:
+            if self.evaluation.workers == 1:
+                progress.now(f"{job.metric} {job.sample.id}")
+            yield job
 
     def _counted(self, records: Iterable[Record], plan: Plan) -> tuple[list[Record], str]:
         """The records of what the folder holds, and a line on the values that the store holds besides."""

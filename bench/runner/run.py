@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from refbench.bench.console import note
+from refbench.bench.console import inform, note
 from refbench.bench.dataset import Track
 from refbench.bench.environment import Environment
 from refbench.bench.options import assignments_by_owner
@@ -105,7 +105,8 @@ def run_methods(run: MethodsRun) -> MethodsDone:
 def generate_and_say(generation: Generation) -> Generated:
     """Generate, and say on stderr how many videos were made, kept and failed."""
     done = run_generation(generation)
-    note(
+    say = note if done.failures else inform
+    say(
         f"{done.folder}: {done.made} made, {done.kept} there already, {len(done.failures)} failed"
         + (" (tried again by the same command)" if done.failures else "")
     )
