@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -234,3 +235,16 @@ def test_a_file_that_cannot_be_read_does_not_stop_the_others(tmp_path: Path) -> 
     # Alone it is the cause, as before.
     with pytest.raises(UserError, match="schema_version"):
         report(newer)
+
+
+def test_in_the_dark_plots_lie_on_a_light_card_and_no_name_is_cut() -> None:
+    page = str(report_of(run_records(ids=IDS)).contents()["report.html"])
+    style = page.partition("<style>")[2].partition("</style>")[0]
+    light, _, dark = style.partition("prefers-color-scheme: dark")
+    card = re.search(r"--card: #([0-9a-f]{6})", dark)
+    assert "--card: #ffffff" in light and card is not None
+    # Light enough for black on it, and no white rectangle.
+    assert all(0xC0 <= int(card[1][at : at + 2], 16) <= 0xE8 for at in (0, 2, 4))
+    assert re.search(r"figure \{[^}]*background: var\(--card\)", style)
+    assert re.search(r"figure img \{[^}]*mix-blend-mode: multiply", style)
+    assert "overflow-wrap: anywhere" not in style.partition(".words td")[2].partition("}")[0]
