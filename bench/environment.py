@@ -53,6 +53,15 @@ def available_gib(device: str) -> float:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
 
 
+def quiet_onnx() -> None:
+    """Keep ONNX Runtime from reporting to its makers; to be called before it is imported, in every process.
+
+    From 1.29 on its official packages look up a telemetry host and write a device id below the home folder.
+    Its documented switch is read once, when it is imported. Set here, it holds for child processes as well.
+    """
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+
+
 def usable_cores() -> int:
     """Processor cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

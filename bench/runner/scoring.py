@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from refbench.bench.environment import Environment, resolve_device, usable_cores
+from refbench.bench.environment import Environment, quiet_onnx, resolve_device, usable_cores
 from refbench.bench.errors import MissingWeights, SampleError, UserError, one_line
+from refbench.bench.files import is_disk_error
 from refbench.bench.metric import Metric, Scorer
 from refbench.bench.options import build_options
 from refbench.bench.registry import load_plugins, metrics
@@ -123,6 +124,9 @@ class ScoringWorker:
         except UserError:
             raise
         except Exception as error:  # noqa: BLE001 - one sample must not end the run
+            if is_disk_error(error):
+                # A cache that cannot be written: the next video would be scored for nothing as well.
+                raise UserError(f"{job.metric}: {one_line(error)}") from None
             return ScoringOutcome(reason=f"{FAILED}: {type(error).__name__}: {one_line(error)}")
         fault = _fault(score.value, score.details)
         if fault:
@@ -144,6 +148,7 @@ class ScoringWorker:
 
     def _load(self, name: str) -> LoadedMetric | str:
         metric = make_metric(name, self._options.get(name, {}))
+        quiet_onnx()
         try:
             scorer = metric.load(self._environment)
         except MissingWeights as error:
