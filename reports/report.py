@@ -47,7 +47,6 @@ class Report:
 
     `boards` has one scoreboard for each run, in the order of the records; `tracks` holds the same scoreboards
     by track, the official tracks first. `run_infos` are the run descriptions that lay beside the records.
-    `left_out` are files of the stores that could not be read, with the reason.
     """
 
     protocol: Protocol
@@ -55,7 +54,6 @@ class Report:
     run_infos: Mapping[RunKey, RunInfo]
     boards: tuple[Scoreboard, ...]
     tracks: tuple[TrackReport, ...]
-    left_out: tuple[str, ...] = ()
 
     def contents(self) -> dict[str, str | bytes]:
         """Path below the report's folder → content: `report.html` first, then tables and plots per track."""
@@ -66,8 +64,7 @@ class Report:
             plots = track_plots(one.boards)
             files |= _table_files(one, components, categories) | _plot_files(one.track, plots)
             sections.append(track_section(one.records, one.boards, components, categories, plots))
-        page = render_page(self.records, sections, self.protocol, self.run_infos, self.left_out)
-        return {PAGE_FILE: page, **files}
+        return {PAGE_FILE: render_page(self.records, sections, self.protocol, self.run_infos), **files}
 
     def write(self, out: str | os.PathLike[str]) -> list[Path]:
         """Write `report.html`, `tables/<track>.*` and `plots/<track>.*` below `out`; returns the files.
@@ -115,7 +112,6 @@ def build_report(stored: StoredRuns, protocol: Protocol) -> Report:
         protocol=protocol,
         records=records,
         run_infos=stored.run_infos,
-        left_out=stored.left_out,
         boards=boards,
         tracks=tuple(
             TrackReport(
