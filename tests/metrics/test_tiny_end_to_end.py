@@ -101,7 +101,7 @@ def test_the_plan_says_turns_and_costs(
 ) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "sk-a-test-key")
     plan = evaluate_plan(
-        tmp_path, videos, "--name", "t", "--dataset", dataset, "--weights", tiny, "--memory-gib", 22,
+        tmp_path, videos, "--name", "t", "--dataset", dataset, "--weights", tiny, "--memory-gib", 23,
         "--judge-model", "gpt-test", "--judge-budget", 1,
         "--set", "naturalscore.price_in=2.5", "--set", "naturalscore.price_out=10",
     )  # fmt: skip
