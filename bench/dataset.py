@@ -10,7 +10,8 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -18,11 +19,13 @@ from typing import TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from refbench.bench.errors import UserError, first_fault, one_line
-from refbench.bench.files import leaves_its_folder, parse_json, read_json, read_text
-from refbench.bench.sample import Kind, Reference, Sample, category_of, kind_of
+from refbench.bench.files import leaves_its_folder, parse_json, read_json, read_text, shortlist
+from refbench.bench.sample import Kind, Reference, Sample, category_of, kind_of, kind_of_label
 
 HUB_DATASET = "BestWishYsh/OpenS2V-Eval"
 DATASET_VARIABLE = "REFBENCH_DATASET"
+# Of samples of a suite that would each be alone in a category of their own.
+OTHER_CATEGORY = "other"
 SAMPLE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
@@ -85,11 +88,15 @@ OFFICIAL_TRACKS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Track:
-    """A named set of samples. `domain` is the official track whose weights apply."""
+    """A named set of samples. `domain` is the official track whose weights apply.
+
+    `notes` say what was taken for granted where a suite does not say it.
+    """
 
     name: str
     samples: tuple[Sample, ...]
     domain: str
+    notes: tuple[str, ...] = ()
 
     def sample(self, sample_id: str) -> Sample | None:
         """The sample of that id, or None."""
@@ -139,6 +146,16 @@ class _SuiteRow(BaseModel):
                 raise ValueError(f"{name}: {len(given)} for {len(self.references)} references")
         return self
 
+    def entries(self) -> list[_SuiteReference]:
+        """The references with the labels and kinds that the row gives as lists."""
+        entries = []
+        for index, given in enumerate(self.references):
+            entry = _SuiteReference(path=given) if isinstance(given, str) else given
+            label = self.labels[index] if self.labels is not None else entry.label
+            kind = self.kinds[index] if self.kinds is not None else entry.kind
+            entries.append(_SuiteReference(path=entry.path, label=label, kind=kind))
+        return entries
+
 
 def load_track(name: str, dataset: str | Path | None) -> Track:
     """The official track `name` from a local folder, the hub (`hub` or `hub@REVISION`), or
@@ -170,7 +187,10 @@ def dataset_folder(dataset: str | Path | None) -> Path:
         )
     if chosen == "hub" or chosen.startswith("hub@"):
         return _download(chosen.removeprefix("hub").removeprefix("@") or None)
-    folder = Path(chosen).expanduser()
+    try:
+        folder = Path(chosen).expanduser()
+    except RuntimeError:
+        raise UserError(f"the data set folder {one_line(chosen, 80)}: there is no such home folder") from None
     if not folder.is_dir():
         raise UserError(f"the data set folder {folder} does not exist")
     return folder
@@ -226,41 +246,82 @@ def load_suite(path: Path) -> Track:
 
     Each line has `id`, `prompt`, `references` (paths relative to the file, or objects with `path`, `label`,
     `kind`), and optionally `labels`, `kinds` (one per reference: person, object or scene) and `category`.
-    Raises UserError with the line number.
+
+    Without a kind a reference is a person where its folder (as in the official data) or a word of its label
+    says so, and the track's notes name it. Without a category a sample has that of its id (`cup_3`: `cup`);
+    samples that would be alone in theirs share the category `other`. Raises UserError with the line number.
     """
-    samples: list[Sample] = []
+    rows: list[_SuiteRow] = []
     seen: set[str] = set()
-    for number, line in enumerate(read_text(path).splitlines(), start=1):
+    # Not splitlines(): a prompt may hold other line separators of Unicode.
+    for number, line in enumerate(read_text(path).split("\n"), start=1):
         if not line.strip():
             continue
         where = f"{path}, line {number}"
         row = _validated(_SuiteRow, parse_json(line, where), where)
         if row.id in seen:
             raise UserError(f"{where}: the id {one_line(row.id, 60)!r} appears twice")
-        seen.add(row.id)
-        samples.append(_suite_sample(row, path.parent, where))
-    if not samples:
+        seen.add(checked_id(row.id, where))
+        for reference in row.entries():
+            _inside(reference.path, where)
+        rows.append(row)
+    if not rows:
         raise UserError(f"{path}: the suite is empty")
-    content = "\n".join(sample.digest(("prompt", "references")) for sample in samples)
+    by_label = {label: None for row in rows for entry in row.entries() if (label := _person_label(entry))}
+    categories = _suite_categories(rows)
+    # The name follows what the file says: how a missing kind is read must not make another track of it.
+    as_said = [_suite_sample(row, path.parent, row.id, from_labels=False) for row in rows]
+    content = "\n".join(sample.digest(("prompt", "references")) for sample in as_said)
     digest = hashlib.sha256(content.encode()).hexdigest()[:8]
     stem = re.sub(r"[^A-Za-z0-9]+", "-", path.stem).strip("-").lower() or "unnamed"
-    return Track(name=f"suite-{stem}-{digest}", samples=tuple(samples), domain="open-domain")
-
-
-def _suite_sample(row: _SuiteRow, root: Path, where: str) -> Sample:
-    references = []
-    for index, given in enumerate(row.references):
-        entry = _SuiteReference(path=given) if isinstance(given, str) else given
-        label = row.labels[index] if row.labels is not None else entry.label
-        kind = row.kinds[index] if row.kinds is not None else entry.kind
-        path = _inside(entry.path, where)
-        references.append(Reference(path=path, root=root, label=label, kind=kind or kind_of(path)))
-    return Sample(
-        id=checked_id(row.id, where),
-        category=row.category or category_of(row.id),
-        prompt=row.prompt,
-        references=tuple(references),
+    return Track(
+        name=f"suite-{stem}-{digest}",
+        samples=tuple(_suite_sample(row, path.parent, categories[row.id]) for row in rows),
+        domain="open-domain",
+        notes=_suite_notes(list(by_label), categories, rows),
     )
+
+
+def _suite_sample(row: _SuiteRow, root: Path, category: str, *, from_labels: bool = True) -> Sample:
+    references = []
+    for entry in row.entries():
+        kind = entry.kind or kind_of(entry.path)
+        if from_labels and _person_label(entry):
+            kind = "person"
+        references.append(Reference(path=entry.path, root=root, label=entry.label, kind=kind))
+    return Sample(id=row.id, category=category, prompt=row.prompt, references=tuple(references))
+
+
+def _person_label(reference: _SuiteReference) -> str:
+    """The label of a reference of which it alone says that a person is shown; else an empty text."""
+    if reference.kind is not None or kind_of(reference.path) != "object":
+        return ""
+    return reference.label if kind_of_label(reference.label) == "person" else ""
+
+
+def _suite_categories(rows: Sequence[_SuiteRow]) -> dict[str, str]:
+    """Id → category: what the row says, else that of its id; those alone in theirs share one."""
+    derived = {row.id: row.category or category_of(row.id) for row in rows}
+    sizes = Counter(derived.values())
+    lone = {row.id for row in rows if row.category is None and sizes[derived[row.id]] == 1}
+    # A single sample would be alone in `other` too.
+    return derived | (dict.fromkeys(lone, OTHER_CATEGORY) if len(lone) > 1 else {})
+
+
+def _suite_notes(
+    labels: Sequence[str], categories: Mapping[str, str], rows: Sequence[_SuiteRow]
+) -> tuple[str, ...]:
+    notes = []
+    if labels:
+        named = shortlist(one_line(label, 40) for label in labels)
+        notes.append(f"suite: taken as people because of their labels: {named} ('kinds' says it yourself)")
+    pooled = sum(row.category is None and categories[row.id] == OTHER_CATEGORY for row in rows)
+    if pooled:
+        notes.append(
+            f"suite: {pooled} samples without a category of several are together in {OTHER_CATEGORY!r} "
+            "('category' groups them)"
+        )
+    return tuple(notes)
 
 
 Row = TypeVar("Row", bound=BaseModel)

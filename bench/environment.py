@@ -14,12 +14,14 @@ from refbench.bench.errors import UserError, one_line
 @dataclass(frozen=True, kw_only=True)
 class Environment:
     """What a metric or method is loaded into: `device` as torch names it, CPU threads it may use, and the
-    folder of weights (None: where weights are looked for always).
+    folder of weights (None: where weights are looked for always). `shared` is a folder that exists while the
+    run does, for what its worker processes must count together (None: there is one process).
     """
 
     device: str = "cpu"
     threads: int = 1
     weights: Path | None = None
+    shared: Path | None = None
 
 
 def resolve_device(name: str, *, needs_torch: bool) -> str:
@@ -49,6 +51,15 @@ def available_gib(device: str) -> float:
 
         return float(torch.cuda.mem_get_info(device)[0]) / 2**30
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+
+
+def quiet_onnx() -> None:
+    """Keep ONNX Runtime from reporting to its makers; to be called before it is imported, in every process.
+
+    From 1.29 on its official packages look up a telemetry host and write a device id below the home folder.
+    Its documented switch is read once, when it is imported. Set here, it holds for child processes as well.
+    """
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 
 def usable_cores() -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import unicodedata
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -26,6 +27,26 @@ def one_line(text: object, limit: int = 300) -> str:
     line = " ".join(str(text).split())
     line = "".join(character if character.isprintable() else "�" for character in line)
     return line if len(line) <= limit else line[: limit - 1] + "…"
+
+
+# Needed inside words of several scripts, and seen in them: they turn and hide nothing.
+JOINERS = "\u200c\u200d"
+
+
+def visible(text: str) -> str:
+    """`text` with each character that a terminal would obey or hide written out: `\\x1b`, `\\u202e`.
+
+    Names come from files of others: an escape sequence, a C1 control or a mark that turns the direction of
+    writing must not change what a line seems to say. Line ends and tabs stay.
+    """
+    return "".join(
+        character
+        if character.isprintable() or character in "\n\t" or character in JOINERS
+        else " "
+        if character.isspace() and unicodedata.category(character) == "Zs"
+        else character.encode("unicode_escape").decode()
+        for character in text
+    )
 
 
 def first_fault(error: ValidationError) -> str:

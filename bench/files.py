@@ -1,34 +1,158 @@
-"""Files, read and written in one way: whole or not at all, bounded, and never outside of their folder."""
+"""Files, read and written in one way: whole or not at all, bounded, and never outside of their folder.
+
+What a killed process was writing stays under a name that holds its machine and its process id, and is removed
+when the next process of that machine writes into the same folder.
+"""
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import json
 import os
+import platform
+import re
+import shutil
+import stat
+import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from refbench.bench.errors import SampleError, UserError, one_line
 
-# The largest text file that is read: data lists of all known benchmarks are far smaller.
-LARGEST_TEXT_BYTES = 64 * 2**20
+# The largest text file that is read: data lists of all known benchmarks are far smaller. In memory the worst
+# JSON, a list of small objects, takes 34 times its size.
+LARGEST_TEXT_BYTES = 24 * 2**20
+# Of these errors the next file is not spared either: no space, no quota, a disk that can only be read.
+DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
+KINDS_OF_FILE = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFSOCK: "a socket",
+}
+PARTIAL_NAME = re.compile(r"\..+\.([0-9a-f]{8})-(\d+)\.partial", re.DOTALL)
+SCRATCH_NAME = re.compile(r"refbench-[a-z]+-([0-9a-f]{8})-(\d+)-\w+")
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary name beside `path`, in a folder that is made; what was written there becomes `path`.
 
-    Readers never see half of a file. When the block raises, `path` stays as it was and the temporary file is
-    removed.
+    What is written may be a folder, where there is none of that name yet. Readers never see half of it. When
+    the block raises, `path` stays as it was and the temporary file is removed; so are those that killed
+    processes left in the folder.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    _remove_leftovers_once(path.parent)
+    partial = path.with_name(f".{path.name}.{_machine()}-{os.getpid()}.partial")
     try:
         yield partial
         partial.replace(path)
     finally:
-        partial.unlink(missing_ok=True)
+        _remove(partial)
+
+
+def remove_leftovers(folder: Path, names: re.Pattern[str] = PARTIAL_NAME) -> None:
+    """Remove from a folder what processes of this machine were writing when they were killed.
+
+    The groups of `names` are a machine and a process id. What another machine, a living process or another
+    user owns stays, and so does what cannot be removed.
+    """
+    # Where signal 0 would end a process (Windows), none can be seen to be gone.
+    if os.name != "posix":
+        return
+    with suppress(OSError):
+        for path in folder.iterdir():
+            match = names.fullmatch(path.name)
+            if match is None or match[1] != _machine() or _lives(int(match[2])):
+                continue
+            with suppress(OSError):
+                if path.lstat().st_uid == os.getuid():
+                    _remove(path)
+
+
+def _remove(path: Path) -> None:
+    """Remove a file, a link or a whole folder, where it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+@cache
+def _remove_leftovers_once(folder: Path) -> None:
+    """As `remove_leftovers`, but a folder of many files is listed once by a process."""
+    remove_leftovers(folder)
+
+
+def scratch_folder(purpose: str) -> tempfile.TemporaryDirectory[str]:
+    """A temporary folder; those that killed processes left are removed first. `purpose` is one word."""
+    remove_leftovers(Path(tempfile.gettempdir()), SCRATCH_NAME)
+    return tempfile.TemporaryDirectory(prefix=f"refbench-{purpose}-{_machine()}-{os.getpid()}-")
+
+
+@cache
+def _machine() -> str:
+    """What process ids belong to: the host, and within it the container, as eight hexadecimal digits."""
+    try:
+        container = str(Path("/proc/self/ns/pid").readlink())
+    except OSError:
+        container = ""
+    return hashlib.sha256(f"{platform.node()} {container}".encode()).hexdigest()[:8]
+
+
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def is_disk_error(error: BaseException) -> bool:
+    """Whether an error says that nothing more can be written: the work must end, not only this file's."""
+    return isinstance(error, OSError) and error.errno in DISK_ERRORS
+
+
+def regular_size(path: Path, most_bytes: int) -> int:
+    """The bytes of a regular file (links are followed), found before anything is read.
+
+    Raises UserError for a path that is not there, a folder, a named pipe, a device, and a file of more than
+    `most_bytes`.
+    """
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read: {one_line(error)}") from None
+    if not stat.S_ISREG(status.st_mode):
+        kind = KINDS_OF_FILE.get(stat.S_IFMT(status.st_mode), "something else")
+        raise UserError(f"{path} is {kind}, not a file")
+    if status.st_size > most_bytes:
+        raise UserError(f"{path} is larger than {_size_text(most_bytes)}: not a file of this kind")
+    return status.st_size
+
+
+def _size_text(size_bytes: int) -> str:
+    gib = size_bytes / 2**30
+    return f"{gib:g} GiB" if gib >= 1 else f"{size_bytes / 2**20:g} MiB"
+
+
+def read_bytes(path: Path, most_bytes: int = LARGEST_TEXT_BYTES) -> bytes:
+    """The content of a regular file; a missing, oversized or unreadable one is a UserError."""
+    regular_size(path, most_bytes)
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {one_line(error)}") from None
 
 
 def write_text(path: Path, text: str) -> None:
@@ -43,17 +167,15 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def read_text(path: Path) -> str:
-    """A data file's text; a missing, oversized or unreadable one is a UserError."""
+    """A data file's text in UTF-8, with or without a byte order mark.
+
+    A missing, oversized or unreadable file, and one that is no regular file, is a UserError.
+    """
     try:
-        if path.stat().st_size > LARGEST_TEXT_BYTES:
-            raise UserError(
-                f"{path} is larger than {LARGEST_TEXT_BYTES // 2**20} MiB: not a file of this kind"
-            )
-        return path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist") from None
-    except (OSError, UnicodeDecodeError, ValueError) as error:
+        text = read_bytes(path).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
         raise UserError(f"{path} cannot be read: {one_line(error)}") from None
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def parse_json(text: str, where: str) -> Any:
@@ -112,6 +234,18 @@ def contained_file(root: Path, path: str) -> Path | None:
         raise SampleError(
             f"the path {one_line(path, 120)!r} cannot be followed: {one_line(error, 80)}"
         ) from None
+
+
+def visible(folder: Path, pattern: str = "*") -> list[Path]:
+    """What matches a pattern below a folder, in name order, without hidden files (`._model.safetensors`) and
+    what lies in hidden folders.
+
+    Nothing for a folder that is not there.
+    """
+    found = folder.glob(pattern) if folder.is_dir() else ()
+    return sorted(
+        path for path in found if not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    )
 
 
 def shortlist(names: Iterable[str], most: int = 5) -> str:

@@ -6,18 +6,30 @@ import hashlib
 import json
 import random
 import re
-from collections.abc import Iterable, Sequence
+import struct
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from refbench.bench.errors import SampleError, one_line
+from refbench.bench.errors import SampleError, UserError, one_line
+from refbench.bench.files import regular_size
 
 if TYPE_CHECKING:
     from PIL import Image
 
 Kind = Literal["person", "object", "scene"]
 Input = Literal["video", "prompt", "references"]
+
+# What Pillow may take a reference for: nothing that starts another program (EPS) or holds more than pixels.
+PICTURE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
+LARGEST_PICTURE_BYTES = 512 * 2**20
+# As RGBA 0.27 GB, of which three are held while one is laid on white.
+LARGEST_PICTURE_PIXELS = 8192 * 8192
+# Pillow's names of grey with more than 8 bits.
+DEEP_GREY_MODES = ("I;16", "I;16B", "I;16L", "I;16N", "I", "F")
 
 # OpenS2V-Eval keeps its person references in folders of these names; FaceSim looks for them
 # (case-sensitive, both slashes), see eval/get_facesim.py of OpenS2V-Nexus v1.1.
@@ -50,42 +62,150 @@ class Reference:
     def open_plain_rgb(self) -> Image.Image:
         """The image as the official metrics open it: `convert("RGB")`, alpha dropped, EXIF ignored.
 
-        Raises SampleError when the file is missing or is no image.
+        Grey of more than 8 bits is cut at 255 instead of scaled, as there: such a picture becomes white (or
+        black, of numbers from 0 to 1); `remark` says so. Raises SampleError when the file is missing, is no
+        image of `PICTURE_FORMATS`, or is too large.
         """
-        return self._open().convert("RGB")
+        return self._as_rgb(self._open())
 
     def open_on_white(self) -> Image.Image:
-        """The image as generators take it: EXIF rotation applied, transparency composited on white, RGB.
+        """The image as generators and the trainer take it: EXIF rotation applied, transparency composited on
+        white, grey of more than 8 bits scaled, RGB.
 
-        Raises SampleError when the file is missing or is no image.
+        Raises SampleError as `open_plain_rgb`, and for deep grey whose range cannot be told.
         """
         from PIL import Image, ImageOps
 
-        image = ImageOps.exif_transpose(self._open())
+        image = self._open()
+        try:
+            image = ImageOps.exif_transpose(image)
+        except (OSError, ValueError, SyntaxError, struct.error) as error:
+            raise self._unreadable(error) from None
+        if image.mode in DEEP_GREY_MODES:
+            image = self._in_eight_bits(image)
         if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
             image = image.convert("RGBA")
             canvas = Image.new("RGBA", image.size, (255, 255, 255, 255))
             image = Image.alpha_composite(canvas, image)
-        return image.convert("RGB")
+        return self._as_rgb(image)
+
+    @property
+    def remark(self) -> str | None:
+        """What is unusual about how metrics read the picture, in a sentence, or None; the header is read."""
+        try:
+            with self._opened() as image:
+                mode = image.mode
+        except SampleError:
+            return None
+        if mode not in DEEP_GREY_MODES:
+            return None
+        return "grey of more than 8 bits: cut at 255 as the official scripts do, not scaled as for generators"
+
+    @contextmanager
+    def _opened(self) -> Iterator[Image.Image]:
+        """The picture, of which only the header was read. Raises SampleError."""
+        from PIL import Image, UnidentifiedImageError
+
+        # Before the first look into it: a named pipe would wait for ever, and a device has no end.
+        try:
+            regular_size(self.file, LARGEST_PICTURE_BYTES)
+        except UserError as error:
+            fault = str(error).removeprefix(f"{self.file} ").replace("does not exist", "is missing")
+            raise SampleError(f"reference image {self.path} {fault}") from None
+        too_large = SampleError(
+            f"reference image {self.path} has more than {LARGEST_PICTURE_PIXELS // 1_000_000} million "
+            "pixels; make it smaller"
+        )
+        try:
+            with warnings.catch_warnings():
+                # Our own bound is lower than the one that Pillow warns of.
+                warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+                if _webp_pixels(self.file) > LARGEST_PICTURE_PIXELS:
+                    raise too_large
+                with Image.open(self.file, formats=PICTURE_FORMATS) as image:
+                    if image.width * image.height > LARGEST_PICTURE_PIXELS:
+                        raise too_large
+                    yield image
+        except Image.DecompressionBombError:
+            raise too_large from None
+        except UnidentifiedImageError:
+            raise SampleError(
+                f"reference image {self.path} cannot be read: it is damaged, or none of "
+                f"{', '.join(PICTURE_FORMATS)}"
+            ) from None
+        except (OSError, ValueError, SyntaxError, MemoryError, struct.error) as error:
+            raise self._unreadable(error) from None
 
     def _open(self) -> Image.Image:
+        with self._opened() as image:
+            image.load()
+            return image
+
+    def _as_rgb(self, image: Image.Image) -> Image.Image:
+        try:
+            return image.convert("RGB")
+        except ValueError as error:
+            raise self._unreadable(error) from None
+
+    def _unreadable(self, error: BaseException) -> SampleError:
+        reason = one_line(error) or type(error).__name__
+        return SampleError(f"reference image {self.path} cannot be read: {reason}")
+
+    def _in_eight_bits(self, image: Image.Image) -> Image.Image:
+        """Deep grey scaled to 8 bits: from its 16 bits, or from the range in which its numbers lie."""
+        import numpy as np
         from PIL import Image
 
-        try:
-            with Image.open(self.file) as image:
-                image.load()
-                return image
-        except FileNotFoundError:
-            raise SampleError(f"reference image {self.path} is missing") from None
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            raise SampleError(f"reference image {self.path} cannot be read: {one_line(error)}") from None
+        values = np.asarray(image)
+        white = _white_of(image.mode, float(values.min()), float(values.max()))
+        if white is None:
+            raise SampleError(
+                f"reference image {self.path} is grey with values from {values.min():g} to {values.max():g}, "
+                "of which black and white cannot be told; save it with 8 or 16 bits"
+            )
+        grey = Image.fromarray(np.rint(values * np.float32(255 / white)).astype(np.uint8))
+        clear = image.info.get("transparency")
+        if not isinstance(clear, int):
+            return grey
+        alpha = np.where(values == clear, 0, 255).astype(np.uint8)
+        return Image.merge("LA", (grey, Image.fromarray(alpha)))
 
     def content_digest(self) -> str:
-        """SHA-256 of the file's bytes, or `missing`."""
+        """SHA-256 of the file's bytes, or `missing` where there is no file that may be opened."""
         try:
-            return hashlib.sha256(self.file.read_bytes()).hexdigest()
-        except OSError:
+            regular_size(self.file, LARGEST_PICTURE_BYTES)
+            with self.file.open("rb") as file:
+                return hashlib.file_digest(file, "sha256").hexdigest()
+        except (UserError, OSError):
             return "missing"
+
+
+def _webp_pixels(file: Path) -> int:
+    """The pixels that a WebP header declares, 0 for other files: Pillow takes memory for them to open it."""
+    with file.open("rb") as opened:
+        header = opened.read(30)
+    if header[:4] != b"RIFF" or header[8:12] != b"WEBP" or len(header) < 30:
+        return 0
+    kind = header[12:16]
+    if kind == b"VP8X":
+        width, height = (1 + int.from_bytes(header[at : at + 3], "little") for at in (24, 27))
+    elif kind == b"VP8L":
+        bits = int.from_bytes(header[21:25], "little")
+        width, height = 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
+    else:
+        width, height = (int.from_bytes(header[at : at + 2], "little") & 0x3FFF for at in (26, 28))
+    return width * height
+
+
+def _white_of(mode: str, lowest: float, highest: float) -> float | None:
+    """The value that is white in a grey picture of this Pillow mode; None where its values do not tell."""
+    if mode not in ("I", "F"):
+        return 65535
+    # What holds 32 bits or fractions was stored so for its room: 0 to 1, 8 or 16 bits of it are in use.
+    ranges = (255, 65535) if mode == "I" else (1, 255, 65535)
+    if not lowest >= 0:
+        return None
+    return next((float(white) for white in ranges if highest <= white), None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,6 +231,14 @@ class Sample:
                 [reference.path, reference.label, reference.kind] for reference in self.references
             ]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+    def reference_remarks(self) -> list[str]:
+        """What is unusual about how metrics read the references, in sentences."""
+        return [
+            f"reference {reference.path}: {remark}"
+            for reference in self.references
+            if (remark := reference.remark) is not None
+        ]
 
     def references_digest(self) -> str:
         """SHA-256 over the bytes of all reference images, in order."""

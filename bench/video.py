@@ -1,12 +1,13 @@
 """Videos: the one decoder and the one writer of the project, on PyAV.
 
-Frames are RGB uint8 arrays of shape (height, width, 3), in decoding order, exactly as many as the file holds:
-none is repeated or dropped for a variable frame rate, and a rotation stored in the file is applied, as
-players do. On constant-rate H.264 4:2:0 files the pixels equal those of imageio-ffmpeg, OpenCV and decord,
-which the official scripts use (goldens `natural.json`).
+Frames are RGB uint8 arrays of shape (height, width, 3), in decoding order, exactly as many as the file shows:
+none is repeated or dropped for a variable frame rate. Their pixels are those of decord, which the official
+scripts read with, and for the judge's frames those of OpenCV 4.11 (`bench/reading.py`); where they are not,
+`Video.remarks` and `docs/reading.md` say so.
 
-A file is hostile until decoded: only plain containers are opened, never a playlist or a URL; decoding uses
-one thread so that a damaged file gives the same answer everywhere; and nothing is held but the frame at hand.
+A file is hostile until decoded: only regular files and plain containers are opened, never a playlist or a
+URL; decoding uses one thread so that a damaged file gives the same answer everywhere; frames are held one at
+a time, and what a reader may hold of them is bounded by the size in the header, before memory is taken.
 """
 
 from __future__ import annotations
@@ -22,11 +23,26 @@ from typing import Any
 
 import numpy as np
 
-from refbench.bench.errors import SampleError, one_line
+from refbench.bench.errors import SampleError, UserError, one_line
+from refbench.bench.files import regular_size
+from refbench.bench.reading import (
+    CUT_OFF,
+    Reader,
+    RgbConverter,
+    StoredFrame,
+    picture_streams,
+    shown_size,
+    unusual,
+)
 from refbench.bench.streams import read_ahead
 
 CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi"
-LARGEST_FRAME_PIXELS = 8192 * 8192
+# No video of a benchmark comes near it; 200 GB of nothing are not hashed.
+LARGEST_VIDEO_BYTES = 8 * 2**30
+# One frame: 8K.
+LARGEST_FRAME_PIXELS = 7680 * 4320
+# All frames that a policy lets its user hold: 32 frames of 4K are 0.9 GB as RGB.
+LARGEST_HELD_PIXELS = 32 * 4096 * 2304
 LARGEST_FRAME_COUNT = 2_000_000
 
 DEFAULT_CRF = 18
@@ -41,14 +57,18 @@ class FramePolicy:
     """A named rule that says which frames of a video are looked at.
 
     `indices` maps (frames decoded, frames declared by the container) to ascending indices, repeats allowed;
-    None stands for all frames. An index past the end of the file is skipped.
+    None stands for all frames. An index past the end of the file is skipped. `held` is the number of frames
+    that its user may have in memory at once, `reader` whose pixels they have.
     """
 
     name: str
     indices: Callable[[int, int], Sequence[int]] | None
+    held: int = 1
+    reader: Reader = Reader.DECORD
 
 
-ALL_FRAMES = FramePolicy(name="all", indices=None)
+# Optical flow takes as much memory per pixel as 32 frames.
+ALL_FRAMES = FramePolicy(name="all", indices=None, held=32)
 
 
 def uniform_frames(count: int) -> FramePolicy:
@@ -61,7 +81,7 @@ def uniform_frames(count: int) -> FramePolicy:
         chosen: list[int] = np.linspace(0, decoded - 1, count).astype(int).tolist()
         return chosen
 
-    return FramePolicy(name=f"uniform-{count}", indices=indices)
+    return FramePolicy(name=f"uniform-{count}", indices=indices, held=count)
 
 
 def stride_frames(count: int) -> FramePolicy:
@@ -69,14 +89,16 @@ def stride_frames(count: int) -> FramePolicy:
     skipped.
 
     NaturalScore's rule with 16 frames (`eval/get_naturalscore.py`): frames after (count-1)·s are never seen,
-    and a video of fewer frames gives fewer images.
+    and a video of fewer frames gives fewer images. The pixels are those of OpenCV 4.11, that script's reader:
+    every file is BT.601 and a stored turn is not applied. Where the frame rate varies, OpenCV seeks by time,
+    past frames and back; here frame i·s is the one with that number.
     """
 
     def indices(decoded: int, declared: int) -> Sequence[int]:
         stride = max(declared // count, 1)
         return [index * stride for index in range(count)]
 
-    return FramePolicy(name=f"stride-{count}", indices=indices)
+    return FramePolicy(name=f"stride-{count}", indices=indices, held=count, reader=Reader.OPENCV)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +130,8 @@ class Video:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of the file. Raises VideoError when it cannot be read."""
+        """SHA-256 of the file. Raises VideoError when it cannot be read, is no regular file or too large."""
+        self._size()
         try:
             with self.path.open("rb") as file:
                 return hashlib.file_digest(file, "sha256").hexdigest()
@@ -125,8 +148,7 @@ class Video:
         with self._opened() as (container, stream):
             for frame in self._decoded(container, stream):
                 if frames == 0:
-                    turned = frame.rotation % 180 != 0
-                    width, height = (frame.height, frame.width) if turned else (frame.width, frame.height)
+                    width, height = shown_size(frame)
                 frames += 1
             fps = float(stream.average_rate or 0)
             declared = _declared_frames(container, stream)
@@ -151,52 +173,81 @@ class Video:
             frame = next(iter(self._decoded(container, stream)), None)
             if frame is None:
                 raise VideoError("the video holds no frame")
-            turned = frame.rotation % 180 != 0
+            width, height = shown_size(frame)
             frames = _declared_frames(container, stream)
             fps = float(stream.average_rate or 0)
             return Probe(
-                width=frame.height if turned else frame.width,
-                height=frame.width if turned else frame.height,
+                width=width,
+                height=height,
                 frames=frames,
                 declared_frames=frames,
                 fps=fps,
                 codec=stream.codec_context.name,
             )
 
+    @cached_property
+    def remarks(self) -> tuple[str, ...]:
+        """What is unusual about the file, in sentences: how it is read, and where that is not official.
+
+        Empty for an ordinary file. Cheap: packets are counted, and one frame is decoded. Raises VideoError
+        for a file that cannot be opened or shows no frame.
+        """
+        with self._opened() as (container, stream):
+            stored = []
+            first = None
+            for packet in container.demux(stream):
+                # The last packet is empty: it asks the decoder for what it still holds.
+                if packet.size:
+                    stored.append(StoredFrame.of(packet))
+                if len(stored) > LARGEST_FRAME_COUNT:
+                    raise VideoError(f"the video has more than {LARGEST_FRAME_COUNT:,} frames")
+                if first is None:
+                    first = next(iter(packet.decode()), None)
+            if first is None:
+                raise VideoError("the video holds no frame")
+            return unusual(container, stream, first, stored)
+
+    @property
+    def missing_end(self) -> str | None:
+        """The remark on a file whose frames end before its header says; None for a whole one."""
+        return next((remark for remark in self.remarks if remark.endswith(CUT_OFF)), None)
+
     def frames(self, policy: FramePolicy) -> Iterator[np.ndarray]:
         """The frames that `policy` names, in order, as RGB uint8 (height, width, 3); one is held at a time.
 
-        Raises VideoError, possibly after some frames, for a file that is damaged or changes its frame size.
+        Raises VideoError, possibly after some frames, for a file that is damaged or changes its frame size,
+        and before the first where so many frames of its size would not fit into memory.
         """
         chosen = self._chosen(policy)
         return read_ahead(chosen, self._ahead) if self._ahead else chosen
 
     def _chosen(self, policy: FramePolicy) -> Iterator[np.ndarray]:
         if policy.indices is None:
-            yield from self._pixels(None)
+            yield from self._pixels(None, policy)
             return
         probe = self.probe
         wanted = list(policy.indices(probe.frames, probe.declared_frames))
         position = 0
-        for index, image in self._numbered(set(wanted)):
+        for index, image in self._numbered(set(wanted), policy):
             while position < len(wanted) and wanted[position] == index:
                 yield image
                 position += 1
             if position == len(wanted):
                 return
 
-    def _numbered(self, wanted: set[int]) -> Iterator[tuple[int, np.ndarray]]:
-        yield from zip(sorted(wanted), self._pixels(wanted), strict=False)
+    def _numbered(self, wanted: set[int], policy: FramePolicy) -> Iterator[tuple[int, np.ndarray]]:
+        yield from zip(sorted(wanted), self._pixels(wanted, policy), strict=False)
 
-    def _pixels(self, wanted: set[int] | None) -> Iterator[np.ndarray]:
+    def _pixels(self, wanted: set[int] | None, policy: FramePolicy) -> Iterator[np.ndarray]:
         size: tuple[int, ...] = ()
-        with self._opened() as (container, stream):
+        converter = RgbConverter(policy.reader)
+        with self._opened(policy.held) as (container, stream):
             empty = True
             for index, frame in enumerate(self._decoded(container, stream)):
                 empty = False
                 if wanted is not None and index not in wanted:
                     continue
-                image = _rgb(frame)
+                image = converter.rgb(frame)
                 if size and image.shape != size:
                     raise VideoError(f"the frame size changes at frame {index}")
                 size = image.shape
@@ -204,46 +255,63 @@ class Video:
             if empty:
                 raise VideoError("the video holds no frame")
 
+    def _size(self) -> int:
+        try:
+            return regular_size(self.path, LARGEST_VIDEO_BYTES)
+        except UserError as error:
+            fault = str(error).removeprefix(f"{self.path} ")
+            raise VideoError(f"the video cannot be decoded: it {fault}") from None
+
     @contextmanager
-    def _opened(self) -> Iterator[tuple[Any, Any]]:
+    def _opened(self, held: int = 1) -> Iterator[tuple[Any, Any]]:
         import av
 
+        if self._size() == 0:
+            raise VideoError("the video file is empty")
+        # FFmpeg decodes a few frames to learn of the streams, and a frame may be larger than the header says.
+        bound = {"max_pixels": str(LARGEST_FRAME_PIXELS)}
         try:
-            if self.path.stat().st_size == 0:
-                raise VideoError("the video file is empty")
             # As an open file, a name such as "concat:…" is never read as a protocol.
             with (
                 self.path.open("rb") as file,
                 av.open(
-                    file, options={"format_whitelist": CONTAINERS}, metadata_errors="replace"
+                    file, options={"format_whitelist": CONTAINERS, **bound}, metadata_errors="replace"
                 ) as container,
             ):
-                if not container.streams.video:
+                streams = picture_streams(container)
+                if not streams:
                     raise VideoError("the file has no video stream")
-                stream = container.streams.video[0]
-                if stream.codec_context is None:
+                stream = streams[0]
+                context = stream.codec_context
+                if context is None:
                     raise VideoError("the video's codec is unknown")
-                stream.codec_context.thread_count = 1
+                _check_size(context.width, context.height, held)
+                context.thread_count = 1
+                context.options = bound
                 yield container, stream
         except (av.FFmpegError, OSError, ValueError, OverflowError, MemoryError) as error:
             raise VideoError(f"the video cannot be decoded: {_ffmpeg_reason(error)}") from None
 
     def _decoded(self, container: Any, stream: Any) -> Iterator[Any]:
-        pixels = stream.codec_context.width * stream.codec_context.height
         for index, frame in enumerate(container.decode(stream)):
             if index >= LARGEST_FRAME_COUNT:
                 raise VideoError(f"the video has more than {LARGEST_FRAME_COUNT:,} frames")
-            if max(pixels, frame.width * frame.height) > LARGEST_FRAME_PIXELS:
-                raise VideoError(f"frames of {frame.width}×{frame.height} pixels are too large")
+            _check_size(frame.width, frame.height, 1)
             if frame.is_corrupt:
                 raise VideoError(f"the video is damaged at frame {index}")
             yield frame
 
 
-def _rgb(frame: Any) -> np.ndarray:
-    image: np.ndarray = frame.to_ndarray(format="rgb24")
-    quarter_turns = round(frame.rotation / 90) % 4
-    return np.ascontiguousarray(np.rot90(image, quarter_turns)) if quarter_turns else image
+def _check_size(width: int, height: int, held: int) -> None:
+    """Raise VideoError where `held` frames of this size are too much for the memory."""
+    pixels = width * height
+    if pixels > LARGEST_FRAME_PIXELS:
+        raise VideoError(f"frames of {width}×{height} pixels are too large; scale the video down")
+    if pixels * held > LARGEST_HELD_PIXELS:
+        raise VideoError(
+            f"frames of {width}×{height} pixels are too large to hold {held} of them; scale the video down "
+            f"to at most {LARGEST_HELD_PIXELS // held:,} pixels per frame"
+        )
 
 
 def _declared_frames(container: Any, stream: Any) -> int:

@@ -8,11 +8,14 @@ quality 95, and an instruction; three independent runs.
 Source: `eval/get_naturalscore.py` of PKU-YuanGroup/OpenS2V-Nexus v1.1 (commit 210eb08). Kept on purpose:
 frames after 15·s are never seen, a short video sends fewer pictures, small pictures are enlarged (with the
 area filter that also shrinks), and the request has no system message and no temperature. As in the official
-merge, runs without an answer are left out of the mean; the details name them. Different:
+merge, runs without an answer are left out of the mean. The details name them and say how many there are
+(`runs_present`: "2 of 3"); the same command asks for them again. Different:
 
 * the instruction is ours (`metrics/judges/instruction.py`) unless a file with the official one is given;
 * an answer must be a number from 1 to 5: another one is asked again, then that run has failed, where the
-  official code would store the text and its merge would stop or clip;
+  official code would store the text and its merge would stop or clip. Of another judge than the official one
+  a number after `<think>…</think>`, in Markdown's emphasis (`**4**`) or in parts of text is read too, and the
+  details name such a run under `readings`;
 * a video that cannot be decoded has failed; the official code judges it from the text alone;
 * a judge that runs locally marks its details as `unofficial`.
 
@@ -75,7 +78,7 @@ class NaturalScoreOptions:
     use_cache: bool = True
     """Whether answers are kept and answers from earlier runs are used."""
     budget: float | None = None
-    """Dollars that one run of the program may spend; needs price_in and price_out."""
+    """Dollars that one run of the program, with all its workers, may spend; needs price_in and price_out."""
     price_in: float | None = None
     """Dollars per million tokens sent."""
     price_out: float | None = None
@@ -83,7 +86,7 @@ class NaturalScoreOptions:
     tokens_per_image: int = TOKENS_PER_IMAGE
     """Tokens that one picture costs, for the estimate; 255 is gpt-4o's count."""
     concurrency: int = 4
-    """Requests that wait for the endpoint at the same time; 1 or more."""
+    """Requests of all workers that wait for the endpoint at the same time; 1 or more."""
     timeout_s: float = 120.0
     """Seconds after which a request counts as failed."""
     attempts: int = 5
@@ -118,7 +121,7 @@ class NaturalScore(Metric):
 
     declaration = MetricDeclaration(
         name="naturalscore",
-        version="1",
+        version="2",
         component="naturalscore",
         summary="how natural a vision-language judge finds the video (1 to 5); needs an endpoint and its key",
         source="OpenS2V-Nexus@210eb08 eval/get_naturalscore.py",
@@ -219,7 +222,7 @@ class NaturalScore(Metric):
         Raises MissingWeights without a key or model folder, and UserError for a key that cannot be one.
         """
         return NaturalScorer(
-            judge=self._load_local(environment) if self.is_local else self._connect(),
+            judge=self._load_local(environment) if self.is_local else self._connect(environment),
             name=self.model,
             is_local=self.is_local,
             instruction=self.instruction,
@@ -233,9 +236,16 @@ class NaturalScore(Metric):
 
         return LocalJudge.load(self._local_folder(environment), environment.device, self.model)
 
-    def _connect(self) -> Judge:
+    def _connect(self, environment: Environment) -> Judge:
         from refbench.metrics.judges.endpoint import EndpointJudge, Limits
 
+        account = Account(self.prices, self.options.budget)
+        shared: dict[str, Any] = {}
+        if environment.shared is not None:
+            from refbench.metrics.judges.shared import SharedAccount, SharedSlots
+
+            account = SharedAccount(environment.shared, self.prices, self.options.budget)
+            shared["slots"] = SharedSlots(folder=environment.shared, count=self.options.concurrency).one
         judge = EndpointJudge(
             model=self.model,
             url=self.options.url,
@@ -247,8 +257,10 @@ class NaturalScore(Metric):
                 first_wait_s=self.options.first_wait_s,
                 longest_wait_s=self.options.longest_wait_s,
             ),
-            account=Account(self.prices, self.options.budget),
+            account=account,
             tokens_per_image=self.options.tokens_per_image,
+            is_official=self.model == OFFICIAL_MODEL,
+            **shared,
         )
         if not self.options.use_cache:
             return judge
@@ -323,6 +335,8 @@ class NaturalScorer(Scorer):
             "runs": {str(answer.run): answer.verdict for answer in answers if answer.verdict is not None},
             "replies": {str(answer.run): list(answer.replies) for answer in answers},
             "failed_runs": {str(answer.run): answer.failure for answer in answers if answer.verdict is None},
+            "runs_present": f"{sum(answer.verdict is not None for answer in answers)} of {len(answers)}",
+            "readings": {str(answer.run): answer.reading for answer in answers if answer.reading},
             "judge": self.name,
             "instruction": self.instruction.label,
             "instruction_sha256": self.instruction.digest,

@@ -11,12 +11,16 @@ Source: `eval/get_nexusscore.py` of PKU-YuanGroup/OpenS2V-Nexus v1.1 (commit 210
 Kept on purpose: in categories with "face" the labels `Man` and `Woman` are left out, in those with "human"
 they become `human`; the detector sees BGR; products and their mean are rounded to float16, and a threshold is
 rounded to the precision of what it is compared with (0.30 to 0.30005); a box of confidence 0.5 to 0.6 counts
-its frame but never enters the mean, so seeing the subject in fewer frames can raise the score; a box that
-rounds to no pixel loses the video; boxes of which none is kept give 0, no box at all gives no score.
+its frame but never enters the mean, so seeing the subject in fewer frames can raise the score; a box
+without a pixel across is resized to black if it is at least 98 pixels long, and loses the video if it is
+shorter (GME's resize divides by zero there); boxes of which none is kept give 0, no box at all gives no
+score.
 Different, with the same result: the backbone runs once per frame and not twice per frame and reference,
 prompts once per reference; reference pictures and labels are embedded once per video and crops once, in
 batches, those under 0.6 not at all; a frame that the sampling of a short video repeats is looked at once.
-A reference without a label is left out, as the original does when its list of labels is shorter.
+A reference without a label is left out, as the original does when its list of labels is shorter. An empty
+label counts as none; the original would compare with the embedding of an empty text, which says nothing of
+the subject (the official samples have no such label).
 
 The details hold the counts, and `score_per_frame_and_reference`: a pre-release of the script divided by the
 number of (frame, reference) pairs with a box.
@@ -210,7 +214,7 @@ def score_video(sample: Sample, video: Video, detector: Detector, embedder: Embe
     """The score of one video with any detector and embedder.
 
     Raises SampleError when no reference can be looked for, one is missing, the video cannot be read, nothing
-    is found in any frame, or a box rounds to no pixel.
+    is found in any frame, or a box is too small for GME.
     """
     subjects = subjects_of(sample)
     if not subjects:
@@ -238,7 +242,7 @@ def find_subjects(
 ) -> list[Found]:
     """All boxes in the order of frames, references and the detector; repeated frames repeat theirs.
 
-    Raises SampleError for a reference or video that cannot be read and for a box that rounds to no pixel.
+    Raises SampleError for a reference or video that cannot be read and for a box that is too small for GME.
     """
     pictures = [subject.reference.open_plain_rgb() for subject in subjects]
     prompts = detector.prompts(pictures)
@@ -325,7 +329,7 @@ class _CropComparer:
     ) -> Iterator[tuple[int, np.float32, int | None]]:
         """(subject, confidence, crop number or None) of each box of a frame, RGB uint8 (H, W, 3).
 
-        Crops join the queue. Raises SampleError for a box that rounds to no pixel.
+        Crops join the queue. Raises SampleError for a box that is too small for GME.
         """
         from PIL import Image
 
@@ -359,12 +363,20 @@ class _CropComparer:
 def crop_of(picture: Image.Image, corners_4: Sequence[float]) -> Image.Image:
     """The part of a picture within (x1, y1, x2, y2), each rounded half to even, x2 and y2 excluded.
 
-    Raises SampleError when no pixel is left: there the official script loses the video.
+    It may be without a pixel across, and is then resized to black. Raises SampleError where Pillow's crop or
+    GME's resize of no pixels fails: there the official script loses the video.
     """
+    from refbench.metrics.nets.gme import first_size
+
     left, top, right, bottom = (round(corner) for corner in corners_4)
-    if right <= left or bottom <= top:
-        raise SampleError("a detected box rounds to no pixel, which the official script cannot score either")
-    return picture.crop((left, top, right, bottom))
+    try:
+        crop = picture.crop((left, top, right, bottom))
+        first_size(crop.height, crop.width)
+    except (ValueError, ZeroDivisionError):
+        raise SampleError(
+            "a detected box rounds to no pixel, which the official script cannot score either"
+        ) from None
+    return crop
 
 
 def _product(one_D: torch.Tensor, other_D: torch.Tensor) -> np.float16:

@@ -7,14 +7,11 @@ Everything heavy is imported when a command runs, so that `--help` answers at on
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from refbench.bench.cli import options as o
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 
 def report(
@@ -26,16 +23,28 @@ def report(
     """Write tables, plots and one HTML page from score records.
 
     Tables in Markdown, CSV and LaTeX, plots in PNG and PDF. Records of several methods, tracks and stores are
-    put together; nothing is scored again.
+    put together; nothing is scored again. The terminal shows one row for each method; --wide adds a table of
+    each method's components.
 
     Example: refbench report scores/ -o report
     """
-    from refbench.bench.console import print_json, print_scoreboards, print_text, scoreboard_json
+    from refbench.bench.console import (
+        VIEW,
+        licence_notes,
+        note,
+        print_json,
+        print_scoreboards,
+        print_text,
+        scoreboard_json,
+    )
     from refbench.reports.report import PLOT_FOLDER, TABLE_FOLDER
     from refbench.reports.report import report as make_report
+    from refbench.reports.terminal import print_score_table
 
     made = make_report(stores, protocol=protocol)
     files = made.write(out)
+    for text in made.left_out:
+        note(f"left out of the report: {text}")
     if json:
         print_json(
             {
@@ -44,7 +53,13 @@ def report(
             }
         )
         return
-    print_scoreboards(made.boards)
+    for one in made.tracks:
+        print_score_table(one.boards)
+    if VIEW.get().wide:
+        print_scoreboards(made.boards)
+    else:
+        for text in licence_notes(made.boards):
+            note(text)
     print_text(f"page:   {files[0]}")
     print_text(f"tables: {out / TABLE_FOLDER} (Markdown, CSV, LaTeX)")
     print_text(f"plots:  {out / PLOT_FOLDER} (PNG, PDF)")
@@ -67,7 +82,7 @@ def leaderboard(
 
     Example: refbench leaderboard --track human-domain --protocol opens2v-1.0
     """
-    from refbench.bench.console import console, print_json, print_text, table
+    from refbench.bench.console import print_json, print_lines, print_table, print_text
     from refbench.bench.scores.columns import COMPONENTS
     from refbench.reports.published import (
         LARGEST_ROUNDING_POINTS,
@@ -77,6 +92,7 @@ def leaderboard(
         recomputed_total,
         total_difference,
     )
+    from refbench.reports.terminal import DROPPED_FIRST, SHORT_HEADINGS
 
     rows = leaderboard_rows(track, protocol, source)
     if json:
@@ -95,18 +111,27 @@ def leaderboard(
         ]
         for row in rows
     ]
-    labels = _headings([component.label for component in components])
-    headings = ["method", "total\n%", "recomputed\n%", "difference\npoints", *labels, "openness", "source"]
-    console().print(table(f"published, {track}, {protocol}", headings, cells))
+    labels = [component.label for component in components]
+    headings = ["method", "total %", "recomputed %", "difference points", *labels, "openness", "source"]
+    dropped_first = ["difference points", "recomputed %", "openness", "source", *DROPPED_FIRST]
+    print_table(
+        f"published, {track}, {protocol}",
+        headings,
+        cells,
+        short={**SHORT_HEADINGS, "total %": "total"},
+        drop=dropped_first,
+    )
     marked = [row for row in rows if disagrees(row)]
-    print_text(
-        f"{len(rows)} rows, {len(marked)} of them more than {LARGEST_ROUNDING_POINTS} points off "
-        "their own components"
+    print_lines(
+        [
+            f"{len(rows)} rows, {len(marked)} of them more than {LARGEST_ROUNDING_POINTS} points off "
+            "their own components"
+        ]
     )
     for row in marked:
         print_text(f"! {row.method}, {row.source.title}: {total_difference(row):+.3f} points")
     for cited in dict.fromkeys(row.source for row in rows):
-        print_text(cited.reference)
+        print_lines([cited.reference])
 
 
 def compare(
@@ -130,7 +155,7 @@ def compare(
 
     Example: refbench compare scores/vace-14b scores/phantom-14b --track open-domain
     """
-    from refbench.bench.console import console, print_json, print_text, table
+    from refbench.bench.console import print_json, print_lines, print_table, print_text
     from refbench.reports.compared import (
         COMPARISON_HEADINGS,
         comparison_json,
@@ -146,9 +171,8 @@ def compare(
     scores = result.scores
     print_text(f"A: {scores.a}\nB: {scores.b}")
     title = f"{scores.track} · {scores.protocol} · {scores.samples} samples"
-    console().print(table(title, COMPARISON_HEADINGS, comparison_rows(scores)))
-    for line in comparison_lines(result):
-        print_text(line)
+    print_table(title, COMPARISON_HEADINGS, comparison_rows(scores), drop=["n"])
+    print_lines(comparison_lines(result))
 
 
 def reproduce(
@@ -168,10 +192,11 @@ def reproduce(
 
     Example: refbench reproduce table1 scores/ -o reproduction
     """
-    from refbench.bench.console import console, note, print_json, print_text, table
+    from refbench.bench.console import note, print_json, print_lines
     from refbench.bench.errors import UserError
     from refbench.bench.registry import unknown_name
     from refbench.reports.table1 import reproduce_table1, reproduction_json
+    from refbench.reports.terminal import print_reproduction
 
     if what != "table1":
         raise UserError(unknown_name("table", what, ["table1"]))
@@ -182,14 +207,5 @@ def reproduce(
     if json:
         print_json({"rows": reproduction_json(made.rows), "files": [str(file) for file in files]})
         return
-    cells = [[cell.text for cell in row] for row in made.table.rows]
-    console().print(table(made.table.title, _headings(made.table.headings), cells))
-    for line in (*made.table.notes, *(f"wrote {file}" for file in files)):
-        print_text(line)
-
-
-def _headings(headings: Sequence[str]) -> list[str]:
-    """Headings on two lines, so that a table of seven components fits a terminal."""
-    from refbench.reports.table_formats import heading_lines
-
-    return ["\n".join(heading_lines(heading)) for heading in headings]
+    print_reproduction(made.table)
+    print_lines([*made.table.notes, *(f"wrote {file}" for file in files)])

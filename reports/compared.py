@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from refbench.bench.console import count_text, interval_text, percent
-from refbench.bench.errors import one_line
+from refbench.bench.errors import UserError, one_line
 from refbench.bench.runs.folder import RunInfo
 from refbench.bench.scores import DEFAULT_PROTOCOL
 from refbench.bench.scores.comparison import Comparison, Difference, compare_records
@@ -91,6 +91,9 @@ def stored_run(store: Store, track: str | None, variant: str | None) -> Compared
     if marker and before and not Path(path).exists():
         path, variant = before, after
     stored = read_stored_runs(path)
+    if stored.left_out:
+        # A verdict must not rest on a part of what was named.
+        raise UserError(stored.left_out[0])
     groups = stored.groups()
     run = only_run(groups, path, track=track, variant=variant)
     return ComparedRun(label=run.label, records=groups[run], info=stored.run_infos.get(run))

@@ -58,8 +58,9 @@ def render_page(
     sections: Sequence[TrackSection],
     protocol: Protocol,
     run_infos: Mapping[RunKey, RunInfo],
+    left_out: Sequence[str] = (),
 ) -> str:
-    """The page's HTML."""
+    """The page's HTML; `left_out` says which files of the stores could not be read."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
@@ -75,6 +76,7 @@ def render_page(
     runs = dict.fromkeys(record.run for record in records)
     return environment.get_template(TEMPLATE).render(
         protocol=protocol,
+        left_out=left_out,
         sections=sections,
         cards=card_sections(runs, run_infos),
         cardless=[f"{run.label} on {run.track}" for run in runs if run not in run_infos],

@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     import numpy as np
     from matplotlib.axes import Axes
 
-MISSING_GREY = "#DDDDDD"
+# Its middle is a green-blue: nothing that was scored looks like the grey of what was not.
+COLOUR_MAP = "viridis"
+MISSING_GREY = "#E6E6E6"
 
 
 def draw_heat_map(boards: Sequence[Scoreboard]) -> Plot:
@@ -41,7 +43,7 @@ def draw_heat_map(boards: Sequence[Scoreboard]) -> Plot:
     figure, grid = new_grid(
         PAGE_WIDTH_IN if columns == 2 else COLUMN_WIDTH_IN * 1.15, 0.75 + rows * panel_height, rows, columns
     )
-    colours = matplotlib.colormaps["cividis"].with_extremes(bad=MISSING_GREY)
+    colours = matplotlib.colormaps[COLOUR_MAP].with_extremes(bad=MISSING_GREY)
     for index, axes in enumerate(grid):
         if index >= len(components):
             axes.set_axis_off()

@@ -54,6 +54,9 @@ def draw_radar(boards: Sequence[Scoreboard]) -> Plot:
             marker=MARKERS[index],
             markersize=2.8,
             label=short(board.label),
+            # A marker at 100 or at the centre is drawn whole.
+            clip_on=False,
+            zorder=3,
         )
     _radar_style(axes, angles, labels, lowest)
     listed = and_list([board.label for board in shown])

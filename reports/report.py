@@ -47,6 +47,7 @@ class Report:
 
     `boards` has one scoreboard for each run, in the order of the records; `tracks` holds the same scoreboards
     by track, the official tracks first. `run_infos` are the run descriptions that lay beside the records.
+    `left_out` are files of the stores that could not be read, with the reason.
     """
 
     protocol: Protocol
@@ -54,6 +55,7 @@ class Report:
     run_infos: Mapping[RunKey, RunInfo]
     boards: tuple[Scoreboard, ...]
     tracks: tuple[TrackReport, ...]
+    left_out: tuple[str, ...] = ()
 
     def contents(self) -> dict[str, str | bytes]:
         """Path below the report's folder → content: `report.html` first, then tables and plots per track."""
@@ -64,7 +66,8 @@ class Report:
             plots = track_plots(one.boards)
             files |= _table_files(one, components, categories) | _plot_files(one.track, plots)
             sections.append(track_section(one.records, one.boards, components, categories, plots))
-        return {PAGE_FILE: render_page(self.records, sections, self.protocol, self.run_infos), **files}
+        page = render_page(self.records, sections, self.protocol, self.run_infos, self.left_out)
+        return {PAGE_FILE: page, **files}
 
     def write(self, out: str | os.PathLike[str]) -> list[Path]:
         """Write `report.html`, `tables/<track>.*` and `plots/<track>.*` below `out`; returns the files.
@@ -112,6 +115,7 @@ def build_report(stored: StoredRuns, protocol: Protocol) -> Report:
         protocol=protocol,
         records=records,
         run_infos=stored.run_infos,
+        left_out=stored.left_out,
         boards=boards,
         tracks=tuple(
             TrackReport(

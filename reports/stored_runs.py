@@ -14,10 +14,14 @@ from refbench.bench.scores.store import Store, read_records, store_files, store_
 
 @dataclass(frozen=True, kw_only=True)
 class StoredRuns:
-    """The latest records in the order of their keys, and the run descriptions found beside the stores."""
+    """The latest records in the order of their keys, and the run descriptions found beside the stores.
+
+    `left_out` says, a line each, which files could not be read and why.
+    """
 
     records: tuple[Record, ...]
     run_infos: Mapping[RunKey, RunInfo]
+    left_out: tuple[str, ...] = ()
 
     def groups(self) -> dict[RunKey, list[Record]]:
         """The records of each run."""
@@ -27,21 +31,32 @@ class StoredRuns:
 def read_stored_runs(stores: Store | Iterable[Store]) -> StoredRuns:
     """Read store files, or folders of them; of several records (or run descriptions) the last read counts.
 
-    Raises UserError when a store does not exist, holds no record, or holds something that is no record.
+    A file that holds something else than records (a stray one, or lines of a newer version) is left out whole
+    and named, where other files remain. Raises UserError when a store does not exist, holds no record, or no
+    file of it can be read.
     """
     paths = store_paths(stores)
     records: list[Record] = []
     run_infos: dict[RunKey, RunInfo] = {}
+    left_out: list[str] = []
     for file in store_files(paths):
-        in_file = read_records(file)
+        try:
+            in_file = read_records(file)
+            infos = {
+                key: read_run(run_file)
+                for key in group_records(in_file)
+                if (run_file := stored_run_file(file, key.variant)).is_file()
+            }
+        except UserError as error:
+            left_out.append(str(error))
+            continue
         records += in_file
-        for key in group_records(in_file):
-            run_file = stored_run_file(file, key.variant)
-            if run_file.is_file():
-                run_infos[key] = read_run(run_file)
+        run_infos |= infos
+    if not records and left_out:
+        raise UserError(left_out[0])
     if not records:
         raise UserError(f"no score records in {', '.join(map(str, paths))}")
-    return StoredRuns(records=in_key_order(records), run_infos=run_infos)
+    return StoredRuns(records=in_key_order(records), run_infos=run_infos, left_out=tuple(left_out))
 
 
 def in_key_order(records: Iterable[Record]) -> tuple[Record, ...]:

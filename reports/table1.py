@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,11 +23,13 @@ from refbench.reports.published import (
     published_rows,
     published_sources,
 )
-from refbench.reports.stored_runs import read_stored_runs
-from refbench.reports.table_formats import to_latex, to_markdown
+from refbench.reports.stored_runs import StoredRuns, read_stored_runs
+from refbench.reports.table_formats import csv_text, to_latex, to_markdown
 from refbench.reports.tables import NONE, Cell, Table
 
 REPORTED_ONLY = "reported only"
+# What a line of the table holds.
+ROW_KINDS = ("published", "measured", "difference")
 CSV_COLUMNS = (
     "method",
     "run",
@@ -59,7 +59,7 @@ class Reproduction:
     """Table 1 beside measured runs.
 
     `rows` are all rows of Table 1 in its order, `table` shows them in percent and points. `left_out` says for
-    every other run of the track (by its label) why it stands in no row.
+    every other run of the track (by its label), and for files that cannot be read, why it stands in no row.
     """
 
     rows: tuple[ReproducedRow, ...]
@@ -94,7 +94,8 @@ def reproduce_table1(
     """
     source = table1_source()
     paths = store_paths(stores)
-    records = read_stored_runs(paths).records if paths else ()
+    stored = read_stored_runs(paths) if paths else StoredRuns(records=(), run_infos={})
+    records = stored.records
     boards = scoreboards(
         (record for record in records if record.track == source.track), get_protocol(source.protocol)
     )
@@ -103,7 +104,8 @@ def reproduce_table1(
     made = Reproduction(
         rows=rows,
         table=reproduction_table(rows),
-        left_out={board.label: _why_left_out(board) for board in boards if board.label not in matched},
+        left_out={board.label: _why_left_out(board) for board in boards if board.label not in matched}
+        | {text.partition(",")[0]: text for text in stored.left_out},
     )
     if out is not None:
         made.write(out)
@@ -206,15 +208,13 @@ def reproduction_table(rows: Sequence[ReproducedRow]) -> Table:
 
 def reproduction_csv(rows: Sequence[ReproducedRow]) -> str:
     """One line per row, run and component (`total` first), unrounded; rows reported only have no run."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(CSV_COLUMNS)
+    lines: list[list[object]] = []
     for row in rows:
         published = _published(row.published)
         if not row.measured:
-            writer.writerows(
+            lines += [
                 [row.published.method, "", name, value, "", "", "", ""] for name, value in published.items()
-            )
+            ]
         for board in row.measured:
             differences = differences_points(row.published, board)
             results = {result.component: result for result in board.components}
@@ -222,10 +222,10 @@ def reproduction_csv(rows: Sequence[ReproducedRow]) -> str:
                 measured = _measured(board)[name]
                 in_percent = None if measured is None else 100 * measured
                 counts = _counts(results.get(name))
-                writer.writerow(
+                lines.append(
                     [row.published.method, board.label, name, value, in_percent, differences[name], *counts]
                 )
-    return text.getvalue()
+    return csv_text(CSV_COLUMNS, lines)
 
 
 def reproduction_json(rows: Sequence[ReproducedRow]) -> list[dict[str, Any]]:

@@ -7,11 +7,12 @@ import io
 import re
 from collections.abc import Iterable, Sequence
 
-from refbench.bench.errors import one_line
+from refbench.bench.errors import one_line, visible
 from refbench.bench.scores.aggregate import Scoreboard
 from refbench.reports.tables import Cell, Table, track_categories
 
 LONGEST_NAME = 100
+FORMULA_STARTS = ("=", "+", "-", "@")
 LATEX_SPECIAL = {
     "\\": r"\textbackslash{}",
     "&": r"\&",
@@ -161,7 +162,7 @@ def component_csv(boards: Sequence[Scoreboard]) -> str:
             counts = [result.expected, result.scored, result.dropped, result.counted]
             scores = [result.value, low, high, result.strict]
             rows.append([*_identity(board), result.component, result.weight, *scores, *counts])
-    return _csv(COMPONENT_COLUMNS, rows)
+    return csv_text(COMPONENT_COLUMNS, rows)
 
 
 def category_csv(boards: Sequence[Scoreboard]) -> str:
@@ -173,16 +174,27 @@ def category_csv(boards: Sequence[Scoreboard]) -> str:
         for category in categories
         for component, value in board.categories.get(category, {}).items()
     ]
-    return _csv(CATEGORY_COLUMNS, rows)
+    return csv_text(CATEGORY_COLUMNS, rows)
 
 
 def _identity(board: Scoreboard) -> list[object]:
     return [board.method, board.variant, board.track, board.protocol]
 
 
-def _csv(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+def csv_text(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A CSV file in which no text is a formula: spreadsheets run cells that begin with `=`, `+`, `-` or `@`.
+
+    Such a text gets an apostrophe before it; control characters are written out. Numbers stay as they are.
+    """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)
-    writer.writerows(rows)
+    writer.writerows([_harmless(cell) for cell in row] for row in rows)
     return text.getvalue()
+
+
+def _harmless(cell: object) -> object:
+    if not isinstance(cell, str):
+        return cell
+    shown = visible(cell).replace("\n", r"\n").replace("\t", r"\t")
+    return f"'{shown}" if shown.lstrip().startswith(FORMULA_STARTS) else shown

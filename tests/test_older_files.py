@@ -20,6 +20,8 @@ from refbench.bench.weights.tiny import marked_folder
 
 OLDER = Path(__file__).parent / "files/version_0.1"
 RUNS = {"static-reference": "open-domain", "refalign-tiny": "open-domain.tiny-weights"}
+# Metrics whose version has risen since: what they see of some files has changed.
+RISEN = {"naturalscore"}
 
 
 @pytest.fixture
@@ -45,8 +47,8 @@ def test_every_value_is_still_current(older: Run, method: str) -> None:
     assert sum(counts["to_score"] for counts in plan.values()) == 0
     for metric, counts in plan.items():
         values = [record for record in held if record.metric == metric and record.value is not None]
-        assert counts["cached"] == len(values), metric
-    assert sum(counts["cached"] for counts in plan.values()) == 27
+        assert counts["cached"] == (0 if metric in RISEN else len(values)), metric
+    assert sum(counts["cached"] for counts in plan.values()) == 27 - 3 * len(RISEN)
 
 
 def test_finished_videos_are_not_made_again(older: Run) -> None:

@@ -18,8 +18,9 @@ replaced, once. No shell takes part and nothing is split or expanded again, so a
     {seed}, {id}       the seed, the sample's id
 
 Reference paths are absolute. The program inherits the environment, which is where an API key belongs: the
-template is part of the method card and is stored. It gets no input, and a session of its own, so that a
-time-out ends it with all its children. Needs a POSIX system.
+template is part of the method card and is stored. It gets no input, and of what it prints only the end is
+kept. All its processes end with it: what it leaves in the background, and everything after a time-out, an
+interruption, or when the process that runs it is gone (see `session.py`). Needs a POSIX system.
 
 Source: this project.
 """
@@ -32,18 +33,20 @@ import os
 import re
 import shlex
 import shutil
-import signal
 import subprocess
+import sys
 import tempfile
-import time
-from collections.abc import Callable
-from contextlib import suppress
+import threading
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from refbench.baselines.external import session as session_module
+from refbench.baselines.external.session import LONGEST_KILL_S
 from refbench.bench.environment import Environment
 from refbench.bench.errors import SampleError, UserError, exit_text, one_line
+from refbench.bench.files import scratch_folder
 from refbench.bench.method import Generator, Method, MethodCard, OnStep, silent
 from refbench.bench.registry import methods
 from refbench.bench.sample import Reference, Sample
@@ -52,9 +55,9 @@ PLACEHOLDER = re.compile(r"\{(\w*)\}")
 PLACEHOLDER_NAMES = ("prompt", "prompt_file", "references", "references_json", "output", "seed", "id")
 # What is kept of the program's messages.
 LONGEST_MESSAGE_CHARACTERS = 2000
+PIPE_BYTES = 64 * 2**10
 # Between asking a program to stop and stopping it.
 GRACE_S = 3.0
-POLL_INTERVAL_S = 0.02
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,9 +119,7 @@ class Command(Method):
                 f"the program {one_line(program, 120)!r} was not found or may not be executed; "
                 "no shell takes part, so ~ and $VARIABLES stay as they are"
             )
-        return CommandGenerator(
-            options=self.options, outputs=tempfile.TemporaryDirectory(prefix="refbench-command-")
-        )
+        return CommandGenerator(options=self.options, outputs=scratch_folder("command"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -221,71 +222,98 @@ def comma_joined(references: list[str]) -> str:
     return ",".join(references)
 
 
+class Tail:
+    """The end of what a program writes into a pipe. A thread empties it: nothing blocks, little is held."""
+
+    def __init__(self, pipe: IO[bytes]) -> None:
+        self._kept = b""
+        self._thread = threading.Thread(target=self._read, args=(pipe.fileno(),), daemon=True)
+        self._thread.start()
+
+    def _read(self, pipe: int) -> None:
+        # A character of UTF-8 has at most four bytes.
+        while piece := os.read(pipe, PIPE_BYTES):
+            self._kept = (self._kept + piece)[-4 * LONGEST_MESSAGE_CHARACTERS :]
+
+    def line(self) -> str:
+        """The end in one line; to be asked when the program has ended, which closes the pipe."""
+        self._thread.join(GRACE_S)
+        text = self._kept.decode("utf-8", errors="replace")[-LONGEST_MESSAGE_CHARACTERS:]
+        return one_line(text, LONGEST_MESSAGE_CHARACTERS)
+
+
 def run_program(arguments: list[str], timeout_s: float, output: Path) -> None:
     """Run the program to its end and check that it left `output`; SampleError says what went wrong."""
-    # Files, not pipes: a talkative program neither blocks nor fills our memory.
-    with tempfile.TemporaryFile() as standard_output, tempfile.TemporaryFile() as standard_error:
-        try:
-            process = subprocess.Popen(
-                arguments,
-                stdin=subprocess.DEVNULL,
-                stdout=standard_output,
-                stderr=standard_error,
-                start_new_session=True,
-            )
-        except OSError as error:
-            raise SampleError(f"the program could not be started: {one_line(error.strerror)}") from None
-        try:
-            exit_code = process.wait(timeout_s)
-        except subprocess.TimeoutExpired:
-            end_session(process)
-            message = last_message(standard_error, standard_output)
-            raise SampleError(f"the program was stopped after {timeout_s:g} s{message}") from None
-        except BaseException:
-            # Ctrl-C reaches us alone: the program has a session of its own.
-            end_session(process)
-            raise
-        message = last_message(standard_error, standard_output)
-    if exit_code != 0:
-        raise SampleError(f"the program ended with {exit_text(exit_code)}{message}")
+    status_reading, status_writing = os.pipe()
+    with os.fdopen(status_reading, "rb") as status:
+        session = start_session(arguments, status_writing)
+        with session:
+            assert session.stdout is not None and session.stderr is not None
+            tails = (Tail(session.stderr), Tail(session.stdout))
+            try:
+                session.wait(timeout_s)
+            except subprocess.TimeoutExpired:
+                end_session(session)
+                message = last_message(tails)
+                raise SampleError(f"the program was stopped after {timeout_s:g} s{message}") from None
+            except BaseException:
+                # Ctrl-C reaches us alone: the program has a session of its own.
+                end_session(session)
+                raise
+            message = last_message(tails)
+        answer = status.read().decode().split()
+    match answer:
+        case ["exit", "0"]:
+            pass
+        case ["exit", code]:
+            raise SampleError(f"the program ended with {exit_text(int(code))}{message}")
+        case ["error", number, *_]:
+            raise SampleError(f"the program could not be started: {os.strerror(int(number))}")
+        case _:
+            raise SampleError(f"the program was lost: its session ended with {exit_text(session.returncode)}")
     if not output.is_file():
         raise SampleError(f"the program ended well but wrote no file to {{output}}{message}")
     if output.stat().st_size == 0:
         raise SampleError(f"the program ended well but its output file is empty{message}")
 
 
-def end_session(process: subprocess.Popen[bytes]) -> None:
-    """Ask every process of the program's group to stop, and after a grace period stop those that remain."""
+def start_session(arguments: list[str], status_writing: int) -> subprocess.Popen[bytes]:
+    """Start the process that runs the program; it takes over the pipe `status_writing`, for its answer."""
+    own = (
+        sys.executable,
+        "-I",
+        "-S",
+        session_module.__file__,
+        str(GRACE_S),
+        str(status_writing),
+        str(os.getpid()),
+    )
     try:
-        _signal_group(process, signal.SIGTERM)
-        deadline = time.monotonic() + GRACE_S
-        while time.monotonic() < deadline:
-            # Reaping the program first: its corpse would count as a living member of the group.
-            process.poll()
-            if not _signal_group(process, 0):
-                return
-            time.sleep(POLL_INTERVAL_S)
+        return subprocess.Popen(
+            [*own, *arguments],
+            bufsize=0,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+            pass_fds=(status_writing,),
+        )
+    except OSError as error:
+        raise SampleError(f"the program could not be started: {one_line(error.strerror)}") from None
     finally:
-        _signal_group(process, signal.SIGKILL)
-        process.wait()
+        os.close(status_writing)
 
 
-def _signal_group(process: subprocess.Popen[bytes], signal_number: int) -> bool:
-    """Whether a process of the group was there to take the signal."""
-    with suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, signal_number)
-        return True
-    return False
+def end_session(session: subprocess.Popen[bytes]) -> None:
+    """Have all processes of the program ended: asked to stop, and after the grace period killed."""
+    session.terminate()
+    try:
+        session.wait(GRACE_S + LONGEST_KILL_S + GRACE_S)
+    except subprocess.TimeoutExpired:
+        session.kill()
+        session.wait()
 
 
-def last_message(standard_error: IO[bytes], standard_output: IO[bytes]) -> str:
-    """`: ` and the end of stderr (of stdout when stderr is empty) in one line, or nothing."""
-    for file in (standard_error, standard_output):
-        size = file.seek(0, os.SEEK_END)
-        # A character of UTF-8 has at most four bytes.
-        file.seek(max(size - 4 * LONGEST_MESSAGE_CHARACTERS, 0))
-        text = file.read().decode("utf-8", errors="replace")[-LONGEST_MESSAGE_CHARACTERS:]
-        line = one_line(text, LONGEST_MESSAGE_CHARACTERS)
-        if line:
-            return f": {line}"
-    return ""
+def last_message(tails: Iterable[Tail]) -> str:
+    """`: ` and the end of the first pipe into which anything was written, in one line, or nothing."""
+    return next((f": {line}" for tail in tails if (line := tail.line())), "")

@@ -158,20 +158,21 @@ def _options_json(options: Sequence[OptionDescription]) -> dict[str, dict[str, s
 
 
 def _print_fields(title: str, fields: Mapping[str, object]) -> None:
-    from refbench.bench.console import console, table
+    from refbench.bench.console import print_table
 
     rows = [[key, str(value)] for key, value in fields.items() if value not in (None, {}, [], (), "")]
-    console().print(table(title, ["field", "value"], rows, words=True))
+    print_table(title, ["field", "value"], rows, words=True, texts=["value"])
 
 
 def _print_options(options: Sequence[OptionDescription], form: str) -> None:
-    from refbench.bench.console import console, print_text, table
+    from refbench.bench.console import print_table, print_text
 
     if not options:
         return
     rows = [[option.name, option.type, option.default, option.meaning] for option in options]
     columns = ["option", "type", "default", "meaning"]
-    console().print(table(f"Options (--set {form})", columns, rows, words=True))
+    print_text("")
+    print_table(f"Options (--set {form})", columns, rows, words=True, texts=columns[1:], drop=["type"])
     needs = [option.name for option in options if option.required]
     if needs:
         print_text(f"required: {', '.join(needs)}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.metadata import entry_points
 from typing import Any
 
@@ -13,11 +14,13 @@ from typer.core import TyperGroup
 
 from refbench.bench import __version__
 from refbench.bench.cli import demo, inspection, scores, weights, work
-from refbench.bench.errors import UserError, one_line
+from refbench.bench.console import VIEW, View, write_plainly
+from refbench.bench.errors import UserError, one_line, visible
 
 COMMANDS_GROUP = "refbench.commands"
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
+NO_HOME = "home directory"
 
 
 class CommandGroup(TyperGroup):
@@ -32,12 +35,12 @@ class CommandGroup(TyperGroup):
         """The command of that name, loading its entry point if it is another package's."""
         own = super().get_command(ctx, cmd_name)
         if own is not None:
-            return own
+            return _with_view(own)
         point = next((point for point in entry_points(group=COMMANDS_GROUP) if point.name == cmd_name), None)
         if point is None:
             return None
         try:
-            return _as_command(cmd_name, point.load())
+            return _with_view(_as_command(cmd_name, point.load()))
         except Exception as error:  # noqa: BLE001 - a broken package must not break the other commands
             return _unavailable(cmd_name, f"{point.value} does not load: {type(error).__name__}: {error}")
 
@@ -47,6 +50,9 @@ class CommandGroup(TyperGroup):
             return super().invoke(ctx)
         except KeyboardInterrupt:
             raise _Interrupted from None
+        finally:
+            # What the user wanted to see was for this command.
+            VIEW.set(View())
 
 
 class _Interrupted(Exception):
@@ -66,11 +72,42 @@ def _unavailable(name: str, problem: str) -> Any:
     return _as_command(name, complain, help=f"(not available: {one_line(problem)})")
 
 
+WIDE_HELP = "Print all columns of a table, however wide the terminal is."
+QUIET_HELP = "Print results, remarks and errors, but no progress."
+VERBOSE_HELP = "Name every file and failure, and each step, instead of the first few."
+
+
+def _see(parameter: typer.CallbackParam, value: bool) -> None:
+    if value:
+        VIEW.set(replace(VIEW.get(), **{str(parameter.name): True}))
+
+
+def _view(
+    wide: bool = typer.Option(False, "--wide", expose_value=False, callback=_see, help=WIDE_HELP),
+    quiet: bool = typer.Option(False, "--quiet", "-q", expose_value=False, callback=_see, help=QUIET_HELP),
+    verbose: bool = typer.Option(
+        False, "--verbose", "-v", expose_value=False, callback=_see, help=VERBOSE_HELP
+    ),
+) -> None:
+    """The options that every command has beside its own."""
+
+
+def _with_view(command: Any) -> Any:
+    """The command with the options of `_view`, and so the commands of a group."""
+    own = {parameter.name for parameter in command.params}
+    command.params += [one for one in _as_command("view", _view).params if one.name not in own]
+    for below in getattr(command, "commands", {}).values():
+        _with_view(below)
+    return command
+
+
 app = typer.Typer(
     name="refbench",
     cls=CommandGroup,
     no_args_is_help=True,
-    add_completion=False,
+    # `refbench --install-completion` for the shell at hand.
+    add_completion=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     help=(
@@ -92,8 +129,12 @@ def _options(
     version: bool = typer.Option(
         False, "--version", help="Print the version and stop.", is_eager=True, callback=_print_version
     ),
+    wide: bool = typer.Option(False, "--wide", help=WIDE_HELP),
+    quiet: bool = typer.Option(False, "--quiet", "-q", help=QUIET_HELP),
+    verbose: bool = typer.Option(False, "--verbose", "-v", help=VERBOSE_HELP),
 ) -> None:
     """The options that stand before a command; the help text above is the program's."""
+    VIEW.set(View(wide=wide, quiet=quiet, verbose=verbose))
 
 
 for _module in (work, demo, scores, inspection, weights):
@@ -102,9 +143,10 @@ for _module in (work, demo, scores, inspection, weights):
 
 def main() -> None:
     """Run the command line: 0 all well, 1 some sample failed, 2 the user can fix it, 130 interrupted."""
-    # A scheduler's SIGTERM ends work as Ctrl-C does: child programs are stopped, temporary files removed.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
+        # A scheduler's SIGTERM ends work as Ctrl-C does: child programs are stopped, temporary files removed.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        write_plainly()
         app()
     except UserError as error:
         _complain(str(error))
@@ -112,6 +154,12 @@ def main() -> None:
     except (_Interrupted, KeyboardInterrupt):
         _complain("stopped; what was finished is kept, and the same command goes on from there")
         sys.exit(EXIT_INTERRUPTED)
+    except RuntimeError as error:
+        # What pathlib raises for `~` without HOME, and for `~somebody` who does not exist.
+        if NO_HOME not in str(error):
+            raise
+        _complain(f"{one_line(error)} Set HOME, or write the path without ~")
+        sys.exit(EXIT_USER_ERROR)
     except OSError as error:
         # A full disk, a folder that may not be written: the operating system's words are the clearest.
         _complain(one_line(error))
@@ -119,7 +167,7 @@ def main() -> None:
 
 
 def _complain(text: str) -> None:
-    sys.stderr.write(f"refbench: {' '.join(text.split())}\n")
+    sys.stderr.write(f"refbench: {visible(' '.join(text.split()))}\n")
 
 
 if __name__ == "__main__":

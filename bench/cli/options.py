@@ -113,6 +113,14 @@ JudgeBudgetOption = Annotated[
     ),
 ]
 NameOption = Annotated[str | None, typer.Option("--name", help="The method's name in records and tables.")]
+PatternOption = Annotated[
+    str | None,
+    typer.Option(
+        "--pattern",
+        metavar="FORM",
+        help="How videos are named, where not after the sample alone: '{id}_seed{seed}.mp4', '*/{id}.mp4'.",
+    ),
+]
 PromptsOption = Annotated[
     Path | None,
     typer.Option(
@@ -135,12 +143,17 @@ SettingsOption = Annotated[
 def chosen_track(track: str | None, suite: Path | None, dataset: str | None) -> Track:
     """The samples that --track (default: open-domain), --suite and --dataset choose.
 
-    Raises UserError for --suite together with one of the others, and as reading the samples does.
+    What a suite leaves open is said on standard error. Raises UserError for --suite together with one of the
+    others, and as reading the samples does.
     """
+    from refbench.bench.console import note
     from refbench.bench.dataset import load_suite, load_track
 
     if suite is None:
         return load_track(track or DEFAULT_TRACK, dataset)
     if track is not None or dataset is not None:
         raise UserError("--suite is a track of its own: leave --track and --dataset out")
-    return load_suite(suite)
+    chosen = load_suite(suite)
+    for text in chosen.notes:
+        note(text)
+    return chosen

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from refbench.bench.cli import options as o
 from refbench.bench.errors import UserError
+
+if TYPE_CHECKING:
+    from refbench.bench.scores.record import Record
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -34,7 +39,9 @@ def import_scores(
 
     refbench import-scores official_scores/ --name their-method --track open-domain
     """
-    from refbench.bench.console import note, print_json, print_scoreboards, scoreboard_json
+    from dataclasses import replace
+
+    from refbench.bench.console import inform, print_json, print_scoreboards, scoreboard_json
     from refbench.bench.dataset import OFFICIAL_TRACKS, load_track
     from refbench.bench.registry import unknown_name
     from refbench.bench.scores.aggregate import scoreboards
@@ -53,14 +60,21 @@ def import_scores(
         writer.append([record for record in imported.records if writer.records.get(record.key) != record])
         records = [record for record in writer.records.values() if record.variant == PLAIN]
     boards = scoreboards(records, chosen_protocol)
-    if imported.unknown_ids:
-        named = ", ".join(imported.unknown_ids[:5]) + ("…" if len(imported.unknown_ids) > 5 else "")
-        note(f"left out, {len(imported.unknown_ids)} ids are not of {track}: {named}")
+    beside = [text for text in (imported.unknown_text(track), _earlier(records, imported.records)) if text]
+    boards = [replace(board, notes=(*board.notes, *beside)) for board in boards]
     if json:
         print_json([scoreboard_json(board) for board in boards])
     else:
         print_scoreboards(boards)
-        note(f"read {', '.join(imported.files)}; records: {path}")
+        inform(f"read {', '.join(imported.files)}; records: {path}")
+
+
+def _earlier(held: Sequence[Record], imported: Sequence[Record]) -> str:
+    """A line on the values of the store that are not of this import, or an empty text."""
+    keys = {record.key for record in imported}
+    earlier = Counter(record.metric for record in held if record.value is not None and record.key not in keys)
+    listed = ", ".join(f"{count} of {metric}" for metric, count in sorted(earlier.items()))
+    return f"the store held these scores before, they count too: {listed}" if listed else ""
 
 
 def export(

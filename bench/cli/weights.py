@@ -49,7 +49,7 @@ def list_weights(
 
     Looked for in --weights, then $REFBENCH_WEIGHTS, then the hub cache.
     """
-    from refbench.bench.console import console, print_json, table
+    from refbench.bench.console import print_json, print_table, print_text
     from refbench.bench.registry import load_plugins
     from refbench.bench.weights.catalogue import catalogue
     from refbench.bench.weights.store import is_tiny, locate, missing_files, read_manifest, weights_folder
@@ -88,7 +88,9 @@ def list_weights(
             for name, shown in listed.items()
             if shown["kind"] == kind
         ]
-        console().print(table(title, columns, rows, words=True))
+        texts = ["used by", "on disk"]
+        print_table(title, columns, rows, words=True, texts=texts, drop=["revision", "GiB in use", "used by"])
+        print_text("")
 
 
 def _state(row: dict[str, Any]) -> str:

@@ -31,6 +31,7 @@ def add_commands(app: typer.Typer) -> None:
 def evaluate(
     videos: Annotated[Path, typer.Argument(help="Run folder, or a flat folder of <sample id>.mp4.")],
     name: o.NameOption = None,
+    pattern: o.PatternOption = None,
     track: o.TrackOption = None,
     dataset: o.DatasetOption = None,
     suite: o.SuiteOption = None,
@@ -79,6 +80,7 @@ def evaluate(
             videos=videos,
             track=o.chosen_track(track, suite, dataset),
             name=name,
+            pattern=pattern,
             metrics=metrics,
             options=_metric_options([*(set_ or []), *judge], metrics),
             memory_gib=memory_gib,
@@ -125,7 +127,7 @@ def score(
 
     refbench score a.mp4 --prompt 'a woman with a hat' --reference woman=a.png --reference hat=b.png
     """
-    from refbench.bench.console import console, print_json, table
+    from refbench.bench.console import print_json, print_table
     from refbench.bench.registry import load_plugins
     from refbench.bench.runner.score import score as score_video
     from refbench.bench.scores.record import FAILED
@@ -152,7 +154,8 @@ def score(
             [name, "–" if one.value is None else f"{one.value:.4f}", one.reason or ""]
             for name, one in outcomes.items()
         ]
-        console().print(table(video.name, ["metric", "raw score", "why there is none"], rows, words=True))
+        columns = ["metric", "raw score", "why there is none"]
+        print_table(video.name, columns, rows, words=True, texts=columns[2:])
     if any((one.reason or "").startswith(FAILED) for one in outcomes.values()):
         raise typer.Exit(EXIT_SAMPLE_FAILED)
 
@@ -315,18 +318,23 @@ def _metric_options(assignments: list[str] | None, metrics: str | None) -> dict[
 
 
 def _report_unknown(prepared: PreparedEvaluation) -> None:
-    from refbench.bench.console import note
-    from refbench.bench.files import shortlist
+    """Say how names were read and which videos are not used."""
+    from refbench.bench.console import note, shortened
+    from refbench.bench.runs.video_names import named_with_near
 
+    for text in prepared.folder.remarks:
+        note(text)
     unknown = prepared.folder.unknown
     if unknown:
-        note(f"not scored, no sample of {prepared.run_key.track} has this name: {shortlist(unknown)}")
+        ids = [sample.id for sample in prepared.evaluation.track.samples]
+        named = shortened(named_with_near(unknown, ids))
+        note(f"not scored, no sample of {prepared.run_key.track} has this name: {named}")
 
 
 def _print_plan(prepared: PreparedEvaluation, *, json: bool) -> None:
     from dataclasses import asdict
 
-    from refbench.bench.console import console, print_json, print_text, table
+    from refbench.bench.console import print_json, print_lines, print_table, print_text
 
     plan = prepared.plan()
     if json:
@@ -338,6 +346,7 @@ def _print_plan(prepared: PreparedEvaluation, *, json: bool) -> None:
                 "not_installed": plan.unregistered,
                 "turns": plan.turns,
                 "forecasts": plan.forecasts,
+                "remarks": plan.remarks,
                 "unknown_videos": list(prepared.folder.unknown),
             }
         )
@@ -347,22 +356,23 @@ def _print_plan(prepared: PreparedEvaluation, *, json: bool) -> None:
         [
             name,
             *map(str, (c.to_score, c.cached, c.reused, c.not_applicable, c.missing_video)),
-            c.cannot or "–",
+            str(c.lacking) if c.cannot else "–",
         ]
         for name, c in plan.per_metric.items()
     ]
     title = f"Plan: {plan.run_key.method} on {plan.run_key.track} ({plan.run_key.variant}) → {prepared.store}"
-    console().print(table(title, columns, rows))
+    print_table(title, columns, rows)
+    print_lines(f"{name} cannot run: {c.cannot}" for name, c in plan.per_metric.items() if c.cannot)
     for number, turn in enumerate(plan.turns, start=1):
         print_text(f"turn {number}: {', '.join(turn)}")
-    for text in plan.forecasts:
+    for text in (*plan.forecasts, *plan.remarks):
         print_text(text)
     for label in plan.unregistered:
         print_text(f"{label}: cannot be scored, no metric of that name is installed")
 
 
 def _print_boards(done: Evaluated, protocol_name: str, *, strict: bool, json: bool) -> None:
-    from refbench.bench.console import note, print_json, print_scoreboards, scoreboard_json
+    from refbench.bench.console import inform, note, print_json, print_scoreboards, scoreboard_json
     from refbench.bench.scores.aggregate import scoreboards
     from refbench.bench.scores.protocol import get_protocol
 
@@ -371,18 +381,21 @@ def _print_boards(done: Evaluated, protocol_name: str, *, strict: bool, json: bo
         print_json([scoreboard_json(board) for board in boards])
     else:
         print_scoreboards(boards, strict=strict)
-        note(f"records: {done.store}")
+        inform(f"records: {done.store}")
+    if done.left_out:
+        note(done.left_out)
 
 
 def exit_on_failure(done: list[Evaluated], *, strict: bool = False, failed: bool = False) -> None:
     """Name what failed; exit with 1 if anything did (for `strict`: if any expected score is missing)."""
-    from refbench.bench.console import note
+    from refbench.bench.console import VIEW, note
 
     for one in done:
-        for record in one.failures[:NAMED_FAILURES]:
+        named = one.failures if VIEW.get().verbose else one.failures[:NAMED_FAILURES]
+        for record in named:
             note(f"{record.metric} {record.sample} seed {record.seed}: {record.reason}")
-        if len(one.failures) > NAMED_FAILURES:
-            note(f"… and {len(one.failures) - NAMED_FAILURES} more failures; all reasons are in {one.store}")
+        if len(one.failures) > len(named):
+            note(f"… and {len(one.failures) - len(named)} more failures; all reasons are in {one.store}")
     if failed or any(one.unscored if strict else one.failures for one in done):
         raise typer.Exit(EXIT_SAMPLE_FAILED)
 

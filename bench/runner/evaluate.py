@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from refbench.bench import DEFAULT_TRACK
@@ -13,9 +16,14 @@ from refbench.bench.environment import available_gib
 from refbench.bench.errors import SampleError, UserError
 from refbench.bench.registry import load_plugins
 from refbench.bench.runner.executors import WorkerDied, make_executor
-from refbench.bench.runner.plan import Plan, make_plan, selected_metrics
+from refbench.bench.runner.plan import Plan, make_plan, require_named, selected_metrics
 from refbench.bench.runner.progress import Progress
-from refbench.bench.runner.scoring import ScoringOutcome, ScoringWorkerFactory, scoring_environment
+from refbench.bench.runner.scoring import (
+    ScoringJob,
+    ScoringOutcome,
+    ScoringWorkerFactory,
+    scoring_environment,
+)
 from refbench.bench.runs.folder import VideoFolder, scan_videos, stored_run_file, write_run
 from refbench.bench.sample import Sample, shuffle_references
 from refbench.bench.scores.record import (
@@ -64,6 +72,7 @@ class Evaluation:
     videos: Path
     track: Track
     name: str | None = None
+    pattern: str | None = None
     metrics: str | None = None
     options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     limit: int | None = None
@@ -79,13 +88,17 @@ class Evaluation:
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluated:
-    """What came of it: whose scores these are, the records in the store, the plan, and the video folder."""
+    """What came of it: whose scores these are, the records of the folder's videos, the plan, and the folder.
+
+    `left_out` says in a line which values of the run the store holds besides, or is empty.
+    """
 
     run_key: RunKey
     store: Path
     records: list[Record]
     plan: Plan
     folder: VideoFolder
+    left_out: str = ""
 
     @property
     def failures(self) -> list[Record]:
@@ -104,6 +117,7 @@ def evaluate(
     track: Track | str = DEFAULT_TRACK,
     dataset: Path | str | None = None,
     name: str | None = None,
+    pattern: str | None = None,
     metrics: str | None = None,
     options: Mapping[str, Mapping[str, Any]] | None = None,
     weights: Path | str | None = None,
@@ -113,13 +127,15 @@ def evaluate(
     plugins: Iterable[Path | str] = (),
     out: Path | str = "results",
 ) -> Evaluated:
-    """Score a folder of videos into the store below `out`, and return what the store then holds of it.
+    """Score a folder of videos into the store below `out`, and return what the store then holds of them.
 
-    `videos` is a run folder or a flat folder of `<sample id>.mp4`; `track` a loaded track, or an official
-    one's name, which is read from `dataset`. `name` is the method's name (a run folder knows its own).
+    `videos` is a run folder or a flat folder of `<sample id>.mp4`; `pattern` says how other names are read
+    (`{id}_seed{seed}.mp4`). `track` is a loaded track, or an official one's name, which is read from
+    `dataset`. `name` is the method's name (a run folder knows its own).
     `metrics` is `components` (the default: those in TotalScore), `all`, or names separated by commas;
     `options` are values by metric and key. What is current in the store is not scored again. Raises UserError
-    for what the caller can mend; a sample that fails is a record with its reason.
+    for what the caller can mend (also a metric that is asked for by name and whose weights are missing); a
+    sample that fails is a record with its reason.
     """
     paths = tuple(map(Path, plugins))
     load_plugins(paths)
@@ -128,6 +144,7 @@ def evaluate(
             videos=Path(videos),
             track=as_track(track, dataset),
             name=name,
+            pattern=pattern,
             metrics=metrics,
             options=options or {},
             weights=Path(weights) if weights is not None else None,
@@ -145,7 +162,7 @@ class PreparedEvaluation:
 
     def __init__(self, evaluation: Evaluation) -> None:
         self.evaluation = evaluation
-        self.folder = scan_videos(evaluation.videos, evaluation.track)
+        self.folder = scan_videos(evaluation.videos, evaluation.track, evaluation.pattern)
         self.run_key = _run_key(evaluation, self.folder)
         self.store = store_path(evaluation.out, self.run_key.method, self.run_key.track)
         self.metrics = selected_metrics(evaluation.metrics, evaluation.options)
@@ -178,22 +195,26 @@ class PreparedEvaluation:
 
         Interrupted at any point, the store holds what was finished; the same call goes on from there.
         """
-        factory = ScoringWorkerFactory(
-            options=self.evaluation.options,
-            environment=self.environment,
-            plugins=self.evaluation.plugins,
-        )
         executor = make_executor(self.evaluation.workers)
-        with StoreWriter(self.store) as writer:
+        several = self.evaluation.workers > 1
+        run_folder = TemporaryDirectory(prefix="refbench-run-") if several else nullcontext()
+        with run_folder as shared, StoreWriter(self.store) as writer:
+            factory = ScoringWorkerFactory(
+                options=self.evaluation.options,
+                environment=replace(self.environment, shared=Path(shared) if shared else None),
+                plugins=self.evaluation.plugins,
+            )
             plan = self.plan(writer.records)
+            lacking = {name: counts.lacking for name, counts in plan.per_metric.items()}
+            require_named(self.evaluation.metrics, self.metrics, self.environment, lacking)
             writer.append(plan.settled)
             if self.folder.info is not None:
                 write_run(stored_run_file(self.store, self.run_key.variant), self.folder.info)
             if plan.jobs:
                 with Progress("scoring", len(plan.jobs)) as progress:
-                    for text in plan.forecasts:
+                    for text in (*plan.forecasts, *plan.remarks):
                         progress.say(text)
-                    for job, result in executor.run(factory, plan.jobs):
+                    for job, result in executor.run(factory, self._announced(plan.jobs, progress)):
                         outcome = (
                             ScoringOutcome(reason=f"{FAILED}: {result.reason}")
                             if isinstance(result, WorkerDied)
@@ -203,15 +224,45 @@ class PreparedEvaluation:
                         if writer.records.get(record.key) != record:
                             writer.append([record])
                         progress.step(f"{job.metric} {job.sample.id}")
-            wanted = {sample.id for sample in self.samples}
-            records = [
-                record
-                for record in writer.records.values()
-                if record.variant == self.run_key.variant and record.sample in wanted
+            of_the_run = [
+                record for record in writer.records.values() if record.variant == self.run_key.variant
             ]
+        records, left_out = self._counted(of_the_run, plan)
         return Evaluated(
-            run_key=self.run_key, store=self.store, records=records, plan=plan, folder=self.folder
+            run_key=self.run_key,
+            store=self.store,
+            records=records,
+            plan=plan,
+            folder=self.folder,
+            left_out=left_out,
         )
+
+    def _announced(self, jobs: Sequence[ScoringJob], progress: Progress) -> Iterator[ScoringJob]:
+        """The jobs, each named when it is begun; several workers take theirs before anything is done."""
+        for job in jobs:
+            if self.evaluation.workers == 1:
+                progress.now(f"{job.metric} {job.sample.id}")
+            yield job
+
+    def _counted(self, records: Iterable[Record], plan: Plan) -> tuple[list[Record], str]:
+        """The records of what the folder holds, and a line on the values that the store holds besides."""
+        samples = {sample.id: sample for sample in self.samples}
+        counted: list[Record] = []
+        besides: Counter[str] = Counter()
+        for record in records:
+            sample = samples.get(record.sample)
+            if record.seed not in self.folder.seeds:
+                why = f"seed {record.seed}, which is not in the folder"
+            elif sample is None:
+                why = "samples that are not among the chosen ones"
+            elif not plan.is_of_the_folder(record, sample):
+                why = f"{record.metric} for videos or samples that are gone or have changed"
+            else:
+                counted.append(record)
+                continue
+            besides[why] += record.value is not None
+        parts = [f"{count} of {why}" for why, count in sorted(besides.items()) if count]
+        return counted, f"not counted, the store also holds scores: {'; '.join(parts)}" if parts else ""
 
 
 def _run_key(evaluation: Evaluation, folder: VideoFolder) -> RunKey:

@@ -1,14 +1,16 @@
 """Generate: run a method over a track into a run folder, resumably.
 
 A video is written under a temporary name and renamed when it is whole, so that a file `<id>.mp4` is always
-finished; what exists is not made again. A sample that fails leaves `<id>.error.txt`, is tried again next
-time, and the run goes on; so does one that the method refuses, without being tried.
+finished: a copied one is decoded to its end before. What exists is not made again. A sample that fails
+leaves `<id>.error.txt`, is tried again next time, and the run goes on; so does one that the method refuses,
+without being tried.
 """
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -16,9 +18,15 @@ from typing import Any
 from refbench.bench import DEFAULT_TRACK
 from refbench.bench.console import note
 from refbench.bench.dataset import Track, as_track
-from refbench.bench.environment import Environment, missing_packages, resolve_device, usable_cores
+from refbench.bench.environment import (
+    Environment,
+    missing_packages,
+    quiet_onnx,
+    resolve_device,
+    usable_cores,
+)
 from refbench.bench.errors import MissingWeights, SampleError, UserError, one_line
-from refbench.bench.files import replacing, write_text
+from refbench.bench.files import is_disk_error, regular_size, remove_leftovers, replacing, write_text
 from refbench.bench.method import Frames, Generator, Method, MethodCard
 from refbench.bench.options import build_options
 from refbench.bench.prompts import PromptSet
@@ -28,6 +36,7 @@ from refbench.bench.runner.evaluate import EVERYTHING, Shard, chosen_samples
 from refbench.bench.runner.progress import Progress
 from refbench.bench.runs.folder import (
     ERROR_SUFFIX,
+    RUN_FILE,
     RunInfo,
     begin_run,
     dataset_digest,
@@ -36,7 +45,7 @@ from refbench.bench.runs.folder import (
 from refbench.bench.sample import Sample
 from refbench.bench.scores.record import PLAIN, TINY_PREFIX, TINY_VARIANT, joined_variant
 from refbench.bench.scores.store import checked_name
-from refbench.bench.video import write_video
+from refbench.bench.video import LARGEST_VIDEO_BYTES, Video, write_video
 
 SHUFFLED_GENERATION = "generated-shuffled"
 SETTINGS = ("native", "matched")
@@ -163,14 +172,21 @@ def run_generation(generation: Generation) -> Generated:
     if wanted and problem is not None:
         raise UserError(problem)
     info = _run_info(generation, _card(generation, method, digests if wanted else {}), name, variant)
-    begin_run(folder, info, same_weights=not wanted)
+    if (folder / RUN_FILE).is_file():
+        # Another run's folder is refused before anything is loaded.
+        begin_run(folder, info, same_weights=not wanted)
+    for place in (folder, *(folder / f"seed-{seed}" for seed in generation.seeds)):
+        remove_leftovers(place)
     failures: dict[tuple[str, int], str] = {}
-    for sample, seed in missing:
-        if sample.id in refused:
-            failures[sample.id, seed] = reason = refused[sample.id]
-            write_text(_error_path(_video_path(folder, sample, seed)), reason + "\n")
-    if wanted:
-        failures |= _make(method, generation, name, folder, wanted)
+    with _loaded(method, generation) if wanted else nullcontext() as generator:
+        # Only now: a method that does not load must not take the run's name.
+        begin_run(folder, info, same_weights=not wanted)
+        for sample, seed in missing:
+            if sample.id in refused:
+                failures[sample.id, seed] = reason = refused[sample.id]
+                write_text(_error_path(_video_path(folder, sample, seed)), reason + "\n")
+        if generator is not None:
+            failures |= _make(generator, method.card(), name, folder, wanted)
     return Generated(
         folder=folder,
         made=len(missing) - len(failures),
@@ -246,14 +262,10 @@ def _run_info(generation: Generation, card: MethodCard, name: str, variant: str)
     )
 
 
-def _make(
-    method: Method,
-    generation: Generation,
-    name: str,
-    folder: Path,
-    wanted: Sequence[tuple[Sample, int]],
-) -> dict[tuple[str, int], str]:
-    """Load the method and make these videos; the reasons of those that failed."""
+@contextmanager
+def _loaded(method: Method, generation: Generation) -> Iterator[Generator]:
+    """The method's generator, closed at the end. Raises UserError where it cannot be loaded."""
+    quiet_onnx()
     environment = Environment(
         device=resolve_device(generation.device, needs_torch=method.needs_torch),
         threads=usable_cores(),
@@ -263,18 +275,26 @@ def _make(
         generator = method.load(environment)
     except MissingWeights as error:
         raise UserError(f"{method.name} cannot run: {one_line(error)}") from None
-    failures: dict[tuple[str, int], str] = {}
     try:
-        with Progress(f"generating {name}", len(wanted)) as progress:
-            for sample, seed in wanted:
-                progress.begin(sample.id)
-                reason = _generate_one(generator, sample, seed, _video_path(folder, sample, seed), progress)
-                if reason is not None:
-                    failures[sample.id, seed] = reason
-                    progress.say(f"{sample.id}, seed {seed}: {reason}")
-                progress.step()
+        yield generator
     finally:
         generator.close()
+
+
+def _make(
+    generator: Generator, card: MethodCard, name: str, folder: Path, wanted: Sequence[tuple[Sample, int]]
+) -> dict[tuple[str, int], str]:
+    """Make these videos; the reasons of those that failed."""
+    failures: dict[tuple[str, int], str] = {}
+    with Progress(f"generating {name}", len(wanted)) as progress:
+        for sample, seed in wanted:
+            progress.begin(sample.id)
+            path = _video_path(folder, sample, seed)
+            reason = _generate_one(generator, card, sample, seed, path, progress)
+            if reason is not None:
+                failures[sample.id, seed] = reason
+                progress.say(f"{sample.id}, seed {seed}: {reason}")
+            progress.step()
     return failures
 
 
@@ -287,9 +307,9 @@ def _error_path(video: Path) -> Path:
 
 
 def _generate_one(
-    generator: Generator, sample: Sample, seed: int, path: Path, progress: Progress
+    generator: Generator, card: MethodCard, sample: Sample, seed: int, path: Path, progress: Progress
 ) -> str | None:
-    """Make one video; the reason where that failed."""
+    """Make one video; the reason where that failed. Raises UserError where no further one can be written."""
     error_file = _error_path(path)
     try:
         with replacing(path) as partial:
@@ -300,11 +320,18 @@ def _generate_one(
                     progress.say(f"{sample.id}: {one_line(remark)}")
             else:
                 _copy(made, partial)
+                _check_copy(Video(partial), card)
     except UserError:
         raise
     except SampleError as error:
         reason = one_line(error, 1000)
     except Exception as error:  # noqa: BLE001 - one sample must not end the run
+        if is_disk_error(error):
+            # The next video would be made for nothing as well.
+            raise UserError(
+                f"{sample.id}, seed {seed}, cannot be written: {one_line(error)}; "
+                "what was finished is kept, and the same command goes on from there"
+            ) from None
         reason = f"{type(error).__name__}: {one_line(error)}"
     else:
         error_file.unlink(missing_ok=True)
@@ -314,10 +341,29 @@ def _generate_one(
 
 
 def _copy(source: Path, destination: Path) -> None:
-    """Copy a finished video byte for byte."""
-    if source.stat().st_size == 0:
+    """Copy a finished video byte for byte. Raises SampleError for what is no file of a video's size."""
+    try:
+        size_bytes = regular_size(source, LARGEST_VIDEO_BYTES)
+    except UserError as error:
+        raise SampleError(f"the finished video {error}") from None
+    if size_bytes == 0:
         raise SampleError("the finished video is empty")
     shutil.copyfile(source, destination)
+
+
+def _check_copy(video: Video, card: MethodCard) -> None:
+    """Decode a copied video to its end. Raises SampleError unless it is whole and as its card says."""
+    probe = video.probe
+    if video.missing_end is not None:
+        raise SampleError(f"the finished video is not whole: {video.missing_end}")
+    # 4:2:0 holds no odd side: one more column or row is what `write_video` makes of it as well.
+    for what, promised, found, more in (
+        ("columns", card.width, probe.width, 1),
+        ("rows", card.height, probe.height, 1),
+        ("frames", card.num_frames, probe.frames, 0),
+    ):
+        if promised is not None and not promised <= found <= promised + promised % 2 * more:
+            raise SampleError(f"the finished video has {found} {what}, and not {promised} as the method says")
 
 
 def check_seeds(seeds: Sequence[int]) -> tuple[int, ...]:

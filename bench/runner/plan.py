@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from refbench.bench.environment import Environment
 from refbench.bench.errors import SampleError, UserError
+from refbench.bench.files import shortlist
 from refbench.bench.metric import Metric
 from refbench.bench.provenance import digest_of, package_versions
 from refbench.bench.registry import metrics
@@ -30,12 +32,16 @@ from refbench.bench.scores.record import (
 from refbench.bench.video import Video
 from refbench.bench.weights.store import any_tiny
 
+# What `--metrics` may be instead of names.
+METRIC_SETS = ("components", "all")
+
 
 @dataclass
 class MetricPlan:
-    """One metric's share of a plan, in counts of videos."""
+    """One metric's share of a plan, in counts of videos; `lacking` are those that `cannot` be scored."""
 
     to_score: int = 0
+    lacking: int = 0
     cached: int = 0
     reused: int = 0
     not_applicable: int = 0
@@ -46,7 +52,7 @@ class MetricPlan:
 @dataclass
 class Plan:
     """`jobs` are to be scored; `settled` are records known without scoring that the store does not hold
-    yet.
+    yet; `remarks` name files that are read otherwise than ordinary ones.
     """
 
     run_key: RunKey
@@ -56,7 +62,32 @@ class Plan:
     unregistered: list[str] = field(default_factory=list)
     turns: list[list[str]] = field(default_factory=list)
     forecasts: list[str] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
     blanks: dict[tuple[str, str, int], Record] = field(default_factory=dict)
+    digests: Digests | None = None
+
+    def is_of_the_folder(self, record: Record, sample: Sample) -> bool:
+        """Whether a stored record tells of what the folder holds now.
+
+        Those of this plan's metrics do: what was not current is made anew. Of another metric a score counts
+        while its video, sample and references are those that it was made from. An imported score names no
+        video: it counts where the folder holds one.
+        """
+        digests = self.digests
+        assert digests is not None, "a plan of make_plan has digests"
+        if record.metric in self.per_metric or record.reason_kind == NOT_APPLICABLE:
+            return True
+        video = digests.video(sample, record.seed)
+        if record.provenance.source is not None:
+            return record.value is None or video is not None
+        if record.metric not in metrics.names():
+            return record.provenance.video == video
+        uses = metrics.get(record.metric).declaration.uses
+        return (
+            record.provenance.video == video
+            and record.provenance.sample == sample.digest(uses)
+            and ("references" not in uses or record.provenance.references == digests.references(sample))
+        )
 
     def record(self, job: ScoringJob, outcome: ScoringOutcome) -> Record:
         """The record of a finished job."""
@@ -73,6 +104,23 @@ class Plan:
         )
 
 
+def require_named(
+    selection: str | None, chosen: Iterable[Metric], environment: Environment, videos: Mapping[str, int]
+) -> None:
+    """See that metrics that were asked for by name can run, where `videos` (by metric) wait for them.
+
+    Raises UserError with what is missing and how to get it. Metrics of `components` and `all` may be missing:
+    they become reasons in the records.
+    """
+    if selection is None or selection.strip() in METRIC_SETS:
+        return
+    for metric in chosen:
+        name = metric.declaration.name
+        missing = metric.unavailable(environment) if videos.get(name) else None
+        if missing is not None:
+            raise UserError(f"{name} was asked for and cannot run: {missing}")
+
+
 def selected_metrics(selection: str | None, options: Mapping[str, Mapping[str, Any]]) -> list[Metric]:
     """The metrics to run: `components` (the default: those that fill a protocol's column), `all`, or a comma
     list.
@@ -80,7 +128,7 @@ def selected_metrics(selection: str | None, options: Mapping[str, Mapping[str, A
     Raises UserError for unknown names and for options of a metric that does not run.
     """
     chosen = (selection or "components").strip()
-    if chosen in ("components", "all"):
+    if chosen in METRIC_SETS:
         names = metrics.names()
     else:
         names = [metrics.get(name.strip()).declaration.name for name in chosen.split(",") if name.strip()]
@@ -107,9 +155,11 @@ def make_plan(
 ) -> Plan:
     """Decide for each metric, sample and seed what is to be done; `held` are the store's latest records.
 
-    A held value is current while its metric version and digests match. A failure, missing weights and a
-    missing video are looked at again in every run: their causes lie outside the digests. A value of another
-    variant with the same inputs is taken over instead of being scored twice.
+    A held value is current while its metric version and digests match, no judge's run is missing from it
+    (one that is missing is asked again, where the judge can be asked), and it says of an unusual video how
+    that was read (`Video.remarks`): one that does not is from before it was read so. A failure, missing
+    weights and a missing video are looked at again in every run: their causes lie outside the digests. A
+    value of another variant with the same inputs is taken over instead of being scored twice.
     """
     plan = Plan(run_key=run_key)
     chosen = list(chosen)
@@ -118,7 +168,7 @@ def make_plan(
         for record in held.values()
         if record.value is not None
     }
-    digests = _Digests(folder)
+    digests = plan.digests = Digests(folder)
     samples = list(samples)
     for metric in chosen:
         name = metric.declaration.name
@@ -135,15 +185,27 @@ def make_plan(
                     _settle(plan, counts, blank, reason, held)
                     continue
                 current = held.get(blank.key)
-                if current is not None and _is_current(current, blank, metric, tiny=tiny):
+                stands = partial(
+                    _is_current,
+                    blank=blank,
+                    metric=metric,
+                    digests=digests,
+                    tiny=tiny,
+                    can_score=not counts.cannot,
+                )
+                if current is not None and stands(current):
                     counts.cached += 1
+                    if current.category != sample.category:
+                        # No score depends on it, but the tables by category do.
+                        plan.settled.append(current.model_copy(update={"category": sample.category}))
                     continue
                 twin = by_inputs.get((sample.id, seed, name, blank.provenance.inputs()))
-                if twin is not None and _is_current(twin, blank, metric, tiny=tiny):
+                if twin is not None and stands(twin):
                     counts.reused += 1
                     plan.settled.append(twin.model_copy(update={"variant": run_key.variant}))
                     continue
                 if counts.cannot:
+                    counts.lacking += 1
                     # Only now: a value that was scored where the weights were is not given up for this.
                     _settle(plan, counts, blank, f"{MISSING_WEIGHTS}: {counts.cannot}", held)
                     continue
@@ -154,6 +216,7 @@ def make_plan(
     busy = [metric for metric in chosen if plan.per_metric[metric.declaration.name].to_score]
     plan.turns = [[metric.declaration.name for metric in turn] for turn in turns(busy, memory_gib)]
     plan.jobs = _in_turns(plan.jobs, plan.turns)
+    plan.remarks = _remarks(plan.jobs, chosen, digests)
     plan.forecasts = [
         text
         for metric in busy
@@ -182,15 +245,17 @@ def _in_turns(jobs: Iterable[ScoringJob], turns_of_names: list[list[str]]) -> li
     return sorted(in_turns, key=lambda job: (job.turn, videos[job.video], position[job.metric][1]))
 
 
-class _Digests:
-    """Digests of videos and references, each file read once per plan."""
+class Digests:
+    """Digests of a folder's videos and of references and remarks on videos, each file read once per plan."""
 
     def __init__(self, folder: VideoFolder) -> None:
         self._folder = folder
         self._videos: dict[Path, str | SampleError] = {}
         self._references: dict[str, str] = {}
+        self._remarks: dict[tuple[str, int], tuple[str, ...]] = {}
 
     def video(self, sample: Sample, seed: int) -> str | SampleError | None:
+        """The SHA-256 of a sample's video, why it cannot be read, or None where there is none."""
         path = self._folder.videos.get((sample.id, seed))
         if path is None:
             return None
@@ -201,14 +266,25 @@ class _Digests:
                 self._videos[path] = error
         return self._videos[path]
 
+    def remarks(self, sample_id: str, seed: int) -> tuple[str, ...]:
+        """What is unusual about a video; nothing is said of one that cannot be opened."""
+        key = (sample_id, seed)
+        if key not in self._remarks:
+            try:
+                self._remarks[key] = Video(self._folder.videos[key]).remarks
+            except SampleError:
+                self._remarks[key] = ()
+        return self._remarks[key]
+
     def references(self, sample: Sample) -> str:
+        """The SHA-256 of a sample's reference images; see `Sample.references_digest`."""
         if sample.id not in self._references:
             self._references[sample.id] = sample.references_digest()
         return self._references[sample.id]
 
 
 def _blank(
-    run_key: RunKey, metric: Metric, sample: Sample, seed: int, settings: str, digests: _Digests
+    run_key: RunKey, metric: Metric, sample: Sample, seed: int, settings: str, digests: Digests
 ) -> Record:
     """The record as far as it is known before scoring; its reason is a placeholder."""
     uses = metric.declaration.uses
@@ -238,7 +314,7 @@ def _settled_reason(
     folder: VideoFolder,
     sample: Sample,
     seed: int,
-    digests: _Digests,
+    digests: Digests,
 ) -> tuple[str | None, Path | None]:
     if inapplicable is not None:
         return f"{NOT_APPLICABLE}: {inapplicable}", None
@@ -263,10 +339,33 @@ def _settle(
         plan.settled.append(record)
 
 
-def _is_current(held: Record, blank: Record, metric: Metric, *, tiny: bool) -> bool:
-    """Whether a held value still stands; one of tiny weights does not where real ones have come, nor back.
+def _is_current(
+    held: Record, blank: Record, metric: Metric, digests: Digests, *, tiny: bool, can_score: bool
+) -> bool:
+    """Whether a held value still stands; one of tiny weights does not where real ones have come, nor back,
+    and one that lacks some of its judge's runs only where they cannot be asked.
 
     Other changes of weights are not looked for: a digest takes the reading of many gigabytes.
     """
     same_weights = not metric.declaration.weights or held.provenance.is_tiny == tiny
-    return held.value is not None and same_weights and held.provenance.inputs() == blank.provenance.inputs()
+    complete = not held.details.get("failed_runs") or not can_score
+    return (
+        held.value is not None
+        and same_weights
+        and complete
+        and held.provenance.inputs() == blank.provenance.inputs()
+        and set(digests.remarks(blank.sample, blank.seed)) <= set(held.reading)
+    )
+
+
+def _remarks(jobs: Iterable[ScoringJob], chosen: Iterable[Metric], digests: Digests) -> list[str]:
+    """What is unusual about the files of these jobs, each sentence once with the samples that it is about."""
+    uses = {metric.declaration.name: metric.declaration.uses for metric in chosen}
+    about: dict[str, dict[str, None]] = {}
+    for job in jobs:
+        said = list(digests.remarks(job.sample.id, job.seed))
+        if "references" in uses[job.metric]:
+            said += job.sample.reference_remarks()
+        for remark in said:
+            about.setdefault(remark, {})[job.sample.id] = None
+    return [f"{shortlist(samples)}: {remark}" for remark, samples in about.items()]

@@ -8,7 +8,8 @@ import time
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from refbench.bench.console import console
+from refbench.bench.console import VIEW, console
+from refbench.bench.errors import visible
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
@@ -28,6 +29,8 @@ class Progress:
         self._total = total
         self._done = 0
         self._screen = console(stderr=True)
+        self._view = VIEW.get()
+        self._now = ""
         self._bar: RichProgress | None = None
         self._task: TaskID | None = None
         self._started = self._last_line = time.monotonic()
@@ -36,11 +39,11 @@ class Progress:
         self._part_task: TaskID | None = None
 
     def __enter__(self) -> Self:
-        if self._screen.is_terminal:
+        if self._screen.is_terminal and not self._view.quiet:
             from rich import progress
 
             self._bar = progress.Progress(
-                progress.TextColumn("{task.description}"),
+                progress.TextColumn("{task.description}", markup=False),
                 progress.BarColumn(),
                 progress.MofNCompleteColumn(),
                 progress.TextColumn("{task.fields[rate]}"),
@@ -57,6 +60,12 @@ class Progress:
         if self._bar is not None:
             self._bar.stop()
 
+    def now(self, description: str) -> None:
+        """Work on `description` begins: what the bar and the lines name until the next one."""
+        self._now = description
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, description=visible(description))
+
     def step(self, description: str | None = None) -> None:
         """One more step is done; `description` names what is at hand."""
         self._end_part()
@@ -68,14 +77,16 @@ class Progress:
                 self._task,
                 advance=1,
                 rate=_rate_text(rate),
-                description=description or self._description,
+                description=visible(description or self._description),
             )
-        elif now - self._last_line >= SECONDS_BETWEEN_LINES or self._done == self._total:
+        elif (
+            now - self._last_line >= SECONDS_BETWEEN_LINES or self._done == self._total or self._view.verbose
+        ):
             self._last_line = now
             remaining = _duration_text((self._total - self._done) / rate)
-            self.say(
-                f"{self._description}: {self._done}/{self._total}, {_rate_text(rate)}, {remaining} remaining"
-            )
+            at = self._now or description or ""
+            what = f"{self._description} {at}" if at and self._done < self._total else self._description
+            self._show(f"{what}: {self._done}/{self._total}, {_rate_text(rate)}, {remaining} remaining")
 
     def begin(self, name: str) -> None:
         """A step begins that may report its parts under this name."""
@@ -95,7 +106,7 @@ class Progress:
         each = (now - self._part_started) / done
         if self._bar is not None:
             if self._part_task is None:
-                self._part_task = self._bar.add_task(self._part_name, total=total, rate="")
+                self._part_task = self._bar.add_task(visible(self._part_name), total=total, rate="")
             self._bar.update(
                 self._part_task, completed=done, total=total, rate=_rate_text(1 / max(each, 1e-9))
             )
@@ -103,16 +114,21 @@ class Progress:
             self._last_line = now
             remaining = _duration_text(max(total - done, 0) * each)
             rate = _rate_text(1 / max(each, 1e-9))
-            self.say(f"{self._part_name}: step {done}/{total}, {rate}, {remaining} remaining")
+            self._show(f"{self._part_name}: step {done}/{total}, {rate}, {remaining} remaining")
 
     def _end_part(self) -> None:
         if self._bar is not None and self._part_task is not None:
             self._bar.remove_task(self._part_task)
         self._part_task = None
 
+    def _show(self, text: str) -> None:
+        """A line on how far the work is, which `--quiet` leaves out."""
+        if not self._view.quiet:
+            self.say(text)
+
     def say(self, text: str) -> None:
         """A line above the bar."""
-        self._screen.print(text, markup=False, soft_wrap=True)
+        self._screen.print(visible(text), markup=False, soft_wrap=True)
 
 
 def _rate_text(per_second: float) -> str:

@@ -6,13 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from refbench.bench.console import note
+from refbench.bench.console import inform, note
 from refbench.bench.dataset import Track
+from refbench.bench.environment import Environment
 from refbench.bench.options import assignments_by_owner
 from refbench.bench.prompts import PromptSet
 from refbench.bench.registry import methods as method_registry
 from refbench.bench.runner.evaluate import Evaluated, Evaluation, PreparedEvaluation
 from refbench.bench.runner.generate import Generated, Generation, check_seeds, make_method, run_generation
+from refbench.bench.runner.plan import require_named, selected_metrics
+from refbench.bench.scores.store import store_path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +58,11 @@ def run_methods(run: MethodsRun) -> MethodsDone:
     metric_options = {owner: values for owner, values in by_owner.items() if owner not in names}
     for name in names:
         make_method(name, by_owner.get(name, {}), run.settings)
+    chosen = selected_metrics(run.metrics, metric_options)
+    if not all(store_path(run.out, name, run.track.name).exists() for name in names):
+        # Nothing can be current yet; where something may be, the evaluation decides.
+        every = {metric.declaration.name: len(run.track.samples) for metric in chosen}
+        require_named(run.metrics, chosen, Environment(weights=run.weights), every)
     evaluated = []
     failed = False
     for name in names:
@@ -87,14 +95,18 @@ def run_methods(run: MethodsRun) -> MethodsDone:
                 out=run.out,
             )
         )
-        evaluated.append(prepared.run())
+        done = prepared.run()
+        if done.left_out:
+            note(done.left_out)
+        evaluated.append(done)
     return MethodsDone(evaluated=evaluated, generation_failed=failed)
 
 
 def generate_and_say(generation: Generation) -> Generated:
     """Generate, and say on stderr how many videos were made, kept and failed."""
     done = run_generation(generation)
-    note(
+    say = note if done.failures else inform
+    say(
         f"{done.folder}: {done.made} made, {done.kept} there already, {len(done.failures)} failed"
         + (" (tried again by the same command)" if done.failures else "")
     )

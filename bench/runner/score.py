@@ -10,7 +10,7 @@ from refbench.bench.environment import Environment, available_gib
 from refbench.bench.errors import UserError
 from refbench.bench.metric import Metric
 from refbench.bench.registry import load_plugins
-from refbench.bench.runner.plan import selected_metrics
+from refbench.bench.runner.plan import require_named, selected_metrics
 from refbench.bench.runner.scoring import (
     ScoringJob,
     ScoringOutcome,
@@ -43,7 +43,7 @@ def score(
     label says whether a person is shown. `metrics` is `components` (the default: the seven of TotalScore),
     `all`, or names separated by commas; `options` are values by metric and key. Values are on the official
     raw scales (`refbench metrics show NAME`); a TotalScore of one video does not exist. Raises UserError for
-    a file that is not there and for unknown names.
+    a file that is not there, for unknown names, and for a metric asked for by name whose weights are missing.
     """
     path = Path(video)
     if not path.is_file():
@@ -53,6 +53,8 @@ def score(
     given = options or {}
     chosen = selected_metrics(metrics, given)
     environment = scoring_environment(chosen, device, Path(weights) if weights is not None else None)
+    applicable = {m.declaration.name: 1 for m in chosen if m.not_applicable(sample) is None}
+    require_named(metrics, chosen, environment, applicable)
     outcomes: dict[str, ScoringOutcome] = {}
     ready = []
     for metric in chosen:

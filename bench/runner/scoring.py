@@ -5,18 +5,20 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from refbench.bench.environment import Environment, resolve_device, usable_cores
+from refbench.bench.environment import Environment, quiet_onnx, resolve_device, usable_cores
 from refbench.bench.errors import MissingWeights, SampleError, UserError, one_line
+from refbench.bench.files import is_disk_error
 from refbench.bench.metric import Metric, Scorer
 from refbench.bench.options import build_options
 from refbench.bench.registry import load_plugins, metrics
-from refbench.bench.sample import Sample
-from refbench.bench.scores.record import FAILED, MISSING_WEIGHTS
+from refbench.bench.sample import Input, Sample
+from refbench.bench.scores.record import FAILED, MISSING_WEIGHTS, READING
 from refbench.bench.video import Video
 
 # Decoded frames that wait for a metric.
@@ -69,10 +71,11 @@ def scoring_environment(
 
 @dataclass(frozen=True, kw_only=True)
 class LoadedMetric:
-    """A ready scorer and where it runs."""
+    """A ready scorer, where it runs, and which inputs it uses."""
 
     scorer: Scorer
     device: str
+    uses: frozenset[Input]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,13 +124,17 @@ class ScoringWorker:
         except UserError:
             raise
         except Exception as error:  # noqa: BLE001 - one sample must not end the run
+            if is_disk_error(error):
+                # A cache that cannot be written: the next video would be scored for nothing as well.
+                raise UserError(f"{job.metric}: {one_line(error)}") from None
             return ScoringOutcome(reason=f"{FAILED}: {type(error).__name__}: {one_line(error)}")
         fault = _fault(score.value, score.details)
         if fault:
             return ScoringOutcome(reason=f"{FAILED}: {fault}")
+        remarks = read_remarks(job.sample, self._video, loaded.uses)
         return ScoringOutcome(
             value=float(score.value),
-            details=score.details,
+            details={**score.details, READING: remarks} if remarks else score.details,
             provenance={"device": loaded.device, **loaded.scorer.provenance()},
         )
 
@@ -141,6 +148,7 @@ class ScoringWorker:
 
     def _load(self, name: str) -> LoadedMetric | str:
         metric = make_metric(name, self._options.get(name, {}))
+        quiet_onnx()
         try:
             scorer = metric.load(self._environment)
         except MissingWeights as error:
@@ -152,7 +160,18 @@ class ScoringWorker:
         if (torch := sys.modules.get("torch")) is not None:
             torch.set_num_threads(self._environment.threads)
         device = self._environment.device if metric.declaration.weights else "cpu"
-        return LoadedMetric(scorer=scorer, device=device)
+        return LoadedMetric(scorer=scorer, device=device, uses=metric.declaration.uses)
+
+
+def read_remarks(sample: Sample, video: Video, uses: Collection[Input]) -> list[str]:
+    """What is unusual about how a metric with these inputs reads its files; empty for ordinary ones."""
+    remarks: list[str] = []
+    # What cannot be opened has a reason of its own.
+    with suppress(SampleError):
+        remarks += video.remarks
+    if "references" in uses:
+        remarks += sample.reference_remarks()
+    return remarks
 
 
 def _fault(value: float, details: Mapping[str, Any]) -> str | None:

@@ -113,24 +113,13 @@ def import_run(
 
 
 def _found(source: Path, track: Track) -> VideoFolder:
-    try:
-        found = scan_videos(source, track)
-    except UserError as error:
-        below = sorted({path.parent for path in source.glob("*/*.mp4")}) if source.is_dir() else []
-        if not below:
-            raise
-        hint = ", ".join(str(folder) for folder in below[:NAMED])
-        raise UserError(f"{error}; there are videos in {hint}") from None
+    found = scan_videos(source, track)
     if found.info is not None:
         raise UserError(
             f"{source} has a {RUN_FILE}: it is a run already; refbench evaluate takes it as it is"
         )
     if not found.videos:
-        named = ", ".join(one_line(name, 60) for name in found.unknown[:NAMED])
-        raise UserError(
-            f"no video in {source} is named after a sample of {track.name} "
-            f"(such as {track.samples[0].id}.mp4); there are: {named or 'none'}"
-        )
+        raise UserError(f"{source} holds reasons of failed generations (*{ERROR_SUFFIX}) and no video")
     return found
 
 

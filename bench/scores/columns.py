@@ -63,7 +63,8 @@ def always_applies(sample: Sample) -> str | None:
 
 @dataclass(frozen=True, kw_only=True)
 class Component:
-    """One component: `name` in code and tables, `label` in print, `metric` whose records fill it.
+    """One component: `name` in code and files, `label` in print (`short` where there is no room for it),
+    `metric` whose records fill it.
 
     `official_files` and `official_key` say where the official scripts write it (several files: one per judge
     run; an empty key: the bare value). `worst` and `best` are the raw scores that become 0 and 1.
@@ -73,6 +74,7 @@ class Component:
 
     name: str
     label: str
+    short: str
     metric: str
     official_files: tuple[str, ...]
     official_key: str
@@ -89,6 +91,7 @@ COMPONENTS = {
         Component(
             name="aesthetics",
             label="Aesthetics",
+            short="Aes",
             metric="aesthetics",
             official_files=("aesthetic_score.json",),
             official_key="aes_score",
@@ -99,6 +102,7 @@ COMPONENTS = {
         Component(
             name="motion_smoothness",
             label="MotionSmoothness",
+            short="MSm",
             metric="motion-smoothness",
             official_files=("motion_smoothness.json",),
             official_key="motion_smoothness",
@@ -109,6 +113,7 @@ COMPONENTS = {
         Component(
             name="motion_amplitude",
             label="MotionAmplitude",
+            short="MAm",
             metric="motion-amplitude",
             official_files=("motion_amplitude.json",),
             official_key="motion_fb",
@@ -119,6 +124,7 @@ COMPONENTS = {
         Component(
             name="facesim",
             label="FaceSim",
+            short="Face",
             metric="facesim",
             official_files=("facesim.json",),
             official_key="cur_score",
@@ -133,6 +139,7 @@ COMPONENTS = {
         Component(
             name="gmescore",
             label="GmeScore",
+            short="Gme",
             metric="gmescore",
             official_files=("gmescore.json",),
             official_key="gme_score",
@@ -143,6 +150,7 @@ COMPONENTS = {
         Component(
             name="nexusscore",
             label="NexusScore",
+            short="Nexus",
             metric="nexusscore",
             official_files=("nexusscore.json",),
             official_key="nexus_score",
@@ -154,6 +162,7 @@ COMPONENTS = {
         Component(
             name="naturalscore",
             label="NaturalScore",
+            short="Nat",
             metric="naturalscore",
             official_files=("naturalscore_1.json", "naturalscore_2.json", "naturalscore_3.json"),
             official_key="",

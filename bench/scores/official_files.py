@@ -15,12 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from refbench.bench.console import count_text
 from refbench.bench.dataset import OFFICIAL_TRACKS, Track, domain_of
 from refbench.bench.errors import UserError, one_line
-from refbench.bench.files import read_json, write_text
+from refbench.bench.files import read_json, shortlist, write_text
 from refbench.bench.runs.folder import variant_name
 from refbench.bench.sample import category_of
-from refbench.bench.scores.aggregate import group_records, unofficial_reasons
+from refbench.bench.scores.aggregate import group_records, natural_order, unofficial_reasons
 from refbench.bench.scores.columns import COMPONENTS, Component, category_not_applicable
 from refbench.bench.scores.protocol import (
     EVALUATION_TYPES,
@@ -44,6 +45,17 @@ class Imported:
     records: list[Record]
     unknown_ids: tuple[str, ...]
     files: tuple[str, ...]
+
+    def unknown_text(self, track_name: str) -> str:
+        """A line on the ids that were left out, to stand beside every figure; empty where there are none."""
+        if not self.unknown_ids:
+            return ""
+        count = len(self.unknown_ids)
+        named = shortlist(one_line(video, 60) for video in self.unknown_ids)
+        return (
+            f"{count_text(count, 'id')} of the score files left out, not of {track_name} "
+            f"(the official merge counts every id): {named}"
+        )
 
 
 def import_scores(folder: Path, method: str, track_name: str, track: Track | None = None) -> Imported:
@@ -183,13 +195,15 @@ class Exported:
 def export_scores(records: Iterable[Record], folder: Path) -> Exported:
     """Write the records of one (method, track, variant, seed) as official files, and the merged v1.1 result.
 
-    Values without a score are left out, as the official scripts leave them out. The merged file, which the
-    public leaderboard accepts, is written only for a plain run in which every component has a score: the
-    official merge would count a missing one as zero, and a control is no entry.
+    Samples stand in natural order of their ids, so that the files (and the last digits of the merged means)
+    do not depend on the order of the records. Values without a score are left out, as the official scripts
+    leave them out. The merged file, which the public leaderboard accepts, is written only for a plain run in
+    which every component has a score: the official merge would count a missing one as zero, and a control is
+    no entry.
     """
     contents: dict[str, dict[str, Any]] = {}
     track = ""
-    records = list(records)
+    records = sorted(records, key=lambda record: (natural_order(record.sample), record.key))
     for record in records:
         track = record.track
         component = next((one for one in COMPONENTS.values() if one.metric == record.metric), None)
@@ -204,7 +218,7 @@ def export_scores(records: Iterable[Record], folder: Path) -> Exported:
             entry = {component.official_key: record.value}
             contents.setdefault(component.official_files[0], {})[record.sample] = entry
     files = []
-    for name, content in contents.items():
+    for name, content in sorted(contents.items()):
         write_text(folder / name, json.dumps(content, indent=4) + "\n")
         files.append(folder / name)
     domain = domain_of(track)
@@ -238,7 +252,7 @@ def export_records(records: Iterable[Record], root: Path) -> Iterator[tuple[Path
     """Write every run and seed into its folder, `<root>/<method>/<track>`, with a folder per seed where there
     are several; yields each folder with what `export_scores` wrote there.
     """
-    for run, of_run in group_records(records).items():
+    for run, of_run in sorted(group_records(records).items()):
         seeds = sorted({record.seed for record in of_run})
         for seed in seeds:
             folder = root / run.method / variant_name(run.track, run.variant)

@@ -30,6 +30,9 @@ MISSING_VIDEO = "missing_video"
 MISSING_WEIGHTS = "missing_weights"
 FAILED = "failed"
 
+# The detail that says what was unusual about the files that were scored.
+READING = "reading"
+
 
 # Names become folders and files: none may name a place outside the store's folder.
 Name = Annotated[str, Field(pattern=r"^[^./\\\x00-\x1f][^/\\\x00-\x1f]{0,199}$")]
@@ -152,6 +155,12 @@ class Record(BaseModel):
     def unofficial(self) -> str:
         """What the metric says keeps its score out of a TotalScore (`local judge …`), or an empty text."""
         return one_line(self.details.get("unofficial") or "")
+
+    @property
+    def reading(self) -> tuple[str, ...]:
+        """What was unusual about the files, in sentences (`Video.remarks`); empty for ordinary ones."""
+        said = self.details.get(READING)
+        return tuple(map(str, said)) if isinstance(said, list) else ()
 
     @property
     def judge_kind(self) -> JudgeKind | None:

@@ -7,9 +7,12 @@ a crash loses at most that line.
 
 from __future__ import annotations
 
+import codecs
 import os
+import platform
 import re
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Self
@@ -49,7 +52,8 @@ class StoreWriter:
 
         self.path = path
         self.records: dict[RecordKey, Record] = {}
-        self._lock = FileLock(path.with_suffix(".lock"))
+        self._lock_file = path.with_suffix(".lock")
+        self._lock = FileLock(self._lock_file)
         self._file: BinaryIO | None = None
 
     def __enter__(self) -> Self:
@@ -60,10 +64,15 @@ class StoreWriter:
             self._lock.acquire(timeout=0)
         except Timeout:
             raise UserError(
-                f"{self.path} is being written by another run; wait for it, or use another --out and merge"
+                f"{self.path} is being written by another run{_owner(self._lock_file)}; wait for it, or use "
+                f"another --out and merge. If no such run is left (a machine that went away), remove "
+                f"{self._lock_file}"
             ) from None
         except OSError as error:
             raise UserError(f"{self.path} cannot be written: {one_line(error.strerror)}") from None
+        # For whoever finds it taken: on a shared disk the owner may be another machine.
+        with suppress(OSError):
+            self._lock_file.write_text(f"process {os.getpid()} on {platform.node()}\n", encoding="utf-8")
         try:
             self.records = latest(read_records(self.path)) if self.path.exists() else {}
             self._file = self.path.open("ab")
@@ -97,6 +106,16 @@ class StoreWriter:
             os.truncate(self.path, end)
 
 
+def _owner(lock_file: Path) -> str:
+    """` (process 12 on HOST)`, as far as the lock file says it."""
+    try:
+        with lock_file.open("rb") as file:
+            said = one_line(file.read(200).decode("utf-8", "replace"), 120)
+    except OSError:
+        return ""
+    return f" ({said})" if said else ""
+
+
 def read_records(path: Path) -> list[Record]:
     """All records of one file, in order; a torn last line is left out.
 
@@ -106,7 +125,8 @@ def read_records(path: Path) -> list[Record]:
         content = path.read_bytes()
     except OSError as error:
         raise UserError(f"{path} cannot be read: {one_line(error.strerror)}") from None
-    lines = content.split(b"\n")
+    # An editor on another system may have put a byte order mark before the first line.
+    lines = content.removeprefix(codecs.BOM_UTF8).split(b"\n")
     # What follows the last newline is empty or torn.
     del lines[-1]
     records = []
@@ -125,7 +145,7 @@ def store_paths(stores: Store | Iterable[Store]) -> list[Path]:
 
 
 def store_files(stores: Store | Iterable[Store]) -> list[Path]:
-    """The files of the given stores, sorted.
+    """The files of the given stores, sorted; hidden ones (`._x.jsonl` of macOS) are nobody's.
 
     Raises UserError when a store does not exist or when nothing is found.
     """
@@ -135,7 +155,11 @@ def store_files(stores: Store | Iterable[Store]) -> list[Path]:
         if path.is_file():
             files.add(path)
         elif path.is_dir():
-            files.update(path.rglob("*.jsonl"))
+            files.update(
+                file
+                for file in path.rglob("*.jsonl")
+                if file.is_file() and not any(part.startswith(".") for part in file.relative_to(path).parts)
+            )
         else:
             raise UserError(f"the score store {path} does not exist")
     if not files:

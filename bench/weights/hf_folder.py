@@ -7,20 +7,30 @@ transformers and of diffusers.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from refbench.bench.errors import UserError, one_line
-from refbench.bench.files import read_json, read_json_object
-from refbench.bench.weights.checkpoint import key_faults
+from refbench.bench.files import read_json_object, regular_size, visible
+from refbench.bench.weights.checkpoint import (
+    LARGEST_WEIGHTS_BYTES,
+    check_module_memory,
+    key_faults,
+    read_header,
+)
+from refbench.bench.weights.checkpoint import indexed_files as indexed_files
 from refbench.bench.weights.store import file_digests
 
 if TYPE_CHECKING:
     import torch
 
 CONFIG_FILE = "config.json"
+LAYERS_KEY = re.compile(r"(?:layers|blocks|depth)$")
+# More layers than a checkpoint has tensors are refused, but never this few.
+FEW_LAYERS = 1000
 # Counters that older releases of transformers stored and newer ones compute.
 STORED_COUNTERS = "position_ids"
 
@@ -32,23 +42,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 def weight_files(folder: Path) -> list[Path]:
     """The files with tensors in a model folder, in name order: safetensors, else pickled `.bin`."""
-    return sorted(folder.glob("*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
-
-
-def indexed_files(index: Path) -> list[Path]:
-    """The weight files that an index (`*.index.json`) names, in name order; they need not be there.
-
-    Raises UserError for a file that is no index and for one that names files outside of its folder.
-    """
-    content = read_json(index)
-    names = content.get("weight_map") if isinstance(content, dict) else None
-    if not isinstance(names, dict) or not names:
-        raise UserError(f"{index} is no shard index: it has no weight_map")
-    files = sorted({str(name) for name in names.values()})
-    for name in files:
-        if name in ("", "..") or Path(name).name != name:
-            raise UserError(f"{index} names {one_line(name, 80)!r}, which lies outside of its folder")
-    return [index.parent / name for name in files]
+    return visible(folder, "*.safetensors") or visible(folder, "pytorch_model*.bin")
 
 
 def weight_digests(folder: Path, name: str) -> dict[str, str]:
@@ -77,16 +71,16 @@ def load_model(
         may_hold: keys with these prefixes may be there beside the model's own, and are left out.
         settings: further arguments of `from_pretrained`, such as another `config`.
 
-    Raises UserError for a damaged or incomplete folder, and for keys that are missing, unexpected or of
-    another shape, of which it names the first.
+    Raises UserError for a damaged or incomplete folder, for a configuration that would take much more memory
+    than the weights beside it, and for keys that are missing, unexpected or of another shape, of which it
+    names the first.
     """
     if model_class.__module__.startswith("transformers."):
         settings["trust_remote_code"] = False
-    if "config" not in settings:
-        # Without one transformers would take the sizes of its own default.
-        read_config(folder)
+    _check_files(folder)
     try:
         with quiet_transformers():
+            _check_sizes(model_class, folder, settings.get("config"))
             model, report = model_class.from_pretrained(
                 folder,
                 dtype=dtype,
@@ -95,6 +89,8 @@ def load_model(
                 ignore_mismatched_sizes=True,  # they are reported instead, and raised below with their names
                 **settings,
             )
+    except UserError:
+        raise
     except Exception as error:  # noqa: BLE001 - readers of damaged files raise many kinds
         raise UserError(f"{folder} cannot be loaded: {one_line(error, 200)}") from None
     faults = key_faults(
@@ -111,6 +107,51 @@ def load_model(
     if faults:
         raise UserError(f"{folder} does not fit {type(model).__name__}: keys {faults}")
     return model.eval().requires_grad_(False).to(device)
+
+
+def _check_files(folder: Path) -> None:
+    """See that a model folder holds files alone (a named pipe would be waited for), and whole weights."""
+    for path in visible(folder):
+        if not path.is_dir():
+            regular_size(path, LARGEST_WEIGHTS_BYTES)
+    for path in weight_files(folder):
+        read_header(path)
+
+
+def _check_sizes(model_class: Any, folder: Path, config: Any) -> None:
+    """Raises UserError where the model of a folder's configuration takes more memory than its weights say."""
+    import torch
+
+    files = weight_files(folder) or visible(folder, "*.bin")
+    if not files:
+        # What is missing, the library says.
+        return
+    tensors = sum(len(read_header(file)) for file in files)
+    for name, layers in _layer_counts(read_config(folder)):
+        if layers > max(tensors, FEW_LAYERS):
+            raise UserError(
+                f"{folder} does not fit its weights: {name} is {layers:,}, they hold {tensors:,} tensors"
+            )
+    with torch.device("meta"):
+        if not model_class.__module__.startswith("transformers."):
+            skeleton = model_class.from_config(model_class.load_config(folder, local_files_only=True))
+        else:
+            from transformers import AutoConfig
+
+            config_class = getattr(model_class, "config_class", None) or AutoConfig
+            config = config or config_class.from_pretrained(folder, local_files_only=True)
+            # Automatic classes are made by a method, the others by their name.
+            skeleton = getattr(model_class, "from_config", model_class)(config)
+    check_module_memory(skeleton, files, folder)
+
+
+def _layer_counts(config: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
+    """The entries of a configuration, at any depth, that count layers."""
+    for name, value in config.items():
+        if isinstance(value, Mapping):
+            yield from _layer_counts(value)
+        elif LAYERS_KEY.search(name) and isinstance(value, int):
+            yield name, value
 
 
 def load_part(part_class: Any, folder: Path, **settings: Any) -> Any:

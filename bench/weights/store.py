@@ -1,7 +1,8 @@
 """Weights on disk: where a catalogue entry is, whether it is whole, its digest, and how it gets there.
 
 Search order: `--weights DIR`, `REFBENCH_WEIGHTS` (a folder per repository, `<owner>/<name>` or `<name>`),
-then the hub cache. Nothing is downloaded unless `refbench weights pull` asks for it; a pull records every
+then the hub cache: of a repository's snapshots the declared revision, else the one that `refs/main` names.
+Nothing is downloaded unless `refbench weights pull` asks for it; a pull records every
 file's size and SHA-256 in `refbench-manifest.json`, against which the files are checked later.
 """
 
@@ -15,9 +16,19 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from refbench.bench.errors import MissingWeights, UserError, one_line
-from refbench.bench.files import leaves_its_folder, write_json
+from refbench.bench.files import (
+    leaves_its_folder,
+    read_bytes,
+    read_text,
+    regular_size,
+    remove_leftovers,
+    shortlist,
+    visible,
+    write_json,
+)
 from refbench.bench.scores.record import TINY_PREFIX
 from refbench.bench.weights.catalogue import catalogue
+from refbench.bench.weights.checkpoint import INDEX_SUFFIX, LARGEST_WEIGHTS_BYTES, indexed_files
 from refbench.bench.weights.entry import WeightEntry
 
 WEIGHTS_VARIABLE = "REFBENCH_WEIGHTS"
@@ -58,39 +69,81 @@ def weights_folder(given: Path | None) -> Path | None:
 
 
 def locate(entry: WeightEntry, folder: Path | None) -> Path | None:
-    """Where an entry's files are, or None: in `folder`, else the newest snapshot in the hub cache."""
+    """Where an entry's files are, or None: in `folder`, else its snapshot in the hub cache (see
+    `hub_snapshot`).
+    """
     if folder is not None:
         for name in (entry.repository, entry.repository.partition("/")[2]):
             if (folder / name).is_dir():
                 return folder / name
+    snapshot = hub_snapshot(entry)
+    return snapshot if snapshot is not None and snapshot.is_dir() else None
+
+
+def hub_snapshot(entry: WeightEntry) -> Path | None:
+    """The snapshot of an entry that the hub cache means, whether it is there or not; None without any.
+
+    The entry's revision where that was downloaded, else what `refs/main` names; without both the one snapshot
+    that there is, and of several none.
+    """
     from huggingface_hub.constants import HF_HUB_CACHE
 
-    snapshots = Path(HF_HUB_CACHE) / f"models--{entry.repository.replace('/', '--')}" / "snapshots"
-    found = [snapshot for snapshot in snapshots.glob("*") if snapshot.is_dir()] if snapshots.is_dir() else []
-    return max(found, key=lambda snapshot: snapshot.stat().st_mtime) if found else None
+    repository = Path(HF_HUB_CACHE) / f"models--{entry.repository.replace('/', '--')}"
+    snapshots = repository / "snapshots"
+    if entry.revision and (snapshots / entry.revision).is_dir():
+        return snapshots / entry.revision
+    reference = repository / "refs" / "main"
+    if reference.is_file():
+        revision = read_text(reference).strip()
+        if leaves_its_folder(revision):
+            raise UserError(f"{reference} names no revision: {one_line(revision, 60)!r}")
+        return snapshots / revision
+    found = [path for path in visible(snapshots) if path.is_dir()]
+    return found[0] if len(found) == 1 else None
 
 
 def require(entry: WeightEntry, folder: Path | None) -> Path:
     """The folder of an entry's files; MissingWeights says how to get them.
 
-    Where a pull left its manifest, a file that is gone or has another size is a UserError at once.
+    A snapshot of the hub cache must be whole. Where a pull left its manifest, a file that is gone or has
+    another size is a UserError at once.
     """
     found = locate(entry, weights_folder(folder))
     if found is None:
+        snapshot = hub_snapshot(entry)
+        cached = f" (the hub cache's refs/main names {snapshot.name}, which is not there)" if snapshot else ""
         raise MissingWeights(
-            f"{entry.repository} is not on disk; {how_to_get(entry)}, then --weights WEIGHTS"
+            f"{entry.repository} is not on disk{cached}; {how_to_get(entry)}, then --weights WEIGHTS"
         )
+    if found.parent.name == "snapshots":
+        absent = _absent_of_snapshot(found)
+        if absent:
+            raise MissingWeights(
+                f"{found} is not whole: it lacks {shortlist(absent, 3)}; {how_to_get(entry)}"
+            )
     faults = size_faults(found)
     if faults:
         raise UserError(f"{faults[0]}; {how_to_get(entry)}")
     return found
 
 
+def _absent_of_snapshot(folder: Path) -> list[str]:
+    """Files that a snapshot of the hub cache should hold: links without a file, and shards of an index."""
+    absent = {path for path in folder.rglob("*") if path.is_symlink() and not path.exists()}
+    for index in visible(folder, f"**/*{INDEX_SUFFIX}"):
+        shards = set(indexed_files(index))
+        lacking = {shard for shard in shards if not shard.is_file()}
+        # Without any of its shards a network was left out on purpose.
+        if lacking != shards:
+            absent |= lacking
+    return sorted(path.relative_to(folder).as_posix() for path in absent)
+
+
 def require_file(entry: WeightEntry, candidates: Sequence[str], folder: Path | None) -> Path:
     """The first of the files (relative to the entry's folder) that exists; else MissingWeights names them."""
     found = require(entry, folder)
     for candidate in candidates:
-        if (found / candidate).exists():
+        if (found / candidate).is_file() or (found / candidate).is_dir():
             return found / candidate
     raise MissingWeights(f"{found} lacks {' or '.join(candidates)}; {how_to_get(entry)}")
 
@@ -105,7 +158,7 @@ def require_model_folder(wanted: WeightEntry | str, folder: Path | None) -> Path
     found = require(entry, folder)
     if not (found / "config.json").is_file():
         raise MissingWeights(f"{found} lacks config.json; {how_to_get(entry)}")
-    if not any(True for pattern in ("*.safetensors", "pytorch_model*.bin") for _ in found.glob(pattern)):
+    if not any(visible(found, pattern) for pattern in ("*.safetensors", "pytorch_model*.bin")):
         raise MissingWeights(f"{found} lacks model.safetensors or pytorch_model.bin; {how_to_get(entry)}")
     return found
 
@@ -179,8 +232,10 @@ def _repository_folder(folder: Path) -> Path:
 
 def _quick_digest(path: Path) -> str:
     """SHA-256 of a file, or of the size and both ends of a large one, which is marked as sampled."""
+    if not path.exists():
+        raise MissingWeights(f"{path} is not there")
     try:
-        size = path.stat().st_size
+        size = regular_size(path, LARGEST_WEIGHTS_BYTES)
         if size <= LARGEST_HASHED_BYTES:
             return sha256_of(path)
         with path.open("rb") as file:
@@ -193,7 +248,8 @@ def _quick_digest(path: Path) -> str:
 
 
 def sha256_of(path: Path) -> str:
-    """SHA-256 of a file, read in pieces."""
+    """SHA-256 of a file, read in pieces. Raises UserError for what is no regular file of weights."""
+    regular_size(path, LARGEST_WEIGHTS_BYTES)
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -204,8 +260,8 @@ def read_manifest(folder: Path) -> Manifest | None:
     if not path.is_file():
         return None
     try:
-        manifest = Manifest.model_validate_json(path.read_bytes())
-    except (OSError, ValidationError) as error:
+        manifest = Manifest.model_validate_json(read_bytes(path))
+    except ValidationError as error:
         raise UserError(f"{path} is damaged: {one_line(error, 120)}; pull again") from None
     for name in manifest.files:
         if leaves_its_folder(name):
@@ -233,7 +289,7 @@ def missing_files(entry: WeightEntry, folder: Path) -> list[str]:
     return [
         alternatives
         for alternatives in entry.required
-        if not any(any(folder.glob(name)) for name in alternatives.split("|"))
+        if not any(visible(folder, name) for name in alternatives.split("|"))
     ]
 
 
@@ -279,6 +335,7 @@ def pull(entry: WeightEntry, folder: Path) -> Manifest:
 
 def write_manifest(folder: Path, repository: str, revision: str, licence: str) -> Manifest:
     """Record every file below a pulled folder, in the folder itself."""
+    remove_leftovers(folder)
     manifest = Manifest(
         repository=repository,
         revision=revision,

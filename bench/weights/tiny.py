@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from refbench.bench.errors import UserError, one_line
+from refbench.bench.files import replacing, visible, write_text
 from refbench.bench.weights.checkpoint import write_tensors
 from refbench.bench.weights.store import TINY_MARKER, is_tiny
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 
 TINY_GROUP = "refbench.tiny_weights"
+MARK_TEXT = "random weights for trying the pipeline; scores mean nothing\n"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,9 +45,9 @@ def write_tiny_weights(folder: Path, plugins: Iterable[ModuleType] = ()) -> Tiny
     """Write the tiny weights of all installed metrics and methods, and of these plugins, below `folder`.
 
     What needs a package that is not installed is left out and named. Raises UserError where the folder holds
-    weights that are not tiny.
+    weights that are not tiny. A call that was interrupted can be repeated.
     """
-    for place in folder.glob("*/*"):
+    for place in visible(folder, "*/*"):
         if place.is_dir() and not is_tiny(place):
             raise UserError(f"{place} holds other weights ({TINY_MARKER} is missing): choose another folder")
     sets = 0
@@ -110,8 +112,15 @@ def save_tensors(folder: Path, tensors: Mapping[str, torch.Tensor], name: str = 
 
 
 def marked_folder(folder: Path, repository: str) -> Path:
-    """The folder of a repository's files below `folder`, made and marked as tiny."""
+    """The folder of a repository's files below `folder`, made and marked as tiny.
+
+    The folder comes with its mark: without one it would be taken for other weights when this was interrupted.
+    """
     place = folder / repository
-    place.mkdir(parents=True, exist_ok=True)
-    (place / TINY_MARKER).write_text("random weights for trying the pipeline; scores mean nothing\n")
+    if not place.is_dir():
+        with replacing(place) as partial:
+            partial.mkdir()
+            write_text(partial / TINY_MARKER, MARK_TEXT)
+    elif not is_tiny(place):
+        write_text(place / TINY_MARKER, MARK_TEXT)
     return place

@@ -9,14 +9,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from refbench.bench.errors import UserError, one_line
 from refbench.bench.files import read_json_object, write_json
-from refbench.metrics.judges.judge import Answer, Judge, Question, parse_score
+from refbench.metrics.judges.judge import Answer, Judge, Question, forget, parse_score
 
 SCHEMA_VERSION = 1
 
@@ -42,6 +42,7 @@ class AnswerCache:
                 run=run,
                 replies=tuple(str(reply) for reply in held["replies"]),
                 verdict=str(held["verdict"]),
+                reading=str(held.get("reading", "")),
                 tokens_in=int(held["tokens_in"]),
                 tokens_out=int(held["tokens_out"]),
             )
@@ -58,6 +59,7 @@ class AnswerCache:
             "key": key,
             "replies": list(answer.replies),
             "verdict": answer.verdict,
+            "reading": answer.reading,
             "tokens_in": answer.tokens_in,
             "tokens_out": answer.tokens_out,
         }
@@ -83,18 +85,28 @@ class AnswerCache:
 
 @dataclass(frozen=True, kw_only=True)
 class CachedJudge(Judge):
-    """Answers from disk what was answered before, asks `asked` the rest, and keeps what is new."""
+    """Answers from disk what was answered before, asks `asked` the rest, and keeps what is new as it comes:
+    a program that is killed in the middle of a video pays for none of its answers again.
+    """
 
     asked: Judge
     cache: AnswerCache
 
-    def judge(self, question: Question, runs: Sequence[int]) -> list[Answer]:
+    def judge(
+        self, question: Question, runs: Sequence[int], on_answer: Callable[[Answer], None] = forget
+    ) -> list[Answer]:
         """One answer per run, in the order of `runs`. Raises UserError when the cache cannot be written."""
         held = {run: self.cache.get(question, run) for run in runs}
         answers = {run: answer for run, answer in held.items() if answer is not None}
-        for answer in self.asked.judge(question, [run for run in runs if run not in answers]):
-            answers[answer.run] = answer
+        for answer in answers.values():
+            on_answer(answer)
+
+        def keep(answer: Answer) -> None:
             self.cache.put(question, answer)
+            on_answer(answer)
+
+        missing = [run for run in runs if run not in answers]
+        answers |= {answer.run: answer for answer in self.asked.judge(question, missing, keep)}
         return [answers[run] for run in runs]
 
     def provenance(self) -> dict[str, Any]:

@@ -9,7 +9,7 @@ stands for all. Its scores are not NaturalScores of the leaderboard.
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 
 from refbench.bench.weights.hf_folder import load_model, load_part, quiet_transformers, weight_digests
-from refbench.metrics.judges.judge import Answer, Judge, Question, Reply, parse_score
+from refbench.metrics.judges.judge import Answer, Judge, Question, Reply, forget, parse_score, read_loosely
 from refbench.metrics.nets.inference import release
 
 LONGEST_ANSWER_TOKENS = 32
@@ -70,17 +70,23 @@ class LocalJudge(Judge):
         """The model's precision."""
         return next(self.model.parameters()).dtype
 
-    def judge(self, question: Question, runs: Sequence[int]) -> list[Answer]:
+    def judge(
+        self, question: Question, runs: Sequence[int], on_answer: Callable[[Answer], None] = forget
+    ) -> list[Answer]:
         """The one greedy answer, once per run."""
         if not runs:
             return []
         reply = self.reply_to(question)
-        valid = parse_score(reply.text) is not None
-        return [
+        verdict, reading = reply.text.strip(), ""
+        valid = parse_score(verdict) is not None
+        if not valid and (read := read_loosely(reply.text)):
+            (verdict, reading), valid = read, True
+        answers = [
             Answer(
                 run=run,
                 replies=(reply.text,),
-                verdict=reply.text.strip() if valid else None,
+                verdict=verdict if valid else None,
+                reading=reading,
                 failure=None
                 if valid
                 else f"the local judge's answer is no number from 1 to 5: {reply.text[:80]}",
@@ -89,6 +95,9 @@ class LocalJudge(Judge):
             )
             for run in runs
         ]
+        for answer in answers:
+            on_answer(answer)
+        return answers
 
     def reply_to(self, question: Question) -> Reply:
         """What the model says to a question, decoded greedily, at most 32 tokens."""

@@ -135,6 +135,32 @@ def test_a_suite_is_its_own_track(tmp_path: Path) -> None:
     assert facesim_not_applicable(track.samples[0]) is not None
 
 
+def test_people_of_a_suite_come_from_labels_where_nothing_else_says_it(tmp_path: Path) -> None:
+    rows = [
+        {"id": "x", "prompt": "p", "references": ["1.png", "2.png"], "labels": ["a young Woman", "Hat"]},
+        {"id": "y", "prompt": "p", "references": ["1.png"], "labels": ["man"], "kinds": ["object"]},
+    ]
+    track = load_suite(write_suite(tmp_path, *rows))
+    assert [[one.kind for one in sample.references] for sample in track.samples] == [
+        ["person", "object"],
+        ["object"],
+    ]
+    assert facesim_not_applicable(track.samples[0]) is None
+    assert "taken as people because of their labels: a young Woman" in track.notes[0]
+    # The track's name is that of the file's words: nothing that was scored before is lost.
+    assert track.name == load_suite(write_suite(tmp_path, *rows)).name
+    assert track.name.endswith("-5591efc7")
+
+
+def test_a_suite_has_no_category_of_one_by_default(tmp_path: Path) -> None:
+    ids = ["cup", "hat", "dog_1", "dog_2", "car"]
+    rows: list[Any] = [{"id": one, "prompt": "p"} for one in ids]
+    rows[4]["category"] = "car"
+    track = load_suite(write_suite(tmp_path, *rows))
+    assert [sample.category for sample in track.samples] == ["other", "other", "dog", "dog", "car"]
+    assert "2 samples without a category of several are together in 'other'" in track.notes[0]
+
+
 def test_a_suites_label_follows_its_content(tmp_path: Path) -> None:
     row = {"id": "a", "prompt": "p", "references": ["r/1.png"]}
     name = load_suite(write_suite(tmp_path, row)).name

@@ -166,8 +166,6 @@ def test_scoring_keeps_the_benchmarks_prompts(refbench: Run, dataset: Path, tmp_
         dataset,
         "--limit",
         1,
-        "--metrics",
-        "gmescore,motion-amplitude",
         *small,
     )
     refbench(*base, "--prompts", path, "--runs", "a", "--out", "with")

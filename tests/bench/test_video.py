@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import zlib
@@ -17,7 +18,15 @@ from hypothesis import strategies as st
 
 from kit.clips import moving_square
 from refbench.bench.errors import SampleError
-from refbench.bench.video import ALL_FRAMES, Video, VideoError, stride_frames, uniform_frames, write_video
+from refbench.bench.video import (
+    ALL_FRAMES,
+    Probe,
+    Video,
+    VideoError,
+    stride_frames,
+    uniform_frames,
+    write_video,
+)
 
 DEMO_VIDEOS = ("faceobj_14.mp4", "singleface_3.mp4")
 
@@ -220,6 +229,61 @@ def test_too_large_frames_are_refused_before_they_are_converted(
     monkeypatch.setattr("refbench.bench.video.LARGEST_FRAME_PIXELS", 64 * 48 - 1)
     with pytest.raises(VideoError, match="too large"):
         list(Video(make_clip()).frames(ALL_FRAMES))
+
+
+def test_frames_are_bounded_by_pixels_times_frames_held(
+    make_clip: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A policy that lets its user hold 32 frames is refused what one of a single frame may have."""
+    clip = make_clip(frames=3)
+    monkeypatch.setattr("refbench.bench.video.LARGEST_HELD_PIXELS", 31 * 64 * 48)
+    monkeypatch.setattr(Video, "_decoded", lambda *_: pytest.fail("the header alone must tell"))
+    facts = Probe(width=64, height=48, frames=3, declared_frames=3, fps=8.0, codec="h264")
+    monkeypatch.setattr(Video, "probe", facts)
+    for policy in (ALL_FRAMES, uniform_frames(32)):
+        with pytest.raises(VideoError, match="64×48 pixels are too large to hold 32 of them; scale"):
+            list(Video(clip).frames(policy))
+    monkeypatch.undo()
+    assert len(list(Video(clip).frames(stride_frames(16)))) == 3
+
+
+def test_a_video_of_8000_by_8000_pixels_is_refused_by_its_header(monkeypatch: pytest.MonkeyPatch) -> None:
+    """184 KB that took 5.7 GB."""
+    monkeypatch.setattr(Video, "_decoded", lambda *_: pytest.fail("the header alone must tell"))
+    video = Video(Path(__file__).parents[1] / "files/hostile/8000x8000.mp4")
+    for look in (lambda: video.probe, lambda: video.glance, lambda: list(video.frames(ALL_FRAMES))):
+        with pytest.raises(VideoError, match="8000×8000 pixels are too large; scale the video down"):
+            look()
+
+
+def test_only_regular_files_of_a_videos_size_are_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """None of these may be waited for, read to its end, or hashed."""
+    os.mkfifo(tmp_path / "pipe.mp4")
+    (tmp_path / "zero.mp4").symlink_to("/dev/zero")
+    (tmp_path / "folder.mp4").mkdir()
+    with (tmp_path / "sparse.mp4").open("wb") as file:
+        file.truncate(200 * 10**9)
+    monkeypatch.setattr("hashlib.file_digest", lambda *_: pytest.fail("it must not be hashed"))
+    for name, message in (
+        ("pipe.mp4", "it is a named pipe, not a file"),
+        ("zero.mp4", "it is a device, not a file"),
+        ("folder.mp4", "it is a folder, not a file"),
+        ("sparse.mp4", "it is larger than 8 GiB"),
+        ("absent.mp4", "it does not exist"),
+    ):
+        video = Video(tmp_path / name)
+        looks: list[Callable[[], object]] = [
+            lambda video=video: video.digest,
+            lambda video=video: video.probe,
+            lambda video=video: video.glance,
+            lambda video=video: video.remarks,
+            lambda video=video: list(video.frames(ALL_FRAMES)),
+        ]
+        for look in looks:
+            with pytest.raises(VideoError, match=f"the video cannot be decoded: {message}"):
+                look()
 
 
 def test_endless_files_end(make_clip: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -380,7 +380,7 @@ def damaged(folder: Path, fault: str) -> Path:
         ("missing", "1 missing .*up_proj"),
         ("unexpected", "1 unexpected .*surprise"),
         ("mismatched", "1 mismatched .*model.language_model.norm.weight"),
-        ("truncated", "cannot be loaded"),
+        ("truncated", "is truncated"),
         ("another model", "type bert, not qwen2_vl"),
         ("no tokenizer", "cannot be read"),
     ],

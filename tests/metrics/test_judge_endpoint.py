@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import json
 import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from refbench.bench.errors import UserError
+from refbench.bench.runner.evaluate import evaluate
 from refbench.metrics.judges.cost import Account, Prices, estimate_cost
 from refbench.metrics.judges.endpoint import EndpointJudge, Limits, retry_after_s
-from refbench.metrics.judges.judge import Question, parse_score
+from refbench.metrics.judges.judge import Question, parse_score, read_loosely
+from refbench.metrics.judges.shared import SharedAccount, SharedSlots
 
 KEY = "sk-test-secret-0123456789"
 QUESTION = Question(jpegs=(b"\xff\xd8first", b"\xff\xd8second"), instruction="How natural is it?")
@@ -175,7 +181,14 @@ def talk(waits: Waits) -> Iterator[Callable[..., Talk]]:
     """Starts a server with behaviours and a judge that asks it."""
     opened: list[Talk] = []
 
-    def start(*behaviours: Behaviour, limits: Limits = LIMITS, account: Account | None = None) -> Talk:
+    def start(
+        *behaviours: Behaviour,
+        limits: Limits = LIMITS,
+        account: Account | None = None,
+        is_official: bool = True,
+        shared: Path | None = None,
+    ) -> Talk:
+        slots = SharedSlots(folder=shared, count=limits.concurrency).one if shared else nullcontext
         server = Server(list(behaviours))
         threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
         judge = EndpointJudge(
@@ -185,6 +198,8 @@ def talk(waits: Waits) -> Iterator[Callable[..., Talk]]:
             limits=limits,
             account=account or Account(),
             tokens_per_image=255,
+            is_official=is_official,
+            slots=slots,
             sleep=waits.sleep,
         )
         opened.append((judge, server))
@@ -221,6 +236,18 @@ MISBEHAVIOURS = {
     "500": (status(500), "HTTP 500"),
     "hangs": (hangs, "did not answer within 0.5 s"),
     "closes the connection in mid-answer": (hangs_up_midway, "connection"),
+    "an error in an answer of 200": (raw(b'{"error": {"message": "upstream is down"}}'), "upstream is down"),
+    "an error that is a text": (
+        raw(b'{"error": "no such\\n deployment"}'),
+        "is an error: no such deployment",
+    ),
+    "choices are null": (raw(b'{"choices": null, "detail": "try later"}'), '"detail": "try later"'),
+    "a web page": (raw(b"<!doctype html>\n<title>Log in</title>"), "--judge-url"),
+    "words of a web page": (raw(b"<!doctype html>\n<title>Log in</title>"), "html> <title>Log in</title>"),
+    "a stream": (raw(b'data: {"choices": []}\n\ndata: [DONE]\n\n'), "a stream of events"),
+    "content as parts": (says([{"type": "text", "text": "4"}]), "holds no text"),  # type: ignore[arg-type]
+    "thoughts": (says("<think>hm</think>4"), "no number from 1 to 5: <think>hm</think>4"),
+    "emphasis": (says("**4**"), "no number from 1 to 5: **4**"),
     "no choices": (raw(b'{"choices": []}'), "holds no choice"),
     "prose": (says("I would say: 4"), "no number from 1 to 5: I would say: 4"),
     "refusal": (says(None, refusal="I cannot help with that."), "no number from 1 to 5: I cannot help"),
@@ -263,6 +290,55 @@ def test_misbehaviour_for_ever_is_a_failed_run(name: str, talk: Callable[..., Ta
     assert len(server.requests) == 2
 
 
+LOOSE_REPLIES: dict[str, tuple[Any, str]] = {
+    "thoughts": ("<think>The hands melt.\n5? No.</think>\n\n4\n", "read without its <think>"),
+    "emphasis": ("**4**", "read without its emphasis"),
+    "both": ("<think></think> `4`", "read without its <think> and emphasis"),
+    "parts": ([{"type": "thinking", "text": "5"}, {"type": "text", "text": "4"}], "joined from parts"),
+}
+
+
+@pytest.mark.parametrize("name", LOOSE_REPLIES)
+def test_another_judge_than_the_official_one_is_read_loosely(name: str, talk: Callable[..., Talk]) -> None:
+    text, reading = LOOSE_REPLIES[name]
+    judge, server = talk(says(text), is_official=False)
+    (answer,) = judge.judge(QUESTION, [1])
+    assert (answer.verdict, answer.reading) == ("4", reading)
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("reply", ["Score: 4", "4/5", "**6**", "<think>4", "4</think>", "<think>4</think>"])
+def test_loose_reading_guesses_nothing(reply: str) -> None:
+    assert read_loosely(reply) is None
+
+
+@pytest.mark.parametrize("name", ["emphasis", "a web page", "a stream", "choices are null", "compressed"])
+def test_judge_that_never_gave_a_number_is_asked_once_per_further_run(
+    name: str, talk: Callable[..., Talk]
+) -> None:
+    judge, server = talk(*[MISBEHAVIOURS[name][0]] * 4, says("4"), MISBEHAVIOURS[name][0])
+    assert "after 3 attempts" in (judge.judge(QUESTION, [1])[0].failure or "")
+    assert "after 1 attempt)" in (judge.judge(QUESTION, [1])[0].failure or "")
+    assert judge.judge(QUESTION, [1])[0].verdict == "4"
+    # It can be read: from now on every run has its attempts again.
+    assert "after 3 attempts" in (judge.judge(QUESTION, [1])[0].failure or "")
+    assert len(server.requests) == 8
+
+
+@pytest.mark.parametrize("encoding", ["Identity", "identity ", ""])
+def test_encoding_that_is_none_is_read(encoding: str, talk: Callable[..., Talk]) -> None:
+    judge, server = talk(raw(completion("4"), Content_Encoding=encoding))
+    assert judge.judge(QUESTION, [1])[0].verdict == "4"
+    assert len(server.requests) == 1
+
+
+def test_server_words_are_one_short_line_without_the_key(talk: Callable[..., Talk]) -> None:
+    judge, _ = talk(raw(f"<p>\n{'x' * 100}{KEY}\x1b[31m{'y' * 5000}</p>".encode()))
+    failure = judge.judge(QUESTION, [1])[0].failure or ""
+    assert "[key]" in failure and KEY[:8] not in failure
+    assert len(failure) < 300 and failure.isprintable()
+
+
 def test_raw_replies_are_kept_in_order(talk: Callable[..., Talk]) -> None:
     judge, _ = talk(says("Score: 4"), says("6"), says("3"))
     (answer,) = judge.judge(QUESTION, [1])
@@ -301,20 +377,31 @@ def test_retry_after_reads_seconds_and_dates() -> None:
     assert (retry_after_s({"retry-after": "Wed, 21 Oct 2099 07:28:00 GMT"}) or 0) > 1e6
 
 
-@pytest.mark.parametrize("code", [401, 403, 404])
-def test_unusable_endpoint_is_asked_once(code: int, talk: Callable[..., Talk]) -> None:
+@pytest.mark.parametrize("code", [401, 404])
+def test_unusable_endpoint_is_asked_once_and_ends_the_run(code: int, talk: Callable[..., Talk]) -> None:
     judge, server = talk(status(code))
-    (answer,) = judge.judge(QUESTION, [1])
-    assert f"HTTP {code}" in (answer.failure or "")
-    (again,) = judge.judge(QUESTION, [2])
-    assert again.failure == answer.failure
+    for run in (1, 2):
+        with pytest.raises(UserError, match=f"HTTP {code}") as caught:
+            judge.judge(QUESTION, [run])
+        assert "\n" not in str(caught.value)
     assert len(server.requests) == 1
 
 
-def test_bad_request_is_not_repeated_but_the_next_video_is_asked(talk: Callable[..., Talk]) -> None:
-    judge, server = talk(status(400, "image too large"), says("4"))
+def test_account_that_is_used_up_ends_the_run(talk: Callable[..., Talk]) -> None:
+    body = json.dumps({"error": {"message": "You exceeded your quota", "code": "insufficient_quota"}})
+    judge, server = talk(lambda handler: handler.reply(body.encode(), 429))
+    with pytest.raises(UserError, match="You exceeded your quota"):
+        judge.judge(QUESTION, [1])
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("code", [400, 403])
+def test_refused_input_is_not_repeated_but_the_next_video_is_asked(
+    code: int, talk: Callable[..., Talk]
+) -> None:
+    judge, server = talk(status(code, "your input was flagged"), says("4"))
     (answer,) = judge.judge(QUESTION, [1])
-    assert "image too large" in (answer.failure or "")
+    assert f"HTTP {code}: your input was flagged" in (answer.failure or "")
     assert judge.judge(QUESTION, [1])[0].verdict == "4"
     assert len(server.requests) == 2
 
@@ -357,7 +444,10 @@ def test_key_is_in_no_answer_and_no_log(
     seen = []
     for behaviour in (echoes_key, *map(echoes_key_as_error, (400, 401, 403, 404, 429, 500)), hangs_up_midway):
         judge, server = talk(behaviour)
-        seen.append(repr(judge.judge(QUESTION, [1])))
+        try:
+            seen.append(repr(judge.judge(QUESTION, [1])))
+        except UserError as error:
+            seen.append(str(error))
         assert KEY in server.requests[0]["headers"]["Authorization"]
     assert "[key]" in seen[0]
     assert KEY not in "".join(seen)
@@ -388,6 +478,74 @@ def test_budget_that_covers_some_runs_only_asks_none(talk: Callable[..., Talk]) 
     answers = judge.judge(QUESTION, [1, 2, 3])
     assert all(answer.over_budget for answer in answers)
     assert not server.requests
+
+
+def test_budget_is_one_for_all_processes_of_a_run(talk: Callable[..., Talk], tmp_path: Path) -> None:
+    first, second = (SharedAccount(tmp_path, PRICES, budget=0.02) for _ in range(2))
+    judge, server = talk(says("4"), account=first)
+    other, other_server = talk(says("4"), account=second)
+    assert judge.judge(QUESTION, [1])[0].verdict == "4"
+    assert other.judge(QUESTION, [1])[0].verdict == "4"
+    (stopped,) = judge.judge(QUESTION, [1])
+    assert stopped.over_budget and "$0.0204 spent" in (stopped.failure or "")
+    assert other.judge(QUESTION, [1])[0].over_budget
+    assert (len(server.requests), len(other_server.requests)) == (1, 1)
+    assert first.reserved == pytest.approx(0.0)
+
+
+def test_evaluation_with_two_workers_spends_its_budget_once(
+    talk: Callable[..., Talk], dataset: Path, videos: Path, tmp_path: Path
+) -> None:
+    _, server = talk(says("4"))
+    # A request is estimated at about $0.02 and costs $0.0102: one is within the budget, a second one is not.
+    options = {"url": server.url, "runs": 1, "use_cache": False, "budget": 0.025}
+    prices = {"price_in": PRICES.tokens_in, "price_out": PRICES.tokens_out}
+    done = evaluate(
+        videos,
+        dataset=dataset,
+        name="mine",
+        metrics="naturalscore",
+        options={"naturalscore": options | prices},
+        limit=4,
+        workers=2,
+        out=tmp_path / "results",
+    )
+    assert len(server.requests) == 1
+    assert sorted(record.value is None for record in done.records) == [False, True, True, True]
+    assert all("budget of $0.0" in str(record.reason) for record in done.failures)
+
+
+def test_reservation_of_a_killed_process_stays(tmp_path: Path) -> None:
+    price = estimate_cost(requests=1, images_per_request=2, instruction="x", prices=PRICES)
+    assert SharedAccount(tmp_path, PRICES, budget=0.01).reserve(price)
+    assert not SharedAccount(tmp_path, PRICES, budget=0.01).reserve(price)
+
+
+def test_slots_are_those_of_all_processes_of_a_run(tmp_path: Path) -> None:
+    async def hold() -> None:
+        first, second = (SharedSlots(folder=tmp_path, count=2) for _ in range(2))
+        async with first.one(), second.one():
+            waiting = asyncio.ensure_future(second.one().__aenter__())
+            await asyncio.sleep(0)
+            assert not waiting.done()
+            assert first._free() is None
+        await waiting
+
+    asyncio.run(hold())
+
+
+def test_judges_of_two_processes_keep_to_one_limit(talk: Callable[..., Talk], tmp_path: Path) -> None:
+    limits = replace(LIMITS, concurrency=1)
+    talks = [talk(says("4"), limits=limits, shared=tmp_path) for _ in range(2)]
+    with SharedSlots(folder=tmp_path, count=1)._free() as held:  # type: ignore[union-attr]
+        threads = [threading.Thread(target=judge.judge, args=(QUESTION, [1])) for judge, _ in talks]
+        for thread in threads:
+            thread.start()
+        assert held is not None
+        assert not any(server.requests for _, server in talks)
+    for thread in threads:
+        thread.join()
+    assert [len(server.requests) for _, server in talks] == [1, 1]
 
 
 def test_budget_stops_repeated_asking(talk: Callable[..., Talk]) -> None:

@@ -20,7 +20,9 @@ from kit.goldens import read
 from refbench.bench.environment import Environment
 from refbench.bench.errors import MissingWeights, SampleError, UserError
 from refbench.bench.options import build_options
+from refbench.bench.runner.evaluate import Evaluated, evaluate
 from refbench.bench.sample import Sample
+from refbench.bench.scores.record import Record
 from refbench.bench.video import ALL_FRAMES, Video, stride_frames, write_video
 from refbench.bench.weights.common import QWEN25_VL
 from refbench.metrics.judges import instruction
@@ -305,6 +307,41 @@ def scripted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, asked: list[Any]) 
         scorer.close()
 
 
+@pytest.fixture
+def replies(monkeypatch: pytest.MonkeyPatch) -> list[str | Fault]:
+    """What every endpoint answers in turn; what was given is taken away."""
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    waiting: list[str | Fault] = []
+
+    async def ask(judge: EndpointJudge, messages: Any) -> Reply:
+        reply = waiting.pop(0)
+        if isinstance(reply, Fault):
+            raise reply
+        return Reply(text=reply, tokens_in=4000, tokens_out=1)
+
+    monkeypatch.setattr(EndpointJudge, "ask", ask)
+    return waiting
+
+
+@pytest.fixture
+def evaluate_one(tmp_path: Path, dataset: Path, videos: Path) -> Callable[..., Evaluated]:
+    """Evaluates one video by NaturalScore, each time into the same store."""
+
+    def run(**options: Any) -> Evaluated:
+        defaults = {"concurrency": 1, "attempts": 1, "cache": tmp_path / "cache"}
+        return evaluate(
+            videos,
+            dataset=dataset,
+            name="mine",
+            metrics="naturalscore",
+            options={"naturalscore": defaults | options},
+            limit=1,
+            out=tmp_path / "results",
+        )
+
+    return run
+
+
 def test_score_is_the_mean_of_the_runs(scripted: MakeScorer, tmp_path: Path) -> None:
     scorer = scripted(["4", " 5\n", "4.5"])
     score = scorer.score(SAMPLE, clip(tmp_path / "clip.mp4", 20))
@@ -324,6 +361,7 @@ def test_failed_run_is_named_and_left_out_of_the_mean(scripted: MakeScorer, tmp_
     score = scorer.score(SAMPLE, clip(tmp_path / "clip.mp4", 4))
     assert score.value == 3.0
     assert score.details["runs"] == {"1": "4", "3": "2"}
+    assert score.details["runs_present"] == "2 of 3"
     assert list(score.details["failed_runs"]) == ["2"]
     assert score.details["replies"]["2"] == ["Score: 5", "I refuse"]
     assert score.details["dollars"] == pytest.approx(16004e-6)
@@ -350,6 +388,81 @@ def test_answers_are_cached_and_failures_are_not(
     assert asked == []
     unused = scripted(["1", "1", "1"], use_cache=False)
     assert unused.score(SAMPLE, video).value == 1.0
+
+
+def test_missing_run_is_asked_again_by_the_same_command(
+    replies: list[str | Fault], evaluate_one: Callable[..., Evaluated], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def record() -> Record:
+        (one,) = evaluate_one().records
+        return one
+
+    replies += ["4", Fault("down", repeat=False), "2"]
+    first = record()
+    assert first.value == 3.0 and first.details["runs_present"] == "2 of 3"
+    # Where nobody can be asked, the value of two runs is not given up.
+    monkeypatch.delenv("OPENAI_API_KEY")
+    assert record() == first
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    # Still down: only the missing run was asked, the others come from the cache.
+    replies += [Fault("down", repeat=False)]
+    assert record().value == 3.0 and replies == []
+    replies += ["3"]
+    whole = record()
+    assert whole.value == 3.0 and whole.details["runs_present"] == "3 of 3" and replies == []
+    # Now it is current, and nobody is asked.
+    assert record() == whole
+
+
+def test_loose_reading_of_another_judge_is_marked_also_from_the_cache(
+    scripted: MakeScorer, tmp_path: Path
+) -> None:
+    video = clip(tmp_path / "clip.mp4", 4)
+    loose = ["4", "<think>hm</think>5", "**3**"]
+    score = scripted(loose, model="other").score(SAMPLE, video)
+    assert score.value == 4.0
+    assert score.details["readings"] == {
+        "2": "read without its <think>",
+        "3": "read without its emphasis",
+    }
+    assert scripted([], model="other").score(SAMPLE, video) == score
+    official = scripted(loose, attempts=1).score(SAMPLE, video)
+    assert official.value == 4.0 and list(official.details["failed_runs"]) == ["2", "3"]
+    assert official.details["readings"] == {}
+
+
+def test_answers_of_an_interrupted_video_are_not_paid_for_again(
+    scripted: MakeScorer, asked: list[Any], tmp_path: Path
+) -> None:
+    video = clip(tmp_path / "clip.mp4", 4)
+    with pytest.raises(UserError, match="gone"):
+        scripted(["4", "5", Fault("gone", repeat=False, unusable=True)]).score(SAMPLE, video)
+    assert scripted(["3"]).score(SAMPLE, video).value == 4.0
+    assert len(asked) == 1
+
+
+def test_first_answer_is_on_disk_before_the_second_is_asked(
+    scripted: MakeScorer, asked: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept: list[int] = []
+    scorer = scripted(["4", "5", "3"])
+    ask = EndpointJudge.ask
+
+    async def counting(judge: EndpointJudge, messages: Any) -> Reply:
+        kept.append(len(list((tmp_path / "cache").rglob("*.json"))))
+        return await ask(judge, messages)
+
+    monkeypatch.setattr(EndpointJudge, "ask", counting)
+    scorer.score(SAMPLE, clip(tmp_path / "clip.mp4", 4))
+    assert kept[0] == 0 and kept[-1] >= 1
+
+
+def test_cache_that_cannot_be_written_ends_the_run_at_the_first_answer(
+    scripted: MakeScorer, tmp_path: Path
+) -> None:
+    (tmp_path / "cache").write_text("")
+    with pytest.raises(UserError, match="cache"):
+        scripted(["4", "5", "3"]).score(SAMPLE, clip(tmp_path / "clip.mp4", 4))
 
 
 def test_cache_is_by_frames_instruction_model_endpoint_and_run(scripted: MakeScorer, tmp_path: Path) -> None:
@@ -405,6 +518,19 @@ def test_budget_gives_samples_a_reason(scripted: MakeScorer, asked: list[Any], t
     assert len(asked) == 3
     # What is on disk costs nothing and is still scored.
     assert scorer.score(SAMPLE, Video(tmp_path / "a.mp4")).value == 4.0
+
+
+def test_workers_of_a_run_share_budget_and_slots(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    made: list[dict[str, Any]] = []
+    monkeypatch.setattr(EndpointJudge, "__init__", lambda judge, **arguments: made.append(arguments))
+    metric = NaturalScore(NaturalScoreOptions(budget=0.02, price_in=1.0, price_out=1.0))
+    for _ in range(2):
+        metric.load(Environment(shared=tmp_path))
+    price = metric.estimate_cost(1)
+    assert made[0]["account"].reserve(price)
+    assert not made[1]["account"].reserve(price)
+    assert made[0]["slots"].__self__ == made[1]["slots"].__self__
 
 
 def test_unreadable_video_fails_and_asks_nobody(
@@ -476,6 +602,18 @@ def test_local_judge_without_a_number_is_a_failed_run(judge_folder: Path) -> Non
     answers = judge.judge(Question(jpegs=(), instruction="Judge."), [1, 2])
     assert [answer.verdict for answer in answers] == [None, None]
     assert "four, I think" in (answers[0].failure or "")
+
+
+def test_local_judge_is_read_loosely_and_marked(judge_folder: Path) -> None:
+    from refbench.metrics.judges.local import LocalJudge
+
+    class Shouter(LocalJudge):
+        def reply_to(self, question: Question) -> Reply:
+            return Reply(text="**4**\n", tokens_in=10, tokens_out=4)
+
+    judge = Shouter.load(judge_folder, "cpu", "small")
+    (answer,) = judge.judge(Question(jpegs=(), instruction="Judge."), [1])
+    assert (answer.verdict, answer.reading, answer.failure) == ("4", "read without its emphasis", None)
 
 
 def test_local_model_may_be_a_path_and_a_missing_one_is_named(judge_folder: Path, tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ from refbench.bench.metric import Score  # noqa: E402
 from refbench.bench.registry import metrics  # noqa: E402
 from refbench.bench.sample import Reference, Sample, category_of  # noqa: E402
 from refbench.bench.video import Video, uniform_frames, write_video  # noqa: E402
-from refbench.metrics.nets.gme import TEXT_INSTRUCTION  # noqa: E402
+from refbench.metrics.nets.gme import TEXT_INSTRUCTION, first_resize  # noqa: E402
 from refbench.metrics.nets.yolo_world.boxes import Boxes  # noqa: E402
 from refbench.metrics.nets.yolo_world.image_prompt_detector import ImagePromptDetector  # noqa: E402
 from refbench.metrics.nexusscore import (  # noqa: E402
@@ -266,6 +266,28 @@ def test_a_box_that_rounds_to_no_pixel_loses_the_video(
     sample = sample_of(tmp_path, "singleobj_1", ["Cup"])
     with pytest.raises(SampleError, match="rounds to no pixel"):
         score_video(sample, video, TableDetector(table), TableEmbedder(["Cup"], 1, ONE_CROP))
+
+
+@pytest.mark.parametrize("corners", [(9.0, 3.0, 9.4, 101.0), (3.0, 9.0, 101.0, 9.4)])
+def test_a_long_box_without_a_pixel_across_is_black(
+    tmp_path: Path, video: Video, corners: tuple[float, ...]
+) -> None:
+    crop = crop_of(Image.new("RGB", (832, 480), "white"), corners)
+    assert sorted(crop.size) == [0, 98]
+    assert sorted(first_resize(crop).size) == [28, 112]
+    assert first_resize(crop).getextrema() == ((0, 0),) * 3
+    table = one_box_per_frame()
+    table[9] = [[(corners, 0.9)]]
+    embedder = TableEmbedder(["Cup"], 1, ONE_CROP | {crop.size: (0, 0, 0.125, 0.125)})
+    score = score_video(sample_of(tmp_path, "singleobj_1", ["Cup"]), video, TableDetector(table), embedder)
+    assert score.value == 0.25 / FRAMES
+    assert (score.details["boxes"], score.details["kept"]) == (FRAMES, FRAMES - 1)
+
+
+@pytest.mark.parametrize("corners", [(9.0, 3.0, 9.4, 100.0), (9.0, 9.0, 9.4, 9.4), (9.0, 3.0, 7.0, 200.0)])
+def test_a_box_that_gme_cannot_resize_is_refused(corners: tuple[float, ...]) -> None:
+    with pytest.raises(SampleError, match="rounds to no pixel"):
+        crop_of(Image.new("RGB", (832, 480)), corners)
 
 
 def test_a_missing_or_broken_reference_is_the_samples_reason(tmp_path: Path, video: Video) -> None:

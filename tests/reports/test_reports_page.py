@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import random
+import re
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
 
+from kit.cli import invoke
 from kit.records import record
 from kit.stored_runs import run_info, run_records, store
 from refbench.bench.errors import UserError
@@ -17,7 +19,7 @@ from refbench.bench.scores.aggregate import scoreboards
 from refbench.bench.scores.protocol import OPENS2V_1_1
 from refbench.bench.scores.record import Provenance, Record, RunKey
 from refbench.reports.page import not_applicable_lines, unscored_table
-from refbench.reports.report import Report, build_report
+from refbench.reports.report import Report, build_report, report
 from refbench.reports.stored_runs import StoredRuns, read_stored_runs
 
 SCRIPT = "<script>alert(1)</script>"
@@ -213,3 +215,36 @@ def test_a_store_without_a_record_is_refused(tmp_path: Path) -> None:
     (tmp_path / "empty.jsonl").write_text("")
     with pytest.raises(UserError, match="no score records"):
         read_stored_runs([tmp_path])
+
+
+def test_a_file_that_cannot_be_read_does_not_stop_the_others(tmp_path: Path) -> None:
+    """A stray file, or one of a newer version, is left out whole and named."""
+    store(tmp_path, run_records("a", ids=IDS))
+    store(tmp_path, run_records("b", ids=IDS))
+    alone = report(tmp_path).contents()["tables/open-domain.components.csv"]
+    (tmp_path / "a/notes.jsonl").write_text('{"todo": "<b>buy milk</b>"}\n')
+    newer = tmp_path / "a/human-domain.jsonl"
+    newer.write_text((tmp_path / "a/open-domain.jsonl").read_text().replace('_version":1', '_version":2'))
+    made = report(tmp_path)
+    assert [text.partition(",")[0] for text in made.left_out] == [str(newer), str(tmp_path / "a/notes.jsonl")]
+    assert "schema_version" in made.left_out[0]
+    contents = made.contents()
+    assert contents["tables/open-domain.components.csv"] == alone
+    assert "Left out of this report: " in str(contents["report.html"])
+    assert "left out of the report: " in invoke("report", tmp_path, "-o", tmp_path / "out").stderr
+    # Alone it is the cause, as before.
+    with pytest.raises(UserError, match="schema_version"):
+        report(newer)
+
+
+def test_in_the_dark_plots_lie_on_a_light_card_and_no_name_is_cut() -> None:
+    page = str(report_of(run_records(ids=IDS)).contents()["report.html"])
+    style = page.partition("<style>")[2].partition("</style>")[0]
+    light, _, dark = style.partition("prefers-color-scheme: dark")
+    card = re.search(r"--card: #([0-9a-f]{6})", dark)
+    assert "--card: #ffffff" in light and card is not None
+    # Light enough for black on it, and no white rectangle.
+    assert all(0xC0 <= int(card[1][at : at + 2], 16) <= 0xE8 for at in (0, 2, 4))
+    assert re.search(r"figure \{[^}]*background: var\(--card\)", style)
+    assert re.search(r"figure img \{[^}]*mix-blend-mode: multiply", style)
+    assert "overflow-wrap: anywhere" not in style.partition(".words td")[2].partition("}")[0]

@@ -88,12 +88,53 @@ def test_the_label_of_the_scale_is_within_the_picture(
 
 def test_component_means_stand_in_where_no_method_has_a_total(figures: dict[str, Figure]) -> None:
     without = ("facesim", "nexusscore", "naturalscore")
-    plots_of(run_records("a", without=without), run_records("b", without=(*without, "gmescore")))
+    plots_of(run_records("a", without=without), run_records("b", 0.9, without=(*without, "gmescore")))
     figure = figure_of(figures, "Component means (no method has a TotalScore)")
     axes = figure.axes[0]
     assert tick_labels(axes) == ["Aesthetics", "MotionSmoothness", "MotionAmplitude", "GmeScore"]
     assert len(axes.patches) == 4 + 3
     assert "Not scored for any method: FaceSim, NexusScore and NaturalScore." in captions(figure)
+
+
+def test_methods_within_two_points_are_dots_on_an_axis_of_their_own(figures: dict[str, Figure]) -> None:
+    plots_of(run_records("a", 0.5), run_records("b", 0.51), run_records("c", 0.6))
+    figure = figure_of(figures, "TotalScore")
+    axes = figure.axes[0]
+    assert not axes.patches
+    assert list(map(float, np.asarray(axes.lines[0].get_xdata()))) == sorted(
+        map(float, np.asarray(axes.lines[0].get_xdata())), reverse=True
+    )
+    assert len(axes.lines) == 1 + 3 + 1
+    assert axes.get_xlim()[0] > 30
+    assert "The axis does not begin at 0." in captions(figure)
+    figures.clear()
+    plots_of(run_records("a", 0.5), run_records("c", 0.6))
+    axes = figure_of(figures, "TotalScore").axes[0]
+    assert (len(axes.patches), axes.get_xlim()[0]) == (2, 0)
+
+
+def test_close_component_means_are_dots_too(figures: dict[str, Figure]) -> None:
+    without = ("facesim",)
+    plots_of(run_records("a", 0.5, without=without), run_records("b", 0.51, without=without))
+    axes = figure_of(figures, "Component means").axes[0]
+    assert not axes.patches and len(axes.lines) == 2 * 2 * 6
+
+
+def test_the_radars_markers_are_drawn_whole(figures: dict[str, Figure]) -> None:
+    plots_of(run_records("best", 1.0), run_records("low", 0.1))
+    axes = figure_of(figures, "Components (%)").axes[0]
+    assert not any(line.get_clip_on() for line in axes.lines[:2])
+
+
+def test_no_scored_colour_is_the_grey_of_nothing() -> None:
+    """Of any score the colour is far from each grey: its channels differ."""
+    import matplotlib
+
+    from refbench.reports.plot_heat_map import COLOUR_MAP, MISSING_GREY
+
+    scored = matplotlib.colormaps[COLOUR_MAP](np.linspace(0, 1, 101))[:, :3]
+    assert (scored.max(axis=1) - scored.min(axis=1)).min() > 0.2
+    assert len(set(matplotlib.colors.to_rgb(MISSING_GREY))) == 1
 
 
 def test_the_radar_leaves_a_gap_and_names_it(figures: dict[str, Figure]) -> None:

@@ -167,6 +167,17 @@ def test_csv_is_unrounded_on_the_scale_0_to_1() -> None:
     assert [row["score"] for row in torn] == ["", ""]
 
 
+@pytest.mark.parametrize("name", ["=HYPERLINK(1)", "+1", "-1+2", "@SUM(A1)", "  =1"])
+def test_no_cell_of_a_csv_is_a_formula(name: str) -> None:
+    """Spreadsheets run a cell that begins like one; numbers stay numbers, controls are written out."""
+    boards = boards_of(run_records(name, variant="a\x85b\u202ec"))
+    for text in (component_csv(boards), category_csv(boards)):
+        rows = list(csv.DictReader(io.StringIO(text)))
+        assert {row["method"] for row in rows} == {f"'{name}"}
+        assert {row["variant"] for row in rows} == {r"a\x85b\u202ec"}
+        assert all(float(row["score"]) or True for row in rows if row["score"])
+
+
 def test_category_csv_has_every_method_category_and_component() -> None:
     rows = list(csv.DictReader(io.StringIO(category_csv(boards_of(run_records())))))
     assert len(rows) == 5 * len(COMPONENTS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import shlex
 import signal
 import subprocess
@@ -16,6 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kit.processes import ends, wait_for
 from refbench.baselines.external import command as command_module
 from refbench.baselines.external.command import Command, CommandOptions, arguments_for
 from refbench.bench.environment import Environment
@@ -353,6 +355,121 @@ except KeyboardInterrupt:
         process.kill()
         process.wait()
     assert heartbeat_stops(beats)
+
+
+# A child, one with a session of its own, and one whose parent has ended; `end` is what the program does then.
+FAMILY = """
+import os, signal, sys, time
+reading, writing = os.pipe()
+
+def child(*steps):
+    if os.fork() == 0:
+        for step in steps:
+            step()
+        signal.signal(signal.SIGTERM, {on_term})
+        os.write(writing, b"%d " % os.getpid())
+        os.close(1)
+        os.close(2)
+        time.sleep(600)
+        os._exit(0)
+
+child()
+child(os.setsid)
+child(os.setsid, lambda: os.fork() and os._exit(0))
+told = b""
+while len(told.split()) < 3 or told[-1:] != b" ":
+    told += os.read(reading, 100)
+with open({pids!r}, "w") as file:
+    print(os.getpid(), told.decode(), file=file)
+{end}
+"""
+LEAVES = "open(sys.argv[1], 'w').write('video')"
+STAYS = "time.sleep(600)"
+
+
+def family(tmp_path: Path, end: str, *, stubborn: bool = False) -> tuple[str, Path]:
+    """A script with three children, and the file into which it writes the process ids."""
+    on_term = "signal.SIG_IGN" if stubborn else "signal.SIG_DFL"
+    return FAMILY.format(pids=str(tmp_path / "pids"), end=end, on_term=on_term), tmp_path / "pids"
+
+
+@pytest.mark.parametrize("stubborn", [False, True])
+def test_what_a_program_leaves_in_the_background_ends_with_it(
+    build: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stubborn: bool
+) -> None:
+    monkeypatch.setattr(command_module, "GRACE_S", 0.2)
+    script, pids = family(tmp_path, LEAVES, stubborn=stubborn)
+    assert output_of(build(script), make_sample()).read_text() == "video"
+    program, *children = map(int, pids.read_text().split())
+    assert len(children) == 3
+    # Not soon: when the video is handed over, nothing of the program runs any more.
+    assert [Path(f"/proc/{process}").exists() for process in (program, *children)] == [False] * 4
+
+
+def test_a_program_that_fails_leaves_nothing_either(build: Build, tmp_path: Path) -> None:
+    script, pids = family(tmp_path, "sys.exit(3)")
+    with pytest.raises(SampleError, match="ended with exit code 3"):
+        build(script).generate(make_sample(), 0)
+    assert not any(Path(f"/proc/{process}").exists() for process in pids.read_text().split())
+
+
+DRIVER = """
+from refbench.baselines.external.command import Command, CommandOptions
+from refbench.bench.environment import Environment
+from refbench.bench.sample import Sample
+generator = Command(CommandOptions(template={template!r})).load(Environment())
+generator.generate(Sample(id="singleobj_1", category="singleobj", prompt="", references=()), 0)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGHUP, signal.SIGTERM])
+def test_a_program_ends_with_its_driver_however_that_ends(tmp_path: Path, number: signal.Signals) -> None:
+    script, pids = family(tmp_path, STAYS)
+    (tmp_path / "program.py").write_text(script)
+    template = f"{shlex.quote(sys.executable)} -S {shlex.quote(str(tmp_path / 'program.py'))} {{output}}"
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    process = subprocess.Popen(
+        [sys.executable, "-c", DRIVER.format(template=template)],
+        cwd=tmp_path,
+        env={**os.environ, "TMPDIR": str(temporary)},
+    )
+    try:
+        told = wait_for(pids).split()
+        process.send_signal(number)
+        assert process.wait(60) == -number
+    finally:
+        process.kill()
+        process.wait()
+    assert all(ends(int(one)) for one in told)
+    # The folder of outputs could not be removed by who made it; the next one does.
+    assert list(temporary.iterdir())
+    subprocess.run(
+        [sys.executable, "-c", DRIVER.format(template="touch {output}").rpartition("generator.generate")[0]],
+        cwd=tmp_path,
+        env={**os.environ, "TMPDIR": str(temporary)},
+        check=True,
+    )
+    assert not list(temporary.iterdir())
+
+
+def test_of_what_a_program_prints_only_the_end_is_kept(build: Build) -> None:
+    """Neither in memory nor on the disk: no file may grow beyond 8 MB while 64 MB are printed."""
+    script = """
+import sys
+for _ in range(1024):
+    sys.stdout.write("x" * 65536)
+sys.stderr.write("that was much")
+sys.exit(1)
+"""
+    generator = build(script)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8 * 2**20, hard))
+    try:
+        with pytest.raises(SampleError, match="the program ended with exit code 1: that was much"):
+            generator.generate(make_sample(), 0)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_a_program_that_is_not_there_is_the_users_error(tmp_path: Path) -> None:

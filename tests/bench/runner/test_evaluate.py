@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import time
@@ -69,6 +70,51 @@ def test_a_small_folder_from_start_to_table(refbench: Run, videos: Path, dataset
     assert plan_again["unknown_videos"] == ["surprise.mp4"]
     assert refbench(*command, expect=1).stdout == done.stdout
     assert store.read_bytes() == before
+
+
+def test_only_what_the_folder_holds_is_counted(
+    refbench: Run, videos: Path, dataset: Path, tmp_path: Path, make_clip: Callable[..., Path]
+) -> None:
+    """Seeds, videos and samples that went away leave the table, and are named; the store keeps them."""
+    run = tmp_path / "run"
+    shutil.copytree(videos, run / "seed-0")
+    shutil.copytree(videos, run / "seed-1")
+    command = ("evaluate", run, "--name", "mine", "--dataset", dataset, "--json")
+
+    def motion(*more: object) -> tuple[tuple[int, int, float], str]:
+        done = refbench(*command, *more)
+        board = json.loads(done.stdout)[0]["components"]["motion_amplitude"]
+        return (board["scored"], board["expected"], board["score"]), done.stderr
+
+    both, said = motion()
+    assert both[:2] == (12, 12)
+    assert "also holds" not in said
+    shutil.rmtree(run / "seed-1")
+    one, said = motion()
+    assert one[:2] == (6, 6)
+    assert "not counted, the store also holds scores: 6 of seed 1, which is not in the folder" in said
+    # Another folder of the same name, without a seed folder: its videos alone count.
+    shutil.rmtree(run / "seed-0")
+    make_clip("run/seed-3/faceobj_2.mp4", speed=5)
+    alone, said = motion()
+    assert alone[:2] == (1, 6)
+    assert "6 of seed 0, which is not in the folder; 6 of seed 1" in said
+    assert len([r for r in records_of(refbench.folder / "results/mine/open-domain.jsonl") if r.value]) >= 12
+
+
+def test_scores_of_a_metric_that_is_not_run_count_while_their_videos_are_there(
+    refbench: Run, videos: Path, dataset: Path, plugin: Path, make_clip: Callable[..., Path]
+) -> None:
+    command = ("evaluate", videos, "--name", "mine", "--dataset", dataset, "--plugin", plugin, "--json")
+    refbench(*command, "--metrics", "all")
+    again = ("--metrics", "motion-amplitude")
+    same = json.loads(refbench(*command, *again).stdout)[0]
+    assert same["supplementary"]["dummy-brightness"]["videos"] == 6
+    make_clip("videos/faceobj_2.mp4", seed=77, speed=5, frames=7)
+    (videos / "faceobj_10.mp4").unlink()
+    done = refbench(*command, *again)
+    assert json.loads(done.stdout)[0]["supplementary"]["dummy-brightness"]["videos"] == 4
+    assert "2 of dummy-brightness for videos or samples that are gone or have changed" in done.stderr
 
 
 def test_a_changed_video_is_scored_again(
@@ -195,6 +241,35 @@ def test_failures_weights_and_options_of_a_metric(
         ("other.offset=1", "not among the metrics"),
     ):
         assert message in refbench(*base, "--set", wrong, expect=2).stderr
+
+
+def test_a_metric_asked_for_by_name_must_have_its_weights(refbench: Run, videos: Path, dataset: Path) -> None:
+    base = ("evaluate", videos, "--name", "mine", "--dataset", dataset)
+    told = "aesthetics was asked for and cannot run: openai/clip-vit-large-patch14 is not on disk"
+    done = refbench(*base, "--metrics", "motion-amplitude,aesthetics", expect=2)
+    assert told in done.stderr
+    assert "refbench weights pull" in done.stderr
+    # Nothing was written; without the name it is a reason like any other.
+    assert not (refbench.folder / "results/mine/open-domain.jsonl").read_bytes()
+    refbench(*base)
+    video = videos / "faceobj_2.mp4"
+    assert told in refbench("score", video, "--prompt", "p", "--metrics", "aesthetics", expect=2).stderr
+    words = ("run", "noise", "--dataset", dataset, "--metrics", "aesthetics")
+    assert told in refbench(*words, expect=2).stderr
+    assert not (refbench.folder / "runs").exists()
+
+
+def test_stored_scores_take_the_suites_new_categories(refbench: Run, videos: Path, tmp_path: Path) -> None:
+    """Of a store written when each id was a category of its own."""
+    suite = tmp_path / "mine.jsonl"
+    rows = [{"id": one, "prompt": "p", "category": one} for one in SMALL_IDS[:3]]
+    suite.write_text("\n".join(map(json.dumps, rows)))
+    command = ("evaluate", videos, "--name", "x", "--suite", suite, "--json", "--metrics", "motion-amplitude")
+    assert len(json.loads(refbench(*command).stdout)[0]["categories"]) == 3
+    suite.write_text("\n".join(json.dumps(row | {"category": "all"}) for row in rows))
+    plan = json.loads(refbench(*command, "--dry-run").stdout)["metrics"]["motion-amplitude"]
+    assert (plan["cached"], plan["to_score"]) == (3, 0)
+    assert list(json.loads(refbench(*command).stdout)[0]["categories"]) == ["all"]
 
 
 def test_shuffled_scoring_is_a_variant_and_reuses_what_it_can(

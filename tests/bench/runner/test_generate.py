@@ -16,6 +16,7 @@ from rich.console import Console
 
 from kit.cli import Run
 from kit.clips import SMALL_IDS
+from refbench.bench.files import replacing
 from refbench.bench.runner import progress
 from refbench.bench.runs.folder import read_run
 from refbench.bench.video import Video
@@ -144,7 +145,8 @@ def test_run_does_everything(refbench: Run, dataset: Path) -> None:
     ]
     arguments = ("run", "static-reference", "noise", "--dataset", dataset, "--limit", 3, *small)
     done = refbench(*arguments)
-    assert "static-reference · open-domain" in done.stdout
+    assert done.stdout.startswith("open-domain, opens2v-1.1: ")
+    assert [line.partition("†")[0] for line in done.stdout.splitlines()[3:5]] == ["noise", "static-reference"]
     assert (refbench.folder / "report/report.html").is_file()
     boards = json.loads(refbench(*arguments, "--json").stdout)["scoreboards"]
     assert [board["method"] for board in boards] == ["noise", "static-reference"]
@@ -432,3 +434,156 @@ def test_options_of_a_method_with_a_dot_in_its_name() -> None:
     assert found == {"vace-1.3b": {"steps": "4", "guidance": "text=5.5"}, "noise": {"cell_px": "4"}}
     with pytest.raises(UserError, match="needs the method's or metric's name before it"):
         assignments_by_owner(["steps=4"])
+
+
+FRAGILE_PLUGIN = '''
+"""A method that does not load, or whose disk is full, when it is told so."""
+import errno
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from refbench.bench.errors import UserError
+from refbench.bench.method import Frames, Generator, Method, MethodCard, silent
+from refbench.bench.registry import methods
+
+
+@dataclass(frozen=True, kw_only=True)
+class FragileOptions:
+    calls: str
+    level: int = 40
+    fails: str = ""
+
+
+@methods.register
+class Fragile(Method):
+    name = "dummy-fragile"
+    summary = "breaks on demand"
+    Options = FragileOptions
+
+    def card(self):
+        return MethodCard(name=self.name, summary=self.summary, options={"level": self.options.level})
+
+    def load(self, environment):
+        self.note("load")
+        if self.options.fails == "load":
+            raise UserError("the weights are damaged")
+        if self.options.fails == "memory":
+            raise RuntimeError("no memory")
+        return FragileGenerator(self)
+
+    def note(self, text):
+        with Path(self.options.calls).open("a") as calls:
+            print(text, file=calls)
+
+
+class FragileGenerator(Generator):
+    def __init__(self, method):
+        self.method = method
+
+    def generate(self, sample, seed, on_step=silent):
+        self.method.note(sample.id)
+        return Frames(images=self.frames(sample), fps=8)
+
+    def frames(self, sample):
+        for _ in range(4):
+            yield np.full((16, 16, 3), self.method.options.level, np.uint8)
+        if self.method.options.fails == "disk" and sample.id == "singlehuman_1":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        if self.method.options.fails == "file" and sample.id == "singlehuman_1":
+            raise OSError(errno.EIO, "Input/output error")
+
+    def close(self):
+        self.method.note("close")
+'''
+
+
+@pytest.fixture
+def fragile(refbench: Run, dataset: Path, tmp_path: Path) -> tuple[object, ...]:
+    (tmp_path / "fragile_plugin.py").write_text(FRAGILE_PLUGIN)
+    return (
+        *("generate", "dummy-fragile", "--dataset", dataset, "--plugin", tmp_path / "fragile_plugin.py"),
+        *("--set", f"calls={tmp_path / 'calls'}"),
+    )
+
+
+@pytest.mark.parametrize("fails", ["load", "memory"])
+def test_a_method_that_does_not_load_does_not_take_the_runs_name(
+    refbench: Run, fragile: tuple[object, ...], fails: str
+) -> None:
+    words = refbench.command(*fragile, "--set", f"fails={fails}")
+    done = subprocess.run(words, cwd=refbench.folder, capture_output=True, text=True)
+    assert done.returncode != 0 and ("weights are damaged" in done.stderr or "no memory" in done.stderr)
+    assert not (refbench.folder / "runs/dummy-fragile/open-domain/run.json").exists()
+    # Other settings are another run; this name is free for it.
+    refbench(*fragile, "--set", "level=90")
+    info = read_run(refbench.folder / "runs/dummy-fragile/open-domain/run.json")
+    assert info.card is not None and info.card.options == {"level": 90}
+
+
+def test_another_runs_folder_is_refused_before_anything_is_loaded(
+    refbench: Run, fragile: tuple[object, ...], tmp_path: Path
+) -> None:
+    refbench(*fragile, "--limit", 1)
+    assert (tmp_path / "calls").read_text().split() == ["load", SMALL_IDS[0], "close"]
+    assert "with another card" in refbench(*fragile, "--set", "level=90", expect=2).stderr
+    assert (tmp_path / "calls").read_text().split() == ["load", SMALL_IDS[0], "close"]
+
+
+def test_a_full_disk_ends_the_run_at_once(refbench: Run, fragile: tuple[object, ...], tmp_path: Path) -> None:
+    done = refbench(*fragile, "--set", "fails=disk", expect=2)
+    position = SMALL_IDS.index("singlehuman_1")
+    assert 0 < position < len(SMALL_IDS) - 1
+    assert (tmp_path / "calls").read_text().split() == ["load", *SMALL_IDS[: position + 1], "close"]
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("refbench: singlehuman_1, seed 0, cannot be written: [Errno 28] No space left")
+    assert last.endswith("; what was finished is kept, and the same command goes on from there")
+    folder = refbench.folder / "runs/dummy-fragile/open-domain/seed-0"
+    assert sorted(path.name for path in folder.iterdir()) == sorted(f"{i}.mp4" for i in SMALL_IDS[:position])
+    assert f"{position} there already" in refbench(*fragile).stderr
+
+
+def test_one_file_that_cannot_be_written_is_that_samples_failure(
+    refbench: Run, fragile: tuple[object, ...]
+) -> None:
+    done = refbench(*fragile, "--set", "fails=file", expect=1)
+    assert "5 made, 0 there already, 1 failed" in done.stderr
+
+
+def test_what_killed_runs_left_is_removed_by_the_next_one(refbench: Run, dataset: Path, plugin: Path) -> None:
+    base = ("generate", "dummy-grey", "--dataset", dataset, "--plugin", plugin, "--seed", 2)
+    refbench(*base)
+    folder = refbench.folder / "runs/dummy-grey/open-domain"
+    with subprocess.Popen(["true"]) as gone:
+        pass
+    with replacing(folder / "seed-2/other.mp4") as partial:
+        partial.touch()
+        own = partial.name
+    left = [
+        folder / "seed-2" / own.replace(f"-{os.getpid()}.", f"-{gone.pid}."),
+        folder / own.replace(f"-{os.getpid()}.", f"-{gone.pid}."),
+    ]
+    living = folder / "seed-2" / own
+    for path in (*left, living):
+        path.write_bytes(b"half")
+    # Even where everything is there already.
+    assert "0 made, 6 there already" in refbench(*base).stderr
+    assert [path.exists() for path in (*left, living)] == [False, False, True]
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("kind", ["pipe", "folder", "sparse file"])
+def test_a_finished_video_is_a_regular_file(refbench: Run, dataset: Path, videos: Path, kind: str) -> None:
+    path = videos / "singleobj_1.mp4"
+    path.unlink()
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        with path.open("wb") as file:
+            file.truncate(200 * 2**30)
+    done = refbench("generate", "videos", "--dataset", dataset, "--set", f"folder={videos}", expect=1)
+    assert "5 made, 0 there already, 1 failed" in done.stderr
+    assert not (refbench.folder / "runs/videos/open-domain/seed-0/singleobj_1.mp4").exists()

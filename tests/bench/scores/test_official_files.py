@@ -223,3 +223,44 @@ def test_export_gives_every_method_track_and_seed_its_folder(
     printed("export", tmp_path / "r", "-o", tmp_path / "out")
     for name in ("one", "two"):
         assert (tmp_path / "out" / name / "open-domain/Open-Domain.json").is_file()
+
+
+def test_an_export_does_not_depend_on_the_order_of_the_records(tmp_path: Path) -> None:
+    """Sums of other orders differ in their last digits: the merged file must be one and the same."""
+    metrics = [(component.metric, component.worst, component.best) for component in COMPONENTS.values()]
+    records = [
+        record(
+            sample=f"faceobj_{number}", metric=metric, value=worst + (best - worst) * (0.1 * number % 0.97)
+        )
+        for number in range(1, 13)
+        for metric, worst, best in metrics
+    ]
+    written = []
+    for name, ordered in (("a", records), ("b", records[::-1]), ("c", records[30:] + records[:30])):
+        exported = export_scores(ordered, tmp_path / name)
+        assert exported.notes == []
+        written.append({file.name: file.read_bytes() for file in exported.files})
+    assert written[0] == written[1] == written[2]
+    assert list(json.loads(written[0]["facesim.json"]))[:3] == ["faceobj_1", "faceobj_2", "faceobj_3"]
+
+
+def test_ids_outside_the_track_are_counted_beside_the_figure(
+    tmp_path: Path, demo_files: dict[str, Any]
+) -> None:
+    extra = {"aesthetic_score.json": {**demo_files["aesthetic_score.json"], "mine_1": {"aes_score": 7.0}}}
+    folder = write_files(tmp_path / "scores", {**demo_files, **extra})
+    words = ("import-scores", folder, "--name", "demo", "--out", tmp_path / "results")
+    (board,) = printed_json(*words)
+    told = "1 id of the score files left out, not of open-domain (the official merge counts every id): mine_1"
+    assert told in board["notes"]
+    assert f"note: {told}" in printed(*words)
+
+
+def test_scores_that_an_import_found_in_the_store_are_named(
+    tmp_path: Path, demo_files: dict[str, Any]
+) -> None:
+    words = ("--name", "demo", "--out", tmp_path / "results")
+    printed("import-scores", write_files(tmp_path / "all", demo_files), *words)
+    one = {"aesthetic_score.json": demo_files["aesthetic_score.json"]}
+    text = printed("import-scores", write_files(tmp_path / "one", one), *words)
+    assert "the store held these scores before, they count too: 1 of facesim, 2 of gmescore" in text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -130,3 +131,24 @@ def test_stores_are_found_or_named(tmp_path: Path) -> None:
     path = store_path(tmp_path, "m", "t")
     write(path, record("x", "a_1", 1.0))
     assert store_files([tmp_path, path]) == [path]
+
+
+def test_a_lock_that_is_held_names_its_owner_and_the_way_out(tmp_path: Path) -> None:
+    path = tmp_path / "m/open-domain.jsonl"
+    with StoreWriter(path), pytest.raises(UserError) as caught, StoreWriter(path):
+        pass
+    told = str(caught.value)
+    assert f"being written by another run (process {os.getpid()} on " in told
+    assert f"remove {path.with_suffix('.lock')}" in told
+
+
+def test_hidden_files_are_nobodys_and_a_mark_is_no_content(tmp_path: Path) -> None:
+    path = tmp_path / "m/open-domain.jsonl"
+    with StoreWriter(path) as writer:
+        writer.append([record("gmescore", "singleobj_1", 0.5)])
+    (tmp_path / "m/._open-domain.jsonl").write_bytes(b"\x00\x05\x16\x07\n")
+    (tmp_path / ".trash").mkdir()
+    (tmp_path / ".trash/old.jsonl").write_text("{}\n")
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert store_files(tmp_path) == [path]
+    assert [one.value for one in load_records(tmp_path)] == [0.5]

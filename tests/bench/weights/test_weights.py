@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
 from fnmatch import fnmatch
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,6 +19,7 @@ from typer.testing import CliRunner
 from refbench.bench.cli import main as cli
 from refbench.bench.dataset import load_track
 from refbench.bench.errors import MissingWeights, UserError
+from refbench.bench.files import replacing, write_json
 from refbench.bench.registry import methods, metrics
 from refbench.bench.runs.official_videos import pull_results
 from refbench.bench.weights.catalogue import Declared, catalogue, get_entry, joined
@@ -25,6 +31,7 @@ from refbench.bench.weights.store import (
     TINY_MARKER,
     file_digests,
     how_to_get,
+    is_tiny,
     locate,
     missing_files,
     read_manifest,
@@ -34,6 +41,7 @@ from refbench.bench.weights.store import (
     verify,
     weights_fingerprint,
 )
+from refbench.bench.weights.tiny import marked_folder
 
 GME = get_entry("gme-qwen2-vl-7b")
 
@@ -114,6 +122,74 @@ def test_the_search_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert locate(GME, tmp_path / "given") == tmp_path / "given" / GME.repository
     monkeypatch.setenv("REFBENCH_WEIGHTS", str(tmp_path / "given"))
     assert require(GME, None) == tmp_path / "given" / GME.repository
+
+
+def cached(tmp_path: Path, revision: str, *names: str, main: str | None = None) -> Path:
+    """A snapshot of GME in the hub cache, and what `refs/main` names."""
+    repository = tmp_path / f"cache/models--{GME.repository.replace('/', '--')}"
+    snapshot = repository / "snapshots" / revision
+    snapshot.mkdir(parents=True)
+    for name in names:
+        blob = repository / "blobs" / f"{revision}-{name}"
+        blob.parent.mkdir(exist_ok=True)
+        blob.write_text("{}")
+        (snapshot / name).symlink_to(blob)
+    if main is not None:
+        (repository / "refs").mkdir(exist_ok=True)
+        (repository / "refs/main").write_text(main)
+    return snapshot
+
+
+def test_of_a_repositorys_snapshots_the_one_is_taken_that_main_names(tmp_path: Path) -> None:
+    named = cached(tmp_path, "aaa", "config.json", "model.safetensors", main="aaa")
+    later = cached(tmp_path, "bbb", "config.json")
+    os.utime(named, (1, 1))
+    assert locate(GME, None) == require(GME, None) == named
+    # A revision that the entry itself declares comes first.
+    assert locate(replace(GME, revision="bbb"), None) == later
+    assert locate(replace(GME, revision="ccc"), None) == named
+
+
+def test_a_snapshot_that_is_not_whole_is_one_line(tmp_path: Path) -> None:
+    snapshot = cached(tmp_path, "aaa", "config.json", "one-00001-of-00002.safetensors", main="aaa")
+    shards = {"a": "one-00001-of-00002.safetensors", "b": "one-00002-of-00002.safetensors"}
+    (snapshot / "one.safetensors.index.json").write_text(json.dumps({"weight_map": shards}))
+    # Weights of which nothing was downloaded were left out on purpose.
+    (snapshot / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": {"a": "x.bin"}}))
+    with pytest.raises(
+        MissingWeights, match=r"aaa is not whole: it lacks one-00002-of-00002\.safetensors; ref"
+    ):
+        require(GME, None)
+    (snapshot / "one-00002-of-00002.safetensors").write_text("x")
+    assert require(GME, None) == snapshot
+    (snapshot / "config.json").resolve().unlink()
+    with pytest.raises(MissingWeights, match=r"is not whole: it lacks config\.json; refbench weights pull"):
+        require(GME, None)
+
+
+def test_a_snapshot_that_main_names_in_vain_is_one_line(tmp_path: Path) -> None:
+    cached(tmp_path, "aaa", "config.json", main="bbb")
+    assert locate(GME, None) is None
+    with pytest.raises(MissingWeights, match="the hub cache's refs/main names bbb, which is not there"):
+        require(GME, None)
+    cached(tmp_path, "ccc", main="../../../etc")
+    with pytest.raises(UserError, match=r"refs/main names no revision: '\.\./"):
+        require(GME, None)
+    # Without a main branch, one of several cannot be chosen.
+    (tmp_path / f"cache/models--{GME.repository.replace('/', '--')}/refs/main").unlink()
+    assert locate(GME, None) is None
+
+
+def test_hidden_files_and_pipes_are_no_weights(tmp_path: Path) -> None:
+    place = tmp_path / GME.repository
+    place.mkdir(parents=True)
+    (place / "config.json").write_text("{}")
+    (place / "._model.safetensors").touch()
+    with pytest.raises(MissingWeights, match=r"lacks model\.safetensors or pytorch_model\.bin"):
+        require_model_folder(GME, tmp_path)
+    os.mkfifo(place / "net.pth")
+    with pytest.raises(MissingWeights, match=r"lacks net\.pth"):
+        require_file(GME, ["net.pth"], tmp_path)
 
 
 def test_what_is_missing_says_how_to_get_it(tmp_path: Path) -> None:
@@ -201,6 +277,62 @@ def test_tiny_weights_are_never_written_among_others(tmp_path: Path) -> None:
     (tmp_path / "openai/clip-vit-large-patch14").mkdir(parents=True)
     with pytest.raises(UserError, match="holds other weights"):
         invoke("make-tiny", tmp_path)
+
+
+KILLED_AT_THE_MARK = """
+import os, signal, sys
+from pathlib import Path
+from refbench.bench.weights.store import TINY_MARKER
+from refbench.bench.weights.tiny import marked_folder
+
+def hook(event, arguments):
+    if event == sys.argv[2] and TINY_MARKER in str(arguments[0]):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+sys.addaudithook(hook)
+marked_folder(Path(sys.argv[1]), "owner/name")
+"""
+
+
+@pytest.mark.parametrize("event", ["open", "os.rename"])
+def test_make_tiny_goes_on_where_it_was_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, event: str
+) -> None:
+    """Killed between a repository's folder and its mark, it said for ever that other weights lie there."""
+    words = [sys.executable, "-c", KILLED_AT_THE_MARK, str(tmp_path / "tiny"), event]
+    assert subprocess.run(words, cwd=tmp_path).returncode == -signal.SIGKILL
+    # The hub's own folder of downloads is no weights either.
+    (tmp_path / "tiny/.cache/huggingface").mkdir(parents=True)
+    writer = SimpleNamespace(write_tiny=lambda folder: marked_folder(folder, "owner/name"))
+    monkeypatch.setattr("refbench.bench.weights.tiny._writers", lambda: [writer])
+    invoke("make-tiny", tmp_path / "tiny")
+    assert [path.name for path in (tmp_path / "tiny/owner").iterdir()] == ["name"]
+    assert is_tiny(tmp_path / "tiny/owner/name")
+
+
+def test_the_mark_of_tiny_weights_comes_first_and_whole(tmp_path: Path) -> None:
+    place = marked_folder(tmp_path, "owner/name")
+    assert [path.name for path in place.iterdir()] == [TINY_MARKER]
+    assert (place / TINY_MARKER).read_text().endswith("scores mean nothing\n")
+
+
+def test_what_a_killed_pull_left_is_not_recorded(tmp_path: Path, hub: dict[str, Any]) -> None:
+    with subprocess.Popen([sys.executable, "-c", ""]) as gone:
+        pass
+    place = tmp_path / GME.repository
+    write_json(place / "other.json", {})
+    with replacing(place / MANIFEST_FILE) as partial:
+        partial.write_text("{}")
+    left = partial.with_name(partial.name.replace(f"-{os.getpid()}.", f"-{gone.pid}."))
+    left.write_text("half")
+    invoke("pull", GME.name, "--weights", tmp_path)
+    assert not left.exists()
+    manifest = read_manifest(place)
+    assert manifest is not None and sorted(manifest.files) == [
+        "config.json",
+        "model.safetensors",
+        "other.json",
+    ]
 
 
 def test_the_data_set_is_downloaded_only_by_its_word(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
