@@ -30,8 +30,9 @@ NAMED_KEYS = 3
 LARGEST_WEIGHTS_BYTES = 128 * 2**30
 # What tensors may take beyond the size of their file.
 SPARE_BYTES = 10**9
-# Of 1,300 tensors a header has 0.2 MB.
+# Of 1,300 tensors a header has 0.2 MB. A pickle may hold a log of losses beside them.
 LARGEST_HEADER_BYTES = 24 * 2**20
+LARGEST_PICKLE_BYTES = 256 * 2**20
 
 Form = Literal["safetensors", "archive", "pickle"]
 WEIGHT_SUFFIXES = (".safetensors", ".sft", ".pth", ".pt", ".bin", ".ckpt")
@@ -116,12 +117,12 @@ def read_state_dict(path: Path, *, plain_names: bool = False) -> dict[str, torch
             tensors = dict(load_file(path))
         except Exception as error:  # noqa: BLE001 - readers of damaged files raise many kinds
             raise _damaged(path, one_line(error, 160)) from None
+    elif form == "archive":
+        _refuse_quantised(read_header(path), path)
+        tensors = _tensors_in(_load_pickled(path, "cpu"), path)
     else:
-        if form == "archive":
-            # Its header is read without its data.
-            _refuse_quantised(read_header(path), path)
-        else:
-            _check_pickle(path, form, size_bytes)
+        # Its header cannot be read without its data.
+        _check_pickle(path, form, size_bytes)
         tensors = _tensors_in(_load_pickled(path, "cpu"), path)
         header = _headers_of(tensors)
         _refuse_quantised(header, path)
@@ -218,13 +219,15 @@ def indexed_files(index: Path) -> list[Path]:
     return [index.parent / name for name in files]
 
 
-def check_module_memory(module: torch.nn.Module, files: Iterable[Path], source: object) -> None:
-    """See that a module (on the meta device) takes at most 1 GB more than its weight files declare.
+def check_module_memory(
+    module: torch.nn.Module, headers: Iterable[Mapping[str, TensorHeader]], source: object
+) -> None:
+    """See that a module (on the meta device) takes at most 1 GB more than the headers of its weights declare.
 
     A configuration whose sizes are not those of the weights beside it would take all memory before any key
     could be compared. Parameters count as float32, buffers as they are. Raises UserError.
     """
-    declared = sum(math.prod(tensor.shape) for file in files for tensor in read_header(file).values())
+    declared = sum(math.prod(tensor.shape) for header in headers for tensor in header.values())
     parameters = sum(parameter.numel() for parameter in module.parameters())
     buffers_bytes = sum(buffer.numel() * buffer.element_size() for buffer in module.buffers())
     if 4 * (parameters - declared) + buffers_bytes > SPARE_BYTES:
@@ -346,7 +349,7 @@ def _pickle_in_archive(path: Path, size_bytes: int) -> bytes:
             pickles = [entry for entry in entries if PurePosixPath(entry.filename).name == "data.pkl"]
             if len(pickles) != 1 or len({entry.filename for entry in entries}) < len(entries):
                 raise _damaged(path, "it is a zip archive of something else; unpack it")
-            if pickles[0].file_size > LARGEST_HEADER_BYTES:
+            if pickles[0].file_size > LARGEST_PICKLE_BYTES:
                 raise _damaged(path, f"its list of tensors has {pickles[0].file_size:,} bytes")
             return archive.read(pickles[0])
     except Exception as error:

@@ -8,7 +8,7 @@ transformers and of diffusers.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ from refbench.bench.errors import UserError, one_line
 from refbench.bench.files import read_json_object, regular_size, visible
 from refbench.bench.weights.checkpoint import (
     LARGEST_WEIGHTS_BYTES,
+    TensorHeader,
     check_module_memory,
     key_faults,
     read_header,
@@ -42,7 +43,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 def weight_files(folder: Path) -> list[Path]:
     """The files with tensors in a model folder, in name order: safetensors, else pickled `.bin`."""
-    return visible(folder, "*.safetensors") or visible(folder, "pytorch_model*.bin")
+    return visible(folder, "*.safetensors") or visible(folder, "*pytorch_model*.bin")
 
 
 def weight_digests(folder: Path, name: str) -> dict[str, str]:
@@ -77,10 +78,10 @@ def load_model(
     """
     if model_class.__module__.startswith("transformers."):
         settings["trust_remote_code"] = False
-    _check_files(folder)
+    headers = _headers(folder)
     try:
         with quiet_transformers():
-            _check_sizes(model_class, folder, settings.get("config"))
+            _check_sizes(model_class, folder, settings.get("config"), headers)
             model, report = model_class.from_pretrained(
                 folder,
                 dtype=dtype,
@@ -109,24 +110,26 @@ def load_model(
     return model.eval().requires_grad_(False).to(device)
 
 
-def _check_files(folder: Path) -> None:
-    """See that a model folder holds files alone (a named pipe would be waited for), and whole weights."""
+def _headers(folder: Path) -> list[dict[str, TensorHeader]]:
+    """The headers of a folder's weight files. Raises UserError for those that are damaged, and for what is no
+    file, whatever it is for: a named pipe would be waited for.
+    """
     for path in visible(folder):
         if not path.is_dir():
             regular_size(path, LARGEST_WEIGHTS_BYTES)
-    for path in weight_files(folder):
-        read_header(path)
+    return [read_header(path) for path in weight_files(folder)]
 
 
-def _check_sizes(model_class: Any, folder: Path, config: Any) -> None:
+def _check_sizes(
+    model_class: Any, folder: Path, config: Any, headers: Sequence[Mapping[str, TensorHeader]]
+) -> None:
     """Raises UserError where the model of a folder's configuration takes more memory than its weights say."""
     import torch
 
-    files = weight_files(folder) or visible(folder, "*.bin")
-    if not files:
+    if not headers:
         # What is missing, the library says.
         return
-    tensors = sum(len(read_header(file)) for file in files)
+    tensors = sum(map(len, headers))
     for name, layers in _layer_counts(read_config(folder)):
         if layers > max(tensors, FEW_LAYERS):
             raise UserError(
@@ -142,7 +145,7 @@ def _check_sizes(model_class: Any, folder: Path, config: Any) -> None:
             config = config or config_class.from_pretrained(folder, local_files_only=True)
             # Automatic classes are made by a method, the others by their name.
             skeleton = getattr(model_class, "from_config", model_class)(config)
-    check_module_memory(skeleton, files, folder)
+    check_module_memory(skeleton, headers, folder)
 
 
 def _layer_counts(config: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
