@@ -23,6 +23,7 @@ def import_videos(
     method: Annotated[
         str, typer.Option("--method", metavar="NAME", help="Who made the videos: Vidu-2.0, VINO, any name.")
     ],
+    pattern: o.PatternOption = None,
     track: o.TrackOption = None,
     dataset: o.DatasetOption = None,
     suite: o.SuiteOption = None,
@@ -50,7 +51,11 @@ def import_videos(
 
     samples = o.chosen_track(track, suite, dataset)
     name = method_name(method)
-    done = import_run(folder, samples, name, out, lambda measured: imported_card(name, measured, card))
+    done = import_run(
+        folder, samples, name, out, lambda measured: imported_card(name, measured, card), pattern=pattern
+    )
+    for text in done.remarks:
+        note(text)
     if done.unknown:
         note(f"left out, no sample of {samples.name} has this name: {shortlist(done.unknown)}")
     if done.damaged:

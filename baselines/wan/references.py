@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from refbench.bench.environment import quiet_onnx
 from refbench.bench.errors import UserError, one_line
 from refbench.bench.sample import Reference
 
@@ -75,6 +76,7 @@ class OnnxSegmenter:
     """
 
     def __init__(self, path: Path) -> None:
+        quiet_onnx()
         try:
             import onnxruntime
         except ImportError:

@@ -44,15 +44,34 @@ class CommandGroup(TyperGroup):
         except Exception as error:  # noqa: BLE001 - a broken package must not break the other commands
             return _unavailable(cmd_name, f"{point.value} does not load: {type(error).__name__}: {error}")
 
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """As the parent; what it quotes of the arguments is made visible."""
+        try:
+            return list(super().parse_args(ctx, args))
+        except Exception as error:
+            _quote_visibly(error)
+            raise
+
     def invoke(self, ctx: Any) -> Any:
-        """As the parent, but an interruption keeps its own message and exit code instead of `Aborted`."""
+        """As the parent, but an interruption keeps its own message and exit code instead of `Aborted`, and
+        what is quoted of the arguments is made visible.
+        """
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
             raise _Interrupted from None
+        except Exception as error:
+            _quote_visibly(error)
+            raise
         finally:
             # What the user wanted to see was for this command.
             VIEW.set(View())
+
+
+def _quote_visibly(error: Exception) -> None:
+    """The command-line library's errors hold their text in `message`, arguments as they were typed."""
+    if isinstance(message := getattr(error, "message", None), str):
+        error.message = visible(message)  # type: ignore[attr-defined]
 
 
 class _Interrupted(Exception):

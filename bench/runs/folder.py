@@ -36,6 +36,8 @@ from refbench.bench.scores.store import checked_name
 
 RUN_FILE = "run.json"
 ERROR_SUFFIX = ".error.txt"
+# Characters that are read of such a file: anybody can have put it there.
+LONGEST_REASON = 2000
 SEED_FOLDER = re.compile(r"seed-(\d{1,18})")
 # Other people's spellings of the same, below a folder of videos.
 SEED_FOLDER_LIKE = re.compile(r"seed[-_ ]?([0-9]{1,18})", re.IGNORECASE)
@@ -295,7 +297,8 @@ class _Scan:
             if is_hidden(entry):
                 continue
             if entry.name.endswith(ERROR_SUFFIX) and entry.is_file():
-                reason = one_line(entry.read_text("utf-8", "replace")[:2000])
+                with entry.open(encoding="utf-8", errors="replace") as file:
+                    reason = one_line(file.read(LONGEST_REASON))
                 self.errors[entry.name.removesuffix(ERROR_SUFFIX), seed] = reason
             elif not is_video(entry):
                 why = why_unusable(entry, self.ids)

@@ -59,7 +59,7 @@ class Measured:
 
 @dataclass(frozen=True, kw_only=True)
 class ImportedRun:
-    """What came of an import: the run's folder, its card, counts, and what was left out."""
+    """What came of an import: the run's folder and card, counts, what was left out, how names were read."""
 
     folder: Path
     card: MethodCard
@@ -67,18 +67,26 @@ class ImportedRun:
     kept: int
     damaged: dict[VideoKey, str]
     unknown: tuple[str, ...]
+    remarks: tuple[str, ...]
     without_video: int
 
 
 def import_run(
-    source: Path, track: Track, method: str, out: Path, card_of: Callable[[Measured], MethodCard]
+    source: Path,
+    track: Track,
+    method: str,
+    out: Path,
+    card_of: Callable[[Measured], MethodCard],
+    *,
+    pattern: str | None = None,
 ) -> ImportedRun:
-    """Copy the videos of `source` (flat, or `seed-<n>` folders) into a run folder below `out`.
+    """Copy the videos of `source` into a run folder below `out`; names and `pattern` are those of
+    `scan_videos`.
 
     Raises UserError when no file is named after a sample, none can be read, the source is a run already, or
     the run folder holds something else.
     """
-    found = _found(source, track)
+    found = _found(source, track, pattern)
     measured = measure(found)
     card = card_of(measured)
     card = card.model_copy(update={"options": {**card.options, IMPORTED_FROM: one_line(source.name, 100)}})
@@ -108,12 +116,13 @@ def import_run(
         kept=len(kept),
         damaged=measured.damaged,
         unknown=found.unknown,
+        remarks=found.remarks,
         without_video=sum(sample.id not in with_video for sample in track.samples),
     )
 
 
-def _found(source: Path, track: Track) -> VideoFolder:
-    found = scan_videos(source, track)
+def _found(source: Path, track: Track, pattern: str | None) -> VideoFolder:
+    found = scan_videos(source, track, pattern)
     if found.info is not None:
         raise UserError(
             f"{source} has a {RUN_FILE}: it is a run already; refbench evaluate takes it as it is"

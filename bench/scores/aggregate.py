@@ -222,7 +222,11 @@ def scoreboard(records: list[Record], protocol: Protocol) -> Scoreboard:
         categories=_by_category(scores),
         supplementary=_supplementary(records),
         # Where a total is missing for another reason, this must still be said.
-        notes=_notes(first.track, len(scores.samples)) + (() if whole else unofficial),
+        notes=(
+            *_notes(first.track, len(scores.samples)),
+            *_incomplete_runs(records),
+            *(() if whole else unofficial),
+        ),
         unofficial=unofficial,
         unofficial_total=total if unofficial else None,
     )
@@ -362,3 +366,22 @@ def _notes(track: str, samples: int) -> tuple[str, ...]:
     if official is None or samples == len(official.sample_ids):
         return ()
     return (f"covers {samples} of the {len(official.sample_ids)} samples of {track}",)
+
+
+def _incomplete_runs(records: Iterable[Record]) -> tuple[str, ...]:
+    """For each metric that asks several times (a judge) how many values rest on fewer runs than were asked
+    for: their details say so under `runs_present` ("2 of 3").
+    """
+    counts: dict[str, Counter[str]] = {}
+    for record in records:
+        present = record.details.get("runs_present")
+        if record.value is None or not isinstance(present, str):
+            continue
+        answered, _, asked = present.partition(" of ")
+        if answered != asked:
+            counts.setdefault(record.metric, Counter())[present] += 1
+    return tuple(
+        f"{metric}: {', '.join(f'{count} on {present} runs' for present, count in sorted(by_runs.items()))}; "
+        "the same command asks for the rest"
+        for metric, by_runs in sorted(counts.items())
+    )

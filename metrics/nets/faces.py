@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 
+from refbench.bench.environment import quiet_onnx
 from refbench.bench.errors import MissingWeights, SampleError, UserError, one_line
 from refbench.bench.weights.store import how_to_get
 from refbench.metrics.weights import OPENS2V_WEIGHT
@@ -199,6 +200,7 @@ def load_faces(folder: Path, device: str, threads: int) -> FaceFinder:
 
     Raises UserError for a damaged pack and for one without a detector of five landmarks.
     """
+    quiet_onnx()
     import onnxruntime
     from insightface.app import FaceAnalysis
 

@@ -87,6 +87,15 @@ def test_names_of_files_and_keys_steer_no_terminal(refbench: Run, videos: Path, 
     assert "\x1b" not in refbench("report", f"{HOSTILE}", expect=2).stderr
 
 
+@pytest.mark.parametrize(
+    "words", [(HOSTILE,), (f"--{HOSTILE}",), ("evaluate", "videos", f"--{HOSTILE}"), ("weights", HOSTILE)]
+)
+def test_what_was_typed_steers_no_terminal(refbench: Run, words: tuple[str, ...]) -> None:
+    said = refbench(*words, expect=2).stderr
+    assert HARMLESS in said
+    assert all(one.isprintable() or one == "\n" for one in said)
+
+
 def run_main(monkeypatch: pytest.MonkeyPatch, capsys: Any, *arguments: str) -> tuple[Any, str]:
     monkeypatch.setattr(sys, "argv", ["refbench", *arguments])
     with pytest.raises(SystemExit) as caught:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -108,6 +109,31 @@ def test_seeds_keep_their_folders(run: Callable[..., Result], videos: Path, tmp_
     assert "12 copied" in run(source).stdout
     folder = tmp_path / "runs/their-model/open-domain"
     assert {path.name for path in folder.iterdir()} == {"seed-3", "seed-11", "run.json"}
+
+
+def test_a_pattern_says_how_the_files_are_named(
+    run: Callable[..., Result], videos: Path, tmp_path: Path
+) -> None:
+    source = tmp_path / "others"
+    source.mkdir()
+    for seed, sample in product((3, 11), SMALL_IDS):
+        shutil.copyfile(videos / f"{sample}.mp4", source / f"out-{seed}-{sample}.mp4")
+    done = run(source, "their-model", "--pattern", "out-{seed}-{id}.mp4")
+    assert "12 copied" in done.stdout
+    folder = tmp_path / "runs/their-model/open-domain"
+    assert {path.name for path in folder.iterdir()} == {"seed-3", "seed-11", "run.json"}
+
+
+def test_names_of_one_form_are_read_and_said(
+    run: Callable[..., Result], videos: Path, tmp_path: Path
+) -> None:
+    source = tmp_path / "others"
+    source.mkdir()
+    for sample in SMALL_IDS:
+        shutil.copyfile(videos / f"{sample}.mp4", source / f"{sample}_seed42.mp4")
+    done = run(source)
+    assert "file names read as {id}_seed{seed}.mp4: seed 42" in done.stderr
+    assert (tmp_path / "runs/their-model/open-domain/seed-42" / f"{SMALL_IDS[0]}.mp4").is_file()
 
 
 def test_damaged_files_are_named_and_become_reasons(

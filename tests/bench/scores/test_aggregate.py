@@ -148,6 +148,19 @@ def test_categories_are_means_of_their_own() -> None:
     assert board.categories["singleobj"] == pytest.approx(values)
 
 
+def test_values_on_fewer_runs_of_the_judge_are_said() -> None:
+    records = full_records(4)
+    judged = [one for one in records if one.metric == "naturalscore" and one.value is not None]
+    present = {judged[0].key: "2 of 3", judged[1].key: "3 of 3"}
+    records = [
+        one.model_copy(update={"details": {"runs_present": present[one.key]}}) if one.key in present else one
+        for one in records
+    ]
+    notes = scoreboard(records, V11).notes
+    assert "naturalscore: 1 on 2 of 3 runs; the same command asks for the rest" in notes
+    assert not any("3 of 3" in text for text in notes)
+
+
 def test_natural_order() -> None:
     ids = ["faceobj_10", "faceobj_2", "a", "faceobj_1"]
     assert sorted(ids, key=natural_order) == ["a", "faceobj_1", "faceobj_2", "faceobj_10"]
