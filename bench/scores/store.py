@@ -20,12 +20,15 @@ from typing import BinaryIO, Self
 from pydantic import ValidationError
 
 from refbench.bench.errors import UserError, first_fault, one_line
+from refbench.bench.files import read_bytes, regular_size
 from refbench.bench.scores.record import Record, RecordKey, latest
 
 # A score store: its folder, a method's folder in it, or one of its files.
 Store = str | os.PathLike[str]
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
+# Half a million records; a larger file is no store and is not taken into memory.
+LARGEST_STORE_BYTES = 2**30
 
 
 def checked_name(name: str, what: str) -> str:
@@ -100,7 +103,7 @@ class StoreWriter:
         self._file.flush()
 
     def _cut_torn_line(self) -> None:
-        content = self.path.read_bytes()
+        content = read_bytes(self.path, LARGEST_STORE_BYTES)
         end = content.rfind(b"\n") + 1
         if end < len(content):
             os.truncate(self.path, end)
@@ -119,12 +122,10 @@ def _owner(lock_file: Path) -> str:
 def read_records(path: Path) -> list[Record]:
     """All records of one file, in order; a torn last line is left out.
 
-    Raises UserError with the line number for anything else that is no record.
+    Raises UserError with the line number for anything else that is no record, and for what is no regular file
+    or larger than any store.
     """
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {one_line(error.strerror)}") from None
+    content = read_bytes(path, LARGEST_STORE_BYTES)
     # An editor on another system may have put a byte order mark before the first line.
     lines = content.removeprefix(codecs.BOM_UTF8).split(b"\n")
     # What follows the last newline is empty or torn.
@@ -147,7 +148,7 @@ def store_paths(stores: Store | Iterable[Store]) -> list[Path]:
 def store_files(stores: Store | Iterable[Store]) -> list[Path]:
     """The files of the given stores, sorted; hidden ones (`._x.jsonl` of macOS) are nobody's.
 
-    Raises UserError when a store does not exist or when nothing is found.
+    Raises UserError when a store does not exist or is neither file nor folder, or when nothing is found.
     """
     files: set[Path] = set()
     paths = store_paths(stores)
@@ -158,8 +159,12 @@ def store_files(stores: Store | Iterable[Store]) -> list[Path]:
             files.update(
                 file
                 for file in path.rglob("*.jsonl")
-                if file.is_file() and not any(part.startswith(".") for part in file.relative_to(path).parts)
+                if not file.is_dir()
+                and not any(part.startswith(".") for part in file.relative_to(path).parts)
             )
+        elif path.exists():
+            # Neither: this says what it is.
+            regular_size(path, LARGEST_STORE_BYTES)
         else:
             raise UserError(f"the score store {path} does not exist")
     if not files:
