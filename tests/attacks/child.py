@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import mmap
 import os
 import resource
 import signal
@@ -46,10 +47,12 @@ def run(
 ) -> Done:
     """`refbench WORDS` in `folder`; killed with all it started after `kill_after_s` or `limit_s`."""
     streams = (folder / ".out", folder / ".err")
-    before_kib = _resident_kib()
+    # The child says here what it holds before it begins.
+    shared = mmap.mmap(-1, 8)
     started = time.monotonic()
     child = os.fork()
     if child == 0:
+        shared.write(_resident_kib().to_bytes(8, "little"))
         _become_refbench(words, folder, streams, environment or {})
     ended, status, usage = 0, 0, None
     timed_out = killed = False
@@ -73,7 +76,7 @@ def run(
         exit_code=os.waitstatus_to_exitcode(status),
         out=texts[0],
         err=texts[1],
-        swollen_gib=max(usage.ru_maxrss - before_kib, 0) / 2**20,
+        swollen_gib=max(usage.ru_maxrss - int.from_bytes(shared[:8], "little"), 0) / 2**20,
         seconds=time.monotonic() - started,
         timed_out=timed_out,
         killed=killed,
@@ -89,7 +92,7 @@ def _kill_group(child: int) -> None:
 
 
 def _resident_kib() -> int:
-    """What this process holds now, which a forked child's peak begins with."""
+    """What this process holds now."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("VmRSS:"):
             return int(line.split()[1])
