@@ -3,30 +3,46 @@
 from __future__ import annotations
 
 import os
+import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-import attack
 from attacks import child, verdict
-from attacks.verdict import Tally, Verdict
+from attacks.verdict import Outcome, Tally, Verdict
 from kit.cli import complaint
 from refbench.bench.errors import UserError
 from refbench.bench.scores.store import StoreWriter, read_records, store_files
 
+SCRIPT = Path(__file__).with_name("attack.py")
 
-def test_a_few_of_each_kind(tmp_path: Path) -> None:
+
+def test_a_few_of_each_kind() -> None:
+    """In a process of its own: it forks, and libraries may have started threads in this one."""
     pytest.importorskip("transformers", reason="tiny weights need the extra 'metrics'")
-    counts = {"kill_count": 2, "mutant_count": 22, "special_count": 12, "judge_count": 5}
-    tally = Tally(list(attack.outcomes(tmp_path, seed=0, **counts)))
-    assert not tally.wrong, "\n".join(tally.lines())
-    kinds = {one.kind for one in tally.outcomes}
-    assert tally.count("unharmed", Verdict.RIGHT) == 11
-    assert {"kill: evaluate", "kill: generate", "mutant: mp4", "mutant: weights", "judge"} <= kinds
+    counts = ("--kills", "2", "--mutants", "22", "--specials", "12", "--judges", "5")
+    done = subprocess.run(
+        [sys.executable, SCRIPT, *counts], capture_output=True, text=True, timeout=280, check=False
+    )
+    assert done.returncode == 0, (done.stdout, done.stderr)
+    rows = [re.split(r"  +", line) for line in done.stdout.splitlines()]
+    assert rows[0] == ["kind", "tried", *(one.value for one in Verdict)]
+    tried = {row[0]: [int(cell) for cell in row[1:]] for row in rows[1:]}
+    assert tried["unharmed"] == [11, 11, 0, 0, 0]
+    assert {"kill: evaluate", "kill: generate", "mutant: mp4", "mutant: weights", "judge"} <= tried.keys()
     # All sorts of ends occur, or the attack would be too weak or too strong to show anything.
-    assert {one.verdict for one in tally.outcomes} == set(Verdict) - {Verdict.WRONG}
-    assert tally.lines()[-1].startswith("in all")
+    total, right, failures, refused, wrong = tried["in all"]
+    assert (total, wrong) == (11 + 2 + 22 + 12 + 5, 0)
+    assert min(right - 11, failures, refused) > 0
+
+
+def test_wrong_cases_are_named() -> None:
+    tally = Tally([Outcome(kind="mutant: png", case="a.png, --seed 7", verdict=Verdict.WRONG, why="a hang")])
+    assert tally.lines()[-1] == "WRONG mutant: png: a.png, --seed 7: a hang"
+    assert tally.lines()[1].split() == ["mutant:", "png", "1", "0", "0", "0", "1"]
 
 
 def _crash() -> None:
