@@ -20,11 +20,14 @@ from typing import BinaryIO, Self
 from pydantic import ValidationError
 
 from refbench.bench.errors import UserError, first_fault, one_line
+from refbench.bench.files import is_there, read_bytes
 from refbench.bench.scores.record import Record, RecordKey, latest
 
 # A score store: its folder, a method's folder in it, or one of its files.
 Store = str | os.PathLike[str]
 
+# A thousand times what one method on an official track leaves.
+LARGEST_STORE_BYTES = 2 * 2**30
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
 
 
@@ -119,16 +122,16 @@ def _owner(lock_file: Path) -> str:
 def read_records(path: Path) -> list[Record]:
     """All records of one file, in order; a torn last line is left out.
 
-    Raises UserError with the line number for anything else that is no record.
+    Raises UserError with the line number for anything else that is no record, and for what is no regular
+    file or far too large.
     """
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {one_line(error.strerror)}") from None
+    content = read_bytes(path, LARGEST_STORE_BYTES)
     # An editor on another system may have put a byte order mark before the first line.
     lines = content.removeprefix(codecs.BOM_UTF8).split(b"\n")
-    # What follows the last newline is empty or torn.
-    del lines[-1]
+    # What follows the last newline is empty or torn: a record's beginning, or nothing where a disk lost it.
+    torn = lines.pop().strip(b"\0")
+    if torn and not torn.startswith(b"{"):
+        raise UserError(f"{path}, line {len(lines) + 1} is no score record, nor the beginning of one")
     records = []
     for number, line in enumerate(lines, start=1):
         try:
@@ -152,14 +155,16 @@ def store_files(stores: Store | Iterable[Store]) -> list[Path]:
     files: set[Path] = set()
     paths = store_paths(stores)
     for path in paths:
-        if path.is_file():
-            files.add(path)
-        elif path.is_dir():
+        if path.is_dir():
+            # What is no regular file is refused by its name where it is read.
             files.update(
                 file
                 for file in path.rglob("*.jsonl")
-                if file.is_file() and not any(part.startswith(".") for part in file.relative_to(path).parts)
+                if not file.is_dir()
+                and not any(part.startswith(".") for part in file.relative_to(path).parts)
             )
+        elif is_there(path):
+            files.add(path)
         else:
             raise UserError(f"the score store {path} does not exist")
     if not files:
