@@ -91,7 +91,7 @@ def test_a_store_is_a_regular_file_of_bounded_size(kind: str, tmp_path: Path) ->
     else:
         with path.open("wb") as stream:
             stream.truncate(200 * 10**9)
-    words = "larger than 2 GiB" if kind == "sparse file" else "not a file"
+    words = "larger than 16 GiB" if kind == "sparse file" else "not a file"
     with pytest.raises(UserError, match=words):
         read_records(path)
     with pytest.raises(UserError, match=words):

@@ -26,8 +26,8 @@ from refbench.bench.scores.record import Record, RecordKey, latest
 # A score store: its folder, a method's folder in it, or one of its files.
 Store = str | os.PathLike[str]
 
-# A thousand times what one method on an official track leaves.
-LARGEST_STORE_BYTES = 2 * 2**30
+# Room for millions of records, several thousand times what one method on an official track leaves.
+LARGEST_STORE_BYTES = 16 * 2**30
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
 
 
