@@ -14,17 +14,18 @@ import torch
 from diffusers import DiffusionPipeline
 
 from refbench.baselines.wan.checkpoint import (
-    INDEX_PATTERN,
+    ANCHOR,
     WanCheckpoint,
     checkpoint_files,
     load_transformer,
-    present_shards,
     read_checkpoint,
 )
 from refbench.baselines.wan.sampler import WanSampler
 from refbench.baselines.wan.schedules import make_scheduler
 from refbench.baselines.wan.t5 import load_text_encoder, load_tokenizer
 from refbench.bench.errors import MissingWeights, UserError, one_line
+from refbench.bench.files import shortlist, visible
+from refbench.bench.weights.checkpoint import files_of_one_network
 from refbench.bench.weights.hf_folder import load_model, load_part
 from refbench.bench.weights.store import how_to_get, require
 
@@ -88,18 +89,19 @@ def find_network(entry: WeightEntry, patterns: tuple[str, ...], weights: Path | 
 
 
 def network_files(folder: Path, patterns: tuple[str, ...]) -> list[Path]:
-    """The files below a repository's folder that hold the transformer.
+    """The files below a repository's folder that hold the transformer: those of the first pattern that any
+    fit.
 
-    Raises MissingWeights when there is none, UserError when one that a shard index names is not there.
+    Raises MissingWeights when there is none, UserError for several networks and for a shard that is not
+    there.
     """
-    found = [path for pattern in patterns for path in sorted(folder.glob(pattern))]
+    found = next(filter(None, (visible(folder, pattern) for pattern in patterns)), [])
     if not found:
         raise MissingWeights(f"{folder} lacks {' or '.join(patterns)}")
-    for index in sorted(found[0].parent.glob(INDEX_PATTERN)):
-        shards = present_shards(index)
-        if not set(shards).isdisjoint(found):
-            return shards
-    return found
+    if len({path.parent for path in found}) > 1:
+        names = shortlist(path.relative_to(folder).as_posix() for path in found)
+        raise UserError(f"{folder} holds several networks: {names}; leave one there")
+    return files_of_one_network(found[0].parent, anchor=ANCHOR, among=found)
 
 
 def check_base(folder: Path, *, image_branch: bool) -> None:

@@ -380,7 +380,7 @@ def test_damaged_weights_are_one_line(weights: Path, tmp_path: Path) -> None:
     shutil.copytree(weights, tmp_path, dirs_exist_ok=True)
     file = tmp_path / CONSISID.repository / "vae" / tiny.WEIGHTS_FILE
     file.write_bytes(file.read_bytes()[:100])
-    with pytest.raises(UserError, match="vae cannot be loaded") as raised:
+    with pytest.raises(UserError, match=r"vae.*is truncated") as raised:
         generator_with(tmp_path)
     assert "\n" not in str(raised.value)
 

@@ -412,3 +412,15 @@ def test_a_module_that_its_weights_do_not_bear_out_is_refused(tmp_path: Path) ->
         swollen.register_buffer("position_ids", torch.zeros(10**9, dtype=torch.int64), persistent=False)
         with pytest.raises(UserError, match=r"\(8\.0 GB of buffers\)"):
             check_module_memory(swollen, [tmp_path / "model.safetensors"], "a folder")
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o027, 0o077])
+def test_files_have_the_permissions_of_the_mask(tmp_path: Path, mask: int) -> None:
+    before = os.umask(mask)
+    try:
+        write_tensors(tmp_path / "model.safetensors", TENSORS)
+        (tmp_path / "text").write_text("")
+    finally:
+        os.umask(before)
+    modes = {(tmp_path / name).stat().st_mode & 0o777 for name in ("model.safetensors", "text")}
+    assert modes == {0o666 & ~mask}
