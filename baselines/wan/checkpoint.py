@@ -12,7 +12,7 @@ The key map is Wan's (`wan/modules/model.py`, Wan-Video/Wan2.1@9737cba) against 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import product
@@ -33,6 +33,7 @@ from refbench.bench.weights.checkpoint import (
     unwrapped_names,
     write_tensors,
 )
+from refbench.bench.weights.store import weights_fingerprint
 
 Naming = Literal["original", "diffusers"]
 
@@ -136,6 +137,11 @@ def checkpoint_files(path: Path) -> list[Path]:
     Raises UserError as `files_of_one_network`: with the list where there are several.
     """
     return [path] if path.is_file() else files_of_one_network(path, anchor=ANCHOR)
+
+
+def network_fingerprint(files: Sequence[Path]) -> str:
+    """The digest of a network's files in one folder, by which an adapter names the network below it."""
+    return weights_fingerprint(files[0].parent, [Path(file.name) for file in files])
 
 
 def read_checkpoint(

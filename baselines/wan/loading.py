@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from diffusers import DiffusionPipeline
 
+from refbench.baselines.wan.adapters import add_adapter, check_adapter_base, read_adapter
 from refbench.baselines.wan.checkpoint import (
     ANCHOR,
     WanCheckpoint,
     checkpoint_files,
     load_transformer,
+    network_fingerprint,
     read_checkpoint,
 )
 from refbench.baselines.wan.sampler import WanSampler
@@ -126,8 +128,12 @@ def load_sampler(
     """The loop over a method's networks, which are still on the CPU and shall run on `device`.
 
     With `any_size` the network need not have the spec's width and depth (tiny random weights, a user's own
-    checkpoint). Raises UserError for a checkpoint of another method and for anything damaged.
+    checkpoint). Raises UserError for a checkpoint of another method, for an adapter that was trained on
+    another network or does not fit, and for anything damaged.
     """
+    adapter = None if options.adapter is None else read_adapter(options.adapter)
+    if adapter is not None and options.adapter_base == "same":
+        check_adapter_base(adapter, files.transformer, network_fingerprint(files.transformer_files))
     checkpoint = read_checkpoint(files.transformer, dtype=dtype, files=list(files.transformer_files))
     expected: dict[str, object] = {"in_channels": spec.network.in_channels}
     if not any_size:
@@ -137,8 +143,8 @@ def load_sampler(
     network = load_transformer(network_class, checkpoint, expected=expected)
     parts = load_base(files.base, dtype=dtype, image_branch=spec.network.image_branch)
     _check_widths(checkpoint, parts, files.base)
-    if options.adapter is not None:
-        add_adapter(network, options.adapter)
+    if adapter is not None:
+        add_adapter(network, adapter)
     if options.attention_backend is not None:
         set_attention_backend(network, options.attention_backend)
     if options.compile:
@@ -225,14 +231,3 @@ class WanModels(DiffusionPipeline):
 def models_of(sampler: WanSampler) -> WanModels:
     """The networks of a loop."""
     return WanModels(transformer=sampler.transformer, **sampler.codec.models)
-
-
-def add_adapter(network: Any, folder: Path) -> None:
-    """Put a LoRA adapter (a peft or diffusers safetensors file, or its folder) onto a network."""
-    files = [folder] if folder.is_file() else sorted(folder.glob("*.safetensors"))
-    if len(files) != 1:
-        raise UserError(f"the adapter {folder} must be one .safetensors file, found {len(files)}")
-    try:
-        network.load_lora_adapter(str(files[0].parent), weight_name=files[0].name, prefix=None)
-    except Exception as error:  # noqa: BLE001 - peft and diffusers raise many kinds
-        raise UserError(f"the adapter {files[0]} does not fit: {one_line(error, 200)}") from None
