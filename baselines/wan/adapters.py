@@ -101,7 +101,7 @@ class LowRank:
     @property
     def rank(self) -> int:
         """The rank of the product."""
-        return self.down.shape[0]
+        return len(self.down)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -390,7 +390,7 @@ class _Places:
     def __init__(self, network: torch.nn.Module) -> None:
         self.parameters = dict(network.named_parameters())
         self._modules = {name for name, _ in network.named_modules() if name}
-        self._underscored = {
+        self._underscored: dict[str, str] = {
             spelling.replace(".", "_"): name
             for name in self._modules
             for spelling in (name, original_key(name))
