@@ -142,8 +142,8 @@ def read_metadata(path: Path) -> dict[str, str]:
         return {}
     _safetensors_header(path, size_bytes)
     with path.open("rb") as file:
-        content = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-    return {str(name): str(value) for name, value in (content.get("__metadata__") or {}).items()}
+        notes = json.loads(file.read(int.from_bytes(file.read(8), "little"))).get("__metadata__")
+    return {str(name): str(value) for name, value in notes.items()} if isinstance(notes, dict) else {}
 
 
 def _pickled_tensors(path: Path, form: Form, size_bytes: int) -> dict[str, torch.Tensor]:

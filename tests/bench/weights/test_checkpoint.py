@@ -24,6 +24,7 @@ from refbench.bench.weights.checkpoint import (  # noqa: E402
     check_module_memory,
     files_of_one_network,
     read_header,
+    read_metadata,
     read_state_dict,
     unwrapped_names,
     write_tensors,
@@ -424,3 +425,15 @@ def test_files_have_the_permissions_of_the_mask(tmp_path: Path, mask: int) -> No
         os.umask(before)
     modes = {(tmp_path / name).stat().st_mode & 0o777 for name in ("model.safetensors", "text")}
     assert modes == {0o666 & ~mask}
+
+
+def test_notes_of_a_header(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    write_tensors(path, TENSORS, {"base_model": "x"})
+    assert read_metadata(path) == {"format": "pt", "base_model": "x"}
+    path.write_bytes((2).to_bytes(8, "little") + b"{}")
+    assert read_metadata(path) == {}
+    torch.save(TENSORS, tmp_path / "model.pth")
+    assert read_metadata(tmp_path / "model.pth") == {}
+    with pytest.raises(UserError, match="does not exist"):
+        read_metadata(tmp_path / "nowhere")
