@@ -18,6 +18,7 @@ from refbench.bench.cli import options as o
 from refbench.bench.errors import UserError
 
 if TYPE_CHECKING:
+    from refbench.baselines.gpus import Gpu
     from refbench.baselines.wan.method import WanMethod
     from refbench.bench.sample import Sample
 
@@ -31,6 +32,18 @@ OFFICIAL_REFERENCES = {
 NATIVE = "native"
 PETA = 1e15
 SECONDS_PER_HOUR = 3600
+WEIGHTS = "weights GiB"
+# Headings of the table; those dropped where a screen is narrow are the ones that the sums were made of.
+PLAN_HEADINGS = (
+    "method", "videos", "refs × videos", "tokens a call", "calls a video", WEIGHTS,
+    "peak GiB resident", "model offload", "group offload", "PFLOP a video", "PFLOP", "hours",
+)  # fmt: skip
+SHORT_HEADINGS = {
+    "refs × videos": "refs\n× videos", "tokens a call": "tokens\na call", "calls a video": "calls\na video",
+    "peak GiB resident": "peak\nGiB", "model offload": "model\noffl.", "group offload": "group\noffl.",
+    "PFLOP a video": "PFLOP\na video",
+}  # fmt: skip
+DROPPED_FIRST = (WEIGHTS, "calls a video", "tokens a call", "PFLOP a video", "refs × videos")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +53,7 @@ class MethodPlan:
     `by_references` are costs of one video for each number of references that occurs (as used by the method)
     with how many videos have it; `weights_gib` are the sizes of the method's parts, or of its repositories
     where its parts are not known here. A method whose work is not counted has a `note`, zeros and no
-    `peak_gib`.
+    `peak_gib`. `tflops` is the throughput that its hours were counted with.
     """
 
     method: str
@@ -52,8 +65,53 @@ class MethodPlan:
     fits_with: str | None = None
     joined_passes_fit: bool | None = None
     pflop: float = 0.0
+    tflops: float | None = None
     hours: float = 0.0
     note: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AssumedGpu:
+    """The card that a plan counts with: a known one, whose memory (GiB) and sustained throughput (TFLOP/s)
+    the user may replace. Raises UserError for a throughput that the card cannot reach.
+    """
+
+    gpu: Gpu
+    given_gib: float | None = None
+    given_tflops: float | None = None
+
+    def __post_init__(self) -> None:
+        peak = self.gpu.peak_tflops()
+        if self.given_tflops is not None and self.given_tflops > peak:
+            raise UserError(
+                f"--tflops {self.given_tflops:g} is above the peak of the {self.gpu.title}, {peak:g} TFLOP/s "
+                "(dense bfloat16); --gpu names another card"
+            )
+
+    @property
+    def memory_gib(self) -> float:
+        """Memory to plan with, in GiB."""
+        return self.gpu.memory_gib if self.given_gib is None else self.given_gib
+
+    def tflops(self, parameter_bytes: int) -> float:
+        """Sustained throughput for parameters of two bytes or four; what was given, up to the card's peak."""
+        if self.given_tflops is None:
+            return self.gpu.sustained_tflops(parameter_bytes)
+        return min(self.given_tflops, self.gpu.peak_tflops(parameter_bytes))
+
+    def sentence(self, *, named: bool) -> str:
+        """What is assumed, with its source; whether the user `named` the card or it is the default."""
+        gpu = self.gpu
+        memory = f"{_plain(self.memory_gib)} GiB" + (
+            f" ({gpu.memory_gb:g} GB)" if self.given_gib is None else " (--gpu-memory)"
+        )
+        tflops = self.tflops(2)
+        share = "--tflops" if self.given_tflops is not None else f"{100 * tflops / gpu.peak_tflops():.1f} %"
+        return (
+            f"GPU: {gpu.title}{'' if named else ' (assumed; --gpu names another)'}, {memory}, "
+            f"{_plain(tflops)} TFLOP/s sustained ({share}) of a peak of {gpu.peak_tflops():g} "
+            f"(dense bfloat16); source: {gpu.source}"
+        )
 
 
 def plan(
@@ -67,26 +125,40 @@ def plan(
         typer.Option("--set", metavar="METHOD.KEY=VALUE", help="An option of a method."),
     ] = None,
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="Videos for each sample.")] = 1,
+    gpu: Annotated[
+        str | None,
+        typer.Option(
+            "--gpu", metavar="CARD", help="The card to plan for: h100 (default), h200, a100, 4090, …"
+        ),
+    ] = None,
     gpu_memory: Annotated[
-        float | None, typer.Option("--gpu-memory", min=1, metavar="GIB", help="Memory of one GPU.")
+        float | None,
+        typer.Option("--gpu-memory", min=1, metavar="GIB", help="Memory of one GPU. Default: the card's."),
     ] = None,
     tflops: Annotated[
-        float, typer.Option("--tflops", min=0.001, help="Sustained throughput of one GPU in TFLOP/s.")
-    ] = 450.0,
+        float | None,
+        typer.Option(
+            "--tflops",
+            min=0.001,
+            help="Sustained throughput of one GPU in TFLOP/s. Default: 45.5 % of its peak.",
+        ),
+    ] = None,
     plugin: o.PluginOption = None,
     json: o.JsonOption = False,
 ) -> None:
     """Estimate tokens, operations, hours and memory of generating a track.
 
     Analytic, from the sizes of the networks; nothing is loaded. Without a data set (--dataset, --suite or
-    $REFBENCH_DATASET) the official numbers of references are taken. Where a method does not fit into
-    --gpu-memory, the plan says so. Example:
+    $REFBENCH_DATASET) the official numbers of references are taken. Hours and memory are those of one --gpu;
+    where a method does not fit, the plan says so. Example:
 
-    refbench plan phantom-14b vace-14b --track open-domain --gpu-memory 80
+    refbench plan phantom-14b vace-14b --track open-domain --gpu a100
     """
+    from refbench.baselines.gpus import DEFAULT_GPU, get_gpu
     from refbench.bench.console import print_json
     from refbench.bench.registry import load_plugins, methods
 
+    assumed = AssumedGpu(gpu=get_gpu(gpu or DEFAULT_GPU), given_gib=gpu_memory, given_tflops=tflops)
     load_plugins(plugin or [])
     # The name on the command line may be spelt in another case.
     chosen = list(dict.fromkeys(methods.get(name).name for name in names))
@@ -94,11 +166,10 @@ def plan(
     options = _options_by_method(set_ or [], chosen)
     plans = [
         plan_method(
-            name, options.get(name, {}), samples, settings=settings or NATIVE, seeds=seeds,
-            memory=gpu_memory, tflops=tflops,
+            name, options.get(name, {}), samples, settings=settings or NATIVE, seeds=seeds, assumed=assumed
         )
         for name in chosen
-    ]  # fmt: skip
+    ]
     if json:
         print_json(
             {
@@ -107,8 +178,10 @@ def plan(
                 "samples": len(samples),
                 "seeds": seeds,
                 "settings": settings or NATIVE,
-                "gpu_memory_gib": gpu_memory,
-                "tflops": tflops,
+                "gpu": asdict(assumed.gpu),
+                "gpu_named": gpu is not None,
+                "gpu_memory_gib": assumed.memory_gib,
+                "tflops": assumed.tflops(2),
                 "methods": [asdict(one) for one in plans],
                 "total": {
                     "videos": sum(one.videos for one in plans),
@@ -118,7 +191,7 @@ def plan(
             }
         )
         return
-    _print_plans(plans, samples, source, memory=gpu_memory, tflops=tflops)
+    _print_plans(plans, f"{len(samples)} samples, references from {source}", assumed, named=gpu is not None)
 
 
 def planned_samples(
@@ -170,8 +243,7 @@ def plan_method(
     *,
     settings: str,
     seeds: int,
-    memory: float | None,
-    tflops: float,
+    assumed: AssumedGpu,
 ) -> MethodPlan:
     """One method's plan. Raises UserError for options that the method does not have."""
     from refbench.baselines.wan.method import WanMethod
@@ -182,7 +254,7 @@ def plan_method(
     if issubclass(method_class, WanMethod):
         values = {"settings": settings, **assignments}
         method = method_class(build_options(method_class.Options, values, f"the method {name}"))
-        return _plan_wan(method, samples, seeds=seeds, memory=memory, tflops=tflops)
+        return _plan_wan(method, samples, seeds=seeds, assumed=assumed)
     if assignments:
         build_options(method_class.Options, assignments, f"the method {name}")
     return MethodPlan(
@@ -196,9 +268,7 @@ def plan_method(
     )
 
 
-def _plan_wan(
-    method: WanMethod, samples: Sequence[Sample], *, seeds: int, memory: float | None, tflops: float
-) -> MethodPlan:
+def _plan_wan(method: WanMethod, samples: Sequence[Sample], *, seeds: int, assumed: AssumedGpu) -> MethodPlan:
     from refbench.baselines.wan import cost
 
     spec, settings, options = method.spec, method.settings, method.options
@@ -209,17 +279,19 @@ def _plan_wan(
     most = max(counts, default=0)
     passes = cost.needed_passes(spec, settings, options)
     joined = cost.passes_per_step(spec, settings)
+    parameter_bytes = cost.parameter_bytes_of(options)
+    tflops = assumed.tflops(parameter_bytes)
     memory_facts: dict[str, Any] = {
-        "parameter_bytes": cost.parameter_bytes_of(options),
+        "parameter_bytes": parameter_bytes,
         "vae_tiling": options.vae_tiling,
     }
     peaks = cost.peak_gib(spec, settings, most, joined_passes=passes, **memory_facts)
-    fits_with, joined_fit = None, None
-    if memory is not None:
-        fits_with = cost.fits(spec, settings, memory, references=most, joined_passes=passes, **memory_facts)
-        if fits_with is not None:
-            together = cost.peak_gib(spec, settings, most, joined_passes=joined, **memory_facts)
-            joined_fit = spec.joins_passes and together[fits_with] <= memory
+    memory = assumed.memory_gib
+    fits_with = cost.fits(spec, settings, memory, references=most, joined_passes=passes, **memory_facts)
+    joined_fit = None
+    if fits_with is not None:
+        together = cost.peak_gib(spec, settings, most, joined_passes=joined, **memory_facts)
+        joined_fit = spec.joins_passes and together[fits_with] <= memory
     return MethodPlan(
         method=spec.name,
         videos=len(kept) * seeds,
@@ -234,37 +306,31 @@ def _plan_wan(
             }
             for count, one in costs.items()
         ),
-        weights_gib=cost.weights_gib(spec, parameter_bytes=cost.parameter_bytes_of(options)),
+        weights_gib=cost.weights_gib(spec, parameter_bytes=parameter_bytes),
         peak_gib={str(offload): peak for offload, peak in peaks.items()},
         fits_with=fits_with,
         joined_passes_fit=joined_fit,
         pflop=pflop,
+        tflops=tflops,
         hours=pflop * PETA / (tflops * 1e12) / SECONDS_PER_HOUR,
     )
 
 
-def _print_plans(
-    plans: Sequence[MethodPlan],
-    samples: Sequence[Sample],
-    source: str,
-    *,
-    memory: float | None,
-    tflops: float,
-) -> None:
-    from refbench.bench.console import console, print_text, table
+def _print_plans(plans: Sequence[MethodPlan], title: str, assumed: AssumedGpu, *, named: bool) -> None:
+    from refbench.bench.console import print_lines, print_table
 
-    columns = ["method", "videos", "refs × videos", "tokens\na call", "calls\na video",
-               "weights GiB\nnet+text+VAE(+CLIP)", "peak GiB\nresident", "model\noffload", "group\noffload",
-               "PFLOP\na video", "PFLOP", "hours"]  # fmt: skip
-    console().print(table(f"{len(samples)} samples, references from {source}", columns, _rows(plans)))
+    left_out = print_table(title, PLAN_HEADINGS, _rows(plans), short=SHORT_HEADINGS, drop=DROPPED_FIRST)
+    lines = [assumed.sentence(named=named)]
+    if WEIGHTS not in left_out and any(one.peak_gib for one in plans):
+        lines.append("weights: network + text encoder + VAE (+ image encoder)")
     for one in plans:
-        for line in _remarks(one, memory):
-            print_text(f"{one.method}: {line}")
+        lines += [f"{one.method}: {line}" for line in _remarks(one, assumed)]
     videos, pflop, hours = (sum(getattr(one, name) for one in plans) for name in ("videos", "pflop", "hours"))
-    print_text(
-        f"in all: {videos} videos, {pflop:,.0f} PFLOP, {hours:,.1f} GPU hours at {tflops:g} TFLOP/s "
-        "sustained (the transformer; text, VAE and writing come on top)"
+    lines.append(
+        f"in all: {videos} videos, {pflop:,.0f} PFLOP, {hours:,.1f} GPU hours (the transformer; text, VAE "
+        "and writing come on top)"
     )
+    print_lines(lines)
 
 
 def _rows(plans: Sequence[MethodPlan]) -> list[list[str]]:
@@ -292,22 +358,30 @@ def _rows(plans: Sequence[MethodPlan]) -> list[list[str]]:
     return rows
 
 
+def _plain(number: float) -> str:
+    """With one decimal, or none where that is 0."""
+    return f"{number:.1f}".removesuffix(".0")
+
+
 def _each(texts: Any) -> str:
     return "\n".join(dict.fromkeys(texts)) or "–"
 
 
-def _remarks(one: MethodPlan, memory: float | None) -> list[str]:
-    """Lines below the table: refusals, and whether the method fits into the memory."""
+def _remarks(one: MethodPlan, assumed: AssumedGpu) -> list[str]:
+    """Lines below the table: refusals, whether the method fits into the memory, and another throughput."""
+    memory = assumed.memory_gib
     lines = [one.note] if one.note else []
     if one.refused:
         lines.append(f"{one.refused} videos are refused for their number of references and not counted")
-    if memory is None or not one.peak_gib:
+    if not one.peak_gib:
         return lines
+    if one.tflops is not None and one.tflops != assumed.tflops(2):
+        lines.append(f"float32: {_plain(one.tflops)} TFLOP/s of a peak of {assumed.gpu.peak_tflops(4):g}")
     if one.fits_with is None:
         least = min(one.peak_gib.values())
-        lines.append(f"does not fit into {memory:g} GiB, with no offload (at least {least:.1f} GiB)")
+        lines.append(f"does not fit into {_plain(memory)} GiB, with no offload (at least {least:.1f} GiB)")
     else:
         how = "resident" if one.fits_with == "none" else f"with --set offload={one.fits_with}"
         passes = "joined in one call" if one.joined_passes_fit else "in separate calls"
-        lines.append(f"fits into {memory:g} GiB {how}, guidance passes {passes}")
+        lines.append(f"fits into {_plain(memory)} GiB {how}, guidance passes {passes}")
     return lines

@@ -10,7 +10,7 @@ import textwrap
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from refbench.bench.errors import visible
 from refbench.bench.files import shortlist
@@ -20,7 +20,6 @@ from refbench.bench.scores.columns import COMPONENTS
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.table import Table
 
 # What is printed where a terminal's encoding lacks a character; all others are written out (`\u4e2d`).
 PLAIN_CHARACTERS = {
@@ -129,27 +128,6 @@ def print_json(data: Any) -> None:
         for one in text
     )
     sys.stdout.write(escaped.replace("\x7f", "\\u007f") + "\n")
-
-
-def table(
-    title: str | None, columns: Sequence[str], rows: Sequence[Sequence[str]], *, words: bool = False
-) -> Table:
-    """A rich table; the first column is left-aligned, the others right-aligned unless they hold `words`.
-
-    Cells are not markup.
-    """
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
-    heading = Text(visible(title)) if title is not None else None
-    result = Table(title=heading, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    for index, column in enumerate(columns):
-        justify: Literal["left", "right"] = "left" if words or index == 0 else "right"
-        result.add_column(Text(visible(column)), justify=justify, overflow="fold")
-    for row in rows:
-        result.add_row(*(Text(visible(cell)) for cell in row))
-    return result
 
 
 def print_table(

@@ -141,6 +141,11 @@ def regular_size(path: Path, most_bytes: int) -> int:
     return status.st_size
 
 
+def is_there(path: Path) -> bool:
+    """Whether a name is taken, be it by what cannot be read: a named pipe, or a link that leads nowhere."""
+    return os.path.lexists(path)
+
+
 def _size_text(size_bytes: int) -> str:
     for unit, unit_bytes in (("GiB", 2**30), ("MiB", 2**20)):
         if size_bytes >= unit_bytes:

@@ -28,7 +28,7 @@ class MetricDeclaration:
     `component` names the protocol's column it fills (None: supplementary). `uses` are the inputs that its
     score depends on; a change of any other leaves its records current. `weights` are the repositories that it
     loads, `optional_weights` those that it loads under certain options only; `refbench weights` knows both.
-    `packages` are the distributions whose versions a record states.
+    `packages` are the distributions whose versions a record states (`Metric.packages` adds an option's).
     """
 
     name: str
@@ -96,6 +96,10 @@ class Metric(ABC):
         except MissingWeights as error:
             return str(error)
         return missing_packages(self.modules)
+
+    def packages(self) -> tuple[str, ...]:
+        """The distributions that compute the score under these options; records state their versions."""
+        return self.declaration.packages
 
     def forecast(self, videos: int) -> str | None:
         """What scoring so many videos will cost outside of this machine, said before work starts; or None."""

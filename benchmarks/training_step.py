@@ -30,6 +30,7 @@ import torch
 from machine import describe
 from torch.utils.flop_counter import FlopCounterMode
 
+from refbench.baselines.gpus import gpu_of_device
 from refbench.bench.video import write_video
 from refbench.refalign.data.dataset import PositionSampler
 from refbench.refalign.teacher import get_teacher_spec
@@ -47,8 +48,6 @@ from refbench.refalign.transformer import RefAlignTransformer3DModel
 TRAINING_PASSES = 3
 REFERENCES = 3
 TEXT_ROWS, TEXT_WIDTH = 512, 4096
-# Dense bfloat16 TFLOP/s by a part of the device's name, from NVIDIA's data sheets.
-PEAK_TFLOPS = {"H200": 989.0, "H100": 989.0, "A100": 312.0, "L40S": 362.0, "4090": 165.0}
 ARCHITECTURES: dict[str, dict[str, int]] = {
     "wan2.1-t2v-1.3b": {"num_attention_heads": 12, "ffn_dim": 8960, "num_layers": 30},
     "wan2.1-t2v-14b": {"num_attention_heads": 40, "ffn_dim": 13824, "num_layers": 40},
@@ -122,8 +121,8 @@ def peak_flops(given_tflops: float | None) -> float | None:
         return given_tflops * 1e12
     if not torch.cuda.is_available():
         return None
-    name = torch.cuda.get_device_name()
-    return next((peak * 1e12 for part, peak in PEAK_TFLOPS.items() if part in name), None)
+    gpu = gpu_of_device(torch.cuda.get_device_name())
+    return None if gpu is None else gpu.peak_tflops() * 1e12
 
 
 def report_step(config: TrainingConfig, trainer: Trainer, seconds: float, peak_tflops: float | None) -> None:

@@ -52,6 +52,7 @@ LONG_SIDE_PX = 512
 JPEG_QUALITY = 95
 OFFICIAL_MODEL = "gpt-4o-2024-11-20"
 OFFICIAL_RUNS = 3
+LOCAL_PACKAGES = ("torch", "transformers")
 OPENAI_URL = "https://api.openai.com/v1"
 # Sent where a user's own endpoint wants no key; the openai package insists on one.
 NO_KEY = "none"
@@ -188,9 +189,14 @@ class NaturalScore(Metric):
         self._key()
         return None
 
+    def packages(self) -> tuple[str, ...]:
+        """What reads the video, and what asks the judge or is it."""
+        reading = tuple(name for name in self.declaration.packages if name != "openai")
+        return reading + (LOCAL_PACKAGES if self.is_local else ("openai",))
+
     def unavailable(self, environment: Environment) -> str | None:
         """Which package, key or model folder is missing, or None."""
-        packages = ("torch", "transformers") if self.is_local else ("openai",)
+        packages = LOCAL_PACKAGES if self.is_local else ("openai",)
         return missing_packages(packages) or super().unavailable(environment)
 
     def forecast(self, videos: int) -> str | None:

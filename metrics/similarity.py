@@ -153,6 +153,10 @@ class ClipBacked(SimilarityMetric):
         needed = () if self.options.model is None else ("open_clip",)
         return super().unavailable(environment) or missing_packages(needed)
 
+    def packages(self) -> tuple[str, ...]:
+        """open_clip among them where one of its models was chosen."""
+        return super().packages() + (() if self.options.model is None else ("open_clip_torch",))
+
     def find_weights(self, environment: Environment) -> Path:
         """The model's folder. Raises MissingWeights."""
         if self.options.model is None:

@@ -134,8 +134,8 @@ class RefAlignTiny(RefAlignMethod):
     weights = ()
 
     def find_weights(self, environment: Environment) -> dict[str, str]:
-        """Only a network of the user's is looked for; the other weights are random, a function of their
-        names.
+        """Only the user's own network and adapter are looked for; the other weights are random, a function
+        of their names.
         """
         own: Path | None = self.options.transformer
         transformer_name, base_name = self.spec.weights.names
@@ -143,6 +143,7 @@ class RefAlignTiny(RefAlignMethod):
         return {
             transformer_name: made if own is None else checkpoint_digest(own),
             base_name: made,
+            **self.added_weights(),
         }
 
     def load(self, environment: Environment) -> WanGenerator:

@@ -28,6 +28,7 @@ def test_the_example_of_the_guide(refbench: Run, videos: Path) -> None:
         "meaning": "How many frames of a video are looked at.",
     }
     words = ("score", videos / "faceobj_2.mp4", "--prompt", "p", "--metrics", "sharpness", *plugin)
+    # A metric that was asked for by name and cannot run ends the command.
     assert "refbench weights pull my-sharpness" in refbench(*words, "--json", expect=2).stderr
     folder = refbench.folder / "weights/me/my-sharpness"
     folder.mkdir(parents=True)

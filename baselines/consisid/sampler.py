@@ -17,6 +17,7 @@ from diffusers.models.transformers import ConsisIDTransformer3DModel
 from refbench.baselines.consisid.faces import ConsisIDFaces, FaceReader
 from refbench.baselines.consisid.random_faces import RandomFaces
 from refbench.baselines.wan.execution import place_models
+from refbench.baselines.wan.finite import FiniteSteps, check_pixels
 from refbench.baselines.wan.t5 import load_text_encoder, load_tokenizer
 from refbench.bench.method import OnStep, silent
 from refbench.bench.weights.hf_folder import load_model, load_part
@@ -65,7 +66,8 @@ class ConsisIDSampler:
 
         `size` is (width, height) in pixels. `generator` draws the face's latents, the noise, and then the
         solver's in each step. `on_step` is called with (steps done, steps in all), first with 0 when the face
-        is read. Raises SampleError for a reference without a face.
+        is read. Raises SampleError for a reference without a face, and for latents or pixels that are not
+        finite.
         """
         face = self.faces.read(reference)
         on_step(0, steps)
@@ -73,7 +75,10 @@ class ConsisIDSampler:
         texts = {"prompt": prompt, "negative prompt": negative_prompt}
         notes = [note for name, text in texts.items() if (note := self._cut(name, text, length))]
 
+        finite = FiniteSteps(steps)
+
         def done(pipeline: Any, index: int, timestep: Any, tensors: Any) -> dict[str, Any]:
+            finite.see(tensors["latents"])
             on_step(index + 1, steps)
             return {}
 
@@ -90,12 +95,13 @@ class ConsisIDSampler:
             generator=generator,
             output_type="latent",
             callback_on_step_end=done,
-            callback_on_step_end_tensor_inputs=[],
+            callback_on_step_end_tensor_inputs=["latents"],
             max_sequence_length=length,
             id_vit_hidden=list(face.layers_1ND),
             id_cond=face.identity_1D,
             kps_cond=face.landmarks_52,
         ).frames
+        finite.end()
         return SampledFrames(frames_FHWC=self._decoded(latents_BFCHW, vae_tiling), notes=tuple(notes))
 
     def _decoded(self, latents_BFCHW: torch.Tensor, tiling: bool) -> np.ndarray:
@@ -108,6 +114,7 @@ class ConsisIDSampler:
                 video = pipeline.decode_latents(latents_BFCHW)
         finally:
             pipeline.vae.use_tiling = False
+        check_pixels(video)
         shares_BFHWC = pipeline.video_processor.postprocess_video(video=video, output_type="np")
         pipeline.maybe_free_model_hooks()
         frames_FHWC: np.ndarray = (shares_BFHWC[0] * 255).round().astype(np.uint8)

@@ -12,7 +12,7 @@ The key map is Wan's (`wan/modules/model.py`, Wan-Video/Wan2.1@9737cba) against 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import product
@@ -24,8 +24,16 @@ import torch
 from refbench.baselines.wan.sat import is_sat, wan_tensors
 from refbench.bench.errors import UserError, one_line
 from refbench.bench.files import read_json, replacing, shortlist, write_json
-from refbench.bench.weights.checkpoint import load_exactly, read_state_dict, write_tensors
-from refbench.bench.weights.hf_folder import indexed_files
+from refbench.bench.weights.checkpoint import (
+    files_of_one_network,
+    load_exactly,
+    read_header,
+    read_state_dict,
+    read_tensors,
+    unwrapped_names,
+    write_tensors,
+)
+from refbench.bench.weights.store import weights_fingerprint
 
 Naming = Literal["original", "diffusers"]
 
@@ -71,8 +79,8 @@ BLOCK_NAMES = {
     "after_proj": "proj_out",
 }
 BLOCK_KEY = re.compile(r"((?:vace_)?blocks\.\d+)\.(.+)")
-# Prefixes that trainers and repackers leave before Wan's names.
-PREFIX = re.compile(r"(?:(?:module|model|pipe|dit|diffusion_model|transformer)\.)*")
+# Prefixes that trainers and repackers leave before Wan's names, in any order.
+PREFIX = re.compile(r"(?:(?:module|model|pipe|dit|diffusion_model|transformer|ema|ema_model)\.)*")
 ANCHOR = "patch_embedding.weight"
 VACE_ANCHOR = "vace_patch_embedding.weight"
 PROJECTOR = ".input_mlp."
@@ -81,7 +89,6 @@ UNUSED_PART = "norm_added_q"
 RELEASED_HEAD_DIM = 128
 DEFAULT_EPS = 1e-6
 MAX_SHARD = "5GB"
-INDEX_PATTERN = "*.safetensors.index.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,33 +132,16 @@ def stays_float32(key: str) -> bool:
 
 
 def checkpoint_files(path: Path) -> list[Path]:
-    """The weight files of a checkpoint: the file itself, or those of a folder.
+    """The weight files of a checkpoint: the file itself, or those of the one network that a folder holds.
 
-    Of a folder the shards that an index names, else all `.safetensors`, else all `.pth`, `.pt` and `.bin`.
-    Raises UserError when there is none, or one that the index names is not there.
+    Raises UserError as `files_of_one_network`: with the list where there are several.
     """
-    if path.is_file():
-        return [path]
-    if not path.is_dir():
-        raise UserError(f"the checkpoint {path} does not exist")
-    for index in sorted(path.glob(INDEX_PATTERN)):
-        return present_shards(index)
-    for patterns in (("*.safetensors",), ("*.pth", "*.pt", "*.bin")):
-        found = sorted(file for pattern in patterns for file in path.glob(pattern))
-        if found:
-            return found
-    raise UserError(f"{path} holds no .safetensors, .pth, .pt or .bin file")
+    return [path] if path.is_file() else files_of_one_network(path, anchor=ANCHOR)
 
 
-def present_shards(index: Path) -> list[Path]:
-    """The shards that an index names. Raises UserError for a damaged index and for a shard that is not
-    there.
-    """
-    shards = indexed_files(index)
-    absent = [shard.name for shard in shards if not shard.is_file()]
-    if absent:
-        raise UserError(f"{index.parent} lacks {shortlist(absent, 3)}, which {index.name} names")
-    return shards
+def network_fingerprint(files: Sequence[Path]) -> str:
+    """The digest of a network's files in one folder, by which an adapter names the network below it."""
+    return weights_fingerprint(files[0].parent, [Path(file.name) for file in files])
 
 
 def read_checkpoint(
@@ -168,15 +158,13 @@ def read_checkpoint(
     """
     tensors: dict[str, torch.Tensor] = {}
     for file in files or checkpoint_files(path):
-        tensors.update(_tensors_of(file, dtype))
+        for key, value in _tensors_of(file, dtype):
+            if key in tensors:
+                raise UserError(f"{path} holds two networks: {one_line(key, 80)} is in two of its files")
+            tensors[key] = value
     if not tensors:
         raise UserError(f"{path} holds no tensors")
-    anchor = next((key for key in tensors if key.endswith(ANCHOR) and not key.endswith(VACE_ANCHOR)), None)
-    if anchor is None:
-        raise UserError(f"{path} is no Wan transformer: it has no {ANCHOR}")
-    prefix = anchor.removesuffix(ANCHOR)
-    if not PREFIX.fullmatch(prefix):
-        raise UserError(f"{path}: the keys' prefix {prefix!r} is unknown")
+    prefix = _prefix(tensors, path)
     tensors = {key.removeprefix(prefix): value for key, value in tensors.items()}
     projectors = {key: tensors.pop(key) for key in list(tensors) if PROJECTOR in key}
     renamed = {diffusers_key(key): value for key, value in tensors.items() if UNUSED_PART not in key}
@@ -189,27 +177,40 @@ def read_checkpoint(
     )
 
 
+def _prefix(keys: Iterable[str], path: Path) -> str:
+    """What stands before Wan's names. Raises UserError for something unknown, and for two networks."""
+    found = [
+        key.removesuffix(ANCHOR) for key in keys if key.endswith(ANCHOR) and not key.endswith(VACE_ANCHOR)
+    ]
+    if not found:
+        raise UserError(f"{path} is no Wan transformer: it has no {ANCHOR}")
+    if len(found) > 1:
+        raise UserError(
+            f"{path} holds {len(found)} networks, under the prefixes {shortlist(map(repr, found))}; "
+            "save one of them alone"
+        )
+    if not PREFIX.fullmatch(found[0]):
+        raise UserError(f"{path}: the keys' prefix {one_line(found[0], 60)!r} is unknown")
+    return found[0]
+
+
 def _tensors_of(path: Path, dtype: torch.dtype | None) -> Iterator[tuple[str, torch.Tensor]]:
-    for key, value in _raw_tensors(path):
+    for key, value in _plainly_named(path):
         if dtype is not None and value.is_floating_point():
             island = stays_float32(diffusers_key(PREFIX.sub("", key, count=1)))
             value = value.to(torch.float32 if island else dtype)
         yield key, value
 
 
-def _raw_tensors(path: Path) -> Iterator[tuple[str, torch.Tensor]]:
-    if path.suffix != ".safetensors":
-        state = read_state_dict(path)
-        yield from (wan_tensors(state) if is_sat(state) else state).items()
-        return
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="pt") as file:
-            for key in file.keys():  # noqa: SIM118 - not a mapping
-                yield key, file.get_tensor(key)
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"{path} is damaged or no checkpoint: {one_line(error, 160)}") from None
+def _plainly_named(path: Path) -> Iterable[tuple[str, torch.Tensor]]:
+    """A file's tensors without what wrappers put into their names, those of SwissArmyTransformer under
+    Wan's.
+    """
+    header = read_header(path)
+    if is_sat(header):
+        return wan_tensors(read_state_dict(path)).items()
+    names = unwrapped_names(header, path)
+    return ((names[key], value) for key, value in read_tensors(path))
 
 
 def _stored_config(folder: Path) -> dict[str, Any]:

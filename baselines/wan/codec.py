@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from refbench.baselines.wan.finite import check_pixels
 from refbench.baselines.wan.prompts import MAX_TEXT_TOKENS, cleaned_prompt
 
 
@@ -74,7 +75,8 @@ class WanCodec:
     def decode(self, latents_B16FHW: torch.Tensor, *, tiling: bool = False) -> Iterator[np.ndarray]:
         """RGB uint8 frames (height,width,3) of latents (1,16,F,h,w); values are truncated, as in Wan's code.
 
-        Tiling saves memory and is switched on for decoding alone.
+        Tiling saves memory and is switched on for decoding alone. Raises SampleError, with the first frame,
+        for pixels that are not finite.
         """
         latents_B16FHW = latents_B16FHW.to(self.device, self.vae.dtype)
         mean, std = self._latent_statistics(latents_B16FHW)
@@ -85,6 +87,7 @@ class WanCodec:
                 video_B3FHW = self.vae.decode(latents_B16FHW * std + mean).sample
         finally:
             self.vae.use_tiling = False
+        check_pixels(video_B3FHW)
         frames_FHWC = ((video_B3FHW[0].float() + 1) * 127.5).clamp(0, 255).to(torch.uint8).permute(1, 2, 3, 0)
         yield from frames_FHWC.cpu().numpy()
 

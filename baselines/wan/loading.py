@@ -13,18 +13,21 @@ from typing import TYPE_CHECKING, Any
 import torch
 from diffusers import DiffusionPipeline
 
+from refbench.baselines.wan.adapters import add_adapter, check_adapter_base, read_adapter
 from refbench.baselines.wan.checkpoint import (
-    INDEX_PATTERN,
+    ANCHOR,
     WanCheckpoint,
     checkpoint_files,
     load_transformer,
-    present_shards,
+    network_fingerprint,
     read_checkpoint,
 )
 from refbench.baselines.wan.sampler import WanSampler
 from refbench.baselines.wan.schedules import make_scheduler
 from refbench.baselines.wan.t5 import load_text_encoder, load_tokenizer
 from refbench.bench.errors import MissingWeights, UserError, one_line
+from refbench.bench.files import shortlist, visible
+from refbench.bench.weights.checkpoint import files_of_one_network
 from refbench.bench.weights.hf_folder import load_model, load_part
 from refbench.bench.weights.store import how_to_get, require
 
@@ -88,18 +91,19 @@ def find_network(entry: WeightEntry, patterns: tuple[str, ...], weights: Path | 
 
 
 def network_files(folder: Path, patterns: tuple[str, ...]) -> list[Path]:
-    """The files below a repository's folder that hold the transformer.
+    """The files below a repository's folder that hold the transformer: those of the first pattern that any
+    fit.
 
-    Raises MissingWeights when there is none, UserError when one that a shard index names is not there.
+    Raises MissingWeights when there is none, UserError for several networks and for a shard that is not
+    there.
     """
-    found = [path for pattern in patterns for path in sorted(folder.glob(pattern))]
+    found = next(filter(None, (visible(folder, pattern) for pattern in patterns)), [])
     if not found:
         raise MissingWeights(f"{folder} lacks {' or '.join(patterns)}")
-    for index in sorted(found[0].parent.glob(INDEX_PATTERN)):
-        shards = present_shards(index)
-        if not set(shards).isdisjoint(found):
-            return shards
-    return found
+    if len({path.parent for path in found}) > 1:
+        names = shortlist(path.relative_to(folder).as_posix() for path in found)
+        raise UserError(f"{folder} holds several networks: {names}; leave one there")
+    return files_of_one_network(found[0].parent, anchor=ANCHOR, among=found)
 
 
 def check_base(folder: Path, *, image_branch: bool) -> None:
@@ -124,8 +128,12 @@ def load_sampler(
     """The loop over a method's networks, which are still on the CPU and shall run on `device`.
 
     With `any_size` the network need not have the spec's width and depth (tiny random weights, a user's own
-    checkpoint). Raises UserError for a checkpoint of another method and for anything damaged.
+    checkpoint). Raises UserError for a checkpoint of another method, for an adapter that was trained on
+    another network or does not fit, and for anything damaged.
     """
+    adapter = None if options.adapter is None else read_adapter(options.adapter)
+    if adapter is not None and options.adapter_base == "same":
+        check_adapter_base(adapter, files.transformer, network_fingerprint(files.transformer_files))
     checkpoint = read_checkpoint(files.transformer, dtype=dtype, files=list(files.transformer_files))
     expected: dict[str, object] = {"in_channels": spec.network.in_channels}
     if not any_size:
@@ -135,8 +143,8 @@ def load_sampler(
     network = load_transformer(network_class, checkpoint, expected=expected)
     parts = load_base(files.base, dtype=dtype, image_branch=spec.network.image_branch)
     _check_widths(checkpoint, parts, files.base)
-    if options.adapter is not None:
-        add_adapter(network, options.adapter)
+    if adapter is not None:
+        add_adapter(network, adapter)
     if options.attention_backend is not None:
         set_attention_backend(network, options.attention_backend)
     if options.compile:
@@ -223,14 +231,3 @@ class WanModels(DiffusionPipeline):
 def models_of(sampler: WanSampler) -> WanModels:
     """The networks of a loop."""
     return WanModels(transformer=sampler.transformer, **sampler.codec.models)
-
-
-def add_adapter(network: Any, folder: Path) -> None:
-    """Put a LoRA adapter (a peft or diffusers safetensors file, or its folder) onto a network."""
-    files = [folder] if folder.is_file() else sorted(folder.glob("*.safetensors"))
-    if len(files) != 1:
-        raise UserError(f"the adapter {folder} must be one .safetensors file, found {len(files)}")
-    try:
-        network.load_lora_adapter(str(files[0].parent), weight_name=files[0].name, prefix=None)
-    except Exception as error:  # noqa: BLE001 - peft and diffusers raise many kinds
-        raise UserError(f"the adapter {files[0]} does not fit: {one_line(error, 200)}") from None

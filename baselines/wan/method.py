@@ -97,10 +97,17 @@ class WanMethod(Method):
             transformer_name: checkpoint_digest(files.transformer, files.transformer_files),
             base_name: checkpoint_digest(files.base, base),
         }
-        for role in ("adapter", "segmenter"):
-            path: Path | None = getattr(self.options, role)
-            if path is not None:
-                found[role] = checkpoint_digest(path)
+        return found | self.added_weights()
+
+    def added_weights(self) -> dict[str, str]:
+        """Digests of what the options add: an adapter, with what it does, and a segmenter."""
+        from refbench.baselines.wan.adapters import adapter_digest
+
+        found = {}
+        if self.options.adapter is not None:
+            found["adapter"] = adapter_digest(self.options.adapter)
+        if self.options.segmenter is not None:
+            found["segmenter"] = checkpoint_digest(self.options.segmenter)
         return found
 
     def load(self, environment: Environment) -> WanGenerator:

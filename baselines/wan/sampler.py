@@ -15,6 +15,7 @@ import torch
 
 from refbench.baselines.wan.codec import WanCodec
 from refbench.baselines.wan.conditioning import Condition, Conditioner, Geometry
+from refbench.baselines.wan.finite import FiniteSteps
 from refbench.baselines.wan.guidance import GuidanceRule, Pass
 from refbench.bench.method import OnStep, silent
 
@@ -72,6 +73,8 @@ class WanSampler:
             round_timestep: hand the network the timestep rounded to its own dtype, as code does that runs
                 everything in bfloat16 (731 becomes 732); the solver's step is exact either way.
             on_step: called with (steps done, steps in all), first with 0 when all is encoded.
+
+        Raises SampleError for latents that are not finite, with the step where that began.
         """
         device = self.codec.device
         with torch.no_grad():
@@ -108,9 +111,11 @@ class WanSampler:
     ) -> torch.Tensor:
         """Run the scheduler's timesteps from `latents` (1,16,F,h,w) to the final ones of the same shape.
 
-        `texts` are features (1,512,D) by `prompt` and `negative`.
+        `texts` are features (1,512,D) by `prompt` and `negative`. Raises SampleError for latents that are not
+        finite, with the step where that began.
         """
         total = len(self.scheduler.timesteps)
+        finite = FiniteSteps(total)
         on_step(0, total)
         for done, timestep in enumerate(self.scheduler.timesteps, start=1):
             seen = timestep.to(self.transformer.dtype).float() if round_timestep else timestep
@@ -120,7 +125,9 @@ class WanSampler:
             predictions = {name: value.to(latents.dtype) for name, value in predictions.items()}
             guided = rule.guided(predictions, scales)
             latents = self.scheduler.step(guided, timestep, latents, return_dict=False)[0].to(latents.dtype)
+            finite.see(latents)
             on_step(done, total)
+        finite.end()
         return latents
 
     def predict(

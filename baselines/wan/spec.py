@@ -157,7 +157,9 @@ class WanOptions:
     transformer: Path | None = None
     """Another checkpoint of the same kind: a file or folder, original or diffusers naming."""
     adapter: Path | None = None
-    """LoRA adapter to put onto the transformer: a .safetensors file or its folder."""
+    """LoRA adapter to put onto the transformer: its file or folder."""
+    adapter_base: Literal["same", "any"] = "same"
+    """Refuse an adapter whose file says that it was trained on another network (same), or take it (any)."""
     segmenter: Path | None = None
     """ONNX network that removes the backgrounds of persons and objects."""
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
@@ -250,6 +252,9 @@ def wan_card(spec: WanSpec, options: WanOptions, weights: Mapping[str, str]) -> 
     values: dict[str, Any] = {
         key: str(value) if isinstance(value, Path) else value for key, value in asdict(options).items()
     }
+    if options.adapter is None:
+        # It says nothing then, and cards of before had no such option.
+        del values["adapter_base"]
     return MethodCard(
         name=spec.name,
         summary=spec.summary,

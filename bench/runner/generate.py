@@ -26,7 +26,14 @@ from refbench.bench.environment import (
     usable_cores,
 )
 from refbench.bench.errors import MissingWeights, SampleError, UserError, one_line
-from refbench.bench.files import is_disk_error, regular_size, remove_leftovers, replacing, write_text
+from refbench.bench.files import (
+    is_disk_error,
+    is_there,
+    regular_size,
+    remove_leftovers,
+    replacing,
+    write_text,
+)
 from refbench.bench.method import Frames, Generator, Method, MethodCard
 from refbench.bench.options import build_options
 from refbench.bench.prompts import PromptSet
@@ -172,7 +179,7 @@ def run_generation(generation: Generation) -> Generated:
     if wanted and problem is not None:
         raise UserError(problem)
     info = _run_info(generation, _card(generation, method, digests if wanted else {}), name, variant)
-    if (folder / RUN_FILE).is_file():
+    if is_there(folder / RUN_FILE):
         # Another run's folder is refused before anything is loaded.
         begin_run(folder, info, same_weights=not wanted)
     for place in (folder, *(folder / f"seed-{seed}" for seed in generation.seeds)):

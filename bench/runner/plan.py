@@ -304,7 +304,7 @@ def _blank(
             sample=sample.digest(uses),
             references=digests.references(sample) if "references" in uses else None,
             settings=settings,
-            packages=package_versions(("av", *metric.declaration.packages)),
+            packages=package_versions(("av", *metric.packages())),
         ),
     )
 

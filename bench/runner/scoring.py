@@ -60,7 +60,7 @@ def scoring_environment(
     # Without its weights a metric does not run, and torch need not be imported to learn of a GPU.
     anywhere = Environment(weights=weights)
     needs_torch = any(
-        "torch" in metric.declaration.packages and metric.unavailable(anywhere) is None for metric in metrics
+        "torch" in metric.packages() and metric.unavailable(anywhere) is None for metric in metrics
     )
     return Environment(
         device=resolve_device(device, needs_torch=needs_torch),

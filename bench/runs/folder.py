@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from refbench.bench.dataset import Track
 from refbench.bench.errors import UserError, first_fault, one_line
-from refbench.bench.files import read_json, shortlist, write_json
+from refbench.bench.files import is_there, read_json, shortlist, write_json
 from refbench.bench.method import MethodCard
 from refbench.bench.provenance import digest_of
 from refbench.bench.runs.video_names import (
@@ -115,7 +115,7 @@ def begin_run(folder: Path, info: RunInfo, *, same_weights: bool = False) -> Non
     that names what differs.
     """
     path = folder / RUN_FILE
-    if not path.is_file():
+    if not is_there(path):
         write_run(path, info)
         return
     there = read_run(path)
@@ -164,7 +164,7 @@ def scan_videos(folder: Path, track: Track, pattern: str | None = None) -> Video
         raise UserError(f"the video folder {folder} does not exist")
     one_seed = SEED_FOLDER.fullmatch(folder.name)
     folders = (folder, folder.parent) if one_seed else (folder,)
-    run_file = next((one / RUN_FILE for one in folders if (one / RUN_FILE).is_file()), None)
+    run_file = next((one / RUN_FILE for one in folders if is_there(one / RUN_FILE)), None)
     info = read_run(run_file) if run_file else None
     if info is not None and info.track != track.name:
         raise UserError(

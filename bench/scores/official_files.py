@@ -18,7 +18,7 @@ from typing import Any
 from refbench.bench.console import count_text
 from refbench.bench.dataset import OFFICIAL_TRACKS, Track, domain_of
 from refbench.bench.errors import UserError, one_line
-from refbench.bench.files import read_json, shortlist, write_text
+from refbench.bench.files import is_there, read_json, shortlist, write_text
 from refbench.bench.runs.folder import variant_name
 from refbench.bench.sample import category_of
 from refbench.bench.scores.aggregate import group_records, natural_order, unofficial_reasons
@@ -109,7 +109,7 @@ def _read_files(folder: Path) -> tuple[dict[str, dict[str, Any]], dict[str, str]
     for name, component in COMPONENTS.items():
         # v1.0 kept MotionAmplitude's value in a file of another name; the newer file wins.
         by_version = [
-            [file for file in column.files if (folder / file).is_file()] for column in _columns(component)
+            [file for file in column.files if is_there(folder / file)] for column in _columns(component)
         ]
         found = next((files for files in by_version if files), [])
         for file in found:

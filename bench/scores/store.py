@@ -20,15 +20,15 @@ from typing import BinaryIO, Self
 from pydantic import ValidationError
 
 from refbench.bench.errors import UserError, first_fault, one_line
-from refbench.bench.files import read_bytes, regular_size
+from refbench.bench.files import is_there, read_bytes
 from refbench.bench.scores.record import Record, RecordKey, latest
 
 # A score store: its folder, a method's folder in it, or one of its files.
 Store = str | os.PathLike[str]
 
+# Room for millions of records, several thousand times what one method on an official track leaves.
+LARGEST_STORE_BYTES = 16 * 2**30
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
-# Half a million records; a larger file is no store and is not taken into memory.
-LARGEST_STORE_BYTES = 2**30
 
 
 def checked_name(name: str, what: str) -> str:
@@ -103,7 +103,7 @@ class StoreWriter:
         self._file.flush()
 
     def _cut_torn_line(self) -> None:
-        content = read_bytes(self.path, LARGEST_STORE_BYTES)
+        content = self.path.read_bytes()
         end = content.rfind(b"\n") + 1
         if end < len(content):
             os.truncate(self.path, end)
@@ -122,14 +122,16 @@ def _owner(lock_file: Path) -> str:
 def read_records(path: Path) -> list[Record]:
     """All records of one file, in order; a torn last line is left out.
 
-    Raises UserError with the line number for anything else that is no record, and for what is no regular file
-    or larger than any store.
+    Raises UserError with the line number for anything else that is no record, and for what is no regular
+    file or far too large.
     """
     content = read_bytes(path, LARGEST_STORE_BYTES)
     # An editor on another system may have put a byte order mark before the first line.
     lines = content.removeprefix(codecs.BOM_UTF8).split(b"\n")
-    # What follows the last newline is empty or torn.
-    del lines[-1]
+    # What follows the last newline is empty or torn: a record's beginning, or nothing where a disk lost it.
+    torn = lines.pop().strip(b"\0")
+    if torn and not torn.startswith(b"{"):
+        raise UserError(f"{path}, line {len(lines) + 1} is no score record, nor the beginning of one")
     records = []
     for number, line in enumerate(lines, start=1):
         try:
@@ -148,23 +150,21 @@ def store_paths(stores: Store | Iterable[Store]) -> list[Path]:
 def store_files(stores: Store | Iterable[Store]) -> list[Path]:
     """The files of the given stores, sorted; hidden ones (`._x.jsonl` of macOS) are nobody's.
 
-    Raises UserError when a store does not exist or is neither file nor folder, or when nothing is found.
+    Raises UserError when a store does not exist or when nothing is found.
     """
     files: set[Path] = set()
     paths = store_paths(stores)
     for path in paths:
-        if path.is_file():
-            files.add(path)
-        elif path.is_dir():
+        if path.is_dir():
+            # What is no regular file is refused by its name where it is read.
             files.update(
                 file
                 for file in path.rglob("*.jsonl")
                 if not file.is_dir()
                 and not any(part.startswith(".") for part in file.relative_to(path).parts)
             )
-        elif path.exists():
-            # Neither: this says what it is.
-            regular_size(path, LARGEST_STORE_BYTES)
+        elif is_there(path):
+            files.add(path)
         else:
             raise UserError(f"the score store {path} does not exist")
     if not files:

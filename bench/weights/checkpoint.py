@@ -13,12 +13,13 @@ import pickle
 import pickletools
 import re
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, TYPE_CHECKING, Any, Literal
 
+from refbench.bench.console import inform
 from refbench.bench.errors import UserError, one_line
 from refbench.bench.files import read_json, regular_size, shortlist, visible
 
@@ -105,32 +106,58 @@ def read_state_dict(path: Path, *, plain_names: bool = False) -> dict[str, torch
     """The tensors of a safetensors file, or of a PyTorch file read with `weights_only=True`, on the CPU.
 
     The format is found from the content. A wrapping `state_dict`, `model` or `module` entry is opened, or the
-    one entry that holds tensors. With `plain_names` the prefixes of wrappers are left out of the keys (see
-    `unwrapped_names`). Raises UserError as `read_header` does, and for quantised weights.
+    one entry that holds tensors, which is said. With `plain_names` the prefixes of wrappers are left out of
+    the keys (see `unwrapped_names`). Raises UserError as `read_header` does, and for quantised weights.
     """
-    form, size_bytes = _form_and_size(path)
-    if form == "safetensors":
-        from safetensors.torch import load_file
-
-        _refuse_quantised(_safetensors_header(path, size_bytes), path)
-        try:
-            tensors = dict(load_file(path))
-        except Exception as error:  # noqa: BLE001 - readers of damaged files raise many kinds
-            raise _damaged(path, one_line(error, 160)) from None
-    elif form == "archive":
-        _refuse_quantised(read_header(path), path)
-        tensors = _tensors_in(_load_pickled(path, "cpu"), path)
-    else:
-        # Its header cannot be read without its data.
-        _check_pickle(path, form, size_bytes)
-        tensors = _tensors_in(_load_pickled(path, "cpu"), path)
-        header = _headers_of(tensors)
-        _refuse_quantised(header, path)
-        _check_memory(header, path, size_bytes)
+    tensors = dict(read_tensors(path))
     if not plain_names:
         return tensors
     names = unwrapped_names(tensors, path)
     return {names[key]: value for key, value in tensors.items()}
+
+
+def read_tensors(path: Path) -> Iterator[tuple[str, torch.Tensor]]:
+    """As `read_state_dict`, one tensor at a time: of a safetensors file no more is in memory than the caller
+    keeps.
+    """
+    form, size_bytes = _form_and_size(path)
+    if form != "safetensors":
+        yield from _pickled_tensors(path, form, size_bytes).items()
+        return
+    from safetensors import safe_open
+
+    header = _safetensors_header(path, size_bytes)
+    _refuse_quantised(header, path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            for key in header:
+                yield key, file.get_tensor(key)
+    except Exception as error:  # noqa: BLE001 - readers of damaged files raise many kinds
+        raise _damaged(path, one_line(error, 160)) from None
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """The notes in a safetensors file's header; of other files none. Raises UserError as `read_header`."""
+    form, size_bytes = _form_and_size(path)
+    if form != "safetensors":
+        return {}
+    _safetensors_header(path, size_bytes)
+    with path.open("rb") as file:
+        notes = json.loads(file.read(int.from_bytes(file.read(8), "little"))).get("__metadata__")
+    return {str(name): str(value) for name, value in notes.items()} if isinstance(notes, dict) else {}
+
+
+def _pickled_tensors(path: Path, form: Form, size_bytes: int) -> dict[str, torch.Tensor]:
+    if form == "archive":
+        _refuse_quantised(read_header(path), path)
+        return _tensors_in(_load_pickled(path, "cpu"), path, say=inform)
+    # Its header cannot be read without its data.
+    _check_pickle(path, form, size_bytes)
+    tensors = _tensors_in(_load_pickled(path, "cpu"), path, say=inform)
+    header = _headers_of(tensors)
+    _refuse_quantised(header, path)
+    _check_memory(header, path, size_bytes)
+    return tensors
 
 
 def unwrapped_names(keys: Iterable[str], source: object) -> dict[str, str]:
@@ -153,18 +180,24 @@ def unwrapped_names(keys: Iterable[str], source: object) -> dict[str, str]:
     return names
 
 
-def files_of_one_network(folder: Path, *, anchor: str | None = None) -> list[Path]:
+def files_of_one_network(
+    folder: Path, *, anchor: str | None = None, among: Iterable[Path] | None = None
+) -> list[Path]:
     """The files of the one network that a folder holds, in name order.
 
-    What an index (`*.index.json`) names, else one file, or all shards `NAME-00001-of-00006.SUFFIX`. Hidden
-    files and those of optimisers and other training state are passed over. `anchor` is the end of a key that
-    only the wanted network has: of several candidates those without it are passed over. Raises UserError for
-    no file, for a shard that is not there, and with the list where several networks remain: which is meant
-    nobody can say.
+    What an index (`*.index.json`) names, else one file, or all shards: `NAME-00001-of-00006.SUFFIX`, or files
+    whose names differ in a number alone and that have no key in common. Hidden files and those of optimisers
+    and other training state are passed over. `anchor` is the end of a key that only the wanted network has:
+    of several candidates those without it are passed over. With `among` only these files of the folder count,
+    and an index that names some of them. Raises UserError for no file, for a shard that is not there, and
+    with the list where several networks remain: which is meant nobody can say.
     """
     if not folder.is_dir():
         raise UserError(f"the checkpoint folder {folder} does not exist")
     indexes = visible(folder, f"*{INDEX_SUFFIX}")
+    if among is not None:
+        among = set(among)
+        indexes = [index for index in indexes if not among.isdisjoint(indexed_files(index))]
     if len(indexes) > 1:
         raise _several(folder, [path.name for path in indexes])
     if indexes:
@@ -174,13 +207,15 @@ def files_of_one_network(folder: Path, *, anchor: str | None = None) -> list[Pat
             raise UserError(f"{folder} lacks {shortlist(absent, NAMED_KEYS)}, which {indexes[0].name} names")
         return files
     networks: dict[str, list[Path]] = {}
-    for path in visible(folder):
+    for path in visible(folder) if among is None else sorted(among):
         if path.suffix in WEIGHT_SUFFIXES and not path.name.startswith(TRAINER_FILES):
             shard = SHARD_NAME.fullmatch(path.name)
             name = f"{shard['stem']}-*-of-{shard['count']}{shard['suffix']}" if shard else path.name
             networks.setdefault(name, []).append(path)
     if not networks:
         raise UserError(f"{folder} holds no {', '.join(WEIGHT_SUFFIXES[:-1])} or {WEIGHT_SUFFIXES[-1]} file")
+    if len(networks) > 1:
+        networks = _numbered_parts_joined(networks)
     if len(networks) > 1 and anchor is not None:
         with_anchor = {
             name: files
@@ -195,6 +230,24 @@ def files_of_one_network(folder: Path, *, anchor: str | None = None) -> list[Pat
     if shard and len(files) != int(shard["count"]):
         raise UserError(f"{folder} holds {len(files)} of {int(shard['count'])} shards of {shard['stem']}")
     return files
+
+
+def _numbered_parts_joined(networks: Mapping[str, list[Path]]) -> dict[str, list[Path]]:
+    """The candidates, those joined that are parts of one: their names differ in a number alone, and no key is
+    in two of them.
+    """
+    groups: dict[str, list[str]] = {}
+    for name in networks:
+        groups.setdefault(re.sub(r"\d+", "*", name), []).append(name)
+    joined: dict[str, list[Path]] = {}
+    for pattern, names in groups.items():
+        files = [file for name in names for file in networks[name]]
+        keys = [key for file in files for key in read_header(file)] if len(names) > 1 else []
+        if keys and len(keys) == len(set(keys)):
+            joined[pattern] = files
+        else:
+            joined |= {name: networks[name] for name in names}
+    return joined
 
 
 def _several(folder: Path, names: Iterable[str]) -> UserError:
@@ -383,25 +436,44 @@ def _load_pickled(path: Path, device: str) -> Any:
         raise _damaged(path, one_line(error, 160)) from None
 
 
-def _tensors_in(content: Any, path: Path) -> dict[str, torch.Tensor]:
-    """The tensors of a PyTorch file's content, out of the mappings that trainers wrap around them."""
+def _tensors_in(
+    content: Any, path: Path, *, say: Callable[[str], object] | None = None
+) -> dict[str, torch.Tensor]:
+    """The tensors of a PyTorch file's content, out of the mappings that trainers wrap around them.
+
+    `say` is told which one was opened where its name is none of the usual ones. Raises UserError for several
+    networks.
+    """
     import torch
 
     for wrapper in WRAPPERS:
         if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
+            keys = content[wrapper].keys()
+            same = [
+                key for key, value in content.items() if isinstance(value, Mapping) and value.keys() == keys
+            ]
+            if len(same) > 1 and _holds_tensors(content[wrapper]):
+                raise _several_entries(path, same)
             content = content[wrapper]
     if not isinstance(content, Mapping):
         raise UserError(f"{path} holds a {type(content).__name__}, not a mapping of tensors")
     if not _holds_tensors(content) and content:
         networks = [key for key, value in content.items() if _holds_tensors(value)]
         if len(networks) != 1:
-            what = "several networks" if networks else "no network"
-            raise UserError(
-                f"{path} holds {what} under the keys {shortlist(map(_key_text, networks or content))}; "
-                "save the tensors of one network alone"
+            raise _several_entries(
+                path, networks or content, "several networks" if networks else "no network"
             )
         content = content[networks[0]]
+        if say is not None:
+            say(f"{path}: the network under the key {_key_text(networks[0])} is read, the only one in it")
     return {str(key): value for key, value in content.items() if isinstance(value, torch.Tensor)}
+
+
+def _several_entries(path: Path, keys: Iterable[object], what: str = "several networks") -> UserError:
+    return UserError(
+        f"{path} holds {what} under the keys {shortlist(map(_key_text, keys))}; "
+        "save the tensors of one network alone"
+    )
 
 
 def _holds_tensors(content: object) -> bool:
@@ -467,14 +539,19 @@ def _refuse_quantised(header: Mapping[str, TensorHeader], path: Path) -> None:
 def write_tensors(
     path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None
 ) -> None:
-    """Write a safetensors file, making its folder; a full disk is an OSError, as for every other file."""
+    """Write a safetensors file, making its folder; a full disk is an OSError, as for every other file, and so
+    are its permissions: those that the user's mask leaves (the library's are the owner's alone).
+    """
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     path.parent.mkdir(parents=True, exist_ok=True)
     contiguous = {name: value.contiguous() for name, value in tensors.items()}
+    path.touch()
+    mode = path.stat().st_mode & 0o777
     try:
         save_file(contiguous, path, metadata={"format": "pt", **(metadata or {})})
+        path.chmod(mode)
     except SafetensorError as error:
         raise OSError(one_line(error, 200)) from None
 

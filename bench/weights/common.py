@@ -21,7 +21,7 @@ DINOV2_BASE = WeightEntry(
 DINOV3_BASE = WeightEntry(
     name="dinov3-vitb16",
     repository="facebook/dinov3-vitb16-pretrain-lvd1689m",
-    holds="DINOv3 ViT-B/16 (by --set dino-i.model=…)",
+    holds="DINOv3 ViT-B/16 (by --set dino-i.backbone=…)",
     memory_gib=0.4,
     required=MODEL_FILES,
 )

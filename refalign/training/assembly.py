@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from refbench.baselines.wan.adapters import BASE_DIGEST, BASE_MODEL
 from refbench.baselines.wan.checkpoint import (
     WanCheckpoint,
     load_transformer,
@@ -200,9 +201,9 @@ def save_network(
     network = _below(state, "transformer.")
     projectors = projector_tensors(model, state)
     if config.lora.enabled:
-        below = {"base_model": str(config.model.transformer or config.model.base)}
+        below = {BASE_MODEL: str(config.model.transformer or config.model.base)}
         if base_digest is not None:
-            below["base_digest"] = base_digest
+            below[BASE_DIGEST] = base_digest
         save_adapter(folder / ADAPTER, model, network, below)
         if projectors:
             write_tensors(folder / PROJECTORS, projectors)

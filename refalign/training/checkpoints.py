@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -148,7 +148,6 @@ class CheckpointStore:
         partial.mkdir(parents=True)
         try:
             yield partial
-            give_mode_of(partial, (file for file in partial.rglob("*") if file.is_file()))
             final = self.folder_of(step)
             if final.exists():
                 shutil.rmtree(final)
@@ -165,15 +164,6 @@ class CheckpointStore:
             shutil.rmtree(doomed, ignore_errors=True)
         for leftover in self.folder.glob(".step-*"):
             shutil.rmtree(leftover, ignore_errors=True)
-
-
-def give_mode_of(folder: Path, files: Iterable[Path]) -> None:
-    """Let those read and write the files who may do so in the folder: safetensors makes files for the owner
-    alone, whatever the user's mask says.
-    """
-    mode = folder.stat().st_mode & 0o666
-    for file in files:
-        file.chmod(mode)
 
 
 def write_state(folder: Path, state: TrainingState) -> None:

@@ -10,11 +10,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from refbench.baselines.wan.checkpoint import checkpoint_files
+from refbench.baselines.wan.checkpoint import checkpoint_files, network_fingerprint
 from refbench.baselines.wan.loading import find_network
 from refbench.bench.errors import MissingWeights, UserError, one_line
 from refbench.bench.weights.catalogue import get_entry
-from refbench.bench.weights.store import weights_fingerprint
 from refbench.refalign.data.dataset import TrainingData
 from refbench.refalign.training.assembly import BASE_FILES
 from refbench.refalign.training.checkpoints import NETWORK, Checkpoint
@@ -66,7 +65,7 @@ def network_digest(config: TrainingConfig, weights: Path | None) -> str | None:
             files = checkpoint_files(config.model.transformer)
         else:
             files = find_network(get_entry(config.model.base), BASE_FILES, weights)
-        return weights_fingerprint(files[0].parent, [Path(file.name) for file in files])
+        return network_fingerprint(files)
     except (MissingWeights, UserError):
         # Whoever reads the network says what is missing; a resumed run may not need it any more.
         return None

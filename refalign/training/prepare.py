@@ -34,7 +34,6 @@ from refbench.refalign.data.draws import Draws
 from refbench.refalign.data.sample import EpochPosition, Skipped
 from refbench.refalign.teacher import get_teacher_spec
 from refbench.refalign.training.batch import Example, Features
-from refbench.refalign.training.checkpoints import give_mode_of
 from refbench.refalign.training.encoder import FeatureEncoder
 from refbench.refalign.training.examples import ExampleSource, guarded_items
 from refbench.refalign.training.recipes import (
@@ -218,7 +217,6 @@ def _write_shard(
         described[str(position)] = {"key": sample.clip.key, "skipped": skipped}
     with replacing(shard_file(folder, number)) as partial:
         write_tensors(partial, tensors, {"samples": json.dumps(described)})
-        give_mode_of(folder, [partial])
 
 
 def _is_whole(folder: Path, index: FeatureIndex, number: int) -> bool:

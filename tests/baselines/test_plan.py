@@ -15,12 +15,14 @@ from typing import Any
 
 import pytest
 
-from kit.cli import invoke
+from kit.cli import invoke, printed
+from refbench.baselines import gpus
 from refbench.baselines.planning import OFFICIAL_REFERENCES
 from refbench.baselines.vace import Vace13B, Vace14B
 from refbench.baselines.wan import cost
 from refbench.baselines.wan.method import WanMethod
 from refbench.baselines.wan.spec import WAN_1_3B, WAN_14B, WanNetwork, WanOptions, resolved_settings
+from refbench.bench import console
 from refbench.bench.dataset import OFFICIAL_TRACKS
 from refbench.bench.errors import UserError
 from refbench.bench.registry import methods
@@ -370,6 +372,79 @@ def test_command_says_what_does_not_fit() -> None:
     assert "in all: 360 videos" in done.output
 
 
+def test_hours_and_memory_follow_the_card() -> None:
+    default, small = planned("vace-14b"), planned("vace-14b", "--gpu", "RTX 4090")
+    assert (default["gpu"]["name"], default["gpu_named"]) == ("h100", False)
+    assert (small["gpu"]["name"], small["gpu_named"]) == ("4090", True)
+    (one,), (other,) = default["methods"], small["methods"]
+    assert one["pflop"] == other["pflop"]
+    assert other["hours"] / one["hours"] == pytest.approx(989 / 165.2)
+    assert (one["fits_with"], other["fits_with"]) == ("none", "group")
+    assert small["gpu_memory_gib"] == pytest.approx(24e9 / 2**30)
+    given = planned("vace-14b", "--gpu", "4090", "--gpu-memory", 48, "--tflops", 100)
+    assert (given["gpu_memory_gib"], given["tflops"]) == (48, 100)
+    assert given["methods"][0]["fits_with"] == "model"
+
+
+def test_float32_is_counted_with_the_plain_cores() -> None:
+    words = ("vace-1.3b", "--set", "vace-1.3b.dtype=float32")
+    (own,), (given,) = planned(*words)["methods"], planned(*words, "--tflops", 450)["methods"]
+    assert own["tflops"] == pytest.approx(0.455 * 67)
+    assert given["tflops"] == 67
+    assert "vace-1.3b: float32: 67 TFLOP/s of a peak of 67" in printed("plan", *words, "--tflops", 450)
+
+
+def test_the_plan_says_which_card_it_assumed() -> None:
+    assert "GPU: H100 SXM (assumed; --gpu names another), 74.5 GiB (80 GB), 450 TFLOP/s" in printed(
+        "plan", "vace-1.3b"
+    )
+    text = printed("plan", "vace-1.3b", "--gpu", "l40s", "--gpu-memory", 40)
+    assert "GPU: L40S, 40 GiB (--gpu-memory), 164.7 TFLOP/s sustained (45.5 %) of a peak of 362" in text
+    assert "NVIDIA L40S data sheet, https://" in text
+
+
+@pytest.mark.parametrize("gpu", gpus.GPUS.values(), ids=lambda gpu: gpu.name)
+def test_no_card_sustains_its_peak_and_each_has_its_source(gpu: gpus.Gpu) -> None:
+    for parameter_bytes in (2, 4):
+        assert 0 < gpu.sustained_tflops(parameter_bytes) < gpu.peak_tflops(parameter_bytes)
+    assert gpu.float32_tflops < gpu.bfloat16_tflops
+    assert "https://www.nvidia.com/" in gpu.source or "https://images.nvidia.com/" in gpu.source
+    assert gpus.get_gpu(gpu.title.removesuffix(" 80GB").upper()) is gpu
+    assert (gpu.memory_gib * 2**30, gpus.gpu_of_device(f"NVIDIA {gpu.title}")) == (gpu.memory_gb * 1e9, gpu)
+
+
+@pytest.mark.parametrize(
+    ("device", "name"),
+    [
+        ("NVIDIA H100 80GB HBM3", "h100"),
+        ("NVIDIA H100 PCIe", "h100-pcie"),
+        ("NVIDIA A100-SXM4-40GB", "a100-40gb"),
+        ("NVIDIA L40S", "l40s"),
+        ("NVIDIA GeForce RTX 4090", "4090"),
+        ("NVIDIA GeForce RTX 4090 D", None),
+        ("NVIDIA GeForce RTX 4090 Laptop GPU", None),
+        ("AMD Instinct MI300X", None),
+    ],
+)
+def test_a_driver_s_name_is_the_card_s(device: str, name: str | None) -> None:
+    found = gpus.gpu_of_device(device)
+    assert (found.name if found else None) == name
+
+
+@pytest.mark.parametrize("width", [80, 100])
+def test_no_cell_of_a_narrow_plan_is_broken(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ("plan", "phantom-14b", "vace-14b", "skyreels-a2-p14b", "consisid", "noise")
+    whole = printed(*words)
+    monkeypatch.setattr(console, "screen_width", lambda: width)
+    text = printed(*words)
+    assert max(map(len, text.splitlines())) <= width
+    assert "not shown in" in text and "weights GiB" in text.partition("not shown in")[2]
+    lines = text.partition("not shown in")[0].split("─\n")[1].splitlines()
+    cells = {cell for line in whole.split("─\n")[1].splitlines() for cell in line.split()}
+    assert lines and all(cell in cells for line in lines for cell in line.split())
+    assert "97,324" in text and "skyreels-a2-p14b " in text
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -380,6 +455,12 @@ def test_command_says_what_does_not_fit() -> None:
         (["vace-1.3b", "--settings", "fast"], "settings"),
         (["noise", "--set", "noise.loudness=9"], "has no option 'loudness'"),
         (["vace-1.3b", "--track", "closed-domain"], "unknown track"),
+        (["vace-1.3b", "--gpu", "h10"], "unknown GPU 'h10'; did you mean h100"),
+        (
+            ["vace-1.3b", "--gpu", "4090", "--tflops", "300"],
+            "is above the peak of the GeForce RTX 4090, 165.2",
+        ),
+        (["vace-1.3b", "--tflops", "1979"], "is above the peak of the H100 SXM, 989"),
     ],
 )
 def test_command_s_user_errors_are_one_line(arguments: list[str], words: str) -> None:
@@ -391,9 +472,11 @@ def test_planning_loads_no_network_library(tmp_path: Path) -> None:
         "import sys, typer; from typer.testing import CliRunner; import refbench.baselines.vace\n"
         "import refbench.baselines.planning\n"
         "from refbench.baselines.wan.cost import check_memory\n"
-        "from refbench.baselines.planning import plan_method, planned_samples\n"
+        "from refbench.baselines.gpus import get_gpu\n"
+        "from refbench.baselines.planning import AssumedGpu, plan_method, planned_samples\n"
         "samples, _ = planned_samples(None, None, None)\n"
-        "plan_method('vace-1.3b', {}, samples, settings='native', seeds=1, memory=24.0, tflops=450.0)\n"
+        "assumed = AssumedGpu(gpu=get_gpu('4090'))\n"
+        "plan_method('vace-1.3b', {}, samples, settings='native', seeds=1, assumed=assumed)\n"
         "print([name for name in ('torch', 'diffusers', 'transformers') if name in sys.modules])"
     )
     done = subprocess.run(

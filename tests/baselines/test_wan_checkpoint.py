@@ -26,6 +26,7 @@ from refbench.baselines.wan.checkpoint import (  # noqa: E402
     read_checkpoint,
     save_checkpoint,
 )
+from refbench.baselines.wan.loading import network_files  # noqa: E402
 from refbench.bench.errors import UserError  # noqa: E402
 from refbench.refalign.transformer import RefAlignTransformer3DModel  # noqa: E402
 
@@ -77,7 +78,23 @@ def test_the_key_map_is_the_library_s_and_has_an_inverse() -> None:
 
 
 @pytest.mark.parametrize(
-    "prefix", ["", "module.", "dit.", "model.", "model.pipe.", "pipe.dit.", "model.diffusion_model."]
+    "prefix",
+    [
+        "",
+        "module.",
+        "dit.",
+        "model.",
+        "model.pipe.",
+        "pipe.dit.",
+        "model.diffusion_model.",
+        "_orig_mod.",
+        "_fsdp_wrapped_module.",
+        "ema.",
+        "module.ema.",
+        "model._fsdp_wrapped_module._orig_mod.",
+        "ema.module._orig_mod.",
+        "module._orig_mod.dit.",
+    ],
 )
 def test_known_prefixes(tmp_path: Path, state: dict[str, torch.Tensor], prefix: str) -> None:
     (tmp_path / "config.json").write_text(json.dumps(HEADS))
@@ -203,3 +220,125 @@ def test_pickled_code_is_not_run(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds more than tensors"):
         read_checkpoint(tmp_path / "evil.pth")
     assert not (tmp_path / "owned").exists()
+
+
+def test_prefixes_inside_of_names_and_half_precision(tmp_path: Path, state: dict[str, torch.Tensor]) -> None:
+    """FSDP and activation checkpointing wrap single blocks; what stays in float32 is known by its plain
+    name.
+    """
+    (tmp_path / "config.json").write_text(json.dumps(HEADS))
+    wrapped = {
+        key.replace("blocks.1.", "blocks.1._fsdp_wrapped_module._checkpoint_wrapped_module."): value
+        for key, value in state.items()
+    }
+    save_file({f"_orig_mod.{key}": value for key, value in wrapped.items()}, tmp_path / "model.safetensors")
+    found = read_checkpoint(tmp_path, dtype=torch.bfloat16)
+    model = load_transformer(RefAlignTransformer3DModel, found)
+    assert model.blocks[1].attn1.to_q.weight.dtype == torch.bfloat16
+    assert model.blocks[1].scale_shift_table.dtype == torch.float32
+    assert torch.equal(model.blocks[1].scale_shift_table, state["blocks.1.modulation"])
+
+
+def test_two_networks_in_one_file_are_named(tmp_path: Path, state: dict[str, torch.Tensor]) -> None:
+    both = {f"{prefix}{key}": value for prefix in ("ema.", "model.") for key, value in state.items()}
+    save_file({key: value.clone() for key, value in both.items()}, tmp_path / "model.safetensors")
+    with pytest.raises(UserError, match=r"holds 2 networks, under the prefixes 'ema\.', 'model\.'"):
+        read_checkpoint(tmp_path / "model.safetensors")
+    torch.save({"model": state, "ema": state, "step": 3}, tmp_path / "run.pth")
+    with pytest.raises(UserError, match="several networks under the keys model, ema"):
+        read_checkpoint(tmp_path / "run.pth")
+
+
+def test_the_one_network_under_a_key_is_read_and_said(
+    tmp_path: Path, state: dict[str, torch.Tensor], capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(HEADS))
+    torch.save({"generator_ema": state, "step": 3}, tmp_path / "model.pt")
+    load_transformer(RefAlignTransformer3DModel, read_checkpoint(tmp_path / "model.pt"))
+    assert "model.pt: the network under the key generator_ema is read" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("step-10000.safetensors", "step-9000.safetensors"),
+        ("ema.safetensors", "model.safetensors"),
+        ("model.fp16.safetensors", "model.safetensors"),
+        ("model.pth", "model.safetensors"),
+    ],
+)
+def test_several_networks_in_a_folder_are_refused(
+    tmp_path: Path, state: dict[str, torch.Tensor], names: tuple[str, ...]
+) -> None:
+    for name in names:
+        (torch.save if name.endswith(".pth") else save_file)(state, tmp_path / name)
+    with pytest.raises(UserError) as caught:
+        read_checkpoint(tmp_path)
+    assert str(caught.value) == (
+        f"{tmp_path} holds several networks: {', '.join(names)}; name the file itself, or leave one there"
+    )
+    with pytest.raises(UserError, match="several networks"):
+        network_files(tmp_path, ("*.[ps]*",))
+    # By its own name each of them is read.
+    (tmp_path / "config.json").write_text(json.dumps(HEADS))
+    assert read_checkpoint(tmp_path / names[0]).tensors
+
+
+def test_one_network_beside_training_state_and_an_index(
+    tmp_path: Path, state: dict[str, torch.Tensor]
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(HEADS))
+    save_file(state, tmp_path / "b.safetensors")
+    save_file({"exp_avg": torch.ones(2)}, tmp_path / "optimizer.safetensors")
+    (tmp_path / "._b.safetensors").write_bytes(b"\0")
+    assert checkpoint_files(tmp_path) == [tmp_path / "b.safetensors"]
+    save_file({key: value + 1 for key, value in state.items()}, tmp_path / "a.safetensors")
+    (tmp_path / "model.safetensors.index.json").write_text(
+        json.dumps({"weight_map": dict.fromkeys(state, "b.safetensors")})
+    )
+    assert network_files(tmp_path, ("*.safetensors",)) == [tmp_path / "b.safetensors"]
+    key = "patch_embedding.weight"
+    assert torch.equal(read_checkpoint(tmp_path).tensors[key], state[key])
+
+
+@pytest.mark.parametrize("pattern", ["part{}.safetensors", "model-{:05d}-of-00002.safetensors"])
+def test_parts_without_an_index_are_one_network(
+    tmp_path: Path, state: dict[str, torch.Tensor], pattern: str
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(HEADS))
+    keys = sorted(state)
+    files = [tmp_path / pattern.format(number) for number in (1, 2)]
+    for file, part in zip(files, (keys[:30], keys[30:]), strict=True):
+        save_file({key: state[key] for key in part}, file)
+    assert checkpoint_files(tmp_path) == network_files(tmp_path, ("*.safetensors",)) == files
+    load_transformer(RefAlignTransformer3DModel, read_checkpoint(tmp_path))
+    save_file({key: state[key] for key in keys[29:]}, files[1])
+    with pytest.raises(UserError, match=r"holds two networks|is no whole Wan transformer"):
+        read_checkpoint(tmp_path)
+
+
+def test_the_true_cause_is_named(tmp_path: Path, state: dict[str, torch.Tensor]) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(HEADS))
+    file = tmp_path / "model.safetensors"
+
+    def complaint() -> str:
+        with pytest.raises(UserError) as caught:
+            read_checkpoint(tmp_path)
+        return str(caught.value)
+
+    file.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 3\n")
+    assert "it is a Git LFS pointer" in complaint()
+    file.write_bytes(b"GGUF\3\0\0\0" + bytes(40))
+    assert "it is a GGUF file" in complaint()
+    key = "blocks.0.ffn.0.weight"
+    save_file(state | {key: state[key].to(torch.int8)}, file)
+    assert f"quantised weights (integers: {key})" in complaint()
+    scaled = {key: state[key].to(torch.float8_e4m3fn), "blocks.0.ffn.0.scale_weight": torch.ones(1)}
+    save_file(state | scaled, file)
+    assert "quantised weights (scaled fp8: blocks.0.ffn.0.scale_weight)" in complaint()
+    file.unlink()
+    # Another name for safetensors, and safetensors under PyTorch's name.
+    for name in ("model.sft", "model.pth"):
+        save_file(state, tmp_path / name)
+        assert read_checkpoint(tmp_path).tensors
+        (tmp_path / name).unlink()

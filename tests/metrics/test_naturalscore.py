@@ -22,6 +22,7 @@ from refbench.bench.environment import Environment
 from refbench.bench.errors import MissingWeights, SampleError, UserError
 from refbench.bench.options import build_options
 from refbench.bench.runner.evaluate import Evaluated, evaluate
+from refbench.bench.runner.scoring import scoring_environment
 from refbench.bench.sample import Sample
 from refbench.bench.scores.record import Record
 from refbench.bench.video import ALL_FRAMES, Video, stride_frames, write_video
@@ -626,6 +627,15 @@ def test_local_judge_is_read_loosely_and_marked(judge_folder: Path) -> None:
     judge = Shouter.load(judge_folder, "cpu", "small")
     (answer,) = judge.judge(Question(jpegs=(), instruction="Judge."), [1])
     assert (answer.verdict, answer.reading, answer.failure) == ("4", "read without its emphasis", None)
+
+
+def test_a_local_judge_is_a_metric_of_torch(judge_folder: Path) -> None:
+    local = NaturalScore(NaturalScoreOptions(backend="local", model=str(judge_folder)))
+    assert local.packages() == ("opencv-python", "numpy", "torch", "transformers")
+    assert NaturalScore().packages() == ("opencv-python", "numpy", "openai")
+    assert scoring_environment([local], "cpu:0", None).device == "cpu:0"
+    with pytest.raises(UserError, match="needs torch and a metric that uses it"):
+        scoring_environment([NaturalScore()], "cpu:0", None)
 
 
 def test_local_model_may_be_a_path_and_a_missing_one_is_named(judge_folder: Path, tmp_path: Path) -> None:

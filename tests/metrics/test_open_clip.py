@@ -17,6 +17,7 @@ from PIL import Image
 from refbench.bench.environment import Environment
 from refbench.bench.errors import MissingWeights, UserError
 from refbench.bench.options import build_options
+from refbench.bench.provenance import package_versions
 from refbench.bench.sample import Reference, Sample
 from refbench.bench.video import Video, uniform_frames, write_video
 from refbench.bench.weights.common import CLIP_VIT_L14
@@ -179,6 +180,12 @@ def test_a_pickled_checkpoint_loads_too(weights: Path, tmp_path: Path, sample: S
     assert scorer.score(sample, video) == made(ClipImage).load(Environment(weights=weights)).score(
         sample, video
     )
+
+
+def test_records_state_open_clip_where_it_computed_the_score() -> None:
+    for metric in (ClipText, ClipImage):
+        assert metric(metric.Options()).packages() == metric.declaration.packages
+        assert "open_clip_torch" in package_versions(made(metric).packages())
 
 
 @pytest.mark.usefixtures("no_hub")

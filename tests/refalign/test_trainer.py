@@ -216,7 +216,7 @@ def test_a_run_is_not_overwritten_nor_resumed_as_another(straight: Path) -> None
 
 
 def test_lora_trains_adapters_and_projectors_alone(tmp_path: Path) -> None:
-    from refbench.baselines.wan.loading import add_adapter
+    from refbench.baselines.wan.adapters import add_adapter, read_adapter
 
     lora = ("lora.enabled=true", "lora.rank=4", "lora.alpha=8")
     trainer, _ = run(small(*lora), tmp_path / "straight")
@@ -241,7 +241,9 @@ def test_lora_trains_adapters_and_projectors_alone(tmp_path: Path) -> None:
     )
     with torch.no_grad():
         before = base(*inputs).sample
-        add_adapter(base, place / "adapter")
+        adapter = read_adapter(place / "adapter")
+        assert adapter.summary().endswith("rank 4, alpha 8, scale 2")
+        add_adapter(base, adapter)
         after = base(*inputs).sample
         expected = trainer.model.transformer(*inputs).sample
     torch.testing.assert_close(after, expected, rtol=1e-5, atol=1e-6)

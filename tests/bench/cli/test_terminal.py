@@ -16,7 +16,7 @@ from kit.cli import Run
 from kit.clips import SMALL_IDS
 from refbench.bench.cli import main as cli
 from refbench.bench.cli import start
-from refbench.bench.console import print_json, print_text, table
+from refbench.bench.console import print_json, print_table, print_text
 from refbench.bench.errors import visible
 
 # An escape sequence that clears the screen, a C1 control, and a mark that turns the direction of writing.
@@ -56,14 +56,14 @@ def test_a_terminal_without_unicode_gets_plain_characters(
 
 
 def test_what_a_terminal_would_obey_is_written_out(capsys: pytest.CaptureFixture[str]) -> None:
-    from refbench.bench.console import console, note
+    from refbench.bench.console import note
 
     assert visible(HOSTILE) == HARMLESS
     assert visible("naïve 中文 مرحبا می\u200cخواهم\tx\n") == "naïve 中文 مرحبا می\u200cخواهم\tx\n"
     assert visible(os.fsdecode(b"caf\xe9")) == r"caf\udce9"
     print_text(HOSTILE)
     note(HOSTILE)
-    console().print(table(f"[red]{HOSTILE}", ["m", f"[b]{HOSTILE}"], [[HOSTILE, "1"]]))
+    print_table(f"[red]{HOSTILE}", ["m", f"[b]{HOSTILE}"], [[HOSTILE, "1"]])
     said = "".join(capsys.readouterr())
     assert said.count(HARMLESS) == 5
     assert "[red]" in said and "[b]" in said

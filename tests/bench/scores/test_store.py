@@ -173,7 +173,7 @@ def unreadable(tmp_path: Path, kind: str) -> Path:
     [
         ("pipe", "is a named pipe, not a file"),
         ("device", "is a device, not a file"),
-        ("sparse", "is larger than 1 GiB: not a file of this kind"),
+        ("sparse", "is larger than 16 GiB: not a file of this kind"),
     ],
 )
 def test_a_store_is_a_regular_file_of_bounded_size(tmp_path: Path, kind: str, why: str) -> None:

@@ -24,6 +24,7 @@ from refbench.bench.weights.checkpoint import (  # noqa: E402
     check_module_memory,
     files_of_one_network,
     read_header,
+    read_metadata,
     read_state_dict,
     unwrapped_names,
     write_tensors,
@@ -413,3 +414,27 @@ def test_a_module_that_its_weights_do_not_bear_out_is_refused(tmp_path: Path) ->
         swollen.register_buffer("position_ids", torch.zeros(10**9, dtype=torch.int64), persistent=False)
         with pytest.raises(UserError, match=r"\(8\.0 GB of buffers\)"):
             check_module_memory(swollen, headers, "a folder")
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o027, 0o077])
+def test_files_have_the_permissions_of_the_mask(tmp_path: Path, mask: int) -> None:
+    before = os.umask(mask)
+    try:
+        write_tensors(tmp_path / "model.safetensors", TENSORS)
+        (tmp_path / "text").write_text("")
+    finally:
+        os.umask(before)
+    modes = {(tmp_path / name).stat().st_mode & 0o777 for name in ("model.safetensors", "text")}
+    assert modes == {0o666 & ~mask}
+
+
+def test_notes_of_a_header(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    write_tensors(path, TENSORS, {"base_model": "x"})
+    assert read_metadata(path) == {"format": "pt", "base_model": "x"}
+    path.write_bytes((2).to_bytes(8, "little") + b"{}")
+    assert read_metadata(path) == {}
+    torch.save(TENSORS, tmp_path / "model.pth")
+    assert read_metadata(tmp_path / "model.pth") == {}
+    with pytest.raises(UserError, match="does not exist"):
+        read_metadata(tmp_path / "nowhere")
