@@ -99,17 +99,19 @@ def inform(text: str) -> None:
         note(text)
 
 
-def print_lines(texts: Iterable[str]) -> None:
-    """Sentences on standard output, broken between words where the screen ends; no word is cut."""
+def print_lines(texts: Iterable[str], indent: int = 0) -> None:
+    """Sentences on standard output, broken between words where the screen ends; no word is cut.
+
+    Further lines of a text begin with `indent` spaces.
+    """
     width = screen_width()
     for text in texts:
-        print_text(
-            "\n".join(
-                textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False)
-                if width
-                else [text]
+        lines = [text]
+        if width:
+            lines = textwrap.wrap(
+                text, width, subsequent_indent=" " * indent, break_long_words=False, break_on_hyphens=False
             )
-        )
+        print_text("\n".join(lines))
 
 
 def shortened(names: Iterable[str]) -> str:

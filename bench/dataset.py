@@ -270,7 +270,7 @@ def load_suite(path: Path) -> Track:
     by_label = {label: None for row in rows for entry in row.entries() if (label := _person_label(entry))}
     categories = _suite_categories(rows)
     # The name follows what the file says: how a missing kind is read must not make another track of it.
-    as_said = [_suite_sample(row, path.parent, row.id, from_labels=False) for row in rows]
+    as_said = [_suite_sample(row, path.parent, row.id, as_said=True) for row in rows]
     content = "\n".join(sample.digest(("prompt", "references")) for sample in as_said)
     digest = hashlib.sha256(content.encode()).hexdigest()[:8]
     stem = re.sub(r"[^A-Za-z0-9]+", "-", path.stem).strip("-").lower() or "unnamed"
@@ -282,19 +282,24 @@ def load_suite(path: Path) -> Track:
     )
 
 
-def _suite_sample(row: _SuiteRow, root: Path, category: str, *, from_labels: bool = True) -> Sample:
+def _suite_sample(row: _SuiteRow, root: Path, category: str, *, as_said: bool = False) -> Sample:
     references = []
     for entry in row.entries():
-        kind = entry.kind or kind_of(entry.path)
-        if from_labels and _person_label(entry):
-            kind = "person"
+        kind = (entry.kind or kind_of(entry.path)) if as_said else _suite_kind(entry)
         references.append(Reference(path=entry.path, root=root, label=entry.label, kind=kind))
     return Sample(id=row.id, category=category, prompt=row.prompt, references=tuple(references))
 
 
+def _suite_kind(reference: _SuiteReference) -> Kind:
+    """What is said, else what the folder says (`man/1.png` too), else what the label says."""
+    if reference.kind is not None:
+        return reference.kind
+    return "person" if _person_label(reference) else kind_of(f"/{reference.path}")
+
+
 def _person_label(reference: _SuiteReference) -> str:
     """The label of a reference of which it alone says that a person is shown; else an empty text."""
-    if reference.kind is not None or kind_of(reference.path) != "object":
+    if reference.kind is not None or kind_of(f"/{reference.path}") != "object":
         return ""
     return reference.label if kind_of_label(reference.label) == "person" else ""
 

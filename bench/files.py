@@ -147,8 +147,10 @@ def is_there(path: Path) -> bool:
 
 
 def _size_text(size_bytes: int) -> str:
-    gib = size_bytes / 2**30
-    return f"{gib:g} GiB" if gib >= 1 else f"{size_bytes / 2**20:g} MiB"
+    for unit, unit_bytes in (("GiB", 2**30), ("MiB", 2**20)):
+        if size_bytes >= unit_bytes:
+            return f"{size_bytes / unit_bytes:g} {unit}"
+    return f"{size_bytes / 2**10:g} KiB"
 
 
 def read_bytes(path: Path, most_bytes: int = LARGEST_TEXT_BYTES) -> bytes:

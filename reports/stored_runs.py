@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -9,7 +10,7 @@ from refbench.bench.errors import UserError
 from refbench.bench.runs.folder import RunInfo, read_run, stored_run_file
 from refbench.bench.scores.aggregate import group_records
 from refbench.bench.scores.record import Record, RunKey, latest
-from refbench.bench.scores.store import Store, read_records, store_files, store_paths
+from refbench.bench.scores.store import Store, StorePart, read_records, store_files, store_paths
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,16 +33,20 @@ def read_stored_runs(stores: Store | Iterable[Store]) -> StoredRuns:
     """Read store files, or folders of them; of several records (or run descriptions) the last read counts.
 
     A file that holds something else than records (a stray one, or lines of a newer version) is left out whole
-    and named, where other files remain. Raises UserError when a store does not exist, holds no record, or no
-    file of it can be read.
+    and named, where other files remain. Of a `StorePart` its records alone are read. Raises UserError when a
+    store does not exist, holds no record, or no file of it can be read.
     """
-    paths = store_paths(stores)
+    given: list[Store] = [stores] if isinstance(stores, str | os.PathLike) else list(stores)
+    parts = {store.file: store.keys for store in given if isinstance(store, StorePart)}
+    paths = store_paths(given)
     records: list[Record] = []
     run_infos: dict[RunKey, RunInfo] = {}
     left_out: list[str] = []
     for file in store_files(paths):
         try:
             in_file = read_records(file)
+            if file in parts:
+                in_file = [record for record in in_file if record.key in parts[file]]
             infos = {
                 key: read_run(run_file)
                 for key in group_records(in_file)

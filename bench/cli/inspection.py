@@ -335,11 +335,10 @@ def _weights_state(weights: Path | None) -> dict[str, str]:
 
 
 def _print_list(listed: dict[str, str]) -> None:
-    from refbench.bench.console import print_text
+    from refbench.bench.console import print_lines
 
     width = max(map(len, listed), default=0)
-    for name, text in listed.items():
-        print_text(f"{name:<{width}}  {text}")
+    print_lines((f"{name:<{width}}  {text}" for name, text in listed.items()), indent=width + 2)
 
 
 def _report_problems(problems: list[str]) -> None:

@@ -7,13 +7,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from refbench.bench import DEFAULT_TRACK
 from refbench.bench.dataset import Track, as_track
 from refbench.bench.environment import available_gib
 from refbench.bench.errors import SampleError, UserError
+from refbench.bench.files import scratch_folder
 from refbench.bench.registry import load_plugins
 from refbench.bench.runner.executors import WorkerDied, make_executor
 from refbench.bench.runner.plan import Plan, make_plan, require_named, selected_metrics
@@ -197,7 +197,7 @@ class PreparedEvaluation:
         """
         executor = make_executor(self.evaluation.workers)
         several = self.evaluation.workers > 1
-        run_folder = TemporaryDirectory(prefix="refbench-run-") if several else nullcontext()
+        run_folder = scratch_folder("run") if several else nullcontext()
         with run_folder as shared, StoreWriter(self.store) as writer:
             factory = ScoringWorkerFactory(
                 options=self.evaluation.options,

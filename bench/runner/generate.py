@@ -52,7 +52,7 @@ from refbench.bench.runs.folder import (
 from refbench.bench.sample import Sample
 from refbench.bench.scores.record import PLAIN, TINY_PREFIX, TINY_VARIANT, joined_variant
 from refbench.bench.scores.store import checked_name
-from refbench.bench.video import LARGEST_VIDEO_BYTES, Video, write_video
+from refbench.bench.video import LARGEST_VIDEO_BYTES, Video, VideoError, write_video
 
 SHUFFLED_GENERATION = "generated-shuffled"
 SETTINGS = ("native", "matched")
@@ -174,7 +174,7 @@ def run_generation(generation: Generation) -> Generated:
     folder = run_folder(generation.out, name, generation.track.name, variant)
     refused = _refused(method, samples)
     todo = [(sample, seed) for seed in generation.seeds for sample in samples]
-    missing = [(sample, seed) for sample, seed in todo if not _video_path(folder, sample, seed).is_file()]
+    missing = [(sample, seed) for sample, seed in todo if not _is_made(_video_path(folder, sample, seed))]
     wanted = [(sample, seed) for sample, seed in missing if sample.id not in refused]
     if wanted and problem is not None:
         raise UserError(problem)
@@ -303,6 +303,18 @@ def _make(
                 progress.say(f"{sample.id}, seed {seed}: {reason}")
             progress.step()
     return failures
+
+
+def _is_made(path: Path) -> bool:
+    """Whether a finished video is there: not merely a file of its name."""
+    if not path.is_file():
+        return False
+    try:
+        Video(path).glance  # noqa: B018 - reads the header and the first frame
+    except VideoError as error:
+        note(f"{path} is no finished video and is made again: {one_line(error)}")
+        return False
+    return True
 
 
 def _video_path(folder: Path, sample: Sample, seed: int) -> Path:

@@ -15,7 +15,7 @@ from refbench.bench.registry import methods as method_registry
 from refbench.bench.runner.evaluate import Evaluated, Evaluation, PreparedEvaluation
 from refbench.bench.runner.generate import Generated, Generation, check_seeds, make_method, run_generation
 from refbench.bench.runner.plan import require_named, selected_metrics
-from refbench.bench.scores.store import store_path
+from refbench.bench.scores.store import StorePart, store_path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,9 +46,12 @@ class MethodsDone:
     generation_failed: bool
 
     @property
-    def stores(self) -> list[Path]:
-        """The score stores that were written."""
-        return [one.store for one in self.evaluated]
+    def stores(self) -> list[StorePart]:
+        """Of the score stores that were written the records of what the runs' folders hold."""
+        return [
+            StorePart(file=one.store, keys=frozenset(record.key for record in one.records))
+            for one in self.evaluated
+        ]
 
 
 def run_methods(run: MethodsRun) -> MethodsDone:

@@ -260,6 +260,7 @@ class _Scan:
             (form,) = forms
             pattern = NamePattern.of(str(form), self.ids)
             self._read(files, pattern)
+            self._unreadable(self.folder)
             found = ", ".join(map(str, sorted(self.seeds)))
             self.remarks.append(f"file names read as {form}.mp4: seed {found}")
         self._below(())
@@ -301,13 +302,19 @@ class _Scan:
                     reason = one_line(file.read(LONGEST_REASON))
                 self.errors[entry.name.removesuffix(ERROR_SUFFIX), seed] = reason
             elif not is_video(entry):
-                why = why_unusable(entry, self.ids)
-                if why is not None:
-                    self._unused(entry, why)
+                continue
             elif video_id(entry) in self.ids:
                 self._take(entry, video_id(entry), seed)
             else:
                 self._unused(entry)
+        self._unreadable(folder)
+
+    def _unreadable(self, folder: Path) -> None:
+        """Name what is named as a sample's video and cannot be read as one."""
+        for entry in sorted(folder.iterdir()):
+            why = None if is_video(entry) else why_unusable(entry, self.ids)
+            if why is not None:
+                self._unused(entry, why)
 
     def _take(self, file: Path, sample_id: str, seed: int) -> None:
         other = self.videos.setdefault((sample_id, seed), file)

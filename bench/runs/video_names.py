@@ -16,6 +16,8 @@ from pathlib import Path
 from refbench.bench.errors import UserError, one_line
 
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi")
+# Containers of videos that are not read, or that only sometimes hold what their name says.
+UNREAD_SUFFIXES = (".ts", ".mts", ".m2ts", ".flv", ".wmv", ".mpg", ".mpeg", ".ogv", ".3gp", ".webp", ".apng")
 # What people write between an id and its seed. A folder whose names are all of one form is read by it.
 SEEDED_FORMS = (
     "{id}_seed{seed}",
@@ -107,11 +109,18 @@ def video_id(path: Path) -> str:
 
 
 def why_unusable(path: Path, ids: Collection[str]) -> str | None:
-    """Why something that is named as a sample's video is none; None for what has nothing to do with one."""
-    if is_hidden(path) or path.is_file():
-        if path.suffix.lower() == ".gif" and path.stem in ids:
-            return "GIF is not read"
+    """Why something that is named as a sample's video is not read; None for what has no such name."""
+    if is_hidden(path):
         return None
+    if path.is_file():
+        suffix = path.suffix.lower()
+        if suffix == ".gif":
+            return "GIF is not read" if path.stem in ids else None
+        named = path.stem in ids
+        if not (named and suffix in UNREAD_SUFFIXES):
+            # `faceobj_1.mp4.part` and the like.
+            named = has_video_content(path) and (named or near_id(path.stem, ids) is not None)
+        return f"{one_line(path.suffix, 20)} is not read" if named else None
     if path.is_dir():
         return "a folder" if video_id(path) in ids else None
     return "no regular file" if path.suffix.lower() in VIDEO_SUFFIXES else None
@@ -138,7 +147,15 @@ def videos_below(folder: Path, depth: int = LOOKED_AT_DEPTH) -> Iterator[Path]:
 def near_id(name: str, ids: Collection[str]) -> str | None:
     """The id that a file's name was perhaps meant to be, or None."""
     by_lower = {sample_id.lower(): sample_id for sample_id in ids}
-    found = get_close_matches(video_id(Path(name)).lower(), by_lower, 1, NEAR)
+    meant = video_id(Path(name)).lower()
+    found = get_close_matches(meant, by_lower, 1, NEAR)
+    if not found:
+        # An id with more around it: `model_faceobj_14_final`, which is not `faceobj_1` either.
+        found = [
+            sample_id
+            for sample_id in sorted(by_lower, key=len, reverse=True)
+            if re.search(rf"(?<![a-z0-9]){re.escape(sample_id)}(?![a-z0-9])", meant)
+        ]
     return by_lower[found[0]] if found else None
 
 
@@ -146,6 +163,7 @@ def named_with_near(names: Collection[str], ids: Collection[str]) -> list[str]:
     """Each name, with the id that is near it: `faceobj14.mp4 (near faceobj_14)`."""
     listed = []
     for name in names:
-        near = near_id(name, ids)
+        # A reason at the end says already what is wrong.
+        near = None if name.endswith(")") else near_id(name, ids)
         listed.append(one_line(name, 80) + (f" (near {near})" if near else ""))
     return listed

@@ -13,6 +13,7 @@ import platform
 import re
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Self
@@ -140,6 +141,17 @@ def read_records(path: Path) -> list[Record]:
             fault = first_fault(error)
             raise UserError(f"{path}, line {number} is no score record: {fault}") from None
     return records
+
+
+@dataclass(frozen=True)
+class StorePart(os.PathLike[str]):
+    """A file of a store of which only the records with these keys are meant; as a path it is the file."""
+
+    file: Path
+    keys: frozenset[RecordKey]
+
+    def __fspath__(self) -> str:
+        return str(self.file)
 
 
 def store_paths(stores: Store | Iterable[Store]) -> list[Path]:

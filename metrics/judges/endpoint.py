@@ -85,8 +85,9 @@ class EndpointJudge(Judge):
     """Asks an endpoint; may be used by several threads at once, the limits hold for all together.
 
     The key lives in the client alone and is cut out of every text that leaves this class. An endpoint that
-    refuses the key (401), does not know the model (404) or says that the account is used up ends the run
-    with a UserError; a request that it refuses for another reason (400, 403) has failed alone. While
+    refuses the key (401) or does not know the model (404) before it ever gave a score, or says that the
+    account is used up, ends the run with a UserError; any other request that it refuses (400, 403; 401 and
+    404 after a score, when key and address are known to be right) has failed alone. While
     no answer could be read at all, only the first run takes all its attempts in vain: the next ones are asked
     once. Of a judge that is not the official one `read_loosely` reads as well. `slots` gives the slots
     that other processes take as well. `sleep` waits so many seconds between attempts.
@@ -294,7 +295,7 @@ class EndpointJudge(Judge):
         code = str(getattr(error, "code", None) or "")
         if status == REFUSED_KEY:
             why = f"the judge's endpoint refuses the key (HTTP {status}): set another one and run this again"
-            return Fault(why, repeat=False, unusable=True)
+            return Fault(why, repeat=False, unusable=not self._was_read)
         words = error.body.get("message") if isinstance(error.body, dict) else None
         if not isinstance(words, str):
             words = error.response.text
@@ -305,7 +306,7 @@ class EndpointJudge(Judge):
             f"the judge's endpoint answers HTTP {status}{said}",
             repeat=(status in WORTH_REPEATING or status >= 500) and code != "insufficient_quota",
             wait_s=retry_after_s(error.response.headers),
-            unusable=status in UNUSABLE or code == "insufficient_quota",
+            unusable=(status in UNUSABLE and not self._was_read) or code == "insufficient_quota",
         )
 
     def _wait_s(self, waits: int) -> float:

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from refbench.bench.errors import UserError, one_line
+from refbench.bench.files import read_bytes
 
 OFFICIAL_SHA256 = "de20a5c3ca22397ca8f667b5e3d2dad7b0dd00fafac838cf3ee3fff45a99aa33"
-LARGEST_FILE_BYTES = 100_000
+LARGEST_FILE_BYTES = 128 * 2**10
 
 OURS = """\
 You are shown frames of one short video, in order of time and evenly spaced. The video was made by a
@@ -70,15 +71,17 @@ def read_instruction(path: Path | None) -> Instruction:
     """The text of a UTF-8 file, or ours without one.
 
     A copy of the official text that only lost or gained line ends around it is restored. Raises UserError for
-    a file that cannot be read, is empty, or is larger than 100 kB.
+    what is no regular file, cannot be read, is empty, or is larger than 128 KiB.
     """
     if path is None:
         return Instruction(text=OURS, digest=_digest(OURS), label="instruction of refbench")
     try:
-        if path.stat().st_size > LARGEST_FILE_BYTES:
-            raise UserError(f"the instruction {path} is larger than {LARGEST_FILE_BYTES // 1000} kB")
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, ValueError) as error:
+        text = read_bytes(path, LARGEST_FILE_BYTES).decode("utf-8-sig")
+        # Line ends as in any text file: a copy from another system is the same text.
+        text = text.replace("\r\n", "\n").replace("\r", "\n")
+    except UserError as error:
+        raise UserError(f"the instruction {error}") from None
+    except ValueError as error:
         raise UserError(f"the instruction {path} cannot be read: {one_line(error, 120)}") from None
     if not text.strip():
         raise UserError(f"the instruction {path} is empty")

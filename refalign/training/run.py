@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import logging
-import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,7 +17,7 @@ import torch
 from refbench.baselines.wan.loading import find_base, load_base
 from refbench.bench.console import note
 from refbench.bench.errors import MissingWeights, UserError
-from refbench.bench.files import shortlist
+from refbench.bench.files import scratch_folder, shortlist
 from refbench.bench.weights.catalogue import get_entry
 from refbench.refalign.data.dataset import MixedData, TrainingData, open_training_data
 from refbench.refalign.teacher import get_teacher_spec
@@ -282,7 +281,7 @@ def made_weights(config: TrainingConfig, folder: Path | None) -> Iterator[Path |
     for name in config.alignment.teachers:
         if get_teacher_spec(name).kind == "dinov3_vit":
             writers.append(lambda folder, name=name: write_teacher(folder, name))  # type: ignore[misc]
-    with tempfile.TemporaryDirectory(prefix="refalign-tiny-") as made:
+    with scratch_folder("tiny") as made:
         for write in writers:
             write(Path(made))
         yield Path(made)

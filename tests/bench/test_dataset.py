@@ -152,6 +152,13 @@ def test_people_of_a_suite_come_from_labels_where_nothing_else_says_it(tmp_path:
     assert track.name.endswith("-5591efc7")
 
 
+def test_people_of_a_suite_come_from_a_folder_at_the_beginning_of_the_path(tmp_path: Path) -> None:
+    rows = [{"id": "x", "prompt": "p", "references": ["woman/1.png", "scene/2.png", "hats/3.png"]}]
+    (sample,) = load_suite(write_suite(tmp_path, *rows)).samples
+    assert [one.kind for one in sample.references] == ["person", "scene", "object"]
+    assert facesim_not_applicable(sample) is None
+
+
 def test_a_suite_has_no_category_of_one_by_default(tmp_path: Path) -> None:
     ids = ["cup", "hat", "dog_1", "dog_2", "car"]
     rows: list[Any] = [{"id": one, "prompt": "p"} for one in ids]

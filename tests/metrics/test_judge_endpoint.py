@@ -387,6 +387,13 @@ def test_unusable_endpoint_is_asked_once_and_ends_the_run(code: int, talk: Calla
     assert len(server.requests) == 1
 
 
+@pytest.mark.parametrize("code", [401, 404])
+def test_after_a_score_a_refused_request_is_one_videos_failure(code: int, talk: Callable[..., Talk]) -> None:
+    judge, server = talk(says("4"), status(code), says("5"))
+    assert [judge.judge(QUESTION, [1])[0].verdict for _ in range(3)] == ["4", None, "5"]
+    assert len(server.requests) == 3
+
+
 def test_account_that_is_used_up_ends_the_run(talk: Callable[..., Talk]) -> None:
     body = json.dumps({"error": {"message": "You exceeded your quota", "code": "insufficient_quota"}})
     judge, server = talk(lambda handler: handler.reply(body.encode(), 429))

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -166,6 +167,17 @@ def test_instruction_file_that_cannot_be_used_is_a_user_error(content: bytes | N
         path.write_bytes(content)
     with pytest.raises(UserError, match="instruction"):
         NaturalScore(NaturalScoreOptions(instruction=path))
+
+
+def test_an_instruction_is_a_regular_file(tmp_path: Path) -> None:
+    path = tmp_path / "instruction.txt"
+    os.mkfifo(path)
+    with pytest.raises(UserError, match="is a named pipe, not a file"):
+        instruction.read_instruction(path)
+    path.unlink()
+    path.symlink_to("/dev/zero")
+    with pytest.raises(UserError, match="is a device, not a file"):
+        instruction.read_instruction(path)
 
 
 # Options

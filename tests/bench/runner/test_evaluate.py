@@ -377,3 +377,30 @@ def test_a_run_for_another_track_is_refused(refbench: Run, dataset: Path) -> Non
     assert "are for human-domain, not open-domain" in done.stderr
     refbench("evaluate", run, "--track", "human-domain", "--dataset", dataset)
     refbench("evaluate", f"{run}/seed-0", "--track", "human-domain", "--dataset", dataset)
+
+
+def test_what_a_killed_run_of_several_workers_shared_goes_with_the_next(
+    refbench: Run, videos: Path, dataset: Path, plugin: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    temporary = refbench.folder / "tmp"
+    temporary.mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    arguments = (
+        "evaluate", videos, "--name", "mine", "--dataset", dataset, "--plugin", plugin,
+        "--metrics", "dummy-brightness", "--workers", 2,
+    )  # fmt: skip
+    process = subprocess.Popen(
+        refbench.command(*arguments, "--set", "sleep_s=5"),
+        cwd=refbench.folder,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, "TMPDIR": str(temporary)},
+    )
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline and not list(temporary.glob("refbench-*")):
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    assert list(temporary.glob("refbench-*"))
+    refbench(*arguments)
+    assert not list(temporary.glob("refbench-*"))

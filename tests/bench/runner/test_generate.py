@@ -6,6 +6,7 @@ import io
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import time
@@ -151,6 +152,39 @@ def test_run_does_everything(refbench: Run, dataset: Path) -> None:
     boards = json.loads(refbench(*arguments, "--json").stdout)["scoreboards"]
     assert [board["method"] for board in boards] == ["noise", "static-reference"]
     assert all(board["components"]["motion_amplitude"]["scored"] == 3 for board in boards)
+
+
+def test_run_reports_what_its_folders_hold_and_not_what_the_store_holds_besides(
+    refbench: Run, dataset: Path
+) -> None:
+    small = [f"--set=noise.{option}" for option in ("num_frames=3", "width=64", "height=48")]
+    arguments = ("run", "noise", "--dataset", dataset, "--json", "--metrics", "motion-amplitude", *small)
+
+    def expected(*more: object) -> int:
+        (board,) = json.loads(refbench(*arguments, *more).stdout)["scoreboards"]
+        return int(board["components"]["motion_amplitude"]["expected"])
+
+    samples = expected("--seed", 0, "--seed", 1) // 2
+    assert expected("--seed", 0, "--limit", 2) == 4
+    shutil.rmtree(refbench.folder / "runs/noise/open-domain/seed-1")
+    assert expected("--seed", 0) == samples
+    assert expected("--seed", 0, "--limit", 2) == 2
+
+
+@pytest.mark.parametrize("content", [b"", b"root:x:0:0\n"])
+def test_a_file_in_the_place_of_a_finished_video_is_not_counted_as_one(
+    refbench: Run, dataset: Path, content: bytes
+) -> None:
+    small = [f"--set={option}" for option in ("num_frames=3", "width=64", "height=48")]
+    arguments = ("generate", "noise", "--dataset", dataset, "--limit", 2, *small)
+    refbench(*arguments)
+    video = next((refbench.folder / "runs/noise/open-domain/seed-0").glob("*.mp4"))
+    made = video.read_bytes()
+    video.write_bytes(content)
+    again = refbench(*arguments)
+    assert "1 made, 1 there already, 0 failed" in again.stderr
+    assert f"{video.name} is no finished video and is made again" in again.stderr
+    assert video.read_bytes() == made
 
 
 @pytest.mark.parametrize(

@@ -138,3 +138,23 @@ def test_the_command_reads_a_pattern(
     done = refbench(*command, "--pattern", "*/{id} s{seed}.mp4")
     assert "1/6" in done.stdout
     assert "not scored, no sample of open-domain has this name: faceob_2.mp4 (near faceobj_2)" in done.stderr
+
+
+@pytest.mark.parametrize("form", ["{}.mp4", "{}_seed3.mp4"])
+def test_videos_under_extensions_that_are_not_read_are_named(tmp_path: Path, form: str) -> None:
+    left_out = ["faceobj_14.wmv", "faceobj_2.mp4.part", "faceobj_2.ts"]
+    folder_of(tmp_path, form.format("faceobj_1"), *left_out)
+    (tmp_path / "faceobj_14.wmv").write_bytes(b"\x30\x26\xb2\x75")
+    # What lies beside videos is no video.
+    for beside in ("faceobj_1.json", "faceobj_2.txt", "notes.md"):
+        (tmp_path / beside).write_text("{}")
+    got = scan_videos(tmp_path, TRACK)
+    assert len(got.videos) == 1
+    assert got.unknown == tuple(f"{name} ({Path(name).suffix} is not read)" for name in left_out)
+
+
+def test_an_id_within_a_longer_name_is_near(tmp_path: Path) -> None:
+    folder_of(tmp_path, "my-model-v2_faceobj_14_final.mp4", "large-model-faceobj_1.mp4")
+    told = refusal(tmp_path)
+    assert "large-model-faceobj_1.mp4 (near faceobj_1)" in told
+    assert "my-model-v2_faceobj_14_final.mp4 (near faceobj_14)" in told

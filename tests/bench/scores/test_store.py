@@ -152,3 +152,39 @@ def test_hidden_files_are_nobodys_and_a_mark_is_no_content(tmp_path: Path) -> No
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
     assert store_files(tmp_path) == [path]
     assert [one.value for one in load_records(tmp_path)] == [0.5]
+
+
+def unreadable(tmp_path: Path, kind: str) -> Path:
+    """What no store is: opening it would wait for ever, or take more memory than there is."""
+    path = tmp_path / "m" / "t.jsonl"
+    path.parent.mkdir()
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
+    else:
+        with path.open("wb") as file:
+            file.truncate(200 * 2**30)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("kind", "why"),
+    [
+        ("pipe", "is a named pipe, not a file"),
+        ("device", "is a device, not a file"),
+        ("sparse", "is larger than 16 GiB: not a file of this kind"),
+    ],
+)
+def test_a_store_is_a_regular_file_of_bounded_size(tmp_path: Path, kind: str, why: str) -> None:
+    path = unreadable(tmp_path, kind)
+    for act in (
+        lambda: write(path, record("facesim", "faceobj_1", 0.5)),
+        lambda: read_records(path),
+        lambda: load_records(path),
+        lambda: load_records(tmp_path),
+        lambda: merge_stores([tmp_path], tmp_path / "merged"),
+    ):
+        with pytest.raises(UserError) as caught:
+            act()
+        assert str(caught.value) == f"{path} {why}"
