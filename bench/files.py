@@ -93,7 +93,9 @@ def _remove_leftovers_once(folder: Path) -> None:
 def scratch_folder(purpose: str) -> tempfile.TemporaryDirectory[str]:
     """A temporary folder; those that killed processes left are removed first. `purpose` is one word."""
     remove_leftovers(Path(tempfile.gettempdir()), SCRATCH_NAME)
-    return tempfile.TemporaryDirectory(prefix=f"refbench-{purpose}-{_machine()}-{os.getpid()}-")
+    prefix = f"refbench-{purpose}-{_machine()}-{os.getpid()}-"
+    # Where a network's memory is that of its file, systems that cannot remove this yet leave it.
+    return tempfile.TemporaryDirectory(prefix=prefix, ignore_cleanup_errors=True)
 
 
 @cache

@@ -50,13 +50,16 @@ class Registry(Generic[Registered]):
         self._loaded = False
 
     def register(self, registered: type[Registered]) -> type[Registered]:
-        """Class decorator. Raises UserError when another class has the name already, and for a class that is
-        written for an older interface.
+        """Class decorator. Raises UserError when another class has the name already, for a class that is
+        written for an older interface, and for one that lacks a method.
         """
         name = self._name_of(registered)
         outdated = _outdated(registered)
         if outdated is not None:
             raise UserError(f"the {self.kind} {name!r} ({_home(registered)}) {outdated}")
+        lacking = sorted(getattr(registered, "__abstractmethods__", ()))
+        if lacking:
+            raise UserError(f"the {self.kind} {name!r} ({_home(registered)}) lacks {', '.join(lacking)}")
         existing = self._classes.get(self._key(name))
         if existing is not None and existing.__qualname__ != registered.__qualname__:
             raise UserError(

@@ -13,7 +13,6 @@ backgrounds of persons and objects (`--set segmenter=FILE.onnx`); neither is pub
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +22,7 @@ from refbench.baselines.wan.prompts import REFALIGN_14B_NEGATIVE, WAN_NEGATIVE
 from refbench.baselines.wan.spec import WAN_1_3B, WAN_14B, WanNetwork, WanSettings, WanSpec, WanWeights
 from refbench.baselines.wan.weights import WAN21_T2V_1_3B, WAN21_T2V_14B
 from refbench.bench.environment import Environment
+from refbench.bench.files import scratch_folder
 from refbench.bench.registry import methods
 from refbench.bench.sample import Sample
 from refbench.bench.scores.record import TINY_PREFIX
@@ -151,8 +151,7 @@ class RefAlignTiny(RefAlignMethod):
         from refbench.baselines.small.refalign import write_tiny as write_network
         from refbench.baselines.small.wan_base import write_small as write_base
 
-        # Where the networks' memory is that of the files, systems that cannot remove these yet leave them.
-        with tempfile.TemporaryDirectory(prefix="refalign-tiny-", ignore_cleanup_errors=True) as name:
+        with scratch_folder("tiny") as name:
             folder = Path(name)
             write_base(folder)
             write_network(folder)

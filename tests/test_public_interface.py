@@ -43,7 +43,7 @@ def test_from_generation_to_a_table(dataset: Path, tmp_path: Path) -> None:
     made = public.generate("noise", track=track, options=small, out=tmp_path / "runs", limit=2)
     assert (made.made, made.kept, made.failures) == (2, 0, {})
     done = public.evaluate(
-        made.folder, track=track, metrics="motion-amplitude", out=tmp_path / "results", limit=2
+        made.folder, track=track, metrics=["motion-amplitude"], out=tmp_path / "results", limit=2
     )
     assert [record.value is not None for record in done.records] == [True, True]
     with pytest.raises(UserError, match="did you mean"):

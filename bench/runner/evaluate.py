@@ -16,7 +16,7 @@ from refbench.bench.errors import SampleError, UserError
 from refbench.bench.files import scratch_folder
 from refbench.bench.registry import load_plugins
 from refbench.bench.runner.executors import WorkerDied, make_executor
-from refbench.bench.runner.plan import Plan, make_plan, require_named, selected_metrics
+from refbench.bench.runner.plan import Plan, as_selection, make_plan, require_named, selected_metrics
 from refbench.bench.runner.progress import Progress
 from refbench.bench.runner.scoring import (
     ScoringJob,
@@ -118,7 +118,7 @@ def evaluate(
     dataset: Path | str | None = None,
     name: str | None = None,
     pattern: str | None = None,
-    metrics: str | None = None,
+    metrics: str | Iterable[str] | None = None,
     options: Mapping[str, Mapping[str, Any]] | None = None,
     weights: Path | str | None = None,
     device: str = "auto",
@@ -132,9 +132,9 @@ def evaluate(
     `videos` is a run folder or a flat folder of `<sample id>.mp4`; `pattern` says how other names are read
     (`{id}_seed{seed}.mp4`). `track` is a loaded track, or an official one's name, which is read from
     `dataset`. `name` is the method's name (a run folder knows its own).
-    `metrics` is `components` (the default: those in TotalScore), `all`, or names separated by commas;
-    `options` are values by metric and key. What is current in the store is not scored again. Raises UserError
-    for what the caller can mend (also a metric that is asked for by name and whose weights are missing); a
+    `metrics` is `components` (the default: those in TotalScore), `all`, or names, as a list or separated by
+    commas; `options` are values by metric and key. What is current in the store is not scored again. Raises
+    UserError for what the caller can mend (also a metric asked for by name whose weights are missing); a
     sample that fails is a record with its reason.
     """
     paths = tuple(map(Path, plugins))
@@ -145,7 +145,7 @@ def evaluate(
             track=as_track(track, dataset),
             name=name,
             pattern=pattern,
-            metrics=metrics,
+            metrics=as_selection(metrics),
             options=options or {},
             weights=Path(weights) if weights is not None else None,
             device=device,

@@ -121,6 +121,11 @@ def require_named(
             raise UserError(f"{name} was asked for and cannot run: {missing}")
 
 
+def as_selection(metrics: str | Iterable[str] | None) -> str | None:
+    """A selection of metrics as one text: names separated by commas, `components`, `all` or None."""
+    return metrics if metrics is None or isinstance(metrics, str) else ",".join(metrics)
+
+
 def selected_metrics(selection: str | None, options: Mapping[str, Mapping[str, Any]]) -> list[Metric]:
     """The metrics to run: `components` (the default: those that fill a protocol's column), `all`, or a comma
     list.

@@ -10,7 +10,7 @@ from refbench.bench.environment import Environment, available_gib
 from refbench.bench.errors import UserError
 from refbench.bench.metric import Metric
 from refbench.bench.registry import load_plugins
-from refbench.bench.runner.plan import require_named, selected_metrics
+from refbench.bench.runner.plan import as_selection, require_named, selected_metrics
 from refbench.bench.runner.scoring import (
     ScoringJob,
     ScoringOutcome,
@@ -31,7 +31,7 @@ def score(
     *,
     prompt: str,
     references: References = (),
-    metrics: str | None = None,
+    metrics: str | Iterable[str] | None = None,
     options: Mapping[str, Mapping[str, Any]] | None = None,
     weights: Path | str | None = None,
     device: str = "auto",
@@ -41,9 +41,10 @@ def score(
 
     `references` are pictures by class label (`{"woman": "a.png"}`), or pairs where a label appears twice; the
     label says whether a person is shown. `metrics` is `components` (the default: the seven of TotalScore),
-    `all`, or names separated by commas; `options` are values by metric and key. Values are on the official
-    raw scales (`refbench metrics show NAME`); a TotalScore of one video does not exist. Raises UserError for
-    a file that is not there, for unknown names, and for a metric asked for by name whose weights are missing.
+    `all`, or names, as a list or separated by commas; `options` are values by metric and key. Values are on
+    the official raw scales (`refbench metrics show NAME`); a TotalScore of one video does not exist. Raises
+    UserError for a file that is not there, for unknown names, and for a metric asked for by name whose
+    weights are missing.
     """
     path = Path(video)
     if not path.is_file():
@@ -51,10 +52,11 @@ def score(
     sample = _sample(prompt, references)
     load_plugins(map(Path, plugins))
     given = options or {}
-    chosen = selected_metrics(metrics, given)
+    selection = as_selection(metrics)
+    chosen = selected_metrics(selection, given)
     environment = scoring_environment(chosen, device, Path(weights) if weights is not None else None)
     applicable = {m.declaration.name: 1 for m in chosen if m.not_applicable(sample) is None}
-    require_named(metrics, chosen, environment, applicable)
+    require_named(selection, chosen, environment, applicable)
     outcomes: dict[str, ScoringOutcome] = {}
     ready = []
     for metric in chosen:

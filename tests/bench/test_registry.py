@@ -50,6 +50,14 @@ def test_two_classes_may_not_share_a_name() -> None:
         registry.register(a_metric("X", "Other"))
 
 
+def test_a_class_that_lacks_a_method_is_named_at_once() -> None:
+    class Unfinished(Metric):
+        declaration = a_metric("unfinished").declaration
+
+    with pytest.raises(UserError, match=r"the metric 'unfinished' .* lacks load"):
+        new_registry().register(Unfinished)
+
+
 def test_entry_points_may_name_a_class_a_module_or_a_package(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
