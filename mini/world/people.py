@@ -6,7 +6,7 @@ import math
 import random
 from dataclasses import dataclass
 
-from refbench.bench.demo.pen import (
+from refbench.mini.world.pen import (
     Colour,
     Draw,
     Pen,

@@ -20,9 +20,11 @@ from pathlib import Path
 from typing import Any
 
 from refbench.bench.dataset import OFFICIAL_TRACKS
-from refbench.bench.demo.pen import Draw, Pen
-from refbench.bench.demo.people import draw_figure, draw_portrait
-from refbench.bench.demo.things import (
+from refbench.bench.files import replacing
+from refbench.bench.sample import category_of
+from refbench.mini.world.pen import Draw, Pen
+from refbench.mini.world.people import draw_figure, draw_portrait
+from refbench.mini.world.things import (
     draw_bag,
     draw_bike,
     draw_cup,
@@ -34,8 +36,6 @@ from refbench.bench.demo.things import (
     draw_seaside,
     draw_teapot,
 )
-from refbench.bench.files import replacing
-from refbench.bench.sample import category_of
 
 SUPERSAMPLING = 3
 JPEG_QUALITY = 92

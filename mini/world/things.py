@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 
-from refbench.bench.demo.pen import (
+from refbench.mini.world.pen import (
     Colour,
     Pen,
     coordinates,
@@ -14,7 +14,7 @@ from refbench.bench.demo.pen import (
     points_of,
     smooth_curve,
 )
-from refbench.bench.demo.people import CLOTHES
+from refbench.mini.world.people import CLOTHES
 
 
 def draw_cup(pen: Pen, generator: random.Random) -> None:

@@ -1,4 +1,7 @@
-"""The command that shows the whole flow without data or weights: demo."""
+"""The commands of the embedded benchmark: `demo` shows the whole flow without data or weights.
+
+Found by the command line through the entry-point group `refbench.commands`, as those of the other wings.
+"""
 
 from __future__ import annotations
 
@@ -8,18 +11,13 @@ from typing import Annotated
 import typer
 
 from refbench.bench import DEFAULT_TRACK
-from refbench.bench.cli.work import exit_on_failure, other_command
+from refbench.bench.cli.work import exit_on_failure
 from refbench.bench.errors import UserError
 
 DEMO_MARK = ".refbench-demo"
 # Needs no weights and asks nobody: a demonstration must not spend anyone's money.
 DEMO_METRIC = "motion-amplitude"
 DEMO_METHODS = ["static-reference", "pan-reference", "noise"]
-
-
-def add_commands(app: typer.Typer) -> None:
-    """Add this module's command."""
-    app.command()(demo)
 
 
 def demo(
@@ -34,8 +32,9 @@ def demo(
     """
     from refbench.bench.console import print_text
     from refbench.bench.dataset import load_track
-    from refbench.bench.demo.dataset import write_demo_dataset
     from refbench.bench.runner.run import MethodsRun, run_methods
+    from refbench.mini.demo import write_demo_dataset
+    from refbench.reports.commands import report
 
     dataset, mark = out / "dataset", out / DEMO_MARK
     if dataset.exists() and not mark.exists():
@@ -60,7 +59,7 @@ def demo(
             out=out / "results",
         )
     )
-    other_command("report")(stores=done.stores, out=out / "report")
+    report(stores=done.stores, out=out / "report")
     _recompute_leaderboards(out / "leaderboards")
     _print_unscored()
     print_text(f"Report: {out / 'report' / 'report.html'}")
@@ -74,15 +73,16 @@ def _recompute_leaderboards(folder: Path) -> None:
     from refbench.bench.console import print_text
     from refbench.bench.dataset import OFFICIAL_TRACKS
     from refbench.bench.scores.protocol import OFFICIAL_PROTOCOLS
+    from refbench.reports.commands import leaderboard
 
     folder.mkdir(parents=True, exist_ok=True)
     for track in OFFICIAL_TRACKS:
         for protocol in OFFICIAL_PROTOCOLS:
             file = folder / f"{track}_{protocol.name}.txt"
             with file.open("w", encoding="utf-8") as text, redirect_stdout(text):
-                other_command("leaderboard")(track=track, protocol=protocol.name)
+                leaderboard(track=track, protocol=protocol.name)
     print_text("")
-    other_command("leaderboard")(track=DEFAULT_TRACK)
+    leaderboard(track=DEFAULT_TRACK)
     print_text(f"all published leaderboards, recomputed: {folder}")
 
 
