@@ -1,54 +1,92 @@
-"""A pen for smooth shapes: supersampled drawing with Pillow on plain coordinates."""
+"""A pen for smooth shapes: antialiased drawing with OpenCV on plain coordinates, quick enough to draw on the fly.
+
+A canvas is a uint8 array (height, width, 4) of RGB times alpha, and alpha; an empty one is all zero.
+"""
 
 from __future__ import annotations
 
 import math
 import random
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal
 
+import cv2
 import numpy as np
 
-if TYPE_CHECKING:
-    from PIL import Image
-
-# Points per segment of a smooth curve, and per full ellipse.
-CURVE_STEPS = 10
-ELLIPSE_STEPS = 72
+# Points per segment of a smooth curve, per quarter of a rounded corner, and per full ellipse.
+CURVE_STEPS = 6
+CORNER_STEPS = 4
+ELLIPSE_STEPS = 32
+# OpenCV takes coordinates as integers with this many binary digits behind the point.
+SUBPIXEL_BITS = 4
+# A gradient over fewer rows than this cannot be seen.
+LEAST_GRADIENT_PX = 5
 
 Point = tuple[float, float]
 # Points, or text such as "0,-10 5,0 0,10", as in SVG.
-Outline = str | Sequence[Point]
+Outline = str | Sequence[Point] | np.ndarray
 Colour = str
-Fill = Colour | tuple[Colour, Colour]
+Texture = Literal["plain", "striped", "dotted", "checked"]
+TEXTURES: tuple[Texture, ...] = ("plain", "striped", "dotted", "checked")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Textured:
+    """A fill with a pattern of `accent` on `colour`; `repeats` of it fit into the shape's larger side."""
+
+    colour: Colour
+    accent: Colour
+    texture: Texture
+    repeats: float = 3.0
+
+
+# A colour, a vertical gradient over the shape's height, or a pattern.
+Fill = Colour | tuple[Colour, Colour] | Textured
 Draw = Callable[["Pen", random.Random], None]
 
 
-class Pen:
-    """Draws smooth shapes on an RGBA image; `moved` gives a pen with another origin and scale.
+def blank(width: int, height: int) -> np.ndarray:
+    """An empty canvas, uint8 (height, width, 4)."""
+    return np.zeros((height, width, 4), np.uint8)
 
-    Coordinates are in units of the finished picture, y downwards. A fill is a colour `#rrggbb` or a pair of
-    them, a vertical gradient over the shape's height.
+
+def on_white(canvas_HWC: np.ndarray) -> np.ndarray:
+    """The canvas on white paper: RGB uint8 (height, width, 3)."""
+    return canvas_HWC[..., :3] + (255 - canvas_HWC[..., 3:])
+
+
+class Pen:
+    """Draws smooth shapes on a canvas; `moved` gives a pen with another origin, scale and turn.
+
+    Coordinates are in units of the finished picture, y downwards. A fill is a colour `#rrggbb`, a pair of
+    them (a vertical gradient over the shape's height) or a pattern.
     """
 
-    def __init__(self, image: Image.Image, scale: float, origin: Point = (0.0, 0.0)) -> None:
-        self._image = image
+    def __init__(self, canvas_HWC: np.ndarray, scale: float, origin: Point = (0.0, 0.0)) -> None:
+        self._canvas = canvas_HWC
+        self._matrix = np.array([[scale, 0.0, origin[0]], [0.0, scale, origin[1]]])
         self._scale = scale
-        self._origin = origin
 
-    def moved(self, x: float, y: float, scale: float = 1.0) -> Pen:
-        """A pen on the same picture whose origin lies at (x, y) and whose unit is `scale` of this one's."""
-        origin = (self._origin[0] + x * self._scale, self._origin[1] + y * self._scale)
-        return Pen(self._image, self._scale * scale, origin)
+    def moved(self, x: float, y: float, scale: float = 1.0, *, turn: float = 0.0, wide: float = 1.0) -> Pen:
+        """A pen on the same canvas whose origin lies at (x, y) and whose unit is `scale` of this one's.
+
+        `turn`: degrees clockwise; `wide`: a further factor across.
+        """
+        cosine, sine = math.cos(math.radians(turn)) * scale, math.sin(math.radians(turn)) * scale
+        inner = np.array([[cosine * wide, -sine, x], [sine * wide, cosine, y], [0.0, 0.0, 1.0]])
+        other = Pen.__new__(Pen)
+        other._canvas, other._matrix, other._scale = self._canvas, self._matrix @ inner, self._scale * scale
+        return other
+
+    def at(self, points: Outline) -> np.ndarray:
+        """Where points lie on the canvas: (points, 2) in pixels."""
+        return points_of(points) @ self._matrix[:, :2].T + self._matrix[:, 2]
 
     def polygon(self, points: Outline, fill: Fill, *, opacity: float = 1.0, blur: float = 0.0) -> None:
         """Fill a polygon; `blur` is the radius of a soft edge."""
-        from PIL import ImageDraw
-
-        pixels = [self._pixel(point) for point in points_of(points)]
-        self._paint(
-            pixels, blur, fill, opacity, lambda mask, shifted: ImageDraw.Draw(mask).polygon(shifted, 255)
-        )
+        self._paint(self.at(points), fill, opacity, blur * self._scale, None)
 
     def blob(self, points: Outline, fill: Fill, *, opacity: float = 1.0, blur: float = 0.0) -> None:
         """Fill the smooth closed curve through `points`."""
@@ -57,7 +95,8 @@ class Pen:
     def mirrored_blob(self, half: Outline, fill: Fill) -> None:
         """A blob that is symmetric about x = 0, from its right half in order from top to bottom."""
         right = points_of(half)
-        self.blob([*right, *((-x, y) for x, y in reversed(right) if x != 0)], fill)
+        left = right[::-1] * (-1, 1)
+        self.blob(np.concatenate([right, left[left[:, 0] != 0]]), fill)
 
     def ellipse(
         self,
@@ -72,84 +111,132 @@ class Pen:
         blur: float = 0.0,
     ) -> None:
         """Fill an ellipse, turned by `turn` degrees clockwise."""
-        cosine, sine = math.cos(math.radians(turn)), math.sin(math.radians(turn))
-        angles = [2 * math.pi * step / ELLIPSE_STEPS for step in range(ELLIPSE_STEPS)]
-        rim = [(radius_x * math.cos(angle), radius_y * math.sin(angle)) for angle in angles]
-        points = [(x + a * cosine - b * sine, y + a * sine + b * cosine) for a, b in rim]
-        self.polygon(points, fill, opacity=opacity, blur=blur)
+        rim = _circle(ELLIPSE_STEPS) * (radius_x, radius_y)
+        if turn:
+            cosine, sine = math.cos(math.radians(turn)), math.sin(math.radians(turn))
+            rim = rim @ np.array([[cosine, sine], [-sine, cosine]])
+        self.polygon(rim + (x, y), fill, opacity=opacity, blur=blur)
 
     def box(
         self, left: float, top: float, right: float, bottom: float, fill: Fill, radius: float = 0.0
     ) -> None:
         """Fill a rectangle with rounded corners."""
-        points: list[Point] = []
-        for corner, (x, y) in enumerate(
-            (
-                (right - radius, bottom - radius),
-                (left + radius, bottom - radius),
-                (left + radius, top + radius),
-                (right - radius, top + radius),
-            )
-        ):
-            for step in range(CURVE_STEPS + 1):
-                angle = math.pi / 2 * (corner + step / CURVE_STEPS)
-                points.append((x + radius * math.cos(angle), y + radius * math.sin(angle)))
-        self.polygon(points, fill)
+        corners = np.array([(right, bottom), (left, bottom), (left, top), (right, top)], float)
+        if radius:
+            inwards = np.array([(-1, -1), (1, -1), (1, 1), (-1, 1)]) * radius
+            arcs = _circle(4 * CORNER_STEPS).reshape(4, CORNER_STEPS, 2)
+            ends = np.roll(arcs[:, :1], -1, axis=0)
+            rounded = np.concatenate([arcs, ends], axis=1) * radius
+            corners = ((corners + inwards)[:, None] + rounded).reshape(-1, 2)
+        self.polygon(corners, fill)
 
     def stroke(self, points: Outline, width: float, fill: Fill, *, opacity: float = 1.0) -> None:
         """A smooth line through `points` with round ends."""
-        from PIL import ImageDraw
+        self._paint(self.at(smooth_curve(points, closed=False)), fill, opacity, 0.0, width * self._scale)
 
-        pixels = [self._pixel(point) for point in smooth_curve(points, closed=False)]
-        thickness = max(round(width * self._scale), 1)
-
-        def line(mask: Image.Image, shifted: list[Point]) -> None:
-            draw = ImageDraw.Draw(mask)
-            draw.line(shifted, 255, thickness)
-            radius = thickness / 2
-            for x, y in shifted:
-                draw.ellipse((x - radius, y - radius, x + radius, y + radius), 255)
-
-        self._paint(pixels, width / 2, fill, opacity, line, blurred=False)
+    def limb(self, start: Point, end: Point, start_width: float, end_width: float, fill: Fill) -> None:
+        """A straight limb whose width changes evenly, with round ends."""
+        across, down = end[0] - start[0], end[1] - start[1]
+        angle = math.atan2(down, across)
+        half = _circle(16)[:9] @ np.array(
+            [[math.cos(angle + math.pi / 2), math.sin(angle + math.pi / 2)],
+             [-math.sin(angle + math.pi / 2), math.cos(angle + math.pi / 2)]]
+        )  # fmt: skip
+        self.polygon(np.concatenate([half * (start_width / 2) + start, -half * (end_width / 2) + end]), fill)
 
     def ring(self, x: float, y: float, radius: float, width: float, fill: Fill) -> None:
         """A circle's outline."""
-        angles = [2 * math.pi * step / 24 for step in range(25)]
-        circle = [(x + radius * math.cos(angle), y + radius * math.sin(angle)) for angle in angles]
-        self.stroke(circle, width, fill)
+        circle = _circle(24) * radius + (x, y)
+        self.stroke(np.concatenate([circle, circle[:1]]), width, fill)
 
     def shadow(self, x: float, y: float, radius_x: float, radius_y: float) -> None:
         """A soft shadow on the ground."""
         self.ellipse(x, y, radius_x, radius_y, "#3a3a4a", opacity=0.28, blur=radius_y * 0.6)
 
-    def _pixel(self, point: Point) -> Point:
-        return (self._origin[0] + point[0] * self._scale, self._origin[1] + point[1] * self._scale)
-
     def _paint(
-        self,
-        pixels: list[Point],
-        reach: float,
-        fill: Fill,
-        opacity: float,
-        draw: Callable[[Image.Image, list[Point]], None],
-        *,
-        blurred: bool = True,
+        self, pixels: np.ndarray, fill: Fill, opacity: float, blur: float, thickness: float | None
     ) -> None:
-        """Draw a mask no larger than the shape and lay the fill through it; `reach` widens the mask."""
-        from PIL import Image, ImageFilter
+        """Fill a polygon, or draw a line of `thickness`, in pixels."""
+        top, bottom = float(pixels[:, 1].min()), float(pixels[:, 1].max())
+        if isinstance(fill, tuple) and bottom - top < LEAST_GRADIENT_PX:
+            fill = mixed(*fill, 0.5)
+        if isinstance(fill, str) and opacity == 1 and blur == 0:
+            _fill(self._canvas, pixels, (*channels(fill), 255), thickness)
+            return
+        margin = math.ceil(blur * 3 + (thickness or 0) / 2) + 2
+        height, width = self._canvas.shape[:2]
+        x0 = math.floor(float(pixels[:, 0].min())) - margin
+        y0 = math.floor(top) - margin
+        x1, y1 = math.ceil(float(pixels[:, 0].max())) + margin, math.ceil(bottom) + margin
+        left, upper, right, lower = max(x0, 0), max(y0, 0), min(x1, width), min(y1, height)
+        if left >= right or upper >= lower:
+            return
+        mask_HW = np.zeros((y1 - y0, x1 - x0), np.uint8)
+        _fill(mask_HW, pixels - (x0, y0), (255,), thickness)
+        if blur > 0:
+            mask_HW = cv2.GaussianBlur(mask_HW, (0, 0), blur)
+        share_HW1 = mask_HW[upper - y0 : lower - y0, left - x0 : right - x0, None] * np.float32(opacity / 255)
+        paint_HWC = _painted(fill, x1 - x0, y1 - y0)
+        if paint_HWC.shape[0] > 1:
+            paint_HWC = paint_HWC[upper - y0 : lower - y0]
+        if paint_HWC.shape[1] > 1:
+            paint_HWC = paint_HWC[:, left - x0 : right - x0]
+        part = self._canvas[upper:lower, left:right]
+        part[:] = np.rint(part + (paint_HWC - part) * share_HW1)
 
-        margin = math.ceil(reach * self._scale * (3 if blurred else 1)) + 2
-        left = math.floor(min(x for x, _ in pixels)) - margin
-        top = math.floor(min(y for _, y in pixels)) - margin
-        right = math.ceil(max(x for x, _ in pixels)) + margin
-        bottom = math.ceil(max(y for _, y in pixels)) + margin
-        mask = Image.new("L", (right - left, bottom - top), 0)
-        draw(mask, [(x - left, y - top) for x, y in pixels])
-        if blurred and reach > 0:
-            mask = mask.filter(ImageFilter.GaussianBlur(reach * self._scale))
-        if opacity < 1:
-            mask = mask.point([round(level * opacity) for level in range(256)])
-        self._image.paste(_filled(mask.size, fill), (left, top), mask)
+
+def _fill(canvas: np.ndarray, pixels: np.ndarray, colour: tuple[int, ...], thickness: float | None) -> None:
+    fixed = np.rint(pixels * (1 << SUBPIXEL_BITS)).astype(np.int32)
+    if thickness is None:
+        cv2.fillPoly(canvas, [fixed], colour, cv2.LINE_AA, SUBPIXEL_BITS)
+    else:
+        cv2.polylines(canvas, [fixed], False, colour, max(round(thickness), 1), cv2.LINE_AA, SUBPIXEL_BITS)
+
+
+def _painted(fill: Fill, width: int, height: int) -> np.ndarray:
+    """The fill as float32 RGBA (height or 1, width or 1, 4)."""
+    if isinstance(fill, str):
+        return np.array([[[*channels(fill), 255]]], np.float32)
+    if isinstance(fill, tuple):
+        upper, lower = (np.array([*channels(colour), 255], np.float32) for colour in fill)
+        progress = np.linspace(0, 1, height, dtype=np.float32)[:, None, None]
+        return upper + (lower - upper) * progress
+    period = max(width, height) / fill.repeats
+    rows = np.arange(height)[:, None] / period
+    columns = np.arange(width)[None] / period
+    if fill.texture == "striped":
+        marked = (rows % 1 < 0.45) & (columns >= 0)
+    elif fill.texture == "checked":
+        marked = (np.floor(rows * 1.6) + np.floor(columns * 1.6)) % 2 == 0
+    elif fill.texture == "dotted":
+        marked = np.hypot(rows * 1.3 % 1 - 0.5, columns * 1.3 % 1 - 0.5) < 0.3
+    else:
+        marked = np.zeros((height, width), bool)
+    tones = [np.array([*channels(colour), 255], np.float32) for colour in (fill.colour, fill.accent)]
+    return np.where(marked[..., None], tones[1], tones[0])
+
+
+@lru_cache(maxsize=4096)
+def _parsed(text: str) -> np.ndarray:
+    points = np.array([[float(number) for number in row.split(",")] for row in text.split()])
+    points.flags.writeable = False
+    return points
+
+
+@lru_cache(maxsize=32)
+def _circle(steps: int) -> np.ndarray:
+    angles = np.arange(steps) * (2 * math.pi / steps)
+    return np.stack([np.cos(angles), np.sin(angles)], axis=1)
+
+
+@lru_cache(maxsize=1)
+def _curve_weights() -> np.ndarray:
+    """Catmull-Rom weights of four neighbours at the steps of a segment: (steps, 4)."""
+    t = np.arange(CURVE_STEPS) / CURVE_STEPS
+    return np.stack(
+        [-0.5 * t + t**2 - 0.5 * t**3, 1 - 2.5 * t**2 + 1.5 * t**3, 0.5 * t + 2 * t**2 - 1.5 * t**3,
+         -0.5 * t**2 + 0.5 * t**3], axis=1,
+    )  # fmt: skip
 
 
 def coordinates(text: str) -> list[tuple[float, ...]]:
@@ -157,37 +244,24 @@ def coordinates(text: str) -> list[tuple[float, ...]]:
     return [tuple(float(number) for number in row.split(",")) for row in text.split()]
 
 
-def points_of(outline: Outline) -> Sequence[Point]:
-    """The points of an outline."""
-    return [(x, y) for x, y in coordinates(outline)] if isinstance(outline, str) else outline
+def points_of(outline: Outline) -> np.ndarray:
+    """The points of an outline: (points, 2)."""
+    return _parsed(outline) if isinstance(outline, str) else np.asarray(outline, float)
 
 
-def smooth_curve(outline: Outline, *, closed: bool) -> list[Point]:
-    """A Catmull-Rom curve through the outline's points, as a polyline."""
+def smooth_curve(outline: Outline, *, closed: bool) -> np.ndarray:
+    """A Catmull-Rom curve through the outline's points, as a polyline (points, 2)."""
     points = points_of(outline)
     count = len(points)
-    curve: list[Point] = []
-    for index in range(count if closed else count - 1):
-        if closed:
-            p0, p1, p2, p3 = (points[(index + offset) % count] for offset in (-1, 0, 1, 2))
-        else:
-            p0, p1, p2, p3 = (points[min(max(index + offset, 0), count - 1)] for offset in (-1, 0, 1, 2))
-        for step in range(CURVE_STEPS):
-            t = step / CURVE_STEPS
-            weights = (
-                -0.5 * t + t**2 - 0.5 * t**3,
-                1 - 2.5 * t**2 + 1.5 * t**3,
-                0.5 * t + 2 * t**2 - 1.5 * t**3,
-                -0.5 * t**2 + 0.5 * t**3,
-            )
-            near = list(zip(weights, (p0, p1, p2, p3), strict=True))
-            curve.append((sum(w * p[0] for w, p in near), sum(w * p[1] for w, p in near)))
-    return curve if closed else [*curve, points[-1]]
+    starts = np.arange(count if closed else count - 1)[:, None] + np.arange(-1, 3)
+    near = points[starts % count if closed else starts.clip(0, count - 1)]
+    curve = (_curve_weights() @ near).reshape(-1, 2)
+    return curve if closed else np.concatenate([curve, points[-1:]])
 
 
 def mixed(colour: Colour, other: Colour, share: float) -> Colour:
     """`colour` with `share` (0 to 1) of `other`."""
-    pairs = zip(_channels(colour), _channels(other), strict=True)
+    pairs = zip(channels(colour), channels(other), strict=True)
     return "#" + "".join(f"{round(a + (b - a) * share):02x}" for a, b in pairs)
 
 
@@ -201,16 +275,7 @@ def lighter(colour: Colour, share: float = 0.25) -> Colour:
     return mixed(colour, "#ffffff", share)
 
 
-def _channels(colour: Colour) -> tuple[int, int, int]:
-    return int(colour[1:3], 16), int(colour[3:5], 16), int(colour[5:7], 16)
-
-
-def _filled(size: tuple[int, int], fill: Fill) -> Image.Image:
-    from PIL import Image
-
-    if isinstance(fill, str):
-        return Image.new("RGBA", size, fill)
-    top, bottom = (np.array([*_channels(colour), 255], np.float64) for colour in fill)
-    progress = np.linspace(0, 1, size[1])[:, None]
-    column = (top + (bottom - top) * progress).round().astype(np.uint8)[:, None, :]
-    return Image.fromarray(column).resize(size, Image.Resampling.NEAREST)
+def channels(colour: Colour) -> tuple[int, int, int]:
+    """Red, green and blue, 0 to 255."""
+    value = int(colour[1:], 16)
+    return value >> 16, value >> 8 & 255, value & 255
