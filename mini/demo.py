@@ -112,9 +112,8 @@ def _encoded(picture: DemoReference, seed: int) -> bytes:
     canvas_HWC = cv2.resize(canvas_HWC, (picture.width, picture.height), interpolation=cv2.INTER_AREA)
     buffer = BytesIO()
     if picture.transparent:
-        Image.frombuffer("RGBa", canvas_HWC.shape[1::-1], canvas_HWC.tobytes()).convert("RGBA").save(
-            buffer, "PNG"
-        )
+        premultiplied = Image.frombuffer("RGBa", canvas_HWC.shape[1::-1], canvas_HWC.tobytes())
+        premultiplied.convert("RGBA").save(buffer, "PNG")
     elif picture.path.endswith(".jpg"):
         Image.fromarray(on_white(canvas_HWC)).save(buffer, "JPEG", quality=JPEG_QUALITY, subsampling=0)
     else:

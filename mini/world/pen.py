@@ -1,4 +1,4 @@
-"""A pen for smooth shapes: antialiased drawing with OpenCV on plain coordinates, quick enough to draw on the fly.
+"""A pen for smooth shapes: antialiased drawing with OpenCV on plain coordinates, quick enough for training.
 
 A canvas is a uint8 array (height, width, 4) of RGB times alpha, and alpha; an empty one is all zero.
 """
@@ -115,7 +115,7 @@ class Pen:
         if turn:
             cosine, sine = math.cos(math.radians(turn)), math.sin(math.radians(turn))
             rim = rim @ np.array([[cosine, sine], [-sine, cosine]])
-        self.polygon(rim + (x, y), fill, opacity=opacity, blur=blur)
+        self.polygon(rim + np.array([x, y]), fill, opacity=opacity, blur=blur)
 
     def box(
         self, left: float, top: float, right: float, bottom: float, fill: Fill, radius: float = 0.0

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import random
 from dataclasses import dataclass, fields
+from itertools import pairwise
 from typing import Literal
 
 import numpy as np
@@ -91,7 +92,7 @@ class Person:
     hat: Hat | None = None
 
     def vector(self) -> np.ndarray:
-        """The identity as numbers, float32 (35,), most of them 0 to 1; hats and clothes below are left out."""
+        """The identity as numbers, float32 (35,), most of them 0 to 1; hat and trousers are left out."""
         styles = dict.fromkeys((*WOMENS_HAIR, *MENS_HAIR))
         numbers = [
             *(channel / 255 for colour in (self.skin, self.hair, self.eyes, self.top)
@@ -298,12 +299,9 @@ def mouth(pen: Pen, person: Person) -> None:
     half = 28 * person.mouth_width
     place = pen.moved(0, MOUTH_Y)
     if person.open_smile:
-        place.blob(
-            [(-half, -8), (0, -4), (half, -8), (half * 0.6, 13), (0, 19), (-half * 0.6, 13)], "#7a1f2b"
-        )
-        place.polygon(
-            [(-half * 0.85, -5), (0, -1), (half * 0.85, -5), (half * 0.6, 4), (-half * 0.6, 4)], "#ffffff"
-        )
+        wide = place.moved(0, 0, wide=half)
+        wide.blob("-1,-8 0,-4 1,-8 0.6,13 0,19 -0.6,13", "#7a1f2b")
+        wide.polygon("-0.85,-5 0,-1 0.85,-5 0.6,4 -0.6,4", "#ffffff")
     elif person.woman:
         place.blob([(-half, 0), (-8, -7), (0, -3), (8, -7), (half, 0), (10, 12), (-10, 12)], lip)
     else:
@@ -382,7 +380,7 @@ def glasses(pen: Pen, person: Person) -> None:
             pen.ring(x, EYE_Y, 31, 8, frame)
         else:
             corners = [(-32, -26), (32, -26), (32, 26), (-32, 26), (-32, -26)]
-            for start, end in zip(corners, corners[1:], strict=False):
+            for start, end in pairwise(corners):
                 pen.stroke([(x + start[0], EYE_Y + start[1]), (x + end[0], EYE_Y + end[1])], 8, frame)
     pen.stroke([(-8, EYE_Y - 2), (8, EYE_Y - 2)], 8, frame)
 

@@ -1,4 +1,4 @@
-"""Drawn places, 640 × 448 units; the ground is their lower third. Each looks different for another generator."""
+"""Drawn places, 640 × 448 units; the ground is their lower third; each generator gives another look."""
 
 from __future__ import annotations
 

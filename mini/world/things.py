@@ -1,4 +1,4 @@
-"""Drawn things: a shape in a colour and a texture, in a 512-unit square with the ground near its lower edge."""
+"""Drawn things: a shape in a colour and a texture, in a 512-unit square that stands on its lower edge."""
 
 from __future__ import annotations
 
@@ -271,8 +271,8 @@ def duck(pen: Pen, look: Look) -> None:
     pen.blob("150,330 240,316 300,350 240,398 170,380", darker(look.colour, 0.22))
 
 
-# Class label of a thing, as a prompt names it → how it is drawn. Bicycles and straw hats are in the demo alone:
-# of their colours and textures nothing would be left in 20 pixels.
+# The word for a thing → how it is drawn. Bicycles and straw hats are in the demo alone: of their colours and
+# textures nothing would be left in 20 pixels.
 SHAPES: dict[str, Shape] = {
     "ball": ball,
     "box": box,
