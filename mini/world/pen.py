@@ -60,12 +60,17 @@ def on_white(canvas_HWC: np.ndarray) -> np.ndarray:
 class Pen:
     """Draws smooth shapes on a canvas; `moved` gives a pen with another origin, scale and turn.
 
+    Without `shadows` a drawing leaves out those on the ground.
+
     Coordinates are in units of the finished picture, y downwards. A fill is a colour `#rrggbb`, a pair of
     them (a vertical gradient over the shape's height) or a pattern.
     """
 
-    def __init__(self, canvas_HWC: np.ndarray, scale: float, origin: Point = (0.0, 0.0)) -> None:
+    def __init__(
+        self, canvas_HWC: np.ndarray, scale: float, origin: Point = (0.0, 0.0), *, shadows: bool = True
+    ) -> None:
         self._canvas = canvas_HWC
+        self._shadows = shadows
         self._matrix = np.array([[scale, 0.0, origin[0]], [0.0, scale, origin[1]]])
         self._scale = scale
 
@@ -77,8 +82,14 @@ class Pen:
         cosine, sine = math.cos(math.radians(turn)) * scale, math.sin(math.radians(turn)) * scale
         inner = np.array([[cosine * wide, -sine, x], [sine * wide, cosine, y], [0.0, 0.0, 1.0]])
         other = Pen.__new__(Pen)
-        other._canvas, other._matrix, other._scale = self._canvas, self._matrix @ inner, self._scale * scale
+        other._canvas, other._shadows = self._canvas, self._shadows
+        other._matrix, other._scale = self._matrix @ inner, self._scale * scale
         return other
+
+    @property
+    def matrix(self) -> np.ndarray:
+        """From this pen's units to pixels, (2, 3)."""
+        return self._matrix
 
     def at(self, points: Outline) -> np.ndarray:
         """Where points lie on the canvas: (points, 2) in pixels."""
@@ -151,23 +162,26 @@ class Pen:
 
     def shadow(self, x: float, y: float, radius_x: float, radius_y: float) -> None:
         """A soft shadow on the ground."""
+        if not self._shadows:
+            return
         self.ellipse(x, y, radius_x, radius_y, "#3a3a4a", opacity=0.28, blur=radius_y * 0.6)
 
     def _paint(
         self, pixels: np.ndarray, fill: Fill, opacity: float, blur: float, thickness: float | None
     ) -> None:
         """Fill a polygon, or draw a line of `thickness`, in pixels."""
-        top, bottom = float(pixels[:, 1].min()), float(pixels[:, 1].max())
-        if isinstance(fill, tuple) and bottom - top < LEAST_GRADIENT_PX:
-            fill = mixed(*fill, 0.5)
-        if isinstance(fill, str) and opacity == 1 and blur == 0:
+        solid = opacity == 1 and blur == 0
+        if solid and isinstance(fill, str):
             _fill(self._canvas, pixels, (*channels(fill), 255), thickness)
+            return
+        (leftmost, top), (rightmost, bottom) = pixels.min(axis=0).tolist(), pixels.max(axis=0).tolist()
+        if solid and isinstance(fill, tuple) and bottom - top < LEAST_GRADIENT_PX:
+            _fill(self._canvas, pixels, (*channels(mixed(*fill, 0.5)), 255), thickness)
             return
         margin = math.ceil(blur * 3 + (thickness or 0) / 2) + 2
         height, width = self._canvas.shape[:2]
-        x0 = math.floor(float(pixels[:, 0].min())) - margin
-        y0 = math.floor(top) - margin
-        x1, y1 = math.ceil(float(pixels[:, 0].max())) + margin, math.ceil(bottom) + margin
+        x0, y0 = math.floor(leftmost) - margin, math.floor(top) - margin
+        x1, y1 = math.ceil(rightmost) + margin, math.ceil(bottom) + margin
         left, upper, right, lower = max(x0, 0), max(y0, 0), min(x1, width), min(y1, height)
         if left >= right or upper >= lower:
             return

@@ -92,7 +92,7 @@ class Person:
     hat: Hat | None = None
 
     def vector(self) -> np.ndarray:
-        """The identity as numbers, float32 (35,), most of them 0 to 1; hat and trousers are left out."""
+        """The identity as numbers, float32, most of them 0 to 1; hat and trousers are left out."""
         styles = dict.fromkeys((*WOMENS_HAIR, *MENS_HAIR))
         numbers = [
             *(channel / 255 for colour in (self.skin, self.hair, self.eyes, self.top)
@@ -126,8 +126,8 @@ class Pose:
 
     @property
     def width(self) -> float:
-        """How wide the body looks, 0 to 1."""
-        return 0.4 + 0.6 * abs(math.cos(math.radians(self.turn)))
+        """How wide the body looks, 0.55 to 1."""
+        return 0.55 + 0.45 * abs(math.cos(math.radians(self.turn)))
 
 
 STANDING = Pose()
@@ -287,8 +287,8 @@ def eyes(pen: Pen, person: Person) -> None:
         eye.ellipse(0, 1, 6 * size, 7 * size, "#16121c")
         eye.ellipse(-5 * size, -6 * size, 4, 4, "#ffffff")
         if person.woman:
-            eye.stroke([(-21 * size, -6), (0, -21 * size), (21 * size, -6)], 7, "#1d1820")
-            eye.stroke([(side * 19 * size, -8), (side * 30 * size, -18)], 6, "#1d1820")
+            eye.stroke([(-21 * size, -6), (0, -21 * size), (21 * size, -6)], 5, "#1d1820")
+            eye.stroke([(side * 19 * size, -8), (side * 30 * size, -18)], 5, "#1d1820")
         brow = [(side * -18, -30 * size - 4), (0, -36 * size - 4), (side * 20, -30 * size)]
         eye.stroke(brow, 4 + 7 * person.brow, line)
 
@@ -377,12 +377,12 @@ def glasses(pen: Pen, person: Person) -> None:
     for side in (-1, 1):
         x = side * 37 * person.eye_spacing
         if person.glasses == "round":
-            pen.ring(x, EYE_Y, 31, 8, frame)
+            pen.ring(x, EYE_Y, 31, 6, frame)
         else:
             corners = [(-32, -26), (32, -26), (32, 26), (-32, 26), (-32, -26)]
             for start, end in pairwise(corners):
-                pen.stroke([(x + start[0], EYE_Y + start[1]), (x + end[0], EYE_Y + end[1])], 8, frame)
-    pen.stroke([(-8, EYE_Y - 2), (8, EYE_Y - 2)], 8, frame)
+                pen.stroke([(x + start[0], EYE_Y + start[1]), (x + end[0], EYE_Y + end[1])], 6, frame)
+    pen.stroke([(-8, EYE_Y - 2), (8, EYE_Y - 2)], 6, frame)
 
 
 def hat(pen: Pen, worn: Hat) -> None:
