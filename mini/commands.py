@@ -1,4 +1,5 @@
-"""The commands of the embedded benchmark: `demo` shows the whole flow without data or weights.
+"""The commands of the embedded benchmark: `demo` shows the whole flow without data or weights, `mini …` makes
+its parts.
 
 Found by the command line through the entry-point group `refbench.commands`, as those of the other wings.
 """
@@ -18,6 +19,39 @@ DEMO_MARK = ".refbench-demo"
 # Needs no weights and asks nobody: a demonstration must not spend anyone's money.
 DEMO_METRIC = "motion-amplitude"
 DEMO_METHODS = ["static-reference", "pan-reference", "noise"]
+
+
+mini = typer.Typer(
+    name="mini",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    help="The embedded benchmark: a small drawn world in which everything runs for real.",
+)
+
+
+@mini.callback()
+def _mini() -> None:
+    """The group's own options: none."""
+
+
+@mini.command()
+def dataset(
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for the list and its pictures.")],
+) -> None:
+    """Write the track `mini` as a data set in OpenS2V-Eval's format: 48 samples, six a category.
+
+    The same bytes each time. Example:
+
+    refbench mini dataset --out mini-dataset
+
+    refbench run world-truth --track mini --dataset mini-dataset
+    """
+    from refbench.bench.console import print_text
+    from refbench.mini.benchmark import mini_samples, write_mini_dataset
+
+    write_mini_dataset(out)
+    print_text(f"{len(mini_samples())} samples of the track mini: {out}")
 
 
 def demo(

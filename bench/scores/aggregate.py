@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from refbench.bench.dataset import OFFICIAL_TRACKS, domain_of
+from refbench.bench.dataset import declared_tracks, domain_of
 from refbench.bench.scores.bootstrap import Interval, interval, resampled_means
 from refbench.bench.scores.columns import COMPONENTS
 from refbench.bench.scores.protocol import Column, Protocol
@@ -358,7 +358,7 @@ def unofficial_reasons(records: Iterable[Record], protocol: Protocol, domain: st
 
 
 def _notes(track: str, samples: int) -> tuple[str, ...]:
-    official = OFFICIAL_TRACKS.get(track)
-    if official is None or samples == len(official.sample_ids):
+    declared = declared_tracks().get(track)
+    if declared is None or samples == len(declared.sample_ids):
         return ()
-    return (f"covers {samples} of the {len(official.sample_ids)} samples of {track}",)
+    return (f"covers {samples} of the {len(declared.sample_ids)} samples of {track}",)

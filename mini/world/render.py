@@ -1,9 +1,5 @@
 """The renderer: a scene becomes frames with their labels, and a subject a reference picture.
 
-A clip is 64×64 pixels, 9 frames at 8 fps. Smaller will not do: with two people in the frame a face is 16 to
-20 pixels wide, and its eyes, the smallest thing that tells people apart, four. Nine frames, the least that
-the video VAE packs into three latent frames, last 1.1 seconds: two strides, two jumps, one full turn.
-
 Shape suffixes: F frames, H height, W width, C channels, K corners of a box or landmarks of a face.
 """
 
@@ -17,6 +13,7 @@ from functools import lru_cache
 import cv2
 import numpy as np
 
+from refbench.mini.world import NUM_FRAMES, REFERENCE_PX, SIZE_PX
 from refbench.mini.world.identity import Place, Subject, Thing
 from refbench.mini.world.motion import Moment, moment
 from refbench.mini.world.pen import Pen, blank, on_white
@@ -41,10 +38,6 @@ from refbench.mini.world.places import PLACE_HEIGHT, PLACE_WIDTH, PLACES
 from refbench.mini.world.scene import Actor, Framing, Light, Scene
 from refbench.mini.world.things import SHAPES
 
-SIZE_PX = 64
-NUM_FRAMES = 9
-FPS = 8
-REFERENCE_PX = 128
 # A place is a little larger than the frame, so that the camera can move over it.
 PLACE_SCALE = 78 / PLACE_HEIGHT
 SUPERSAMPLING = 3
@@ -54,7 +47,7 @@ GROUND: dict[Framing, float] = {"full": 0.92, "medium": 1.12, "close": 1.55}
 GAINS: dict[Light, tuple[float, float, float]] = {
     "day": (1.0, 1.0, 1.0),
     "sunset": (1.08, 0.86, 0.66),
-    "night": (0.58, 0.64, 0.92),
+    "night": (0.66, 0.72, 0.96),
 }
 # A person's trunk and head in their own units: left, top, right, bottom.
 BUST = (-34.0, -124.0, 34.0, -6.0)

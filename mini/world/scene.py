@@ -13,6 +13,8 @@ from refbench.mini.world.people import Hat, Person, random_hat
 
 Light = Literal["day", "sunset", "night"]
 LIGHTS: tuple[Light, ...] = ("day", "sunset", "night")
+# Half of all scenes are by day.
+DRAWN_LIGHTS: tuple[Light, ...] = ("day", "day", "sunset", "night")
 # How near the camera is: whole figures, from the hips, or head and shoulders.
 Framing = Literal["full", "medium", "close"]
 FRAMINGS: tuple[Framing, ...] = ("full", "medium", "close")
@@ -89,7 +91,7 @@ def compose(
     return Scene(
         actors=tuple(actors),
         place=random_place(split, generator) if place is None else place,
-        light=generator.choice(LIGHTS),
+        light=generator.choice(DRAWN_LIGHTS),
         framing=framing,
         pan=generator.choice((0.0, 0.0, -0.15, 0.15)),
         seed=generator.randrange(2**31),

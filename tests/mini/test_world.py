@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from refbench.mini.world import NUM_FRAMES, SIZE_PX
 from refbench.mini.world.degrade import DEGRADATIONS, pasted
 from refbench.mini.world.identity import (
     PLACE_NUMBERS,
@@ -26,7 +27,7 @@ from refbench.mini.world.motion import DIRECTED, PEOPLES_MOTIONS, THINGS_MOTIONS
 from refbench.mini.world.pen import channels
 from refbench.mini.world.people import COLOURS, HAIR_COLOURS, Person, jittered
 from refbench.mini.world.prompts import LIGHT_WORDS, MOTION_WORDS, PLACE_WORDS, prompt_of
-from refbench.mini.world.render import NUM_FRAMES, SIZE_PX, reference_picture, render
+from refbench.mini.world.render import reference_picture, render
 from refbench.mini.world.scene import LIGHTS, Actor, Scene, random_scene
 from refbench.mini.world.things import SHAPES
 
