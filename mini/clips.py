@@ -178,7 +178,8 @@ def _seen(labels: ActorLabels) -> np.ndarray:
     """How much of a subject is seen in each frame, (frames,), 0 to 1; little of whoever shows the back."""
     area_F = labels.mask_FHW.sum(axis=(1, 2)) / max(labels.whole_px, 1)
     from_front = np.isnan(labels.head_FK).all() | ~np.isnan(labels.face_FK).any(axis=1)
-    return np.minimum(area_F, 1.0) * np.where(from_front, 1.0, 0.3)
+    seen_F: np.ndarray = np.minimum(area_F, 1.0) * np.where(from_front, 1.0, 0.3)
+    return seen_F
 
 
 def _run_lengths(mask_HW: np.ndarray) -> dict[str, Any]:

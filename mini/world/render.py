@@ -119,7 +119,9 @@ def _background(scene: Scene, generator: random.Random) -> tuple[np.ndarray, np.
 
 def _window(picture_HWC: np.ndarray, left: float, top: float) -> np.ndarray:
     matrix = np.array([[1, 0, -left], [0, 1, -top]])
-    return cv2.warpAffine(picture_HWC, matrix, (SIZE_PX, SIZE_PX), flags=cv2.INTER_LINEAR)
+    size = (SIZE_PX, SIZE_PX)
+    window_HWC: np.ndarray = cv2.warpAffine(picture_HWC, matrix, size, flags=cv2.INTER_LINEAR)
+    return window_HWC
 
 
 @lru_cache(maxsize=256)
@@ -190,7 +192,7 @@ def _shadow(canvas_HWC: np.ndarray, x: float, y: float, reach: float) -> None:
 
 def _sprite_scale(scale: float) -> float:
     """Somewhat more than the scale in the frame, in steps of a quarter, so that sprites can be kept."""
-    return 2.0 ** (math.ceil(math.log2(scale * 1.15) * 4) / 4)
+    return math.pow(2, math.ceil(math.log2(scale * 1.15) * 4) / 4)
 
 
 @lru_cache(maxsize=4096)
@@ -232,7 +234,8 @@ def _over(top_FHWC: np.ndarray, below_FHWC: np.ndarray) -> np.ndarray:
     flat_below = below_FHWC.reshape(frames * height, width, channels)
     rest = cv2.bitwise_not(flat_top[..., 3])
     kept = cv2.multiply(flat_below, cv2.merge([rest] * channels), scale=1 / 255)
-    return cv2.add(kept, np.ascontiguousarray(flat_top[..., :channels])).reshape(below_FHWC.shape)
+    joined: np.ndarray = cv2.add(kept, np.ascontiguousarray(flat_top[..., :channels]))
+    return joined.reshape(below_FHWC.shape)
 
 
 def _lit(video_FHWC: np.ndarray, light: Light, generator: random.Random) -> np.ndarray:
@@ -240,7 +243,8 @@ def _lit(video_FHWC: np.ndarray, light: Light, generator: random.Random) -> np.n
     levels = np.arange(256)[:, None] * np.array(GAINS[light]) * strength
     table = np.clip(np.rint(levels), 0, 255).astype(np.uint8)[None]
     flat = video_FHWC.reshape(-1, SIZE_PX, 3)
-    return cv2.LUT(flat, table).reshape(video_FHWC.shape)
+    lit: np.ndarray = cv2.LUT(flat, table)
+    return lit.reshape(video_FHWC.shape)
 
 
 def _labels(layer: _Layer, covered_FHW: np.ndarray, mask_FHW: np.ndarray) -> ActorLabels:
