@@ -26,6 +26,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from refbench.bench.errors import UserError, first_fault, one_line
 from refbench.bench.files import leaves_its_folder, parse_json, read_json, read_text, shortlist
 from refbench.bench.sample import Kind, Reference, Sample, category_of, kind_of, kind_of_label
+from refbench.bench.weights.kind import WeightsKind
 
 HUB_DATASET = "BestWishYsh/OpenS2V-Eval"
 DATASET_VARIABLE = "REFBENCH_DATASET"
@@ -38,7 +39,8 @@ SAMPLE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 @dataclass(frozen=True, kw_only=True)
 class DeclaredTrack:
     """A track in OpenS2V-Eval's format: its file (older releases' names after it) and how many samples each
-    category has. `dataset_hint` says how to get the data set, where it is not OpenS2V-Eval itself.
+    category has. `dataset_hint` says how to get the data set, where it is not OpenS2V-Eval itself;
+    `accepted_weights` are the kinds of weights that may generate its videos.
 
     The ids of a category are `<category>_1` to `<category>_<count>`.
     """
@@ -48,6 +50,7 @@ class DeclaredTrack:
     files: tuple[str, ...]
     category_counts: dict[str, int]
     dataset_hint: str = ""
+    accepted_weights: frozenset[WeightsKind] = frozenset({"real", "tiny"})
 
     @property
     def sample_ids(self) -> tuple[str, ...]:

@@ -54,6 +54,30 @@ def dataset(
     print_text(f"{len(mini_samples())} samples of the track mini: {out}")
 
 
+@mini.command()
+def clips(
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for videos and annotations.")],
+    count: Annotated[int, typer.Option("--clips", min=2, help="How many clips.")] = 6000,
+    seed: Annotated[int, typer.Option("--seed", help="Which clips.")] = 0,
+) -> None:
+    """Write training clips of the drawn world in OpenS2V-5M's layout.
+
+    With masks, boxes, captions, scores and cross-frame pairs, for refbench train and refbench prepare. Nobody
+    in them is in the track mini. Resumable. Example:
+
+    refbench mini clips --out mini-clips --clips 2000
+    """
+    from refbench.bench.console import print_text
+    from refbench.bench.runner.progress import Progress
+    from refbench.mini.clips import write_training_clips
+
+    with Progress("clips", total=1) as progress:
+        progress.begin("clips")
+        write_training_clips(out, count, seed, on_clip=progress.part)
+        progress.step()
+    print_text(f"training clips of the drawn world: {out}")
+
+
 def demo(
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where everything goes.")] = Path(
         "demo-output"

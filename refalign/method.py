@@ -25,8 +25,8 @@ from refbench.baselines.wan.weights import WAN21_T2V_1_3B, WAN21_T2V_14B
 from refbench.bench.environment import Environment
 from refbench.bench.registry import methods
 from refbench.bench.sample import Sample
-from refbench.bench.scores.record import TINY_PREFIX
 from refbench.bench.weights.entry import WeightEntry
+from refbench.bench.weights.kind import TINY_PREFIX
 
 if TYPE_CHECKING:
     from refbench.baselines.wan.conditioning import ConcatenatedReferences

@@ -23,7 +23,8 @@ import numpy as np
 from refbench.bench.errors import UserError, one_line
 from refbench.bench.files import replacing, visible, write_text
 from refbench.bench.weights.checkpoint import write_tensors
-from refbench.bench.weights.store import TINY_MARKER, is_tiny
+from refbench.bench.weights.kind import TINY_MARKER
+from refbench.bench.weights.store import is_tiny
 
 if TYPE_CHECKING:
     import torch

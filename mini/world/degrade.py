@@ -58,7 +58,7 @@ def compression(video_FHWC: np.ndarray, strength: float, generator: random.Rando
     frames = []
     for frame in video_FHWC:
         _, code = cv2.imencode(".jpg", frame[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
-        frames.append(cv2.imdecode(code, cv2.IMREAD_COLOR)[..., ::-1])
+        frames.append(np.asarray(cv2.imdecode(code, cv2.IMREAD_COLOR))[..., ::-1])
     return np.stack(frames)
 
 
@@ -125,4 +125,5 @@ DEGRADATIONS: dict[str, Degradation] = {
 
 
 def _bytes(values: np.ndarray) -> np.ndarray:
-    return np.clip(np.rint(values), 0, 255).astype(np.uint8)
+    rounded: np.ndarray = np.clip(np.rint(values), 0, 255).astype(np.uint8)
+    return rounded

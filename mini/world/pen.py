@@ -54,7 +54,8 @@ def blank(width: int, height: int) -> np.ndarray:
 
 def on_white(canvas_HWC: np.ndarray) -> np.ndarray:
     """The canvas on white paper: RGB uint8 (height, width, 3)."""
-    return canvas_HWC[..., :3] + (255 - canvas_HWC[..., 3:])
+    paper_HWC: np.ndarray = canvas_HWC[..., :3] + (255 - canvas_HWC[..., 3:])
+    return paper_HWC
 
 
 class Pen:
@@ -93,7 +94,8 @@ class Pen:
 
     def at(self, points: Outline) -> np.ndarray:
         """Where points lie on the canvas: (points, 2) in pixels."""
-        return points_of(points) @ self._matrix[:, :2].T + self._matrix[:, 2]
+        pixels: np.ndarray = points_of(points) @ self._matrix[:, :2].T + self._matrix[:, 2]
+        return pixels
 
     def polygon(self, points: Outline, fill: Fill, *, opacity: float = 1.0, blur: float = 0.0) -> None:
         """Fill a polygon; `blur` is the radius of a soft edge."""

@@ -65,11 +65,13 @@ class ActorLabels:
     `mask_FHW` is true where the subject is seen. Boxes are x0, y0, x1, y1 in pixels, NaN where there is
     nothing to see: `box_FK` around the mask, `head_FK` and `face_FK` of people, the face only from the front
     and also where somebody stands before it. `landmarks_FKC`: eyes (left in the picture first), nose, corners
-    of the mouth, as x, y.
+    of the mouth, as x, y. `whole_px`: the pixels of the subject where most of it is in the frame, hidden ones
+    too.
     """
 
     actor: Actor
     mask_FHW: np.ndarray
+    whole_px: int
     box_FK: np.ndarray
     head_FK: np.ndarray
     face_FK: np.ndarray
@@ -97,7 +99,7 @@ def render(scene: Scene) -> Rendering:
     hidden_FHW = np.zeros(video_FHWC.shape[:3], bool)
     for layer in reversed(layers):
         covered_FHW = layer.canvas_FHWC[..., 3] > COVERED
-        labels.append(_labels(layer, covered_FHW & ~hidden_FHW))
+        labels.append(_labels(layer, covered_FHW, covered_FHW & ~hidden_FHW))
         hidden_FHW |= covered_FHW
     return Rendering(scene=scene, video_FHWC=video_FHWC, labels=tuple(reversed(labels)))
 
@@ -117,7 +119,9 @@ def _background(scene: Scene, generator: random.Random) -> tuple[np.ndarray, np.
 
 def _window(picture_HWC: np.ndarray, left: float, top: float) -> np.ndarray:
     matrix = np.array([[1, 0, -left], [0, 1, -top]])
-    return cv2.warpAffine(picture_HWC, matrix, (SIZE_PX, SIZE_PX), flags=cv2.INTER_LINEAR)
+    size = (SIZE_PX, SIZE_PX)
+    window_HWC: np.ndarray = cv2.warpAffine(picture_HWC, matrix, size, flags=cv2.INTER_LINEAR)
+    return window_HWC
 
 
 @lru_cache(maxsize=256)
@@ -188,7 +192,7 @@ def _shadow(canvas_HWC: np.ndarray, x: float, y: float, reach: float) -> None:
 
 def _sprite_scale(scale: float) -> float:
     """Somewhat more than the scale in the frame, in steps of a quarter, so that sprites can be kept."""
-    return 2.0 ** (math.ceil(math.log2(scale * 1.15) * 4) / 4)
+    return math.pow(2, math.ceil(math.log2(scale * 1.15) * 4) / 4)
 
 
 @lru_cache(maxsize=4096)
@@ -230,7 +234,8 @@ def _over(top_FHWC: np.ndarray, below_FHWC: np.ndarray) -> np.ndarray:
     flat_below = below_FHWC.reshape(frames * height, width, channels)
     rest = cv2.bitwise_not(flat_top[..., 3])
     kept = cv2.multiply(flat_below, cv2.merge([rest] * channels), scale=1 / 255)
-    return cv2.add(kept, np.ascontiguousarray(flat_top[..., :channels])).reshape(below_FHWC.shape)
+    joined: np.ndarray = cv2.add(kept, np.ascontiguousarray(flat_top[..., :channels]))
+    return joined.reshape(below_FHWC.shape)
 
 
 def _lit(video_FHWC: np.ndarray, light: Light, generator: random.Random) -> np.ndarray:
@@ -238,10 +243,11 @@ def _lit(video_FHWC: np.ndarray, light: Light, generator: random.Random) -> np.n
     levels = np.arange(256)[:, None] * np.array(GAINS[light]) * strength
     table = np.clip(np.rint(levels), 0, 255).astype(np.uint8)[None]
     flat = video_FHWC.reshape(-1, SIZE_PX, 3)
-    return cv2.LUT(flat, table).reshape(video_FHWC.shape)
+    lit: np.ndarray = cv2.LUT(flat, table)
+    return lit.reshape(video_FHWC.shape)
 
 
-def _labels(layer: _Layer, mask_FHW: np.ndarray) -> ActorLabels:
+def _labels(layer: _Layer, covered_FHW: np.ndarray, mask_FHW: np.ndarray) -> ActorLabels:
     box_FK = np.stack([_box_around(mask_HW) for mask_HW in mask_FHW])
     head_FK = np.full((NUM_FRAMES, 4), np.nan)
     face_FK, landmarks_FKC = head_FK.copy(), np.full((NUM_FRAMES, 5, 2), np.nan)
@@ -260,9 +266,14 @@ def _labels(layer: _Layer, mask_FHW: np.ndarray) -> ActorLabels:
             if not np.isnan(face_FK[index]).any():
                 landmarks_FKC[index] = face.at(points)
     return ActorLabels(
-        actor=layer.actor, mask_FHW=mask_FHW, box_FK=box_FK, head_FK=head_FK, face_FK=face_FK,
+        actor=layer.actor,
+        mask_FHW=mask_FHW,
+        whole_px=int(covered_FHW.sum(axis=(1, 2)).max()),
+        box_FK=box_FK,
+        head_FK=head_FK,
+        face_FK=face_FK,
         landmarks_FKC=landmarks_FKC,
-    )  # fmt: skip
+    )
 
 
 def _box_around(mask_HW: np.ndarray) -> np.ndarray:

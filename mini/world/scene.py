@@ -104,11 +104,23 @@ def _height(is_thing: bool, count: int, framing: Framing) -> float:
     return {"full": 0.8 if count == 1 else 0.7, "medium": 0.95 if count > 1 else 1.1, "close": 1.5}[framing]
 
 
-def random_scene(split: Split, generator: random.Random) -> Scene:
-    """A scene of one to three subjects of a split: what training sees."""
+def random_subjects(split: Split, generator: random.Random) -> list[Subject]:
+    """One to three subjects of a split, people and things mixed."""
     people, things = generator.choice(CASTS)
     subjects = [person(split, generator.randrange(TRAINING_PEOPLE)) for _ in range(people)]
     subjects += [thing(split, generator.randrange(TRAINING_THINGS)) for _ in range(things)]
     generator.shuffle(subjects)
-    near: Framing = generator.choice(FRAMINGS if people == 1 and not things else FRAMINGS[:2])
-    return compose(subjects, split, generator, framing=near if people else "full")
+    return subjects
+
+
+def random_framing(subjects: Sequence[Subject], generator: random.Random) -> Framing:
+    """How near the camera is to these subjects: close only to somebody alone, whole things always."""
+    if all(isinstance(subject.what, Thing) for subject in subjects):
+        return "full"
+    return generator.choice(FRAMINGS if len(subjects) == 1 else FRAMINGS[:2])
+
+
+def random_scene(split: Split, generator: random.Random) -> Scene:
+    """A scene of one to three subjects of a split: what training sees."""
+    subjects = random_subjects(split, generator)
+    return compose(subjects, split, generator, framing=random_framing(subjects, generator))
