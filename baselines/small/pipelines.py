@@ -6,7 +6,7 @@ a 224-pixel picture, special token numbers, flow sigmas) and are as small as the
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -116,12 +116,14 @@ def write_text_encoder(folder: Path) -> None:
     save_tensors(folder, state)
 
 
-def write_tokenizer(folder: Path) -> None:
-    """Write a T5 tokenizer of single characters, and of bytes for all others."""
+def write_tokenizer(folder: Path, pieces: Sequence[tuple[str, float]] | None = None) -> None:
+    """Write a T5 tokenizer of `pieces` with their scores: by default single characters, and bytes for all
+    others.
+    """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
     folder.mkdir(exist_ok=True)
-    pieces = vocabulary()
+    pieces = list(pieces or vocabulary())
     numbers = {piece: number for number, (piece, _) in enumerate(pieces)}
     tokenizer = Tokenizer(models.Unigram(pieces, unk_id=numbers[UNKNOWN], byte_fallback=True))
     words = pre_tokenizers.Metaspace(replacement=WORD_START, prepend_scheme="always")

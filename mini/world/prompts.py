@@ -10,8 +10,10 @@ import random
 
 from refbench.mini.world.identity import Thing, nearest
 from refbench.mini.world.motion import DIRECTED
-from refbench.mini.world.people import COLOURS, HAIR_COLOURS
+from refbench.mini.world.pen import TEXTURES
+from refbench.mini.world.people import COLOURS, HAIR_COLOURS, HAT_KINDS
 from refbench.mini.world.scene import Actor, Light, Scene
+from refbench.mini.world.things import SHAPES
 
 # A person is called a man or a woman, or now and then only this.
 PERSON_RATE = 0.15
@@ -111,3 +113,14 @@ def _article(word: str) -> str:
 
 def _capital(text: str) -> str:
     return text[0].upper() + text[1:]
+
+
+def words_of_prompts() -> list[str]:
+    """Every word that a prompt can hold, without punctuation, sorted."""
+    texts = [
+        "A An In On a an video of is next to and with wearing shirt hair glasses beard",
+        "the man woman person right left",
+        *HAIR_WORDS.values(), *PLACE_WORDS.values(), *LIGHT_WORDS.values(), *MOTION_WORDS.values(),
+        *COLOURS, *HAIR_COLOURS, *SHAPES, *TEXTURES, *HAT_KINDS,
+    ]  # fmt: skip
+    return sorted({word for text in texts for word in text.split()})
