@@ -42,14 +42,7 @@ def write_pipeline(
     write_tokenizer(folder / "tokenizer")
     write_text_encoder(folder / "text_encoder")
     write_scheduler(folder / "scheduler")
-    index = {
-        "_class_name": pipeline,
-        "scheduler": ["diffusers", "UniPCMultistepScheduler"],
-        "text_encoder": ["transformers", "UMT5EncoderModel"],
-        "tokenizer": ["transformers", "T5TokenizerFast"],
-        "transformer": ["diffusers", type(network(config)).__name__],
-        "vae": ["diffusers", "AutoencoderKLWan"],
-    }
+    index = pipeline_index(pipeline, type(network(config)).__name__)
     if "image_dim" in config:
         write_image_encoder(folder / "image_encoder")
         write_image_processor(folder / "image_processor")
@@ -58,6 +51,18 @@ def write_pipeline(
             "image_processor": ["transformers", "CLIPImageProcessor"],
         }
     write_json(folder / "model_index.json", index)
+
+
+def pipeline_index(pipeline: str, transformer: str) -> dict[str, Any]:
+    """`model_index.json` of a text-to-video folder: its parts and their classes."""
+    return {
+        "_class_name": pipeline,
+        "scheduler": ["diffusers", "UniPCMultistepScheduler"],
+        "text_encoder": ["transformers", "UMT5EncoderModel"],
+        "tokenizer": ["transformers", "T5TokenizerFast"],
+        "transformer": ["diffusers", transformer],
+        "vae": ["diffusers", "AutoencoderKLWan"],
+    }
 
 
 def write_transformer(

@@ -22,10 +22,22 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from refbench.baselines.small.pipelines import (
+    DIFFUSERS_WEIGHTS,
+    pipeline_index,
+    write_scheduler,
+    write_tokenizer,
+)
 from refbench.baselines.wan.prompts import MAX_TEXT_TOKENS
+from refbench.baselines.wan.t5 import load_tokenizer
+from refbench.bench.files import write_json
+from refbench.bench.weights.tiny import save_tensors
+from refbench.mini.training.build import Build, OnStep, Part
+from refbench.mini.training.latents import NAME as LATENTS
 from refbench.mini.training.latents import prompt_for, read_latents
 from refbench.mini.training.loop import Schedule, seeded
-from refbench.mini.training.text import MOST_TOKENS, TEXT_WIDTH, new_encoder
+from refbench.mini.training.text import MOST_TOKENS, TEXT_WIDTH, new_encoder, pieces, write_encoder
+from refbench.mini.training.vae import REPOSITORY
 
 NAME = "base"
 SHIFT = 3.0
@@ -142,3 +154,35 @@ class BaseLearner:
         sigma = sigma_B.view(-1, 1, 1, 1, 1)
         prediction = self.network((1 - sigma) * clean + sigma * noise, 1000 * sigma_B, batch)
         return {"velocity": functional.mse_loss(prediction, noise - clean)}
+
+
+def write_base(network: TextToVideo, place: Path) -> None:
+    """Write transformer, text encoder and scheduler beside VAE and tokenizer: a `WanPipeline` folder, in half
+    precision.
+    """
+    folder = place / "transformer"
+    folder.mkdir(parents=True, exist_ok=True)
+    network.transformer.save_config(folder)
+    state = {key: value.half() for key, value in network.transformer.state_dict().items()}
+    save_tensors(folder, state, f"{DIFFUSERS_WEIGHTS}.safetensors")
+    write_encoder(network.text_encoder, place / "text_encoder")
+    write_scheduler(place / "scheduler")
+    write_json(place / "model_index.json", pipeline_index("WanPipeline", type(network.transformer).__name__))
+
+
+def make(build: Build, on_step: OnStep) -> None:
+    """Train the base and write its pipeline folder."""
+    place = build.place(REPOSITORY)
+    write_tokenizer(place / "tokenizer", pieces())
+    tokenizer = load_tokenizer(place / "tokenizer")
+    learner = BaseLearner(build.run_folder(LATENTS), tokenizer, build.seed, build.seed)
+    build.train(learner, SCHEDULE, on_step)
+    write_base(learner.network.cpu(), place)
+
+
+PART = Part(
+    name=NAME,
+    summary="the text-to-video base",
+    make=make,
+    files=tuple(f"{REPOSITORY}/{folder}/*" for folder in ("transformer", "text_encoder", "tokenizer")),
+)

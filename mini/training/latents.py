@@ -18,8 +18,11 @@ import torch
 
 from refbench.bench.errors import UserError
 from refbench.bench.files import read_json_object, write_json
+from refbench.bench.weights.store import sha256_of
+from refbench.mini.training.build import Build, OnStep, Part
 from refbench.mini.training.loop import fixed_threads
-from refbench.mini.training.vae import as_pixels
+from refbench.mini.training.vae import NAME as VAE
+from refbench.mini.training.vae import REPOSITORY, WEIGHTS_FILE, as_pixels, load_vae
 from refbench.mini.world.prompts import prompt_of
 from refbench.mini.world.render import render
 from refbench.mini.world.scene import Scene, random_scene
@@ -27,6 +30,8 @@ from refbench.mini.world.scene import Scene, random_scene
 FILE, DONE_FILE = "latents.npy", "latents.json"
 SHAPE_CFHW = (16, 3, 8, 8)
 PIECE = 16
+NAME = "latents"
+CLIPS = 24_000
 
 
 def scene_of(number: int, seed: int) -> Scene:
@@ -83,3 +88,14 @@ def read_latents(folder: Path) -> np.ndarray:
         raise UserError(f"{folder} is not complete: {content.get('done')} of {content.get('clips')} clips")
     array: np.ndarray = np.load(folder / FILE, mmap_mode="r")
     return array
+
+
+def make(build: Build, on_step: OnStep) -> None:
+    """Encode the training clips of the base."""
+    digest = sha256_of(build.weights / REPOSITORY / VAE / WEIGHTS_FILE)
+    write_latents(
+        load_vae(build), build.run_folder(NAME), build.count(CLIPS, least=64), build.seed, digest, on_step
+    )
+
+
+PART = Part(name=NAME, summary="training clips as latents", make=make)

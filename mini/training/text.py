@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from refbench.baselines.small.pipelines import WORD_START, vocabulary, write_tokenizer
+from refbench.baselines.small.pipelines import WORD_START, vocabulary
 from refbench.bench.weights.tiny import save_tensors
 from refbench.mini.world.prompts import words_of_prompts
 
@@ -24,16 +24,14 @@ def pieces() -> list[tuple[str, float]]:
     return [*vocabulary(), *((WORD_START + word, WORD_SCORE) for word in words_of_prompts())]
 
 
-def write_text_side(encoder: Any, folder: Path) -> None:
-    """Write `tokenizer/` and `text_encoder/` below `folder`, the encoder in half precision."""
-    write_tokenizer(folder / "tokenizer", pieces())
-    place = folder / "text_encoder"
-    place.mkdir(parents=True, exist_ok=True)
-    encoder.config.save_pretrained(place)
+def write_encoder(encoder: Any, folder: Path) -> None:
+    """Write the encoder as a Wan repository's `text_encoder/` has it, in half precision."""
+    folder.mkdir(parents=True, exist_ok=True)
+    encoder.config.save_pretrained(folder)
     state = {key: value.half() for key, value in encoder.state_dict().items()}
     # One matrix under two names; the published files hold the first.
     state.pop("encoder.embed_tokens.weight", None)
-    save_tensors(place, state)
+    save_tensors(folder, state)
 
 
 def new_encoder() -> Any:

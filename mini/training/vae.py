@@ -9,6 +9,7 @@ Shapes: B examples, F frames, H W rows and columns, C channels.
 
 from __future__ import annotations
 
+import math
 import random
 from functools import partial
 from pathlib import Path
@@ -19,6 +20,7 @@ import torch
 from torch.nn import functional
 
 from refbench.bench.weights.tiny import save_tensors
+from refbench.mini.training.build import Build, OnStep, Part
 from refbench.mini.training.loop import Schedule, fixed_threads, seeded
 from refbench.mini.world import NUM_FRAMES, SIZE_PX
 from refbench.mini.world.identity import person, random_place, thing
@@ -35,6 +37,10 @@ FRAMES_SHARE = 0.75
 EDGE_WEIGHT, COARSE_WEIGHT, DIVERGENCE_WEIGHT = 1.0, 0.5, 1e-6
 # Clips over which the latents' statistics are taken.
 MEASURED_CLIPS = 256
+
+# The repository of the generators' base, and clips over which reconstruction is measured.
+REPOSITORY = "refbench/mini-base"
+JUDGED_CLIPS = 64
 
 SCHEDULE = Schedule(steps=6000, learning_rate=1e-3, warmup_steps=100, average=0.998)
 
@@ -169,3 +175,42 @@ def write_vae(vae: Any, folder: Path, seed: int, clips: int = MEASURED_CLIPS) ->
     folder.mkdir(parents=True, exist_ok=True)
     vae.save_config(folder)
     save_tensors(folder, {key: value.half() for key, value in vae.state_dict().items()}, WEIGHTS_FILE)
+
+
+def load_vae(build: Build) -> Any:
+    """The VAE that a build wrote, in float32."""
+    from diffusers import AutoencoderKLWan
+
+    return AutoencoderKLWan.from_pretrained(
+        build.weights / REPOSITORY / NAME, torch_dtype=torch.float32
+    ).eval()
+
+
+def make(build: Build, on_step: OnStep) -> None:
+    """Train the VAE and write it."""
+    learner = VaeLearner(build.seed)
+    build.train(learner, SCHEDULE, on_step)
+    write_vae(learner.network.cpu(), build.place(REPOSITORY) / NAME, build.seed, build.count(MEASURED_CLIPS))
+
+
+@torch.no_grad()
+def measure(build: Build) -> dict[str, float]:
+    """Peak signal-to-noise ratio of clips of held-out subjects, in dB."""
+    vae = load_vae(build)
+    generator = random.Random(f"{NAME}/measure")
+    errors = []
+    with fixed_threads():
+        for _ in range(build.count(JUDGED_CLIPS)):
+            pixels = as_pixels(render(random_scene("held-out", generator)).video_FHWC[None])
+            made = vae.decode(vae.encode(pixels).latent_dist.mode()).sample
+            errors.append(float(functional.mse_loss(made, pixels)))
+    return {"psnr_db": 10 * math.log10(4 / (sum(errors) / len(errors)))}
+
+
+PART = Part(
+    name=NAME,
+    summary="the video VAE of all generators",
+    make=make,
+    measure=measure,
+    files=(f"{REPOSITORY}/{NAME}/*",),
+)

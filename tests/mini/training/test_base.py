@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,26 +13,27 @@ torch = pytest.importorskip("torch", reason="training needs the extra 'refalign'
 pytest.importorskip("diffusers", reason="training needs the extra 'refalign'")
 
 from torch.nn import functional  # noqa: E402
-from transformers import AutoTokenizer  # noqa: E402
 
+from refbench.baselines.small.pipelines import write_tokenizer  # noqa: E402
 from refbench.baselines.wan.prompts import MAX_TEXT_TOKENS  # noqa: E402
+from refbench.baselines.wan.t5 import load_tokenizer  # noqa: E402
 from refbench.bench.errors import UserError  # noqa: E402
 from refbench.mini.benchmark import mini_samples  # noqa: E402
 from refbench.mini.training.base import SCHEDULE, BaseLearner, TextBatch, TextToVideo  # noqa: E402
 from refbench.mini.training.latents import prompt_for, read_latents, write_latents  # noqa: E402
 from refbench.mini.training.loop import Run, seeded  # noqa: E402
-from refbench.mini.training.text import MOST_TOKENS, new_encoder, write_text_side  # noqa: E402
+from refbench.mini.training.text import MOST_TOKENS, pieces  # noqa: E402
 from refbench.mini.training.vae import new_vae  # noqa: E402
 
 
 @pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> object:
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Any:
     folder = tmp_path_factory.mktemp("text")
-    write_text_side(new_encoder(), folder)
-    return AutoTokenizer.from_pretrained(folder / "tokenizer")
+    write_tokenizer(folder / "tokenizer", pieces())
+    return load_tokenizer(folder / "tokenizer")
 
 
-def test_a_word_of_the_world_is_a_token(tokenizer: AutoTokenizer) -> None:
+def test_a_word_of_the_world_is_a_token(tokenizer: Any) -> None:
     generator = random.Random(0)
     prompts = [prompt_for(number, 0, generator) for number in range(300)]
     prompts += [sample.prompt for sample in mini_samples().values()]
@@ -85,7 +87,7 @@ def test_latents_go_on_where_they_were_stopped(tmp_path: Path) -> None:
         write_latents(vae, tmp_path / "whole", 20, 0, "another")
 
 
-def test_it_learns(tmp_path: Path, tokenizer: object, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_learns(tmp_path: Path, tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("refbench.mini.training.base.SAMPLES_PER_STEP", 4)
     with seeded("vae", 0):
         write_latents(new_vae().eval(), tmp_path / "latents", 4, 0, "digest")
