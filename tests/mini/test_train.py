@@ -102,3 +102,40 @@ def test_the_real_codec_loads_the_trained_autoencoder(
     assert expected.shape == (1, 16, 3, 8, 8)
     assert len(loaded.config.latents_mean) == 16 and all(std > 0 for std in loaded.config.latents_std)
     assert loaded.config.latents_std != AutoencoderKLWan(**small).config.latents_std
+
+
+def test_facesim_s_loader_takes_the_trained_face_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("insightface")
+    from refbench.metrics.facesim import NETWORK_FILE
+    from refbench.metrics.nets.curricularface import Layout, load_curricularface
+    from refbench.mini.train import face
+
+    monkeypatch.setattr(face, "LAYOUT", Layout(stem_width=4, unit_widths=(4, 6, 8, 8, 10), embedding_width=8))
+    monkeypatch.setattr(face, "PEOPLE_PER_STEP", 4)
+    part = face.FaceNetwork(settings=PartSettings(steps=3, learning_rate=1e-3))
+    trained = train_part(part, tmp_path)
+    loaded = load_curricularface(tmp_path / NETWORK_FILE, any_layout=True)
+    subject = face.person("held-out", 1)
+    view = face.as_faces(face.face_of_reference(subject, draws_of("p", 0, 0).python)[None])
+    with torch.no_grad():
+        assert torch.equal(loaded(view), trained(view))
+    assert 0 <= face.identity_auc(trained, people=4) <= 1
+
+
+def test_a_face_is_cut_where_the_eyes_are() -> None:
+    """The aligned faces of one person have the same place for eyes, in the portrait and in a scene."""
+    pytest.importorskip("insightface")
+    import numpy as np
+
+    from refbench.mini.train import face
+
+    subject = face.person("training", 5)
+    generator = draws_of("p", 0, 1).python
+    portrait = face.face_of_reference(subject, generator).astype(int)
+    frames = [face.scene_face(subject, "training", generator).astype(int) for _ in range(4)]
+    others = [face.face_of_reference(face.person("training", number), generator) for number in range(6, 12)]
+    assert portrait.shape == (112, 112, 3)
+    own = min(np.abs(frame - portrait).mean() for frame in frames)
+    assert own < np.median([np.abs(other.astype(int) - portrait).mean() for other in others])
