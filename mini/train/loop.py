@@ -107,7 +107,7 @@ def train_part(
             group["lr"] = settings.rate(step)
         loss, figures = part.loss(network, step, draws_of(part.name, seed, step))
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), settings.max_gradient_norm)
         optimizer.step()
         on_step(step + 1, settings.steps, figures)
