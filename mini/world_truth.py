@@ -21,6 +21,8 @@ from refbench.mini.world import FPS, NUM_FRAMES, SIZE_PX
 if TYPE_CHECKING:
     from refbench.mini.benchmark import MiniSample
 
+UNKNOWN = "no sample of the track mini with this prompt (refbench mini dataset writes the present ones)"
+
 
 @methods.register
 class WorldTruth(Method):
@@ -43,7 +45,7 @@ class WorldTruth(Method):
 
     def refuses(self, sample: Sample) -> str | None:
         """A reason for every sample that is not one of the track's own."""
-        return None if _own(sample) is not None else "no sample of the track mini: its scene is not known"
+        return None if _own(sample) is not None else UNKNOWN
 
     def load(self, environment: Environment) -> Generator:
         """Ready at once: nothing is loaded."""
@@ -60,7 +62,7 @@ class WorldTruthGenerator(Generator):
 
         own = _own(sample)
         if own is None:
-            raise SampleError(f"{sample.id} is no sample of the track mini: its scene is not known")
+            raise SampleError(f"{sample.id}: {UNKNOWN}")
         return Frames(images=list(render(own.scene).video_FHWC), fps=FPS)
 
 
