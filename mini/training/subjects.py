@@ -72,8 +72,5 @@ def _seen_in_scene(
     subjects: list[Subject], split: Split, generator: random.Random
 ) -> list[np.ndarray | None]:
     scene = compose(subjects, split, generator, framing=random_framing(subjects, generator))
-    rendering = render(scene)
-    frame = generator.randrange(NUM_FRAMES)
-    return [
-        cut_out(rendering, labels, frame, on_white=generator.random() < 0.7) for labels in rendering.labels
-    ]
+    rendering = render(scene, [generator.randrange(NUM_FRAMES)])
+    return [cut_out(rendering, labels, 0, on_white=generator.random() < 0.7) for labels in rendering.labels]

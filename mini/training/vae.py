@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,8 +31,8 @@ from refbench.mini.world.scene import TRAINING_PEOPLE, TRAINING_THINGS, random_s
 NAME = "vae"
 WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
 CLIPS_PER_STEP = 2
-# Of the steps with single frames: drawing a clip costs as much as learning from four of its frames.
-DRAWN_CLIPS, FRAMES_OF_CLIP, REFERENCES = 3, 4, 4
+# Of the steps with single frames.
+DRAWN_CLIPS, FRAMES_OF_CLIP, REFERENCES = 6, 2, 4
 # Up to this share of the steps single frames are seen.
 FRAMES_SHARE = 0.75
 EDGE_WEIGHT, COARSE_WEIGHT, DIVERGENCE_WEIGHT = 1.0, 0.5, 1e-6
@@ -129,9 +130,9 @@ def _causal_convolution(
     return pictures_BCHW[:, :, None]
 
 
-def training_clip(generator: random.Random) -> np.ndarray:
-    """A clip of the training split, RGB uint8 (F,H,W,3)."""
-    return render(random_scene("training", generator)).video_FHWC
+def training_clip(generator: random.Random, frames: Sequence[int] = range(NUM_FRAMES)) -> np.ndarray:
+    """A clip of the training split, or these of its frames, RGB uint8 (F,H,W,3)."""
+    return render(random_scene("training", generator), frames).video_FHWC
 
 
 def any_reference(generator: random.Random) -> np.ndarray:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -87,11 +88,11 @@ class Rendering:
     labels: tuple[ActorLabels, ...]
 
 
-def render(scene: Scene) -> Rendering:
-    """Draw a scene; the same scene gives the same bytes on one machine."""
+def render(scene: Scene, frames: Sequence[int] = range(NUM_FRAMES)) -> Rendering:
+    """Draw a scene, or only these of its frames; the same scene gives the same bytes on one machine."""
     generator = random.Random(scene.seed)
-    video_FHWC, shifts = _background(scene, generator)
-    layers = [_layer(actor, scene.framing, shifts) for actor in scene.actors]
+    video_FHWC, shifts = _background(scene, frames, generator)
+    layers = [_layer(actor, scene.framing, frames, shifts) for actor in scene.actors]
     for layer in layers:
         video_FHWC = _over(layer.canvas_FHWC, video_FHWC)
     video_FHWC = _lit(video_FHWC, scene.light, generator)
@@ -104,7 +105,9 @@ def render(scene: Scene) -> Rendering:
     return Rendering(scene=scene, video_FHWC=video_FHWC, labels=tuple(reversed(labels)))
 
 
-def _background(scene: Scene, generator: random.Random) -> tuple[np.ndarray, np.ndarray]:
+def _background(
+    scene: Scene, frames: Sequence[int], generator: random.Random
+) -> tuple[np.ndarray, np.ndarray]:
     """The place in every frame, and how far the camera has moved, in pixels."""
     place_HWC = place_picture(scene.place)
     height, width = place_HWC.shape[:2]
@@ -112,9 +115,9 @@ def _background(scene: Scene, generator: random.Random) -> tuple[np.ndarray, np.
     room = width - SIZE_PX - abs(travel) - 1
     left = generator.uniform(0, room) + max(-travel, 0)
     top = generator.uniform(0.4, 1.0) * (height - SIZE_PX - 1)
-    shifts = np.linspace(0, travel, NUM_FRAMES)
-    frames = [_window(place_HWC, left + shift, top) for shift in (shifts if travel else shifts[:1])]
-    return np.stack(frames if travel else frames * NUM_FRAMES), shifts - travel / 2
+    shifts = np.linspace(0, travel, NUM_FRAMES)[list(frames)]
+    windows = [_window(place_HWC, left + shift, top) for shift in (shifts if travel else shifts[:1])]
+    return np.stack(windows if travel else windows * len(frames)), shifts - travel / 2
 
 
 def _window(picture_HWC: np.ndarray, left: float, top: float) -> np.ndarray:
@@ -148,17 +151,16 @@ class _Layer:
     moments: list[Moment]
 
 
-def _layer(actor: Actor, framing: Framing, shifts: np.ndarray) -> _Layer:
+def _layer(actor: Actor, framing: Framing, frames: Sequence[int], shifts: np.ndarray) -> _Layer:
     what = actor.what
     is_thing = isinstance(what, Thing)
-    canvas_FHWC = np.zeros((NUM_FRAMES, SIZE_PX, SIZE_PX, 4), np.uint8)
+    canvas_FHWC = np.zeros((len(frames), SIZE_PX, SIZE_PX, 4), np.uint8)
     top_FHWC = np.zeros_like(canvas_FHWC)
     height_px = actor.height * SIZE_PX
     # Things stand in the picture whatever the framing.
     ground_px = (GROUND["full"] if is_thing else GROUND[framing]) * SIZE_PX
     moments = [
-        moment(actor.motion, index / (NUM_FRAMES - 1), actor.direction, thing=is_thing)
-        for index in range(NUM_FRAMES)
+        moment(actor.motion, index / (NUM_FRAMES - 1), actor.direction, thing=is_thing) for index in frames
     ]
     pens = []
     for index, now in enumerate(moments):
@@ -249,8 +251,8 @@ def _lit(video_FHWC: np.ndarray, light: Light, generator: random.Random) -> np.n
 
 def _labels(layer: _Layer, covered_FHW: np.ndarray, mask_FHW: np.ndarray) -> ActorLabels:
     box_FK = np.stack([_box_around(mask_HW) for mask_HW in mask_FHW])
-    head_FK = np.full((NUM_FRAMES, 4), np.nan)
-    face_FK, landmarks_FKC = head_FK.copy(), np.full((NUM_FRAMES, 5, 2), np.nan)
+    head_FK = np.full((len(mask_FHW), 4), np.nan)
+    face_FK, landmarks_FKC = head_FK.copy(), np.full((len(mask_FHW), 5, 2), np.nan)
     what = layer.actor.what
     if isinstance(what, Person):
         for index, (pen, now) in enumerate(zip(layer.pens, layer.moments, strict=True)):

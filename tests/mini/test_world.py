@@ -220,3 +220,14 @@ def test_damage_grows_with_its_strength_and_is_nothing_at_0(name: str) -> None:
     assert 0 < errors[0] < errors[1] < errors[2]
     assert np.array_equal(damaged(0.6), damaged(0.6))
     assert damaged(1).dtype == np.uint8 and np.array_equal(video_FHWC, before)
+
+
+def test_some_frames_of_a_scene_are_those_of_the_whole() -> None:
+    for number in range(6):
+        scene = random_scene("training", random.Random(number))
+        whole, some = render(scene), render(scene, [5, 2])
+        assert (some.video_FHWC == whole.video_FHWC[[5, 2]]).all()
+        for few, all_ in zip(some.labels, whole.labels, strict=True):
+            assert (few.mask_FHW == all_.mask_FHW[[5, 2]]).all()
+            np.testing.assert_array_equal(few.face_FK, all_.face_FK[[5, 2]])
+            np.testing.assert_array_equal(few.landmarks_FKC, all_.landmarks_FKC[[5, 2]])
