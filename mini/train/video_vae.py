@@ -31,7 +31,7 @@ CONFIG = {
     "num_res_blocks": 2,
     "temperal_downsample": [False, True, True],
 }
-CLIPS_PER_STEP, PICTURES_PER_STEP = 8, 24
+CLIPS_PER_STEP, PICTURES_PER_STEP = 4, 12
 # One step in so many is of single pictures: references are encoded alone.
 PICTURES_EVERY = 4
 EDGE_WEIGHT, KL_WEIGHT = 0.5, 1e-6
@@ -44,7 +44,7 @@ class VideoVae(Part):
     """The video autoencoder's training."""
 
     name: str = "video-vae"
-    settings: PartSettings = field(default_factory=lambda: PartSettings(steps=6000, learning_rate=1e-3))
+    settings: PartSettings = field(default_factory=lambda: PartSettings(steps=5000, learning_rate=2e-3))
 
     def network(self) -> torch.nn.Module:
         """A fresh autoencoder of `CONFIG`."""
