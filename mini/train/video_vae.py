@@ -24,17 +24,18 @@ from refbench.mini.world.identity import Split, Subject
 from refbench.mini.world.render import reference_picture, render
 from refbench.mini.world.scene import random_scene, random_subjects
 
-CONFIG = {
+CONFIG: dict[str, Any] = {
     "base_dim": 16,
     "z_dim": 16,
     "dim_mult": [1, 2, 4, 4],
     "num_res_blocks": 2,
     "temperal_downsample": [False, True, True],
 }
-CLIPS_PER_STEP, PICTURES_PER_STEP = 8, 24
+CLIPS_PER_STEP, PICTURES_PER_STEP = 4, 12
 # One step in so many is of single pictures: references are encoded alone.
 PICTURES_EVERY = 4
 EDGE_WEIGHT, KL_WEIGHT = 0.5, 1e-6
+FIRST_LOG_VARIANCE = -6.0
 # Clips over which the latents' statistics are measured.
 MEASURED_CLIPS = 256
 
@@ -44,13 +45,19 @@ class VideoVae(Part):
     """The video autoencoder's training."""
 
     name: str = "video-vae"
-    settings: PartSettings = field(default_factory=lambda: PartSettings(steps=6000, learning_rate=1e-3))
+    settings: PartSettings = field(default_factory=lambda: PartSettings(steps=5000, learning_rate=2e-3))
 
     def network(self) -> torch.nn.Module:
         """A fresh autoencoder of `CONFIG`."""
         from diffusers import AutoencoderKLWan
 
         network: torch.nn.Module = AutoencoderKLWan(**CONFIG)
+        vae: Any = network
+        with torch.no_grad():
+            # The second half is the posterior's log variance: as diffusers initialises it, its noise is three
+            # times the signal.
+            vae.quant_conv.weight[CONFIG["z_dim"] :] *= 0.1
+            vae.quant_conv.bias[CONFIG["z_dim"] :] = FIRST_LOG_VARIANCE
         return network
 
     def loss(
@@ -63,7 +70,7 @@ class VideoVae(Part):
             pixels_B3FHW = clips(CLIPS_PER_STEP, "training", draws)
         vae: Any = network
         posterior = vae.encode(pixels_B3FHW).latent_dist
-        again_B3FHW = vae.decode(posterior.sample(draws.torch)).sample
+        again_B3FHW = decoded(vae, posterior.sample(draws.torch))
         error = (again_B3FHW - pixels_B3FHW).abs().mean()
         edges = sum(
             (again_B3FHW.diff(dim=axis) - pixels_B3FHW.diff(dim=axis)).abs().mean()
@@ -82,6 +89,21 @@ class VideoVae(Part):
         place = folder / "vae"
         vae.save_config(place)
         write_tensors(place / "diffusion_pytorch_model.safetensors", vae.state_dict())
+
+
+def decoded(vae: Any, latents_B16FHW: torch.Tensor) -> torch.Tensor:
+    """What the decoder draws, (B,3,F,H,W), before diffusers' `decode` cuts it at -1 and 1.
+
+    A cut has no gradient outside: once the pictures' white has driven the output beyond it, nothing is
+    learned any more.
+    """
+    pieces: list[torch.Tensor] = []
+    hook = vae.decoder.register_forward_hook(lambda module, given, piece: pieces.append(piece))
+    try:
+        vae.decode(latents_B16FHW)
+    finally:
+        hook.remove()
+    return torch.cat(pieces, dim=2)
 
 
 def clips(count: int, split: Split, draws: StepDraws) -> torch.Tensor:

@@ -104,6 +104,24 @@ def test_the_real_codec_loads_the_trained_autoencoder(
     assert loaded.config.latents_std != AutoencoderKLWan(**small).config.latents_std
 
 
+def test_what_the_decoder_draws_too_bright_still_has_a_gradient() -> None:
+    from diffusers import AutoencoderKLWan
+
+    torch.manual_seed(0)
+    small = video_vae.CONFIG | {"base_dim": 4, "dim_mult": [1, 1, 1, 1], "num_res_blocks": 1}
+    vae = AutoencoderKLWan(**small)
+    latents = torch.randn(1, 16, 3, 2, 2, generator=torch.Generator().manual_seed(0))
+    drawn = video_vae.decoded(vae, latents)
+    assert drawn.shape == (1, 3, 9, 16, 16)
+    assert torch.equal(drawn.clamp(-1, 1), vae.decode(latents).sample)
+    with torch.no_grad():
+        vae.decoder.conv_out.bias += 5
+    bright = video_vae.decoded(vae, latents)
+    bright.mean().backward()
+    assert float(bright.detach().min()) > 1
+    assert float(vae.decoder.conv_out.bias.grad.abs().min()) > 0
+
+
 def test_facesim_s_loader_takes_the_trained_face_network(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -33,6 +33,7 @@ from refbench.bench.weights.kind import (
     kind_of_folder,
 )
 from refbench.bench.weights.store import file_digests, is_small, is_tiny, kind_on_disk, weights_fingerprint
+from refbench.bench.weights.tiny import marked_folder
 
 KINDS: tuple[WeightsKind, ...] = ("real", "mini", "tiny")
 ENTRY = WeightEntry(name="net", repository="owner/net", holds="a network", required=("net.bin",))
@@ -59,6 +60,15 @@ def test_the_marker_of_a_folder_stands_before_its_digests(tmp_path: Path, kind: 
         assert kind_of_digest(text) == kind and text.startswith(PREFIXES[kind])
     provenance = Provenance(metric_version="1", weights={"net": digest})
     assert provenance.weights_kinds == {kind} and provenance.weights_kind == kind
+
+
+@pytest.mark.parametrize("kind", ["mini", "tiny"])
+def test_a_folder_is_made_with_its_mark(tmp_path: Path, kind: WeightsKind) -> None:
+    (tmp_path / "owner/older").mkdir(parents=True)
+    for repository in ("owner/new", "owner/older", "owner/new"):
+        place = marked_folder(tmp_path, repository, kind)
+        assert place == tmp_path / repository and kind_of_folder(place) == kind
+        assert [path.name for path in place.iterdir()] == [MARKERS[kind]]
 
 
 def test_the_variant_of_a_run_names_the_kind() -> None:
