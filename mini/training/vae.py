@@ -29,6 +29,8 @@ from refbench.mini.world.render import place_reference, reference_picture, rende
 from refbench.mini.world.scene import TRAINING_PEOPLE, TRAINING_THINGS, random_scene
 
 NAME = "vae"
+LATENT_CHANNELS = 16
+FIRST_LOG_VARIANCE = -4.0
 WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
 CLIPS_PER_STEP = 2
 # Of the steps with single frames.
@@ -54,6 +56,11 @@ class VaeLearner:
     def __init__(self, seed: int = 0) -> None:
         with seeded(NAME, seed):
             self.network = new_vae()
+        with torch.no_grad():
+            # Half of its outputs are the posterior's log variances, whose noise drowns the signal of an
+            # untrained network.
+            self.network.quant_conv.weight[LATENT_CHANNELS:] *= 0.1
+            self.network.quant_conv.bias[LATENT_CHANNELS:] = FIRST_LOG_VARIANCE
         _quicken_single_frames(self.network)
 
     def examples(self, generator: random.Random, progress: float) -> torch.Tensor:
@@ -74,7 +81,7 @@ class VaeLearner:
         """Differences of pixels, of their edges, and at half the size; and the latents' divergence."""
         posterior = self.network.encode(batch).latent_dist
         noise = torch.randn(posterior.mean.shape, generator=generator)
-        made = self.network.decode(posterior.mean + posterior.std * noise).sample
+        made = uncut(self.network, posterior.mean + posterior.std * noise)
         divergence = posterior.mean.square() + posterior.var - 1 - posterior.logvar
         coarse = (functional.avg_pool3d(clip, (1, 2, 2)) for clip in (made, batch))
         return {
@@ -84,6 +91,20 @@ class VaeLearner:
             "coarse": COARSE_WEIGHT * functional.l1_loss(*coarse),
             "divergence": DIVERGENCE_WEIGHT * 0.5 * divergence.sum() / len(batch),
         }
+
+
+def uncut(vae: Any, latents: torch.Tensor) -> torch.Tensor:
+    """What the decoder makes of latents before diffusers cuts it at -1 and 1.
+
+    Beyond a cut nothing is learned any more, and white backgrounds drive it there.
+    """
+    pieces: list[torch.Tensor] = []
+    hook = vae.decoder.register_forward_hook(lambda module, given, piece: pieces.append(piece))
+    try:
+        vae.decode(latents)
+    finally:
+        hook.remove()
+    return torch.cat(pieces, dim=2)
 
 
 def edge_loss(made: torch.Tensor, wanted: torch.Tensor, axis: int) -> torch.Tensor:
@@ -97,12 +118,12 @@ def new_vae() -> Any:
 
     return AutoencoderKLWan(
         base_dim=16,
-        z_dim=16,
+        z_dim=LATENT_CHANNELS,
         dim_mult=[1, 2, 4, 4],
         num_res_blocks=1,
         temperal_downsample=[False, True, True],
-        latents_mean=[0.0] * 16,
-        latents_std=[1.0] * 16,
+        latents_mean=[0.0] * LATENT_CHANNELS,
+        latents_std=[1.0] * LATENT_CHANNELS,
     )
 
 

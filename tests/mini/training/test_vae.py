@@ -13,7 +13,7 @@ torch = pytest.importorskip("torch", reason="training needs the extra 'refalign'
 pytest.importorskip("diffusers", reason="training needs the extra 'refalign'")
 
 from refbench.mini.training.loop import Run, seeded  # noqa: E402
-from refbench.mini.training.vae import NAME, SCHEDULE, VaeLearner, new_vae, write_vae  # noqa: E402
+from refbench.mini.training.vae import NAME, SCHEDULE, VaeLearner, new_vae, uncut, write_vae  # noqa: E402
 
 
 def test_single_frames_take_a_shorter_way_to_the_same_sums() -> None:
@@ -27,6 +27,18 @@ def test_single_frames_take_a_shorter_way_to_the_same_sums() -> None:
             made = [vae.decode(latents[1]).sample for vae in (quick, plain)]
         torch.testing.assert_close(latents[0], latents[1], atol=1e-5, rtol=0)
         torch.testing.assert_close(made[0], made[1], atol=1e-5, rtol=0)
+
+
+def test_beyond_white_there_is_still_a_gradient() -> None:
+    vae = VaeLearner().network
+    with torch.no_grad():
+        vae.decoder.conv_out.bias.fill_(2.0)
+        vae.decoder.conv_out.weight.zero_()
+    made = uncut(vae, torch.zeros(1, 16, 2, 2, 2))
+    assert made.shape == (1, 3, 5, 16, 16)
+    assert made.min() == 2.0 and vae.decode(torch.zeros(1, 16, 2, 2, 2)).sample.max() == 1.0
+    made.sum().backward()
+    assert vae.decoder.conv_out.bias.grad.abs().min() > 0
 
 
 def test_frames_come_first_then_clips() -> None:
