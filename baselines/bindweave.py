@@ -32,7 +32,7 @@ from refbench.bench.registry import methods
 from refbench.bench.sample import Sample
 from refbench.bench.weights.common import QWEN25_VL
 from refbench.bench.weights.entry import WeightEntry
-from refbench.bench.weights.store import is_tiny, require_model_folder, weights_fingerprint
+from refbench.bench.weights.store import is_small, require_model_folder, weights_fingerprint
 
 if TYPE_CHECKING:
     from refbench.baselines.wan.nets.bindweave import SlotReferences
@@ -127,7 +127,7 @@ class BindWeave14B(WanMethod):
         from refbench.baselines.wan.nets.bindweave import SlotCodec, VisionLanguageModel
 
         folder, device = self._reader_folder(environment), environment.device
-        if device.startswith("cuda") and not is_tiny(folder):
+        if device.startswith("cuda") and not is_small(folder):
             self.check_reader_memory(device)
         reader = VisionLanguageModel(folder, device=device, dtype=chosen_dtype(self.options.dtype, device))
         return self.load_with(

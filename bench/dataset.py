@@ -1,5 +1,8 @@
 """Tracks: sets of samples that are scored together, read from OpenS2V-Eval's files or a user's suite.
 
+Other packages declare further tracks in the same format through the entry-point group `refbench.tracks`,
+whose values are `DeclaredTrack` objects.
+
 Sources: the sample lists `Open-Domain_Eval.json`, `Human-Domain_Eval.json` and `Single-Domain_Eval.json` of
 the hub data set BestWishYsh/OpenS2V-Eval (id → `img_paths`, `prompt`, `class_label`), and JSONL suites of
 this project. Everything read here is untrusted: a path may not leave its folder and every fault is one line.
@@ -13,6 +16,8 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TypeVar
 
@@ -21,18 +26,21 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from refbench.bench.errors import UserError, first_fault, one_line
 from refbench.bench.files import leaves_its_folder, parse_json, read_json, read_text, shortlist
 from refbench.bench.sample import Kind, Reference, Sample, category_of, kind_of, kind_of_label
+from refbench.bench.weights.kind import WeightsKind
 
 HUB_DATASET = "BestWishYsh/OpenS2V-Eval"
 DATASET_VARIABLE = "REFBENCH_DATASET"
+TRACKS_GROUP = "refbench.tracks"
 # Of samples of a suite that would each be alone in a category of their own.
 OTHER_CATEGORY = "other"
 SAMPLE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
 @dataclass(frozen=True, kw_only=True)
-class OfficialTrack:
-    """A track of OpenS2V-Eval: its file (older releases' names after it) and how many samples each category
-    has.
+class DeclaredTrack:
+    """A track in OpenS2V-Eval's format: its file (older releases' names after it) and how many samples each
+    category has. `dataset_hint` says how to get the data set, where it is not OpenS2V-Eval itself;
+    `accepted_weights` are the kinds of weights that may generate its videos.
 
     The ids of a category are `<category>_1` to `<category>_<count>`.
     """
@@ -41,10 +49,12 @@ class OfficialTrack:
     summary: str
     files: tuple[str, ...]
     category_counts: dict[str, int]
+    dataset_hint: str = ""
+    accepted_weights: frozenset[WeightsKind] = frozenset({"real", "tiny"})
 
     @property
     def sample_ids(self) -> tuple[str, ...]:
-        """All ids of the official track."""
+        """All ids of the track."""
         return tuple(
             f"{category}_{number}"
             for category, count in self.category_counts.items()
@@ -55,7 +65,7 @@ class OfficialTrack:
 OFFICIAL_TRACKS = {
     track.name: track
     for track in (
-        OfficialTrack(
+        DeclaredTrack(
             name="open-domain",
             summary="all eight categories, one to three references per sample",
             files=("Open-Domain_Eval.json",),
@@ -70,13 +80,13 @@ OFFICIAL_TRACKS = {
                 "multiobject": 30,
             },
         ),
-        OfficialTrack(
+        DeclaredTrack(
             name="human-domain",
             summary="one person or face per sample, no NexusScore in the total",
             files=("Human-Domain_Eval.json",),
             category_counts={"singlehuman": 30, "singleface": 30},
         ),
-        OfficialTrack(
+        DeclaredTrack(
             name="single-domain",
             summary="one reference per sample: a person, a face or an object",
             files=("Single-Domain_Eval.json", "SingleObject_Eval.json", "Single-Object_Eval.json"),
@@ -157,24 +167,50 @@ class _SuiteRow(BaseModel):
         return entries
 
 
+@lru_cache(maxsize=1)
+def declared_tracks() -> Mapping[str, DeclaredTrack]:
+    """All tracks by name: the official ones first, then those of other packages.
+
+    An entry point that does not load, or that names something else, costs itself alone.
+    """
+    declared = dict(OFFICIAL_TRACKS)
+    for point in entry_points(group=TRACKS_GROUP):
+        try:
+            loaded = point.load()
+        except Exception:  # noqa: BLE001 - somebody else's package may fail in any way
+            continue
+        if isinstance(loaded, DeclaredTrack):
+            declared.setdefault(loaded.name, loaded)
+    return declared
+
+
+def tracks_in(folder: Path) -> list[str]:
+    """The declared tracks whose list of samples is in a folder."""
+    return [
+        name
+        for name, track in declared_tracks().items()
+        if any((folder / file).is_file() for file in track.files)
+    ]
+
+
 def load_track(name: str, dataset: str | Path | None) -> Track:
-    """The official track `name` from a local folder, the hub (`hub` or `hub@REVISION`), or
+    """The declared track `name` from a local folder, the hub (`hub` or `hub@REVISION`), or
     `REFBENCH_DATASET`.
 
     Raises UserError for an unknown track, a missing folder or file, and anything wrong inside it.
     """
-    official = OFFICIAL_TRACKS.get(name)
-    if official is None:
-        raise UserError(
-            f"unknown track {name!r}; known: {', '.join(OFFICIAL_TRACKS)} (or --suite FILE.jsonl)"
-        )
+    declared = declared_tracks()
+    chosen = declared.get(name)
+    if chosen is None:
+        raise UserError(f"unknown track {name!r}; known: {', '.join(declared)} (or --suite FILE.jsonl)")
     folder = dataset_folder(dataset)
-    for file_name in official.files:
+    for file_name in chosen.files:
         path = folder / file_name
         if path.is_file():
             samples = tuple(_official_samples(path))
-            return Track(name=name, samples=samples, domain=name)
-    raise UserError(f"{folder} has no {official.files[0]}: is it a copy of {HUB_DATASET}?")
+            return Track(name=name, samples=samples, domain=domain_of(name))
+    hint = chosen.dataset_hint or f"is it a copy of {HUB_DATASET}?"
+    raise UserError(f"{folder} has no {chosen.files[0]}: {hint}")
 
 
 def dataset_folder(dataset: str | Path | None) -> Path:

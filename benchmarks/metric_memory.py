@@ -19,11 +19,11 @@ from machine import describe, peak_mib
 
 from refbench.bench.cli.main import app
 from refbench.bench.dataset import load_track
-from refbench.bench.demo.dataset import write_demo_dataset
 from refbench.bench.environment import Environment
 from refbench.bench.method import Frames
 from refbench.bench.runner.generate import make_method
 from refbench.bench.video import write_video
+from refbench.mini.demo import write_demo_dataset
 
 METRICS = (
     "motion-amplitude",

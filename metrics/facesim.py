@@ -35,7 +35,7 @@ from refbench.bench.registry import metrics
 from refbench.bench.sample import Reference, Sample
 from refbench.bench.scores.columns import COMPONENTS
 from refbench.bench.video import Video, uniform_frames
-from refbench.bench.weights.store import file_digests, is_tiny, require, require_file
+from refbench.bench.weights.store import file_digests, is_small, require, require_file
 from refbench.metrics.nets.faces import OFFICIAL_PACK, FaceFinder, pack_folder
 from refbench.metrics.nets.pixels import distinct_frames
 from refbench.metrics.weights import OPENS2V_WEIGHT
@@ -102,7 +102,7 @@ class FaceSim(Metric):
 
         device = torch.device(environment.device)
         faces = load_faces(pack, device.type, environment.threads)
-        network = load_curricularface(network_file, any_layout=is_tiny(network_file.parent))
+        network = load_curricularface(network_file, any_layout=is_small(network_file.parent))
         used = {f"{OPENS2V_WEIGHT.name}/{network_file.name}": network_file}
         used |= {f"{pack.name}/{file.name}": file for file in faces.files}
         return FaceSimScorer(

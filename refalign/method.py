@@ -25,8 +25,8 @@ from refbench.bench.environment import Environment
 from refbench.bench.files import scratch_folder
 from refbench.bench.registry import methods
 from refbench.bench.sample import Sample
-from refbench.bench.scores.record import TINY_PREFIX
 from refbench.bench.weights.entry import WeightEntry
+from refbench.bench.weights.kind import TINY_PREFIX
 
 if TYPE_CHECKING:
     from refbench.baselines.wan.conditioning import ConcatenatedReferences

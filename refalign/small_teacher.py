@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from refbench.bench.weights.tiny import marked_folder, random_state_dict
 from refbench.refalign.teacher import get_teacher_spec
@@ -15,7 +16,6 @@ def write_tiny(folder: Path, name: str = "dinov3-vitb16") -> None:
     """Write a tiny random network in place of the DINOv3 teacher `name` below `folder`."""
     import torch
     from transformers import DINOv3ViTConfig, DINOv3ViTModel
-    from transformers.utils import logging
 
     spec = get_teacher_spec(name)
     model_folder = marked_folder(folder, spec.repository)
@@ -31,10 +31,18 @@ def write_tiny(folder: Path, name: str = "dinov3-vitb16") -> None:
     with torch.random.fork_rng(devices=[]):
         network = DINOv3ViTModel(config)
     network.load_state_dict(random_state_dict(network))
+    write_teacher(model_folder, network)
+
+
+def write_teacher(folder: Path, network: Any, *, half: bool = False) -> None:
+    """Write a vision model as a Hugging Face folder, without a progress bar; `half`: in half precision."""
+    import torch
+    from transformers.utils import logging
+
     had_bars = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
-        network.save_pretrained(model_folder)
+        (network.to(torch.float16) if half else network).save_pretrained(folder)
     finally:
         if had_bars:
             logging.enable_progress_bar()

@@ -26,7 +26,7 @@ from torch.nn.functional import interpolate
 
 from refbench.bench.errors import MissingWeights, UserError, one_line
 from refbench.bench.weights.hf_folder import load_model, read_config
-from refbench.bench.weights.store import is_tiny, require_model_folder
+from refbench.bench.weights.store import is_small, require_model_folder
 
 Kind = Literal["dinov3_vit", "dinov2", "siglip", "clip"]
 Triple = tuple[float, float, float]
@@ -218,9 +218,9 @@ def _load_network(spec: TeacherSpec, folder: Path, dtype: torch.dtype) -> Any:
 
 
 def _check_sizes(name: str, spec: TeacherSpec, folder: Path, config: Any) -> None:
-    """A larger or smaller sister of the teacher loads as well; only tiny checkpoints may differ."""
+    """A larger or smaller sister of the teacher loads as well; only tiny and mini checkpoints may differ."""
     found = (config.hidden_size, config.patch_size)
-    if found != (spec.width, spec.patch_px) and not is_tiny(folder):
+    if found != (spec.width, spec.patch_px) and not is_small(folder):
         raise UserError(
             f"{folder} is not {name}: width {found[0]} and patch {found[1]} "
             f"instead of {spec.width} and {spec.patch_px}"

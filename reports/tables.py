@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from refbench.bench.console import coverage_text, interval_text, percent, reasons_text
-from refbench.bench.dataset import OFFICIAL_TRACKS
+from refbench.bench.dataset import declared_tracks
 from refbench.bench.scores.aggregate import ComponentResult, Scoreboard, natural_order
 from refbench.bench.scores.columns import COMPONENTS
 
@@ -141,8 +141,8 @@ def _category_table(boards: Sequence[Scoreboard], categories: Sequence[str], com
 
 def track_categories(boards: Sequence[Scoreboard]) -> list[str]:
     """All categories of one track's scoreboards, in the official order, others after them."""
-    official = OFFICIAL_TRACKS.get(boards[0].track)
-    order = list(official.category_counts) if official is not None else []
+    declared = declared_tracks().get(boards[0].track)
+    order = list(declared.category_counts) if declared is not None else []
     found = {category for board in boards for category in board.categories}
     known = [category for category in order if category in found]
     return known + sorted(found - set(known), key=natural_order)

@@ -54,7 +54,7 @@ def test_every_folder_with_an_init_file_is_a_listed_package() -> None:
 
 def test_the_type_checkers_tree_shows_every_package() -> None:
     links = {path.name: path.resolve() for path in (ROOT / "typing_root/refbench").iterdir()}
-    for folder in ("bench", "metrics", "baselines", "refalign", "reports"):
+    for folder in ("bench", "metrics", "baselines", "refalign", "reports", "mini"):
         assert links[folder] == ROOT / folder
     assert links["__init__.py"] == ROOT / "refbench/__init__.py"
 

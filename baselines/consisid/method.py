@@ -25,9 +25,9 @@ from refbench.bench.registry import methods
 from refbench.bench.sample import Sample
 from refbench.bench.weights.entry import BASE_FILES, TRANSFORMER_FILES, WeightEntry
 from refbench.bench.weights.store import (
-    any_tiny,
     how_to_get,
     is_tiny,
+    kind_on_disk,
     missing_files,
     require,
     weights_fingerprint,
@@ -234,7 +234,7 @@ class ConsisID(Method):
 
     def _weights_folder(self, environment: Environment) -> Path:
         """The folder with all that `load` reads. Raises for missing packages or files, and a wrong size."""
-        tiny = any_tiny((CONSISID,), environment.weights)
+        tiny = kind_on_disk((CONSISID,), environment.weights) == "tiny"
         absent = None if tiny else missing_packages(FACE_MODULES, EXTRA)
         if absent is not None:
             raise MissingWeights(f"reading the face {absent}")

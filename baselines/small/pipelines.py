@@ -6,7 +6,7 @@ a 224-pixel picture, special token numbers, flow sigmas) and are as small as the
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,14 +42,7 @@ def write_pipeline(
     write_tokenizer(folder / "tokenizer")
     write_text_encoder(folder / "text_encoder")
     write_scheduler(folder / "scheduler")
-    index = {
-        "_class_name": pipeline,
-        "scheduler": ["diffusers", "UniPCMultistepScheduler"],
-        "text_encoder": ["transformers", "UMT5EncoderModel"],
-        "tokenizer": ["transformers", "T5TokenizerFast"],
-        "transformer": ["diffusers", type(network(config)).__name__],
-        "vae": ["diffusers", "AutoencoderKLWan"],
-    }
+    index = pipeline_index(pipeline, type(network(config)).__name__)
     if "image_dim" in config:
         write_image_encoder(folder / "image_encoder")
         write_image_processor(folder / "image_processor")
@@ -58,6 +51,18 @@ def write_pipeline(
             "image_processor": ["transformers", "CLIPImageProcessor"],
         }
     write_json(folder / "model_index.json", index)
+
+
+def pipeline_index(pipeline: str, transformer: str) -> dict[str, Any]:
+    """`model_index.json` of a text-to-video folder: its parts and their classes."""
+    return {
+        "_class_name": pipeline,
+        "scheduler": ["diffusers", "UniPCMultistepScheduler"],
+        "text_encoder": ["transformers", "UMT5EncoderModel"],
+        "tokenizer": ["transformers", "T5TokenizerFast"],
+        "transformer": ["diffusers", transformer],
+        "vae": ["diffusers", "AutoencoderKLWan"],
+    }
 
 
 def write_transformer(
@@ -116,12 +121,14 @@ def write_text_encoder(folder: Path) -> None:
     save_tensors(folder, state)
 
 
-def write_tokenizer(folder: Path) -> None:
-    """Write a T5 tokenizer of single characters, and of bytes for all others."""
+def write_tokenizer(folder: Path, pieces: Sequence[tuple[str, float]] | None = None) -> None:
+    """Write a T5 tokenizer of `pieces` with their scores: by default single characters, and bytes for all
+    others.
+    """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
     folder.mkdir(exist_ok=True)
-    pieces = vocabulary()
+    pieces = list(pieces or vocabulary())
     numbers = {piece: number for number, (piece, _) in enumerate(pieces)}
     tokenizer = Tokenizer(models.Unigram(pieces, unk_id=numbers[UNKNOWN], byte_fallback=True))
     words = pre_tokenizers.Metaspace(replacement=WORD_START, prepend_scheme="always")

@@ -19,7 +19,7 @@ from refbench.bench.environment import Environment
 from refbench.bench.errors import UserError
 from refbench.bench.method import Frames, Generator, Method, MethodCard, OnStep, silent
 from refbench.bench.sample import Reference, Sample
-from refbench.bench.weights.store import is_tiny, weights_fingerprint
+from refbench.bench.weights.store import is_small, weights_fingerprint
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -133,7 +133,7 @@ class WanMethod(Method):
         from refbench.baselines.wan.references import OnnxSegmenter, open_without_background
 
         files = find_networks(self.spec, environment.weights, own_transformer=self.options.transformer)
-        made_up = self.options.transformer is not None or is_tiny(files.base)
+        made_up = self.options.transformer is not None or is_small(files.base)
         if environment.device.startswith("cuda") and not made_up:
             free_bytes, _ = torch.cuda.mem_get_info(environment.device)
             check_memory(self.spec, self.settings, self.options, free_bytes / GIB)

@@ -179,17 +179,23 @@ def _print_options(options: Sequence[OptionDescription], form: str) -> None:
 
 
 def tracks(dataset: o.DatasetOption = None, json: o.JsonOption = False) -> None:
-    """List the official tracks.
+    """List the tracks: the official ones and those of other packages.
 
     With --dataset also how many samples and reference images are there.
     """
+    from refbench.bench import DEFAULT_TRACK
     from refbench.bench.console import print_json
-    from refbench.bench.dataset import OFFICIAL_TRACKS, load_track
+    from refbench.bench.dataset import dataset_folder, declared_tracks, load_track, tracks_in
 
+    there: list[str] = []
+    if dataset is not None:
+        folder = dataset_folder(dataset)
+        # Without any list, the fault that reading the first one is.
+        there = tracks_in(folder) or [load_track(DEFAULT_TRACK, dataset).name]
     listed: dict[str, dict[str, object]] = {}
-    for name, official in OFFICIAL_TRACKS.items():
-        listed[name] = {"summary": official.summary, "official_samples": len(official.sample_ids)}
-        if dataset is not None:
+    for name, declared in declared_tracks().items():
+        listed[name] = {"summary": declared.summary, "official_samples": len(declared.sample_ids)}
+        if name in there:
             samples = load_track(name, dataset).samples
             images = [reference.file for sample in samples for reference in sample.references]
             listed[name] |= {
@@ -304,17 +310,13 @@ def _video_support() -> dict[str, str]:
 def _dataset_state(dataset: str | None) -> str:
     import os
 
-    from refbench.bench.dataset import DATASET_VARIABLE, HUB_DATASET, OFFICIAL_TRACKS
+    from refbench.bench.dataset import DATASET_VARIABLE, HUB_DATASET, tracks_in
 
     given = dataset or os.environ.get(DATASET_VARIABLE)
     if not given:
         return f"not set: --dataset DIR or {DATASET_VARIABLE}; hf download --repo-type dataset {HUB_DATASET}"
     folder = Path(given)
-    there = [
-        name
-        for name, track in OFFICIAL_TRACKS.items()
-        if any((folder / file).is_file() for file in track.files)
-    ]
+    there = tracks_in(folder)
     return f"{given}: {', '.join(there) if there else 'no sample list found'}"
 
 

@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from refbench.bench import __version__
-from refbench.bench.cli import demo, inspection, scores, weights, work
+from refbench.bench.cli import inspection, scores, weights, work
 from refbench.bench.console import VIEW, View, write_plainly
 from refbench.bench.errors import UserError, one_line, visible
 
@@ -40,7 +40,11 @@ class CommandGroup(TyperGroup):
         if point is None:
             return None
         try:
-            return _with_view(_as_command(cmd_name, point.load()))
+            loaded = point.load()
+            # A wing may bring one command, or several as a group (`refbench mini dataset`).
+            if isinstance(loaded, typer.Typer):
+                return _with_view(typer.main.get_command(loaded))
+            return _with_view(_as_command(cmd_name, loaded))
         except Exception as error:  # noqa: BLE001 - a broken package must not break the other commands
             return _unavailable(cmd_name, f"{point.value} does not load: {type(error).__name__}: {error}")
 
@@ -156,7 +160,7 @@ def _options(
     VIEW.set(View(wide=wide, quiet=quiet, verbose=verbose))
 
 
-for _module in (work, demo, scores, inspection, weights):
+for _module in (work, scores, inspection, weights):
     _module.add_commands(app)
 
 

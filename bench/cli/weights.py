@@ -52,6 +52,7 @@ def list_weights(
     from refbench.bench.console import print_json, print_table, print_text
     from refbench.bench.registry import load_plugins
     from refbench.bench.weights.catalogue import catalogue
+    from refbench.bench.weights.kind import kind_of_folder
     from refbench.bench.weights.store import is_tiny, locate, missing_files, read_manifest, weights_folder
 
     load_plugins(plugin or [])
@@ -69,6 +70,7 @@ def list_weights(
             "revision": manifest.revision if manifest else entry.revision or UNVERIFIED,
             "place": str(found) if found else None,
             "tiny": bool(found and is_tiny(found)),
+            "mini": bool(found and kind_of_folder(found) == "mini"),
             "lacks": missing_files(entry, found) if found else [],
         }
     if json:
@@ -97,7 +99,7 @@ def _state(row: dict[str, Any]) -> str:
     """`missing`, or the folder with what is to be said of it."""
     if row["place"] is None:
         return "missing"
-    remarks = ["tiny"] * row["tiny"] + [f"lacks {name}" for name in row["lacks"]]
+    remarks = ["tiny"] * row["tiny"] + ["mini"] * row["mini"] + [f"lacks {name}" for name in row["lacks"]]
     return ", ".join([*remarks, row["place"]])
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from refbench.bench import DEFAULT_TRACK
 from refbench.bench.console import note
-from refbench.bench.dataset import Track, as_track
+from refbench.bench.dataset import Track, as_track, declared_tracks
 from refbench.bench.environment import (
     Environment,
     missing_packages,
@@ -50,9 +50,10 @@ from refbench.bench.runs.folder import (
     run_folder,
 )
 from refbench.bench.sample import Sample
-from refbench.bench.scores.record import PLAIN, TINY_PREFIX, TINY_VARIANT, joined_variant
+from refbench.bench.scores.record import PLAIN, joined_variant, weights_variant
 from refbench.bench.scores.store import checked_name
 from refbench.bench.video import LARGEST_VIDEO_BYTES, Video, VideoError, write_video
+from refbench.bench.weights.kind import check_one_kind, joined_kind, kind_of_digest
 
 SHUFFLED_GENERATION = "generated-shuffled"
 SETTINGS = ("native", "matched")
@@ -170,6 +171,7 @@ def run_generation(generation: Generation) -> Generated:
             raise UserError("matched settings take the benchmark's prompts: leave --prompts out")
         samples = generation.prompts.applied(samples)
     digests, problem = _find_weights(method, generation.weights)
+    _check_weights(method, generation.track, digests)
     variant = _variant(generation, digests)
     folder = run_folder(generation.out, name, generation.track.name, variant)
     refused = _refused(method, samples)
@@ -216,10 +218,22 @@ def _find_weights(method: Method, folder: Path | None) -> tuple[dict[str, str], 
 
 
 def _variant(generation: Generation, digests: Mapping[str, str]) -> str:
-    """What makes this another run than the plain one; tiny weights above all, whose videos mean nothing."""
+    """What makes this another run than the plain one; above all weights that are no released ones."""
     shuffled = PLAIN if generation.shuffled_references is None else SHUFFLED_GENERATION
-    tiny = any(digest.startswith(TINY_PREFIX) for digest in digests.values())
-    return joined_variant([shuffled, TINY_VARIANT if tiny else PLAIN])
+    kind = joined_kind(map(kind_of_digest, digests.values()))
+    return joined_variant([shuffled, weights_variant(kind)])
+
+
+def _check_weights(method: Method, track: Track, digests: Mapping[str, str]) -> None:
+    """Raises UserError for weights that do not go together, or not with the track."""
+    if not digests:
+        return
+    check_one_kind(method.name, digests)
+    kind = joined_kind(map(kind_of_digest, digests.values()))
+    declared = declared_tracks().get(track.name)
+    if declared is not None and kind not in declared.accepted_weights:
+        accepted = " or ".join(sorted(declared.accepted_weights))
+        raise UserError(f"{method.name} has {kind} weights; the track {track.name} takes {accepted} ones")
 
 
 def _refused(method: Method, samples: Sequence[Sample]) -> dict[str, str]:

@@ -30,7 +30,8 @@ from refbench.bench.scores.record import (
     RunKey,
 )
 from refbench.bench.video import Video
-from refbench.bench.weights.store import any_tiny
+from refbench.bench.weights.kind import WeightsKind
+from refbench.bench.weights.store import kind_on_disk
 
 # What `--metrics` may be instead of names.
 METRIC_SETS = ("components", "all")
@@ -180,7 +181,7 @@ def make_plan(
         counts = plan.per_metric[name] = MetricPlan()
         counts.cannot = metric.unavailable(environment) or ""
         settings = digest_of(metric.settings())
-        tiny = any_tiny(metric.declaration.weights, environment.weights)
+        kind = kind_on_disk(metric.declaration.weights, environment.weights)
         for sample in samples:
             inapplicable = metric.not_applicable(sample)
             for seed in folder.seeds:
@@ -195,7 +196,7 @@ def make_plan(
                     blank=blank,
                     metric=metric,
                     digests=digests,
-                    tiny=tiny,
+                    kind=kind,
                     can_score=not counts.cannot,
                 )
                 if current is not None and stands(current):
@@ -345,14 +346,14 @@ def _settle(
 
 
 def _is_current(
-    held: Record, blank: Record, metric: Metric, digests: Digests, *, tiny: bool, can_score: bool
+    held: Record, blank: Record, metric: Metric, digests: Digests, *, kind: WeightsKind, can_score: bool
 ) -> bool:
-    """Whether a held value still stands; one of tiny weights does not where real ones have come, nor back,
-    and one that lacks some of its judge's runs only where they cannot be asked.
+    """Whether a held value still stands; one of tiny weights does not where others have come, nor back, and
+    one that lacks some of its judge's runs only where they cannot be asked.
 
     Other changes of weights are not looked for: a digest takes the reading of many gigabytes.
     """
-    same_weights = not metric.declaration.weights or held.provenance.is_tiny == tiny
+    same_weights = not metric.declaration.weights or held.provenance.weights_kind == kind
     complete = not held.details.get("failed_runs") or not can_score
     return (
         held.value is not None

@@ -20,6 +20,7 @@ from refbench.bench.registry import load_plugins, metrics
 from refbench.bench.sample import Input, Sample
 from refbench.bench.scores.record import FAILED, MISSING_WEIGHTS, READING
 from refbench.bench.video import Video
+from refbench.bench.weights.kind import check_one_kind
 
 # Decoded frames that wait for a metric.
 FRAMES_AHEAD = 4
@@ -157,6 +158,7 @@ class ScoringWorker:
             raise
         except Exception as error:  # noqa: BLE001 - another metric may still load
             return f"{FAILED}: {name} did not load: {type(error).__name__}: {one_line(error)}"
+        check_one_kind(name, scorer.provenance().get("weights", {}))
         if (torch := sys.modules.get("torch")) is not None:
             torch.set_num_threads(self._environment.threads)
         device = self._environment.device if metric.declaration.weights else "cpu"

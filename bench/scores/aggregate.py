@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from refbench.bench.dataset import OFFICIAL_TRACKS, domain_of
+from refbench.bench.dataset import declared_tracks, domain_of
 from refbench.bench.scores.bootstrap import Interval, interval, resampled_means
 from refbench.bench.scores.columns import COMPONENTS
 from refbench.bench.scores.protocol import Column, Protocol
@@ -23,12 +23,16 @@ from refbench.bench.scores.record import (
     NOT_APPLICABLE,
     Record,
     RunKey,
-    WeightsKind,
     generated_with,
     latest,
 )
+from refbench.bench.weights.kind import WeightsKind
 
-WEIGHTS_TEXT: Mapping[WeightsKind, str] = {"tiny": "tiny random weights", "real": "released weights"}
+WEIGHTS_TEXT: Mapping[WeightsKind, str] = {
+    "tiny": "tiny random weights",
+    "mini": "mini weights of the drawn world",
+    "real": "released weights",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,8 +70,8 @@ class SampleScores:
 
     def resampled(self) -> np.ndarray:
         """Bootstrap draws of the normalised component means, (resamples, columns)."""
-        worst = np.array([column.component.worst for column in self.columns])
-        best = np.array([column.component.best for column in self.columns])
+        worst = np.array([column.worst for column in self.columns])
+        best = np.array([column.best for column in self.columns])
         means = resampled_means(self.official_SC)
         if self.dropped_SC.any():
             # Officially the mean of dropped scores alone is 0, not missing.
@@ -266,7 +270,7 @@ def sample_scores(records: Iterable[Record], columns: tuple[Column, ...]) -> Sam
             if counted:
                 official_SC[row, index] = sum(counted) / len(counted)
             if (sample, index) not in not_applicable:
-                worst = [column.component.worst] * (len(seeds) - len(counted))
+                worst = [column.worst] * (len(seeds) - len(counted))
                 strict_SC[row, index] = sum(counted + worst) / len(seeds)
     return SampleScores(
         columns=columns,
@@ -362,10 +366,10 @@ def unofficial_reasons(records: Iterable[Record], protocol: Protocol, domain: st
 
 
 def _notes(track: str, samples: int) -> tuple[str, ...]:
-    official = OFFICIAL_TRACKS.get(track)
-    if official is None or samples == len(official.sample_ids):
+    declared = declared_tracks().get(track)
+    if declared is None or samples == len(declared.sample_ids):
         return ()
-    return (f"covers {samples} of the {len(official.sample_ids)} samples of {track}",)
+    return (f"covers {samples} of the {len(declared.sample_ids)} samples of {track}",)
 
 
 def _incomplete_runs(records: Iterable[Record]) -> tuple[str, ...]:

@@ -28,7 +28,8 @@ from typing import Any
 from refbench.bench.errors import UserError, one_line
 from refbench.bench.registry import unknown_name
 from refbench.bench.scores.columns import COMPONENTS, Component
-from refbench.bench.scores.record import JudgeKind, WeightsKind
+from refbench.bench.scores.record import JudgeKind
+from refbench.bench.weights.kind import WeightsKind
 
 PROTOCOLS_GROUP = "refbench.protocols"
 EVALUATION_TYPES = {
@@ -70,7 +71,8 @@ class Column:
 
     `clip` is the per-video rule (None: the video is left out of the mean), `field` the component's name in
     the official result. `file` is where this version's scripts keep the scores if that is not the component's
-    own file. `takes_bare_numbers`: an entry that is no object is taken as the score itself.
+    own file. `takes_bare_numbers`: an entry that is no object is taken as the score itself. `range` is worst
+    and best where they are not the component's own.
     """
 
     component: Component
@@ -78,6 +80,17 @@ class Column:
     field: str
     file: str = ""
     takes_bare_numbers: bool = False
+    range: tuple[float, float] | None = None
+
+    @property
+    def worst(self) -> float:
+        """The raw score that becomes 0."""
+        return self.component.worst if self.range is None else self.range[0]
+
+    @property
+    def best(self) -> float:
+        """The raw score that becomes 1."""
+        return self.component.best if self.range is None else self.range[1]
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -86,7 +99,7 @@ class Column:
 
     def normalised(self, mean: float) -> float:
         """A mean of clipped raw scores on the scale 0..1."""
-        return (mean - self.component.worst) / (self.component.best - self.component.worst)
+        return (mean - self.worst) / (self.best - self.worst)
 
     def mean(self, clipped: list[float]) -> float:
         """The normalised mean of clipped scores; none at all count as a raw mean of 0, as officially."""

@@ -10,16 +10,14 @@ from typing import Annotated, Any, Literal, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from refbench.bench.errors import one_line
+from refbench.bench.weights.kind import MARKERS, WeightsKind, joined_kind, kind_of_digest
 
 PLAIN = "plain"
-# The variant (or a part of one) of videos that a generator with made-up tiny weights made.
-TINY_VARIANT = "tiny-weights"
+# After the kind, the variant (or a part of one) of videos that a generator with other weights than released
+# ones made: `tiny-weights`, `mini-weights`.
+WEIGHTS_VARIANT_END = "-weights"
 # Between the parts of a variant that differs in several ways.
 VARIANT_JOINT = "+"
-# Before the digest of a checkpoint that `refbench weights make-tiny` wrote.
-TINY_PREFIX = "tiny:"
-# What weights can be: of a release, or made up at random (`refbench weights make-tiny`).
-WeightsKind = Literal["real", "tiny"]
 # Who judges naturalness: a model behind an endpoint, or one that runs locally.
 JudgeKind = Literal["endpoint", "local"]
 # How the note of a score by a local judge begins; see `Record.unofficial`.
@@ -85,14 +83,17 @@ class Provenance(BaseModel):
     @property
     def weights_kinds(self) -> frozenset[WeightsKind]:
         """The kinds of all weights that were used; empty for a metric without weights."""
-        return frozenset(
-            "tiny" if digest.startswith(TINY_PREFIX) else "real" for digest in self.weights.values()
-        )
+        return frozenset(map(kind_of_digest, self.weights.values()))
+
+    @property
+    def weights_kind(self) -> WeightsKind:
+        """What all weights together count as; `real` for a metric without weights."""
+        return joined_kind(self.weights_kinds)
 
     @property
     def is_tiny(self) -> bool:
         """Whether any weights were made-up tiny ones: such a score means nothing."""
-        return "tiny" in self.weights_kinds
+        return self.weights_kind == "tiny"
 
     def inputs(self) -> tuple[str | None, ...]:
         """What must be unchanged for a record to stay current."""
@@ -175,9 +176,15 @@ def joined_variant(parts: Iterable[str]) -> str:
     return VARIANT_JOINT.join(part for part in parts if part != PLAIN) or PLAIN
 
 
+def weights_variant(kind: WeightsKind) -> str:
+    """The part of a variant that says which weights generated the videos; `plain` for released ones."""
+    return PLAIN if kind == "real" else f"{kind}{WEIGHTS_VARIANT_END}"
+
+
 def generated_with(variant: str) -> WeightsKind | None:
-    """The kind of made-up weights that generated the videos of this variant; None for any others or none."""
-    return "tiny" if TINY_VARIANT in variant.split(VARIANT_JOINT) else None
+    """The kind of weights that generated the videos of this variant; None for released ones or none."""
+    parts = variant.split(VARIANT_JOINT)
+    return next((kind for kind in MARKERS if weights_variant(kind) in parts), None)
 
 
 def plain_name(method: str) -> str:

@@ -22,7 +22,8 @@ from pydantic import ValidationError
 
 from refbench.bench.errors import UserError, first_fault, one_line
 from refbench.bench.files import is_there, read_bytes
-from refbench.bench.scores.record import Record, RecordKey, latest
+from refbench.bench.scores.record import Record, RecordKey, generated_with, latest
+from refbench.bench.weights.kind import WeightsKind
 
 # A score store: its folder, a method's folder in it, or one of its files.
 Store = str | os.PathLike[str]
@@ -193,12 +194,22 @@ def merge_stores(stores: Iterable[Store], root: Path) -> dict[Path, int]:
     """Join stores (of several machines or shards) into the store below `root`; later stores win.
 
     A missing video or missing weights never replace a value that another store holds: the machine that had
-    the video is right. Returns the number of records added or changed per written file.
+    the video is right. Returns the number of records added or changed per written file. Raises UserError
+    where one file has scores of mini weights and another of released ones.
     """
     by_file: dict[Path, list[Record]] = {}
+    first_with: dict[WeightsKind, Path] = {}
     for file in (file for store in stores for file in store_files(store)):
         for record in read_records(file):
             by_file.setdefault(store_path(root, record.method, record.track), []).append(record)
+            for kind in record.provenance.weights_kinds | {generated_with(record.variant)}:
+                if kind is not None:
+                    first_with.setdefault(kind, file)
+    if "mini" in first_with and "real" in first_with:
+        raise UserError(
+            f"{first_with['mini']} has scores of mini weights, {first_with['real']} of released ones: "
+            "merge them into stores of their own"
+        )
     written = {}
     for path, records in sorted(by_file.items()):
         with StoreWriter(path) as writer:

@@ -26,15 +26,19 @@ from refbench.bench.files import (
     visible,
     write_json,
 )
-from refbench.bench.scores.record import TINY_PREFIX
 from refbench.bench.weights.catalogue import catalogue
 from refbench.bench.weights.checkpoint import INDEX_SUFFIX, LARGEST_WEIGHTS_BYTES, indexed_files
 from refbench.bench.weights.entry import WeightEntry
+from refbench.bench.weights.kind import (
+    MARKERS,
+    PREFIXES,
+    WeightsKind,
+    joined_kind,
+    kind_of_folder,
+)
 
 WEIGHTS_VARIABLE = "REFBENCH_WEIGHTS"
 MANIFEST_FILE = "refbench-manifest.json"
-# Lies in a repository's folder that `refbench weights make-tiny` wrote.
-TINY_MARKER = "REFBENCH_TINY"
 # A file up to this size is hashed whole for a fingerprint; of a larger one only its ends are read.
 LARGEST_HASHED_BYTES = 64 * 2**20
 SAMPLED_BYTES = 2**20
@@ -179,18 +183,23 @@ def how_to_get(entry: WeightEntry) -> str:
 
 def is_tiny(folder: Path) -> bool:
     """Whether a weights folder is marked as holding made-up tiny checkpoints."""
-    return (folder / TINY_MARKER).exists()
+    return kind_of_folder(folder) == "tiny"
 
 
-def any_tiny(entries: Iterable[WeightEntry], folder: Path | None) -> bool:
-    """Whether one of these entries would be read from a folder of tiny checkpoints."""
+def is_small(folder: Path) -> bool:
+    """Whether a weights folder is marked as holding other than released checkpoints, whose sizes are free."""
+    return kind_of_folder(folder) != "real"
+
+
+def kind_on_disk(entries: Iterable[WeightEntry], folder: Path | None) -> WeightsKind:
+    """What the weights that would be read for these entries count as; `real` where none are there."""
     located = (locate(entry, weights_folder(folder)) for entry in entries)
-    return any(found is not None and is_tiny(found) for found in located)
+    return joined_kind(kind_of_folder(found) for found in located if found is not None)
 
 
 def file_digests(folder: Path, files: Mapping[str, Path]) -> dict[str, str]:
-    """Name → SHA-256 of each file, prefixed with `tiny:` where the weights folder is marked as tiny."""
-    prefix = TINY_PREFIX if is_tiny(folder) else ""
+    """Name → SHA-256 of each file, prefixed with `tiny:` or `mini:` where the folder is marked so."""
+    prefix = PREFIXES[kind_of_folder(folder)]
     return {name: prefix + sha256_of(path) for name, path in files.items()}
 
 
@@ -199,8 +208,9 @@ def weights_fingerprint(folder: Path, files: Sequence[Path]) -> str:
 
     Where a pull left its manifest (in `folder` or up to two folders above it): `<revision> sha256:<digest of
     names and recorded hashes>`. Else `sha256:` over names and SHA-256 of the files, or `sampled-sha256:`
-    where one is larger than 64 MiB and stands in by its size and its first and last MiB. `tiny:` comes before
-    all that where the folder is marked as made-up. Raises MissingWeights for no files or one that is gone.
+    where one is larger than 64 MiB and stands in by its size and its first and last MiB. `tiny:` or `mini:`
+    comes before all that where the folder is marked so. Raises MissingWeights for no files or one that is
+    gone.
     """
     if not files:
         raise MissingWeights(f"{folder} holds no weights")
@@ -218,14 +228,14 @@ def weights_fingerprint(folder: Path, files: Sequence[Path]) -> str:
     revision = (
         f"{manifest.revision[:12]} " if manifest is not None and hashes.keys() <= recorded.keys() else ""
     )
-    return f"{TINY_PREFIX if is_tiny(root) else ''}{revision}{digest}"
+    return f"{PREFIXES[kind_of_folder(root)]}{revision}{digest}"
 
 
 def _repository_folder(folder: Path) -> Path:
     """`folder`, or one of the two folders above it that a pull or `make-tiny` has marked."""
     # A network's own folder (`transformer`) lies below that of its repository.
     for candidate in (folder, *folder.parents[:2]):
-        if (candidate / MANIFEST_FILE).exists() or (candidate / TINY_MARKER).exists():
+        if any((candidate / name).exists() for name in (MANIFEST_FILE, *MARKERS.values())):
             return candidate
     return folder
 

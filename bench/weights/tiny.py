@@ -23,14 +23,18 @@ import numpy as np
 from refbench.bench.errors import UserError, one_line
 from refbench.bench.files import replacing, visible, write_text
 from refbench.bench.weights.checkpoint import write_tensors
-from refbench.bench.weights.store import TINY_MARKER, is_tiny
+from refbench.bench.weights.kind import MARKERS, TINY_MARKER, WeightsKind, kind_of_folder
+from refbench.bench.weights.store import is_tiny
 
 if TYPE_CHECKING:
     import torch
 
 
 TINY_GROUP = "refbench.tiny_weights"
-MARK_TEXT = "random weights for trying the pipeline; scores mean nothing\n"
+MARK_TEXTS: Mapping[WeightsKind, str] = {
+    "tiny": "random weights for trying the pipeline; scores mean nothing\n",
+    "mini": "weights trained in the drawn world; scores mean nothing outside of it\n",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,8 +115,8 @@ def save_tensors(folder: Path, tensors: Mapping[str, torch.Tensor], name: str = 
     write_tensors(folder / name, tensors)
 
 
-def marked_folder(folder: Path, repository: str) -> Path:
-    """The folder of a repository's files below `folder`, made and marked as tiny.
+def marked_folder(folder: Path, repository: str, kind: WeightsKind = "tiny") -> Path:
+    """The folder of a repository's files below `folder`, made and marked as tiny or as mini.
 
     The folder comes with its mark: without one it would be taken for other weights when this was interrupted.
     """
@@ -120,7 +124,7 @@ def marked_folder(folder: Path, repository: str) -> Path:
     if not place.is_dir():
         with replacing(place) as partial:
             partial.mkdir()
-            write_text(partial / TINY_MARKER, MARK_TEXT)
-    elif not is_tiny(place):
-        write_text(place / TINY_MARKER, MARK_TEXT)
+            write_text(partial / MARKERS[kind], MARK_TEXTS[kind])
+    elif kind_of_folder(place) != kind:
+        write_text(place / MARKERS[kind], MARK_TEXTS[kind])
     return place

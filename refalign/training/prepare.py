@@ -251,6 +251,9 @@ def _check_index(
 ) -> None:
     before, now = SETTINGS_OF_BEFORE | flat_settings(stored.settings), flat_settings(settings)
     for name in sorted(before.keys() | now.keys()):
+        if name == "teachers" and set(now[name]) <= set(before.get(name, ())):
+            # A run without the alignment loss, or with fewer teachers, leaves the others unread.
+            continue
         if before.get(name) != now.get(name):
             raise UserError(
                 f"the features in {folder} were prepared with {name}={one_line(before.get(name), 60)}, not "
@@ -303,9 +306,10 @@ class PreparedSource(ExampleSource):
                 f"{shard_file(folder, absent[0]).name}; run refbench prepare again, it goes on from there"
             )
         self.length = self.index.length
-        self.teacher_widths = tuple(self.index.teacher_widths)
         self.folder = folder
         self._teachers = teacher_names(config)
+        widths = dict(zip(self.index.settings["teachers"], self.index.teacher_widths, strict=True))
+        self.teacher_widths = tuple(widths[name] for name in self._teachers)
         self._seed = config.run.seed
         self._skip = frozenset(config.data.skip)
         self._open = lru_cache(maxsize=HELD_SHARDS)(_opened_file)

@@ -41,7 +41,8 @@ from refbench.bench.registry import methods  # noqa: E402
 from refbench.bench.runs.folder import read_run  # noqa: E402
 from refbench.bench.sample import Reference, Sample  # noqa: E402
 from refbench.bench.video import Video  # noqa: E402
-from refbench.bench.weights.store import TINY_MARKER, is_tiny, missing_files  # noqa: E402
+from refbench.bench.weights.kind import TINY_MARKER  # noqa: E402
+from refbench.bench.weights.store import is_tiny, missing_files  # noqa: E402
 
 SMALL: dict[str, Any] = {"width": 96, "height": 64, "num_frames": 9, "steps": 3}
 

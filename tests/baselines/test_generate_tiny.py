@@ -21,10 +21,10 @@ pytest.importorskip("diffusers", reason="the generators need the extra 'baseline
 from kit.cli import invoke
 from kit.tiny_runs import started
 from refbench.bench.dataset import load_track
-from refbench.bench.demo.dataset import write_demo_dataset
 from refbench.bench.registry import methods
 from refbench.bench.runs.folder import read_run
 from refbench.bench.video import Video
+from refbench.mini.demo import write_demo_dataset
 
 SAMPLES = ("faceobj_14", "singleface_3")
 SMALL = {"width": 96, "height": 64, "num_frames": 17, "steps": 2}

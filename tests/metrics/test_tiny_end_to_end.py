@@ -11,13 +11,13 @@ from typer.testing import CliRunner
 
 from refbench.bench.cli.main import app
 from refbench.bench.dataset import load_track
-from refbench.bench.demo.dataset import write_demo_dataset
 from refbench.bench.environment import Environment
 from refbench.bench.method import Frames
 from refbench.bench.runner.generate import make_method
 from refbench.bench.scores.columns import COMPONENTS
 from refbench.bench.scores.store import read_records
 from refbench.bench.video import write_video
+from refbench.mini.demo import write_demo_dataset
 
 pytest.importorskip("torch", reason="the learned metrics need the extra 'metrics'")
 

@@ -17,7 +17,7 @@ from safetensors import safe_open  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
 
 from refbench.bench.errors import MissingWeights, UserError  # noqa: E402
-from refbench.bench.weights.store import TINY_MARKER  # noqa: E402
+from refbench.bench.weights.kind import TINY_MARKER  # noqa: E402
 from refbench.refalign.teacher import TEACHERS, Teacher, TeacherSpec, get_teacher_spec, resample_tokens  # noqa: E402
 
 FAMILIES = ("dinov3-vitb16", "dinov2-base", "siglip2-base", "clip-vit-large")

@@ -328,10 +328,13 @@ def test_learning_rates() -> None:
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_recipes_are_whole(name: str) -> None:
-    second = name.startswith("stage2")
+    second = "stage2" in name
     config = build_config(name, ["model.transformer=stage1"] if second else [])
     assert config.recipe == name and json.dumps(config.plain())
-    if name != "tiny":
+    if name.startswith("mini"):
+        assert config.optimizer.learning_rate == pytest.approx(6e-5 if second else 3e-4)
+        assert config.data.references.cross_pair == 0.4 and config.model.base == "mini-base"
+    elif name != "tiny":
         assert config.optimizer.learning_rate == (1e-5 if second else 5e-5)
         large = name.endswith("14b")
         assert config.alignment.teachers == (("dinov3-vitl16",) if large else ("dinov3-vitb16",))

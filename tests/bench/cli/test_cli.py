@@ -178,19 +178,3 @@ def test_a_folder_that_may_not_be_written_is_one_line(
     code, text = run_main(monkeypatch, capsys, *arguments)
     assert (code, text.count("\n")) == (2, 1)
     assert "cannot be written" in text
-
-
-def test_the_demo_shows_the_whole_flow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("REFBENCH_WEIGHTS", raising=False)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
-    out = tmp_path / "demo"
-    text = invoke("demo", "--out", str(out))
-    assert "Not scored, so there is no TotalScore" in text
-    assert "GmeScore: Alibaba-NLP/gme-Qwen2-VL-7B-Instruct is not on disk" in text
-    assert (out / "report/report.html").is_file()
-    assert len(list((out / "leaderboards").glob("*.txt"))) == 6
-    assert "EchoVideo !" in (out / "leaderboards/human-domain_opens2v-1.0.txt").read_text()
-    assert {path.name for path in (out / "runs").iterdir()} == {"noise", "pan-reference", "static-reference"}
-    (tmp_path / "mine/dataset").mkdir(parents=True)
-    with pytest.raises(UserError, match="is not the demo's"):
-        invoke("demo", "--out", str(tmp_path / "mine"))

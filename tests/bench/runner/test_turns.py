@@ -31,7 +31,7 @@ from refbench.bench.scores.record import Provenance, Record, RecordKey
 from refbench.bench.streams import mapped, read_ahead
 from refbench.bench.video import ALL_FRAMES, Video, VideoError, uniform_frames
 from refbench.bench.weights.catalogue import get_entry
-from refbench.bench.weights.store import TINY_MARKER
+from refbench.bench.weights.kind import TINY_MARKER
 
 V11 = get_protocol("opens2v-1.1")
 

@@ -24,11 +24,11 @@ from refbench.bench.registry import methods, metrics
 from refbench.bench.runs.official_videos import pull_results
 from refbench.bench.weights.catalogue import Declared, catalogue, get_entry, joined
 from refbench.bench.weights.entry import WeightEntry
+from refbench.bench.weights.kind import TINY_MARKER
 from refbench.bench.weights.store import (
     LARGEST_HASHED_BYTES,
     MANIFEST_FILE,
     SAMPLED_BYTES,
-    TINY_MARKER,
     file_digests,
     how_to_get,
     is_tiny,
@@ -282,7 +282,7 @@ def test_tiny_weights_are_never_written_among_others(tmp_path: Path) -> None:
 KILLED_AT_THE_MARK = """
 import os, signal, sys
 from pathlib import Path
-from refbench.bench.weights.store import TINY_MARKER
+from refbench.bench.weights.kind import TINY_MARKER
 from refbench.bench.weights.tiny import marked_folder
 
 def hook(event, arguments):

@@ -5,8 +5,8 @@ BestWishYsh/OpenS2V-Eval (`Open-Domain_Eval.json`, `Images/singleface/crop_man/1
 reads an id or a path applies to it as to the original. Samples, prompts and pictures are this project's own.
 The pictures are cartoons: scores on them show that the pipeline works and say nothing about a method.
 
-Everything is drawn with Pillow at three times its size and reduced, from seeded palettes: the same seed gives
-the same bytes with the same Pillow version.
+Everything is drawn at three times its size and reduced, from seeded palettes: the same seed gives
+the same bytes with the same versions of OpenCV and Pillow.
 """
 
 from __future__ import annotations
@@ -19,23 +19,15 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import cv2
+
 from refbench.bench.dataset import OFFICIAL_TRACKS
-from refbench.bench.demo.pen import Draw, Pen
-from refbench.bench.demo.people import draw_figure, draw_portrait
-from refbench.bench.demo.things import (
-    draw_bag,
-    draw_bike,
-    draw_cup,
-    draw_dog,
-    draw_flower,
-    draw_hat,
-    draw_livingroom,
-    draw_park,
-    draw_seaside,
-    draw_teapot,
-)
 from refbench.bench.files import replacing
 from refbench.bench.sample import category_of
+from refbench.mini.world.pen import Draw, Pen, blank, on_white
+from refbench.mini.world.people import draw_figure, draw_portrait
+from refbench.mini.world.places import beach, living_room, park
+from refbench.mini.world.things import Shape, bag, bike, cup, dog, flower, hat, in_random_look, teapot
 
 SUPERSAMPLING = 3
 JPEG_QUALITY = 92
@@ -115,15 +107,17 @@ def _replace(path: Path, content: bytes) -> None:
 def _encoded(picture: DemoReference, seed: int) -> bytes:
     from PIL import Image
 
-    size = (picture.width * SUPERSAMPLING, picture.height * SUPERSAMPLING)
-    canvas = Image.new("RGBA", size, (255, 255, 255, 0 if picture.transparent else 255))
-    picture.draw(Pen(canvas, scale=SUPERSAMPLING), random.Random(f"{seed}/{_theme(picture.path)}"))
-    drawn = canvas.resize((picture.width, picture.height), Image.Resampling.BOX)
+    canvas_HWC = blank(picture.width * SUPERSAMPLING, picture.height * SUPERSAMPLING)
+    picture.draw(Pen(canvas_HWC, scale=SUPERSAMPLING), random.Random(f"{seed}/{_theme(picture.path)}"))
+    canvas_HWC = cv2.resize(canvas_HWC, (picture.width, picture.height), interpolation=cv2.INTER_AREA)
     buffer = BytesIO()
-    if picture.path.endswith(".jpg"):
-        drawn.convert("RGB").save(buffer, "JPEG", quality=JPEG_QUALITY, subsampling=0)
+    if picture.transparent:
+        premultiplied = Image.frombuffer("RGBa", canvas_HWC.shape[1::-1], canvas_HWC.tobytes())
+        premultiplied.convert("RGBA").save(buffer, "PNG")
+    elif picture.path.endswith(".jpg"):
+        Image.fromarray(on_white(canvas_HWC)).save(buffer, "JPEG", quality=JPEG_QUALITY, subsampling=0)
     else:
-        (drawn if picture.transparent else drawn.convert("RGB")).save(buffer, "PNG")
+        Image.fromarray(on_white(canvas_HWC)).save(buffer, "PNG")
     return buffer.getvalue()
 
 
@@ -151,9 +145,11 @@ def _person(path: str, *, woman: bool) -> DemoReference:
     )
 
 
-def thing(path: str, label: str, draw: Draw, *, transparent: bool = False) -> DemoReference:
+def thing(path: str, label: str, shape: Shape, *, transparent: bool = False) -> DemoReference:
     """An object or animal."""
-    return DemoReference(path=f"Images/{path}", label=label, draw=draw, transparent=transparent)
+    return DemoReference(
+        path=f"Images/{path}", label=label, draw=in_random_look(shape), transparent=transparent
+    )
 
 
 def scene(path: str, label: str, draw: Draw) -> DemoReference:
@@ -168,13 +164,13 @@ def demo_samples() -> tuple[DemoSample, ...]:
             id="singleobj_1",
             prompt="A steaming mug stands on a wooden kitchen table. The camera moves slowly closer while "
             "the steam curls in the morning light, then a hand turns the mug by its handle.",
-            references=(thing("singleobject/cup/1.jpg", "Cup", draw_cup),),
+            references=(thing("singleobject/cup/1.jpg", "Cup", cup),),
         ),
         DemoSample(
             id="singleobj_2",
             prompt="A bicycle rolls down a quiet street between gardens. The wheels turn steadily and the "
             "camera keeps pace beside it.",
-            references=(thing("singleobject/bike/1.png", "Bike", draw_bike, transparent=True),),
+            references=(thing("singleobject/bike/1.png", "Bike", bike, transparent=True),),
         ),
         DemoSample(
             id="singlehuman_1",
@@ -194,8 +190,8 @@ def demo_samples() -> tuple[DemoSample, ...]:
             prompt="A man in a park puts on a straw hat, adjusts its brim and strolls down the path.",
             references=(
                 man("humanobj/human/man/1.png"),
-                thing("humanobj/thing/hat/1.png", "Hat", draw_hat, transparent=True),
-                scene("humanobj/environment/park/1.jpg", "Park", draw_park),
+                thing("humanobj/thing/hat/1.png", "Hat", hat, transparent=True),
+                scene("humanobj/environment/park/1.jpg", "Park", park),
             ),
         ),
         *_face_samples(),
@@ -204,9 +200,9 @@ def demo_samples() -> tuple[DemoSample, ...]:
             prompt="A teapot tilts and fills a cup with tea beside a pot of flowers; petals tremble in the "
             "steam.",
             references=(
-                thing("multiobject/teapot/1.png", "Teapot", draw_teapot),
-                thing("multiobject/cup/1.jpg", "Cup", draw_cup),
-                thing("multiobject/flower/1.png", "Flower", draw_flower, transparent=True),
+                thing("multiobject/teapot/1.png", "Teapot", teapot),
+                thing("multiobject/cup/1.jpg", "Cup", cup),
+                thing("multiobject/flower/1.png", "Flower", flower, transparent=True),
             ),
         ),
     )
@@ -221,8 +217,8 @@ def _face_samples() -> tuple[DemoSample, ...]:
             "back.",
             references=(
                 woman("humanobj/human/crop_woman/1.jpg"),
-                thing("humanobj/thing/animal/dog/1.png", "Dog", draw_dog),
-                scene("humanobj/environment/seaside/1.jpg", "Seaside", draw_seaside),
+                thing("humanobj/thing/animal/dog/1.png", "Dog", dog),
+                scene("humanobj/environment/seaside/1.jpg", "Seaside", beach),
             ),
         ),
         DemoSample(
@@ -230,7 +226,7 @@ def _face_samples() -> tuple[DemoSample, ...]:
             prompt="A man opens a leather bag on a train, takes out a letter and smiles while he reads it.",
             references=(
                 man("humanobj/human/crop_man/1.jpg"),
-                thing("humanobj/thing/bag/1.png", "Bag", draw_bag, transparent=True),
+                thing("humanobj/thing/bag/1.png", "Bag", bag, transparent=True),
             ),
         ),
         DemoSample(
@@ -240,7 +236,7 @@ def _face_samples() -> tuple[DemoSample, ...]:
             references=(
                 woman("multiface/crop_woman/1.png"),
                 man("multiface/crop_man/1.jpg"),
-                scene("multiface/scene/1.jpg", "Livingroom", draw_livingroom),
+                scene("multiface/scene/1.jpg", "Livingroom", living_room),
             ),
         ),
         DemoSample(

@@ -12,9 +12,9 @@ import pytest
 from PIL import Image
 
 from refbench.bench.dataset import OFFICIAL_TRACKS, load_track
-from refbench.bench.demo.dataset import write_demo_dataset
 from refbench.bench.sample import Reference
 from refbench.bench.scores.columns import facesim_not_applicable, nexus_not_applicable
+from refbench.mini.demo import write_demo_dataset
 
 FACESIM_CATEGORIES = {"singlehuman", "singleface", "faceobj", "humanobj"}
 

@@ -1,1 +1,0 @@
-"""The demonstration: a small drawn benchmark."""

@@ -1,0 +1,124 @@
+"""RefAlign in the drawn world, by the project's own trainer: `refbench prepare` and `refbench train`.
+
+Features are prepared once and serve all variants; each command runs in a process of its own.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from refbench.bench.errors import UserError
+from refbench.bench.weights.entry import WeightEntry
+from refbench.mini.clips import write_training_clips
+from refbench.mini.training.build import Build, OnStep, Part
+from refbench.mini.weights import REFALIGN_MINI, REFALIGN_MINI_NO_RA, REFALIGN_MINI_POSITIVE_ONLY
+from refbench.refalign.training.recipes import build_config
+
+CLIPS, FEATURES = "clips", "features"
+CLIPS_NUMBER = 6000
+STAGES = ("mini_stage1", "mini_stage2")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variant:
+    """A way to train: its weights, and what it overrides in both recipes."""
+
+    entry: WeightEntry
+    summary: str
+    overrides: tuple[str, ...] = ()
+
+
+VARIANTS = (
+    Variant(entry=REFALIGN_MINI, summary="RefAlign"),
+    Variant(
+        entry=REFALIGN_MINI_NO_RA,
+        summary="the same without the alignment loss",
+        overrides=("alignment.enabled=false",),
+    ),
+    Variant(
+        entry=REFALIGN_MINI_POSITIVE_ONLY,
+        summary="the same without the loss's negatives",
+        overrides=("alignment.negative_weight=0",),
+    ),
+)
+
+
+def make_clips(build: Build, on_step: OnStep) -> None:
+    """Write the training clips in OpenS2V-5M's layout."""
+    write_training_clips(build.run_folder(CLIPS), build.count(CLIPS_NUMBER, least=8), build.seed, on_step)
+
+
+def make_features(build: Build, on_step: OnStep) -> None:
+    """Encode the clips once: latents, text, references and the teacher's tokens."""
+    refbench(
+        "prepare", STAGES[0], f"run.seed={build.seed}",
+        "--data", build.run_folder(CLIPS), "--out", build.run_folder(FEATURES), "--weights", build.weights,
+    )  # fmt: skip
+
+
+def make_variant(build: Build, variant: Variant) -> None:
+    """Train both stages and write the moving average of the second as the released file is laid out."""
+    network = None
+    for stage in STAGES:
+        out = build.run_folder(f"{variant.entry.name}-{stage}")
+        steps = max(round(build_config(STAGES[0]).run.max_steps * build.scale), 2)
+        if stage == STAGES[1]:
+            steps = max(steps // 4, 1)
+        refbench("train", stage, *_settings(build, variant, steps, network), "--out", out)
+        network = newest(out) / "ema" / "transformer"
+    assert network is not None
+    place = build.place(variant.entry.repository)
+    converted = place.with_name(f".{place.name}-converted")
+    shutil.rmtree(converted, ignore_errors=True)
+    refbench("convert", network, converted, "--to", "original", "--dtype", "float16", "--drop-projectors")
+    for file in sorted(converted.iterdir()):
+        name = "model.safetensors" if file.suffix == ".safetensors" else file.name
+        file.replace(place / name)
+    converted.rmdir()
+
+
+def _settings(build: Build, variant: Variant, steps: int, network: Path | None) -> list[object]:
+    start = [f"model.transformer={network}"] if network is not None else []
+    return [
+        *start, *variant.overrides, f"run.seed={build.seed}", f"run.max_steps={steps}",
+        "--features", build.run_folder(FEATURES), "--weights", build.weights, "--resume",
+    ]  # fmt: skip
+
+
+def newest(out: Path) -> Path:
+    """The newest checkpoint of a finished training run. Raises UserError where there is none."""
+    found = sorted((out / "checkpoints").glob("step-*"))
+    if not found:
+        raise UserError(f"{out} holds no checkpoint")
+    return found[-1]
+
+
+def refbench(*words: object) -> None:
+    """Run a command of this project in a process of its own; its lines go where ours go. Raises UserError."""
+    command: Sequence[str] = [sys.executable, "-m", "refbench", *map(str, words)]
+    done = subprocess.run(command, stdout=subprocess.DEVNULL, check=False)
+    if done.returncode:
+        raise UserError(
+            f"refbench {words[0]} {words[1]} ended with {done.returncode}; its lines above say why"
+        )
+
+
+def _part(variant: Variant) -> Part:
+    return Part(
+        name=variant.entry.name,
+        summary=variant.summary,
+        make=lambda build, on_step: make_variant(build, variant),
+        files=(f"{variant.entry.repository}/*",),
+    )
+
+
+PARTS = (
+    Part(name=CLIPS, summary="training clips in OpenS2V-5M's layout", make=make_clips),
+    Part(name=FEATURES, summary="features of the training clips", make=make_features),
+    *(_part(variant) for variant in VARIANTS),
+)

@@ -1,0 +1,205 @@
+"""One training loop for all small networks: seeded, resumable at any step, with progress.
+
+Everything random is a function of (name of the part, seed, step), and the number of threads is fixed, so a
+run on one CPU machine gives the same bits whether or not it was interrupted.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Generic, Protocol, TypeVar
+
+import torch
+from torch import nn
+
+from refbench.bench.errors import UserError
+from refbench.bench.files import replacing
+
+# Sums come out in another order with another number of threads.
+THREADS = 2
+STATE_FILE, LOG_FILE = "state.pt", "log.jsonl"
+SAVE_EVERY_S = 60.0
+LOG_EVERY_STEPS = 50
+# The factor of the moving average grows to its end value as (1 + n)/(10 + n), as diffusers' EMAModel's.
+AVERAGE_START = 10
+
+Batch = TypeVar("Batch")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """Length and step sizes of a run: AdamW, linear warm-up, then a cosine to a twentieth of the rate.
+
+    `average` is the end value of the moving average's factor; None: the last weights are taken.
+    """
+
+    steps: int
+    learning_rate: float
+    warmup_steps: int = 100
+    weight_decay: float = 0.01
+    max_gradient_norm: float = 1.0
+    average: float | None = None
+
+    def rate(self, step: int) -> float:
+        """Learning rate of a step, counted from 0."""
+        warm = min((step + 1) / self.warmup_steps, 1.0)
+        return self.learning_rate * warm * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * step / self.steps)))
+
+
+class Learner(Protocol[Batch]):
+    """What is learned: a network, its examples, and its loss."""
+
+    name: str
+    network: nn.Module
+
+    def examples(self, generator: random.Random, progress: float) -> Batch:
+        """The examples of a step; `progress` (0 to 1) is the share of steps that are done."""
+
+    def losses(self, batch: Batch, generator: torch.Generator) -> dict[str, torch.Tensor]:
+        """The terms whose sum is minimised, by name."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run(Generic[Batch]):
+    """A training run of one learner in a folder of its own."""
+
+    learner: Learner[Batch]
+    schedule: Schedule
+    folder: Path
+    seed: int = 0
+    device: str = "cpu"
+
+    def train(self, on_step: Callable[[int, int], None] = lambda done, total: None) -> None:
+        """Train to the end, from where an earlier call stopped; then the network holds the weights to keep,
+        in evaluation mode.
+
+        Raises UserError when the folder holds a run of other settings, or the loss is not finite.
+        """
+        learner, schedule = self.learner, self.schedule
+        network = learner.network.to(self.device).train()
+        optimizer = torch.optim.AdamW(network.parameters(), lr=1.0, weight_decay=schedule.weight_decay)
+        average = Average(network, schedule.average) if schedule.average is not None else None
+        step = self._restore(network, optimizer, average)
+        saved = time.monotonic()
+        with fixed_threads(), ThreadPoolExecutor(1) as ahead:
+            pending = ahead.submit(self._examples, step)
+            while step < schedule.steps:
+                batch = pending.result()
+                pending = ahead.submit(self._examples, step + 1)
+                generator = torch.Generator().manual_seed(self._number("loss", step))
+                terms = learner.losses(batch, generator)
+                loss = torch.stack(list(terms.values())).sum()
+                if not bool(torch.isfinite(loss)):
+                    raise UserError(f"{learner.name}: the loss is not finite at step {step}")
+                for group in optimizer.param_groups:
+                    group["lr"] = schedule.rate(step)
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()
+                nn.utils.clip_grad_norm_(network.parameters(), schedule.max_gradient_norm)
+                optimizer.step()
+                step += 1
+                if average is not None:
+                    average.update(network, step)
+                if step % LOG_EVERY_STEPS == 0 or step == schedule.steps:
+                    self._log(step, {name: term.item() for name, term in terms.items()})
+                if time.monotonic() - saved > SAVE_EVERY_S or step == schedule.steps:
+                    self._save(step, network, optimizer, average)
+                    saved = time.monotonic()
+                on_step(step, schedule.steps)
+        if average is not None:
+            average.copy_to(network)
+        network.eval()
+
+    def _examples(self, step: int) -> Batch:
+        generator = random.Random(f"{self.learner.name}/{self.seed}/{step}")
+        return self.learner.examples(generator, min(step / self.schedule.steps, 1.0))
+
+    def _number(self, what: str, step: int) -> int:
+        return zlib.crc32(f"{self.learner.name}/{self.seed}/{step}/{what}".encode())
+
+    def _settings(self) -> dict[str, Any]:
+        return {"name": self.learner.name, "seed": self.seed, **asdict(self.schedule)}
+
+    def _restore(self, network: nn.Module, optimizer: torch.optim.Optimizer, average: Average | None) -> int:
+        path = self.folder / STATE_FILE
+        if not path.is_file():
+            return 0
+        state = torch.load(path, map_location=self.device, weights_only=True)
+        if state["settings"] != json.dumps(self._settings()):
+            raise UserError(f"{path} is of other settings; remove {self.folder}, or choose another --out")
+        network.load_state_dict(state["network"])
+        optimizer.load_state_dict(state["optimizer"])
+        if average is not None:
+            average.tensors = state["average"]
+        return int(state["step"])
+
+    def _save(
+        self, step: int, network: nn.Module, optimizer: torch.optim.Optimizer, average: Average | None
+    ) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        state = {
+            "settings": json.dumps(self._settings()),
+            "step": step,
+            "network": network.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "average": average.tensors if average is not None else {},
+        }
+        with replacing(self.folder / STATE_FILE) as partial:
+            torch.save(state, partial)
+
+    def _log(self, step: int, terms: dict[str, float]) -> None:
+        """A line of the losses. A resumed run repeats those after its last saved step."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        line = {"step": step, **{name: round(value, 6) for name, value in terms.items()}}
+        with (self.folder / LOG_FILE).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+
+class Average:
+    """A moving average of a network's floating-point entries."""
+
+    def __init__(self, network: nn.Module, factor: float) -> None:
+        self.factor = factor
+        self.tensors = {key: value.detach().clone() for key, value in network.state_dict().items()}
+
+    @torch.no_grad()
+    def update(self, network: nn.Module, step: int) -> None:
+        """Take in the weights after a step; entries that are no numbers with a point are copied."""
+        factor = min(self.factor, (1 + step) / (AVERAGE_START + step))
+        for key, value in network.state_dict().items():
+            if value.is_floating_point():
+                self.tensors[key].lerp_(value, 1 - factor)
+            else:
+                self.tensors[key].copy_(value)
+
+    def copy_to(self, network: nn.Module) -> None:
+        """Let the network hold the average."""
+        network.load_state_dict(self.tensors)
+
+
+@contextmanager
+def fixed_threads() -> Iterator[None]:
+    """Run torch on `THREADS` threads, whatever the machine has."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(THREADS)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
+def seeded(name: str, seed: int) -> Iterator[None]:
+    """Draw a network's first weights from (name, seed) and leave torch's own generator as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(zlib.crc32(f"{name}/{seed}".encode()))
+        yield

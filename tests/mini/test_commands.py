@@ -1,0 +1,24 @@
+"""The commands of the embedded benchmark, found as the command line finds them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from kit.cli import complaint, printed
+
+
+def test_the_demo_shows_the_whole_flow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("REFBENCH_WEIGHTS", raising=False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    out = tmp_path / "demo"
+    text = printed("demo", "--out", out)
+    assert "Not scored, so there is no TotalScore" in text
+    assert "GmeScore: Alibaba-NLP/gme-Qwen2-VL-7B-Instruct is not on disk" in text
+    assert (out / "report/report.html").is_file()
+    assert len(list((out / "leaderboards").glob("*.txt"))) == 6
+    assert "EchoVideo !" in (out / "leaderboards/human-domain_opens2v-1.0.txt").read_text()
+    assert {path.name for path in (out / "runs").iterdir()} == {"noise", "pan-reference", "static-reference"}
+    (tmp_path / "mine/dataset").mkdir(parents=True)
+    assert "is not the demo's" in complaint("demo", "--out", tmp_path / "mine")

@@ -1,0 +1,33 @@
+"""The whole build in two steps a part: everything runs, ends in files that load, and is not made twice."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("diffusers", reason="training needs the extra 'refalign'")
+
+from kit.cli import Run
+
+
+def test_a_build_in_two_steps_generates(refbench: Run, tmp_path: Path) -> None:
+    first = refbench("mini", "build", "--smoke", "--out", "build")
+    assert "psnr_db" in first.stdout and "identity_auc" in first.stdout
+    assert refbench("mini", "build", "--smoke", "--out", "build").stdout == first.stdout
+    refbench("mini", "dataset", "--out", "dataset")
+    for method in ("mini-text-only", "refalign-mini", "refalign-mini-no-ra"):
+        words = (
+            "generate",
+            method,
+            "--track",
+            "mini",
+            "--dataset",
+            "dataset",
+            "--limit",
+            "1",
+            "--set",
+            "steps=2",
+        )
+        done = refbench(*words, "--weights", "build/weights")
+        assert "1 made, 0 failed" in done.stdout + done.stderr
