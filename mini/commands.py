@@ -20,7 +20,7 @@ DEMO_MARK = ".refbench-demo"
 DEMO_METRIC = "motion-amplitude"
 # What the recipes' steps take on two CPU cores, and the share of them that shows that everything runs.
 BUILD_HOURS = 4.0
-SMOKE_SCALE = 1e-3
+SMOKE_SCALE = 1e-4
 DEMO_METHODS = ["static-reference", "pan-reference", "noise"]
 
 

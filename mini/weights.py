@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from refbench.bench.weights.entry import BASE_FILES, TRANSFORMER_FILES, WeightEntry
 
+BUILD = "refbench mini build"
+
 MINI_BASE = WeightEntry(
     name="mini-base",
     repository="refbench/mini-base",
@@ -12,6 +14,7 @@ MINI_BASE = WeightEntry(
     memory_gib=0.03,
     required=(*TRANSFORMER_FILES, *BASE_FILES),
     licence="Apache-2.0",
+    made_by=BUILD,
 )
 
 
@@ -26,6 +29,7 @@ def refalign_entry(variant: str = "") -> WeightEntry:
         memory_gib=0.015,
         required=("*.safetensors",),
         licence="Apache-2.0",
+        made_by=BUILD,
     )
 
 

@@ -32,8 +32,9 @@ class WeightEntry:
     `required` are the files without which nothing loads: paths below the repository's folder, `*` for any
     name, alternatives separated by `|`. `only` are the patterns that a pull is restricted to where most of a
     repository is not needed. `memory_gib` are the parameters in the dtype they run in, for planning.
-    `revision` and `licence` are empty where they were not verified: shown as unverified, and recorded at the
-    first pull. Licences of generators are those that their repositories state; a hub's card may say more.
+    `made_by` is the command that makes weights which no hub has. `revision` and `licence` are empty
+    where they were not verified: shown as unverified, and recorded at the first pull. Licences of generators
+    are those that their repositories state; a hub's card may say more.
     """
 
     name: str
@@ -45,3 +46,4 @@ class WeightEntry:
     only: tuple[str, ...] = ()
     revision: str = ""
     licence: str = ""
+    made_by: str = ""

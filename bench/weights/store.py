@@ -174,7 +174,9 @@ def entry_of(repository: str) -> WeightEntry:
 
 
 def how_to_get(entry: WeightEntry) -> str:
-    """The command that downloads an entry."""
+    """The command that downloads an entry, or makes it."""
+    if entry.made_by:
+        return entry.made_by
     if entry.name == entry.repository:
         # Not catalogued: some repository that an option names.
         return f"hf download {entry.repository} --local-dir WEIGHTS/{entry.repository}"
@@ -326,6 +328,8 @@ def pull(entry: WeightEntry, folder: Path) -> Manifest:
     """
     from huggingface_hub import HfApi, snapshot_download
 
+    if entry.made_by:
+        raise UserError(f"{entry.name} is on no hub: {entry.made_by} makes it")
     target = folder / entry.repository
     try:
         information = HfApi().model_info(entry.repository, revision=entry.revision or None)

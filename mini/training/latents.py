@@ -94,7 +94,7 @@ def make(build: Build, on_step: OnStep) -> None:
     """Encode the training clips of the base."""
     digest = sha256_of(build.weights / REPOSITORY / VAE / WEIGHTS_FILE)
     write_latents(
-        load_vae(build), build.run_folder(NAME), build.count(CLIPS, least=64), build.seed, digest, on_step
+        load_vae(build), build.run_folder(NAME), build.count(CLIPS, least=32), build.seed, digest, on_step
     )
 
 
