@@ -142,6 +142,14 @@ def test_prepared_features_give_the_same_run_to_the_bit(
     assert (tmp_path / "encoded" / last).read_bytes() == (tmp_path / "prepared" / last).read_bytes()
 
 
+def test_features_serve_a_run_that_needs_no_teacher(
+    weights: Path, clips: Path, prepared: Path, tmp_path: Path
+) -> None:
+    config = build_config("tiny", [*SHORT_RUN, "alignment.enabled=false"])
+    encoded = run(config, tmp_path / "encoded", weights=weights, data=clips)
+    assert encoded == run(config, tmp_path / "prepared", weights=weights, features=prepared)
+
+
 def test_device_data_and_parameters_are_said_before_the_first_step(
     weights: Path, clips: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
