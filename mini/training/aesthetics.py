@@ -22,12 +22,12 @@ from refbench.bench.weights.common import CLIP_VIT_L14
 from refbench.bench.weights.tiny import save_tensors
 from refbench.metrics.aesthetics import HEAD_FILES, Aesthetics
 from refbench.metrics.nets.aesthetic_head import AestheticHead
-from refbench.metrics.nets.pixels import CLIP_MEAN, CLIP_STD
 from refbench.metrics.weights import OPENS2V_WEIGHT
 from refbench.mini.training.build import Build, OnStep, Part
 from refbench.mini.training.damage import doubled, measured_against_strength, recoloured, ruined
 from refbench.mini.training.loop import Schedule, seeded
-from refbench.mini.training.seen import now_and_then_written
+from refbench.mini.training.seen import normalised, now_and_then_written
+from refbench.mini.training.whitening import patches_of_frames, whiten
 from refbench.mini.world import SIZE_PX
 from refbench.mini.world.degrade import DEGRADATIONS, Degradation, pasted
 from refbench.mini.world.render import reference_picture, render
@@ -72,6 +72,11 @@ class Network(nn.Module):
         for module in self.head.modules():
             if isinstance(module, nn.Dropout):
                 module.p = 0.0
+            if isinstance(module, nn.Linear):
+                # The input has length 1, and no activation follows: nothing shall grow or shrink on the way.
+                nn.init.normal_(module.weight, std=module.in_features**-0.5)
+        nn.init.normal_(self.head.layers[0].weight)
+        nn.init.constant_(self.head.layers[7].bias, (RUINED_SCORE + CLEAN_SCORE) / 2)
 
     def forward(self, pixels_B3HW: torch.Tensor) -> torch.Tensor:
         """Scores (B,) of normalised pixels."""
@@ -89,7 +94,8 @@ class AestheticsLearner:
     def __init__(self, seed: int = 0) -> None:
         with seeded(NAME, seed):
             self.network = Network()
-        nn.init.constant_(self.network.head.layers[7].bias, (RUINED_SCORE + CLEAN_SCORE) / 2)
+        embeddings = self.network.tower.vision_model.embeddings
+        whiten(embeddings.patch_embedding.weight, patches_of_frames(CONFIG["patch_size"], NAME, seed))
 
     def examples(self, generator: random.Random, progress: float) -> tuple[torch.Tensor, torch.Tensor]:
         """Normalised pixels (B,3,H,W) and scores (B,)."""
@@ -133,12 +139,6 @@ def damaged(
         frames_FHWC = KINDS[kind](frames_FHWC, strength, generator)
         quality *= 1 - strength
     return frames_FHWC, quality
-
-
-def normalised(frames_FHWC: np.ndarray) -> torch.Tensor:
-    """RGB uint8 frames of the tower's size as its input (F,3,H,W), float32."""
-    pixels_FHW3 = (torch.from_numpy(frames_FHWC) / 255 - torch.tensor(CLIP_MEAN)) / torch.tensor(CLIP_STD)
-    return pixels_FHW3.permute(0, 3, 1, 2).contiguous()
 
 
 def make(build: Build, on_step: OnStep) -> None:

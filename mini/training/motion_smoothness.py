@@ -38,11 +38,10 @@ from refbench.metrics.motion_smoothness import (
 from refbench.metrics.nets.mplug_owl2.network import MplugOwl2, MplugOwl2Config
 from refbench.metrics.small.motion_smoothness import CONFIG as RANDOM_CONFIG
 from refbench.metrics.small.motion_smoothness import grid_positions, line_positions, write_settings
-from refbench.mini.training.aesthetics import normalised
 from refbench.mini.training.build import Build, OnStep, Part
 from refbench.mini.training.damage import measured_against_strength
 from refbench.mini.training.loop import Schedule, seeded
-from refbench.mini.training.seen import now_and_then_written
+from refbench.mini.training.seen import normalised, now_and_then_written
 from refbench.mini.world import NUM_FRAMES, SIZE_PX
 from refbench.mini.world.degrade import DEGRADATIONS
 from refbench.mini.world.render import render

@@ -40,6 +40,7 @@ from refbench.mini.training.loop import Schedule, seeded
 from refbench.mini.training.qwen import save_half, trained_config, trained_processor
 from refbench.mini.training.seen import clips, now_and_then_written, sample_of, written
 from refbench.mini.training.tokens import text_merges
+from refbench.mini.training.whitening import patches_of_frames, whiten
 from refbench.mini.world import NUM_FRAMES, SIZE_PX
 from refbench.mini.world.degrade import DEGRADATIONS, Degradation, pasted
 from refbench.mini.world.render import Rendering, reference_picture, render
@@ -99,6 +100,8 @@ class JudgeLearner:
 
         with seeded(NAME, seed):
             self.network = Qwen2VLForConditionalGeneration(Qwen2VLConfig(**CONFIG))
+        embedding = self.network.model.visual.patch_embed
+        whiten(embedding.proj.weight, patches_of_frames(VISION["patch_size"], NAME, seed))
         processor = AutoProcessor.from_pretrained(place)
         self.digits: list[int] = [processor.tokenizer.convert_tokens_to_ids(digit) for digit in "12345"]
         question = asked(processor, [np.zeros((SIZE_PX, SIZE_PX, 3), np.uint8)] * NUM_FRAMES)

@@ -9,9 +9,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
+import torch
 
 from refbench.bench.sample import Sample
 from refbench.bench.video import ALL_FRAMES, Video, write_video
+from refbench.metrics.nets.pixels import CLIP_MEAN, CLIP_STD
 from refbench.mini.world import FPS
 from refbench.mini.world.identity import Split
 from refbench.mini.world.render import Rendering, render
@@ -48,6 +50,12 @@ def clips(split: Split, count: int, what: str) -> Iterator[tuple[Rendering, rand
 def sample_of(prompt: str = "a video") -> Sample:
     """A sample for metrics that look at video and prompt alone."""
     return Sample(id="video", category="video", prompt=prompt, references=())
+
+
+def normalised(frames_FHWC: np.ndarray) -> torch.Tensor:
+    """RGB uint8 frames of the size that a network takes as its input (F,3,H,W), float32."""
+    pixels_FHW3 = (torch.from_numpy(frames_FHWC) / 255 - torch.tensor(CLIP_MEAN)) / torch.tensor(CLIP_STD)
+    return pixels_FHW3.permute(0, 3, 1, 2).contiguous()
 
 
 def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float:

@@ -18,7 +18,7 @@ from refbench.metrics.aesthetics import Aesthetics  # noqa: E402
 from refbench.mini.training import aesthetics, damage  # noqa: E402
 from refbench.mini.training.aesthetics import CLEAN_SCORE, PART, RUINED_SCORE, AestheticsLearner  # noqa: E402
 from refbench.mini.training.build import Build, make_part  # noqa: E402
-from refbench.mini.training.seen import rank_correlation, sample_of, written  # noqa: E402
+from refbench.mini.training.seen import normalised, rank_correlation, sample_of, written  # noqa: E402
 from refbench.mini.world.render import Rendering, render  # noqa: E402
 from refbench.mini.world.scene import random_scene  # noqa: E402
 
@@ -47,7 +47,7 @@ def test_its_files_are_what_the_metric_loads(tmp_path: Path, monkeypatch: pytest
 
 def test_training_sees_what_the_metric_sees(tmp_path: Path, rendering: Rendering) -> None:
     learner = AestheticsLearner()
-    pixels_F3HW = aesthetics.normalised(rendering.video_FHWC)
+    pixels_F3HW = normalised(rendering.video_FHWC)
     build = Build(root=tmp_path, scale=1e-6)
     aesthetics.write(build, learner.network)
     scorer = Aesthetics().load(Environment(weights=build.weights))
