@@ -4,11 +4,11 @@ The metric does not ask how good a window is but where the ratings of neighbouri
 0.025. So a rating has to tell how far the frame in the middle jumps from its neighbours, on a scale on which
 few differences of a slightly damaged video pass 0.025 and most of a badly damaged one do. The label is
 
-    rating = 0.9 · exp(-0.07 · j) - 0.03 · j · tanh(2 · b)
+    rating = 0.9 · exp(-0.07 · j)
 
 with j the jump: the mean difference of the middle frame's damage from that of its neighbours, so scaled that
-its mean over the video is the known strength of the damage; and b the same of brightness, with its sign.
-Steady damage and steady motion are no jump. The loss looks at differences of neighbouring ratings above all.
+its mean over the video is the known strength of the damage. Steady damage and steady motion are no jump. The
+loss looks at differences of neighbouring ratings above all.
 
 Shapes: V videos, F frames or windows of a video, Y X pixels.
 """
@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 from torch.nn import functional
 
 from refbench.bench.environment import Environment
@@ -37,18 +38,20 @@ from refbench.metrics.motion_smoothness import (
 )
 from refbench.metrics.nets.mplug_owl2.network import MplugOwl2, MplugOwl2Config
 from refbench.metrics.small.motion_smoothness import CONFIG as RANDOM_CONFIG
-from refbench.metrics.small.motion_smoothness import grid_positions, line_positions, write_settings
+from refbench.metrics.small.motion_smoothness import grid_positions, write_settings
 from refbench.mini.training.build import Build, OnStep, Part
 from refbench.mini.training.damage import measured_against_strength
 from refbench.mini.training.loop import Schedule, seeded
 from refbench.mini.training.seen import normalised, now_and_then_written
+from refbench.mini.training.whitening import patches_of_frames, whiten
 from refbench.mini.world import NUM_FRAMES, SIZE_PX
 from refbench.mini.world.degrade import DEGRADATIONS
 from refbench.mini.world.render import render
 from refbench.mini.world.scene import random_scene
 
 NAME = "motion_smoothness"
-GRID, QUERIES, VISION_WIDTH = 8, 8, 64
+# Patches and queries along a side: a query for each square of 2×2 patches.
+GRID, QUERY_GRID, VISION_WIDTH = 8, 4, 64
 CONFIG: dict[str, Any] = RANDOM_CONFIG | {
     "hidden_size": 96,
     "intermediate_size": 192,
@@ -63,9 +66,9 @@ CONFIG: dict[str, Any] = RANDOM_CONFIG | {
             "layer_norm_eps": 1e-6,
         },
         "visual_abstractor": {
-            "num_learnable_queries": QUERIES,
+            "num_learnable_queries": QUERY_GRID**2,
             "hidden_size": VISION_WIDTH,
-            "num_hidden_layers": 2,
+            "num_hidden_layers": 1,
             "num_attention_heads": 4,
             "intermediate_size": 2 * VISION_WIDTH,
             "layer_norm_eps": 1e-6,
@@ -75,14 +78,15 @@ CONFIG: dict[str, Any] = RANDOM_CONFIG | {
     },
 }
 VIDEOS_PER_STEP = 6
-# What makes frames jump, with its share of the videos; the others are clean, or damaged evenly.
-JUMPY = ("flicker", "jitter", "warp", "noise")
+# What makes frames jump, what is hard to see more often; the other videos are clean, or damaged evenly.
+JUMPY = ("flicker", "jitter", "jitter", "warp", "warp", "noise")
 JUMPY_RATE = 0.7
 EVEN = ("blur", "freeze", "compression")
-SMOOTH_RATING, DECAY, SIGNED = 0.9, 0.07, 0.03
+SMOOTH_RATING, DECAY = 0.9, 0.075
+THUMBNAIL_STEP = 4
 LEVEL_WEIGHT = 0.05
 WINDOWS = [window_indices(centre, NUM_FRAMES) for centre in range(NUM_FRAMES)]
-SCHEDULE = Schedule(steps=1500, learning_rate=1e-3, warmup_steps=100, average=0.99)
+SCHEDULE = Schedule(steps=3500, learning_rate=1e-3, warmup_steps=100, average=0.99)
 MEASURED = ("flicker", "jitter", "warp")
 MEASURED_CLIPS = 60
 
@@ -103,7 +107,7 @@ class SmoothnessLearner:
     def __init__(self, tokenizer_file: Any, seed: int = 0) -> None:
         self.prompt = read_prompt(tokenizer_file, CONFIG["vocab_size"])
         with seeded(NAME, seed):
-            self.network = new_network()
+            self.network = Network(seed)
 
     def examples(self, generator: random.Random, progress: float) -> Rated:
         """Videos of the training split, most of them damaged."""
@@ -119,14 +123,16 @@ class SmoothnessLearner:
         )
 
     def losses(self, batch: Rated, generator: torch.Generator) -> dict[str, torch.Tensor]:
-        """Errors of the differences of neighbouring ratings, in units of the metric's threshold, and of the
-        ratings.
+        """Errors of the differences of neighbouring ratings, in units of the metric's threshold, of the
+        ratings, and of small pictures.
         """
         videos = len(batch.ratings_VF)
-        vectors = self.network.encode_frames(batch.pixels_N3YX).unflatten(0, (videos, NUM_FRAMES))
+        rater = self.network.rater
+        encoded_NQD = rater.encode_frames(batch.pixels_N3YX)
+        vectors = encoded_NQD.unflatten(0, (videos, NUM_FRAMES))
         windows = torch.stack([vectors[:, list(window)].flatten(1, 2) for window in WINDOWS], 1)
-        logits = self.network.word_logits(
-            self.network.prefix(self.prompt.before),
+        logits = rater.word_logits(
+            rater.prefix(self.prompt.before),
             windows.flatten(0, 1),
             self.prompt.after,
             self.prompt.words,
@@ -134,24 +140,58 @@ class SmoothnessLearner:
         worth = torch.tensor(list(RATING_WEIGHTS.values()), device=logits.device)
         rated_VF = (logits.softmax(-1) @ worth).view(videos, NUM_FRAMES)
         error_VF = (rated_VF - batch.ratings_VF) / JUMP_THRESHOLD
+        small_N3YX = functional.avg_pool2d(batch.pixels_N3YX, THUMBNAIL_STEP)
+        made_N = self.network.thumbnail(encoded_NQD[:, :-1].flatten(1))
         return {
+            "thumbnail": (made_N - small_N3YX.flatten(1)).square().mean(),
             "differences": functional.smooth_l1_loss(error_VF.diff(dim=1), torch.zeros_like(error_VF[:, 1:])),
             "level": LEVEL_WEIGHT * functional.smooth_l1_loss(error_VF, torch.zeros_like(error_VF)),
         }
 
 
-def new_network() -> MplugOwl2:
-    """An untrained network, with the position tables that the format keeps among its tensors."""
+class Network(nn.Module):
+    """The rater, and what teaches its vectors to say what is where in a frame: from those of a frame a linear
+    layer, which is not kept, makes the frame anew at a quarter of its size.
+    """
+
+    def __init__(self, seed: int = 0) -> None:
+        super().__init__()
+        self.rater = new_rater(seed)
+        values = QUERY_GRID**2 * CONFIG["hidden_size"]
+        self.thumbnail = nn.Linear(values, 3 * (SIZE_PX // THUMBNAIL_STEP) ** 2)
+
+
+def new_rater(seed: int = 0) -> MplugOwl2:
+    """An untrained rater that looks where it has to from the start: a query at its square, and an image
+    vector at those of the same look, which are the same square in the other frames.
+    """
     network = MplugOwl2(MplugOwl2Config.from_json(CONFIG, "the small configuration"))
-    for name, parameter in network.named_parameters():
-        if name.endswith(("query_embeds", "cls_token", "position_embedding", "vit_eos")):
-            torch.nn.init.normal_(parameter, std=0.3 if name.endswith("query_embeds") else 0.02)
-    for name, table in network.named_buffers():
-        if name.endswith("q_pos_embed"):
-            table.copy_(torch.from_numpy(line_positions(np.arange(len(table)), table.shape[1])))
-        if name.endswith("k_pos_embed"):
-            table.copy_(torch.from_numpy(grid_positions(GRID, table.shape[1])))
+    model = network.model
+    embeddings = model.vision_model.embeddings
+    whiten(embeddings.patch_embed.weight, patches_of_frames(SIZE_PX // GRID, NAME, seed))
+    nn.init.normal_(embeddings.position_embedding, std=0.3)
+    nn.init.normal_(embeddings.cls_token, std=0.02)
+    nn.init.normal_(model.visual_abstractor.query_embeds, std=0.3)
+    nn.init.normal_(model.visual_abstractor.vit_eos, std=0.02)
+    positions = torch.from_numpy(grid_positions(GRID, VISION_WIDTH))
+    squares = positions[1:].view(QUERY_GRID, GRID // QUERY_GRID, QUERY_GRID, GRID // QUERY_GRID, -1)
+    for layer in model.visual_abstractor.encoder.layers:
+        attention = layer.crossattention.attention
+        attention.k_pos_embed.copy_(positions)
+        attention.q_pos_embed.copy_(squares.mean((1, 3)).flatten(0, 1))
+        for projection in (attention.query, attention.key):
+            start_as_identity(projection, 0.02)
+    for layer in model.layers:
+        for projection in (layer.self_attn.q_proj, layer.self_attn.k_proj.multiway[1]):
+            start_as_identity(projection, 0.05)
     return network
+
+
+@torch.no_grad()
+def start_as_identity(projection: nn.Linear, noise: float) -> None:
+    """Let a projection give its input and a little noise."""
+    nn.init.normal_(projection.weight, std=noise)
+    projection.weight.add_(torch.eye(len(projection.weight)))
 
 
 def damaged(clean_FHWC: np.ndarray, generator: random.Random) -> tuple[np.ndarray, np.ndarray]:
@@ -175,10 +215,7 @@ def ratings(clean_FHWC: np.ndarray, video_FHWC: np.ndarray, strength: float) -> 
         ]
     )
     jump_F = np.abs(jumps_FHWC).mean(axis=(1, 2, 3))
-    brighter_F = jumps_FHWC.mean(axis=(1, 2, 3))
-    jump_F = strength * jump_F / max(jump_F.mean(), 1e-6)
-    brighter_F = strength * brighter_F / max(np.abs(brighter_F).mean(), 1e-6)
-    rating_F: np.ndarray = SMOOTH_RATING * np.exp(-DECAY * jump_F) - SIGNED * jump_F * np.tanh(2 * brighter_F)
+    rating_F: np.ndarray = SMOOTH_RATING * np.exp(-DECAY * strength * jump_F / max(jump_F.mean(), 1e-6))
     return rating_F
 
 
@@ -188,7 +225,9 @@ def make(build: Build, on_step: OnStep) -> None:
     write_settings(place, CONFIG)
     learner = SmoothnessLearner(place / TOKENIZER_FILE, build.seed)
     build.train(learner, SCHEDULE, on_step)
-    save_tensors(place, {key: value.half() for key, value in learner.network.cpu().state_dict().items()})
+    save_tensors(
+        place, {key: value.half() for key, value in learner.network.rater.cpu().state_dict().items()}
+    )
 
 
 def measure(build: Build) -> Mapping[str, float]:

@@ -21,7 +21,7 @@ from refbench.metrics.motion_smoothness import (  # noqa: E402
 from refbench.mini.training import motion_smoothness  # noqa: E402
 from refbench.mini.training.build import Build, make_part  # noqa: E402
 from refbench.mini.training.loop import seeded  # noqa: E402
-from refbench.mini.training.motion_smoothness import PART, SMOOTH_RATING, new_network, ratings  # noqa: E402
+from refbench.mini.training.motion_smoothness import PART, SMOOTH_RATING, new_rater, ratings  # noqa: E402
 from refbench.mini.training.seen import clips, normalised, rank_correlation, sample_of, written  # noqa: E402
 from refbench.mini.world.degrade import DEGRADATIONS  # noqa: E402
 
@@ -78,8 +78,10 @@ def test_training_sees_what_the_metric_sees() -> None:
 
 def test_windows_are_rated_one_by_one_as_in_training() -> None:
     with seeded("test", 0):
-        network = new_network().eval()
+        network = new_rater().eval()
     with torch.no_grad():
         vectors = network.encode_frames(torch.randn(3, 3, 64, 64, generator=torch.Generator().manual_seed(0)))
-    assert vectors.shape == (3, motion_smoothness.QUERIES + 1, 96) and bool(torch.isfinite(vectors).all())
+    assert vectors.shape == (3, motion_smoothness.QUERY_GRID**2 + 1, 96) and bool(
+        torch.isfinite(vectors).all()
+    )
     assert vectors.std() > 0.01
