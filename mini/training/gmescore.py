@@ -41,6 +41,7 @@ from refbench.metrics.weights import GME_QWEN2_VL
 from refbench.mini.training.build import Build, OnStep, Part
 from refbench.mini.training.loop import Schedule, seeded
 from refbench.mini.training.qwen import (
+    colours_of,
     raw_patches,
     save_half,
     take_raw_patches,
@@ -49,6 +50,7 @@ from refbench.mini.training.qwen import (
 )
 from refbench.mini.training.seen import clips, now_and_then_written, sample_of, written
 from refbench.mini.training.tokens import text_merges
+from refbench.mini.training.whitening import some_frames, whiten
 from refbench.mini.world import SIZE_PX
 from refbench.mini.world.degrade import DEGRADATIONS, pasted
 from refbench.mini.world.identity import Subject
@@ -85,6 +87,8 @@ FIRST_TEMPERATURE, LEAST_TEMPERATURE = 0.1, 0.03
 RIGHT_LABEL, WRONG_LABEL = 0.5, 0.1
 SCHEDULE = Schedule(steps=900, learning_rate=2e-3, warmup_steps=60, average=0.99)
 DEGRADED = ("blur", "noise", "compression", "warp")
+# Of the patches of some frames every seventh is enough for the first layer.
+WHITENING_STEP = 7
 MEASURED_GROUPS, GROUP = 5, 20
 
 
@@ -146,7 +150,11 @@ class GmeLearner:
 
         with seeded(NAME, seed):
             self.network = Network()
-        take_raw_patches(self.network.model.visual)
+        visual, side_px = self.network.model.visual, VISION["patch_size"]
+        patches_PC, _ = raw_patches([as_seen(frame) for frame in some_frames(NAME, seed)], side_px)
+        mean_C, std_C = colours_of(side_px)
+        whiten(visual.patch_embed.proj.weight, (patches_PC[::WHITENING_STEP] - mean_C) / std_C)
+        take_raw_patches(visual)
         self.tokenizer = AutoTokenizer.from_pretrained(place)
 
     def examples(self, generator: random.Random, progress: float) -> Pairs:

@@ -63,16 +63,21 @@ def take_raw_patches(visual: nn.Module) -> None:
     its first convolution, whose windows do not overlap, and which so is one product. The same sums.
     """
     embedding = visual.patch_embed
-    per_colour = embedding.patch_size**2
-    mean_C, std_C = (
-        torch.tensor(values).repeat_interleave(per_colour) * 255 for values in (CLIP_MEAN, CLIP_STD)
-    )
+    mean_C, std_C = colours_of(embedding.patch_size)
 
     def forward(patches_PC: torch.Tensor) -> torch.Tensor:
         weight_DC = embedding.proj.weight.flatten(1) / std_C.to(patches_PC.device)
         return functional.linear(patches_PC.float(), weight_DC, -(weight_DC @ mean_C.to(patches_PC.device)))
 
     embedding.forward = forward
+
+
+def colours_of(side_px: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and deviation (C,) of the values of a raw patch, by which it is normalised."""
+    mean_C, std_C = (
+        torch.tensor(values).repeat_interleave(side_px**2) * 255 for values in (CLIP_MEAN, CLIP_STD)
+    )
+    return mean_C, std_C
 
 
 def save_half(place: Path, network: nn.Module, prefix: str = "") -> None:

@@ -20,11 +20,15 @@ LEAST_DEVIATION = 3e-3
 FRAMES = 24
 
 
-def patches_of_frames(side_px: int, name: str, seed: int) -> torch.Tensor:
-    """All patches (N, 3·side²) of some frames of the training split, normalised as CLIP's pictures."""
+def some_frames(name: str, seed: int) -> np.ndarray:
+    """First frames of clips of the training split, RGB uint8 (24,64,64,3)."""
     generator = random.Random(f"{name}/whitening/{seed}")
-    frames = [render(random_scene("training", generator)).video_FHWC[0] for _ in range(FRAMES)]
-    cut = normalised(np.stack(frames)).unfold(2, side_px, side_px).unfold(3, side_px, side_px)
+    return np.stack([render(random_scene("training", generator)).video_FHWC[0] for _ in range(FRAMES)])
+
+
+def patches_of_frames(side_px: int, name: str, seed: int) -> torch.Tensor:
+    """All patches (N, 3·side²) of some frames, normalised as CLIP's pictures."""
+    cut = normalised(some_frames(name, seed)).unfold(2, side_px, side_px).unfold(3, side_px, side_px)
     return cut.permute(0, 2, 3, 1, 4, 5).flatten(3).flatten(0, 2)
 
 
