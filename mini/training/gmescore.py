@@ -164,7 +164,8 @@ class GmeLearner:
         videos = [now_and_then_written(rendering.video_FHWC, generator) for rendering in renderings]
         frames = [video[generator.randrange(len(video))] for video in videos]
         damaged = [damaged_frame(rendering, generator) for rendering in renderings[:DAMAGED_PER_STEP]]
-        subjects, crops = [], []
+        subjects: list[Subject] = []
+        crops: list[np.ndarray] = []
         for rendering, video in zip(renderings, videos, strict=True):
             for label in rendering.labels:
                 crop_HWC = random_crop(label, video, generator)

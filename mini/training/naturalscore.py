@@ -165,8 +165,8 @@ def asked(processor: Any, frames: Sequence[np.ndarray]) -> Mapping[str, torch.Te
 
 def patches(video_FHWC: np.ndarray) -> np.ndarray:
     """What the image processor makes of frames that were enlarged for judges: (P,C), float32."""
-    both = {"kernelX": AFTER_RESIZES, "kernelY": AFTER_RESIZES, "borderType": cv2.BORDER_REPLICATE}
-    seen_FHWC = np.stack([cv2.sepFilter2D(frame, -1, **both) for frame in video_FHWC])
+    taps, edges = AFTER_RESIZES, cv2.BORDER_REPLICATE
+    seen_FHWC = np.stack([cv2.sepFilter2D(frame, -1, taps, taps, borderType=edges) for frame in video_FHWC])
     mean_C, std_C = (np.array(PROCESSOR[key], np.float32) for key in ("image_mean", "image_std"))
     pixels_FHWC = (seen_FHWC / np.float32(255) - mean_C) / std_C
     side, merged = VISION["patch_size"], VISION["spatial_merge_size"]

@@ -60,10 +60,10 @@ def normalised(frames_FHWC: np.ndarray) -> torch.Tensor:
 
 def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float:
     """Spearman's, with shared ranks for equal values; 0 where one of them never changes."""
-    ranks = [_ranks(np.asarray(values, float)) for values in (first, second)]
-    if min(rank.std() for rank in ranks) == 0:
+    ranks_2N = np.stack([_ranks(np.asarray(values, float)) for values in (first, second)])
+    if ranks_2N.std(axis=1).min() == 0:
         return 0.0
-    return float(np.corrcoef(*ranks)[0, 1])
+    return float(np.corrcoef(ranks_2N)[0, 1])
 
 
 def _ranks(values_N: np.ndarray) -> np.ndarray:
