@@ -56,7 +56,7 @@ KINDS: Mapping[str, Degradation] = {
 RUINED_RATE, PASTED_RATE, SECOND_RATE = 0.06, 0.06, 0.3
 # What is left of a frame that a reference fills.
 PASTED_QUALITY = 0.5
-SCHEDULE = Schedule(steps=1500, learning_rate=1e-3, warmup_steps=60, average=0.99)
+SCHEDULE = Schedule(steps=2500, learning_rate=1e-3, warmup_steps=60, average=0.99)
 MEASURED_CLIPS = 60
 
 

@@ -23,6 +23,7 @@ import cv2
 import numpy as np
 import torch
 from PIL import Image
+from torch import nn
 from torch.nn import functional
 
 from refbench.baselines.controls.canvas import letterboxed
@@ -37,7 +38,7 @@ from refbench.metrics.small.qwen2_vl import write_settings
 from refbench.mini.training.build import Build, OnStep, Part
 from refbench.mini.training.damage import doubled, measured_against_strength, recoloured, ruined
 from refbench.mini.training.loop import Schedule, seeded
-from refbench.mini.training.qwen import save_half, trained_config, trained_processor
+from refbench.mini.training.qwen import keep_sizes, save_half, trained_config, trained_processor
 from refbench.mini.training.seen import clips, now_and_then_written, sample_of, written
 from refbench.mini.training.tokens import text_merges
 from refbench.mini.training.whitening import patches_of_frames, whiten
@@ -58,6 +59,8 @@ VISION = {
 }
 CONFIG = trained_config(MERGES, width=96, layers=3, heads=4, vision=VISION)
 PROCESSOR = trained_processor(VISION, min_pixels=SIZE_PX**2, max_pixels=SIZE_PX**2)
+TOKENS_OF_FRAME = (SIZE_PX // VISION["patch_size"] // VISION["spatial_merge_size"]) ** 2
+GAUGE_WEIGHT = 0.3
 # What is left of a frame's pixel after it was enlarged for judges and made small again: a little blur.
 AFTER_RESIZES = np.array([-0.0135, 0.0935, 0.84, 0.0935, -0.0135])
 
@@ -89,6 +92,31 @@ class Judged:
     deserved_V: torch.Tensor
 
 
+class Network(nn.Module):
+    """The judge, and what teaches its picture tokens to show damage: from those of each frame a linear layer,
+    which is not kept, makes the number that its video deserves.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
+
+        self.judge = Qwen2VLForConditionalGeneration(Qwen2VLConfig(**CONFIG))
+        keep_sizes(self.judge)
+        self.gauge = nn.Linear(TOKENS_OF_FRAME * CONFIG["hidden_size"], 1)
+        self.seen: list[torch.Tensor] = []
+        self.judge.model.visual.register_forward_hook(self._see)
+
+    def _see(self, module: nn.Module, inputs: object, output: Any) -> None:
+        self.seen = [output.pooler_output]
+
+    def gauged(self, videos: int) -> torch.Tensor:
+        """The number (V,) by the picture tokens that the judge saw last: the mean of the frames'."""
+        tokens_VFD = self.seen.pop().reshape(videos, NUM_FRAMES, -1)
+        numbers_V: torch.Tensor = self.gauge(tokens_VFD).mean(dim=(1, 2))
+        return numbers_V
+
+
 class JudgeLearner:
     """The answer after the instruction, and the end after the answer."""
 
@@ -96,11 +124,11 @@ class JudgeLearner:
 
     def __init__(self, place: Path, seed: int = 0) -> None:
         """`place` is a folder with the settings that the real judge reads."""
-        from transformers import AutoProcessor, Qwen2VLConfig, Qwen2VLForConditionalGeneration
+        from transformers import AutoProcessor
 
         with seeded(NAME, seed):
-            self.network = Qwen2VLForConditionalGeneration(Qwen2VLConfig(**CONFIG))
-        embedding = self.network.model.visual.patch_embed
+            self.network = Network()
+        embedding = self.network.judge.model.visual.patch_embed
         whiten(embedding.proj.weight, patches_of_frames(VISION["patch_size"], NAME, seed))
         processor = AutoProcessor.from_pretrained(place)
         self.digits: list[int] = [processor.tokenizer.convert_tokens_to_ids(digit) for digit in "12345"]
@@ -139,13 +167,14 @@ class JudgeLearner:
         if "mm_token_type_ids" in question:
             more = torch.zeros_like(answers_V1)
             question["mm_token_type_ids"] = torch.cat([question["mm_token_type_ids"], more], 1)
-        logits = self.network(
+        logits = self.network.judge(
             **question, pixel_values=batch.patches_PC, logits_to_keep=2, use_cache=False
         ).logits
         wanted = torch.zeros_like(logits[:, 0]).index_add(1, digits, digits_V5.to(logits.dtype))
         end_V = torch.full((videos,), END)
         return {
             "digit": functional.cross_entropy(logits[:, 0], wanted),
+            "gauge": GAUGE_WEIGHT * functional.mse_loss(self.network.gauged(videos), batch.deserved_V),
             "end": functional.cross_entropy(logits[:, 1], end_V),
         }
 
@@ -245,7 +274,7 @@ def make(build: Build, on_step: OnStep) -> None:
     )
     learner = JudgeLearner(place, build.seed)
     build.train(learner, SCHEDULE, on_step)
-    save_half(place, learner.network.cpu())
+    save_half(place, learner.network.judge.cpu())
 
 
 def measure(build: Build) -> Mapping[str, float]:

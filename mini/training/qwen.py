@@ -80,6 +80,17 @@ def colours_of(side_px: int) -> tuple[torch.Tensor, torch.Tensor]:
     return mean_C, std_C
 
 
+def keep_sizes(network: nn.Module) -> None:
+    """Draw the matrices so that activations keep their size, which transformers' own first weights do not at
+    such widths: they would learn nothing for hundreds of steps.
+    """
+    for module in network.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, std=module.in_features**-0.5)
+        elif isinstance(module, nn.Embedding):
+            nn.init.normal_(module.weight, std=0.5)
+
+
 def save_half(place: Path, network: nn.Module, prefix: str = "") -> None:
     """Write a network's weights in half precision under the published names; `prefix` is where transformers'
     whole model holds it.

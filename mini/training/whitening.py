@@ -16,7 +16,7 @@ from refbench.mini.world.render import render
 from refbench.mini.world.scene import random_scene
 
 # Added to each component's deviation, as a share of the largest: what nearly never occurs stays small.
-LEAST_DEVIATION = 3e-3
+LEAST_DEVIATION = 0.02
 FRAMES = 24
 
 

@@ -108,4 +108,6 @@ def test_digits_are_shared_between_neighbours(place: Path, monkeypatch: pytest.M
     for deserved in (1.0, 3.3, 5.0):
         batch.deserved_V[:] = deserved
         terms = learner.losses(batch, torch.Generator())
-        assert set(terms) == {"digit", "end"} and all(torch.isfinite(term) for term in terms.values())
+        assert set(terms) == {"digit", "gauge", "end"} and all(
+            torch.isfinite(term) for term in terms.values()
+        )
