@@ -84,7 +84,7 @@ JUMPY_RATE = 0.7
 EVEN = ("blur", "freeze", "compression")
 SMOOTH_RATING, DECAY = 0.9, 0.075
 THUMBNAIL_STEP = 4
-LEVEL_WEIGHT = 0.05
+LEVEL_WEIGHT = 0.5
 WINDOWS = [window_indices(centre, NUM_FRAMES) for centre in range(NUM_FRAMES)]
 SCHEDULE = Schedule(steps=3500, learning_rate=1e-3, warmup_steps=100, average=0.99)
 MEASURED = ("flicker", "jitter", "warp")

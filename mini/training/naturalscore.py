@@ -79,7 +79,7 @@ WAYS: Mapping[str, float] = {
 }  # fmt: skip
 # A reference that takes the place of a quarter of the video is as bad as half the strength of other damage.
 PASTED_FROM = 0.3
-SCHEDULE = Schedule(steps=1500, learning_rate=1e-3, warmup_steps=100, average=0.99)
+SCHEDULE = Schedule(steps=1500, learning_rate=2e-3, warmup_steps=100, average=0.99)
 MEASURED = ("blur", "noise", "flicker", "compression", "jitter", "warp")
 MEASURED_CLIPS = 60
 
