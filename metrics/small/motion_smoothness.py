@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -77,8 +79,13 @@ def write_tiny(folder: Path) -> None:
     total = sum(2 * int(np.prod(shape)) for shape in shapes.values())
     index = {"metadata": {"total_size": total}, "weight_map": shard_of}
     write_json(place / "pytorch_model.bin.index.json", index)
+    write_settings(place, CONFIG)
+
+
+def write_settings(place: Path, config: Mapping[str, Any]) -> None:
+    """Write config.json and the tokenizer, which is the same for every size of the network."""
     # The metric digests this file: its bytes are those of earlier versions.
-    write_text(place / "config.json", json.dumps(CONFIG, indent=2))
+    write_text(place / "config.json", json.dumps(config, indent=2))
     (place / "tokenizer.model").write_bytes(tokenizer())
 
 

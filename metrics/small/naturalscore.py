@@ -29,6 +29,14 @@ CHAT_TEMPLATE = (
     "{% endfor %}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
+FURTHER_FILES = {
+    "chat_template.json": {"chat_template": CHAT_TEMPLATE},
+    "generation_config.json": {
+        "bos_token_id": TOKEN_IDS["<|endoftext|>"],
+        "eos_token_id": [END, TOKEN_IDS["<|endoftext|>"]],
+        "pad_token_id": TOKEN_IDS["<|endoftext|>"],
+    },
+}
 
 
 def write_tiny(folder: Path) -> None:
@@ -37,14 +45,7 @@ def write_tiny(folder: Path) -> None:
         folder,
         QWEN25_VL.repository,
         adjust=answer_with_a_digit,
-        further_files={
-            "chat_template.json": {"chat_template": CHAT_TEMPLATE},
-            "generation_config.json": {
-                "bos_token_id": TOKEN_IDS["<|endoftext|>"],
-                "eos_token_id": [END, TOKEN_IDS["<|endoftext|>"]],
-                "pad_token_id": TOKEN_IDS["<|endoftext|>"],
-            },
-        },
+        further_files=FURTHER_FILES,
     )
 
 

@@ -5,7 +5,7 @@ GME and the local judge are made of it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,9 @@ SPECIAL_TOKENS = (
     "<|video_pad|>",
 )
 TOKEN_IDS = {token: BYTES + rank for rank, token in enumerate(SPECIAL_TOKENS)}
+# Two tokens that become one, and the number of the first token that is made of two.
+Merge = tuple[str, str]
+FIRST_MERGED = BYTES + len(SPECIAL_TOKENS)
 
 HIDDEN = 64
 CONFIG: dict[str, Any] = {
@@ -86,6 +89,8 @@ TOKENIZER_SETTINGS = {
     "model_max_length": 32768,
     "clean_up_tokenization_spaces": False,
 }
+# The named class would cut the text at punctuation and line ends before it merges.
+READ_AS_IT_IS = {"tokenizer_class": "PreTrainedTokenizerFast"}
 
 # transformers' attribute names → the names in the published checkpoints.
 PUBLISHED_PREFIXES = {"model.visual.": "visual.", "model.language_model.": "model."}
@@ -108,15 +113,7 @@ def write_qwen2_vl(
     from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
 
     place = marked_folder(folder, repository)
-    files = {
-        "config.json": CONFIG,
-        "preprocessor_config.json": IMAGE_PROCESSOR,
-        "tokenizer.json": _tokenizer(),
-        "tokenizer_config.json": TOKENIZER_SETTINGS,
-        **(further_files or {}),
-    }
-    for name, content in files.items():
-        write_json(place / name, content)
+    write_settings(place, further_files=further_files)
     with torch.device("meta"):
         model = Qwen2VLForConditionalGeneration(Qwen2VLConfig.from_json_file(place / "config.json"))
     weights = {
@@ -127,6 +124,28 @@ def write_qwen2_vl(
     save_tensors(place, {name: torch.from_numpy(value) for name, value in sorted(weights.items())})
 
 
+def write_settings(
+    place: Path,
+    *,
+    config: Mapping[str, Any] = CONFIG,
+    image_processor: Mapping[str, Any] = IMAGE_PROCESSOR,
+    merges: Sequence[Merge] = (),
+    further_files: Mapping[str, Any] | None = None,
+) -> None:
+    """Write all of the folder but the weights. `merges` are those of the tokenizer, without which each byte
+    is a token.
+    """
+    files = {
+        "config.json": config,
+        "preprocessor_config.json": image_processor,
+        "tokenizer.json": _tokenizer(merges),
+        "tokenizer_config.json": TOKENIZER_SETTINGS | (READ_AS_IT_IS if merges else {}),
+        **(further_files or {}),
+    }
+    for name, content in files.items():
+        write_json(place / name, content)
+
+
 def published_name(name: str) -> str:
     """The name in the published checkpoint of a transformers state-dict entry."""
     for prefix, published in PUBLISHED_PREFIXES.items():
@@ -135,7 +154,8 @@ def published_name(name: str) -> str:
     return name
 
 
-def _tokenizer() -> dict[str, Any]:
+def _tokenizer(merges: Sequence[Merge]) -> dict[str, Any]:
+    """tokenizer.json: the tokens of merges come after the special ones."""
     flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False}
     return {
@@ -149,5 +169,12 @@ def _tokenizer() -> dict[str, Any]:
         "pre_tokenizer": byte_level,
         "post_processor": byte_level,
         "decoder": byte_level,
-        "model": {"type": "BPE", "vocab": byte_symbols(), "merges": []},
+        "model": {
+            "type": "BPE",
+            "vocab": byte_symbols()
+            # Special tokens get the numbers after the vocabulary, unless they are in it.
+            | (TOKEN_IDS if merges else {})
+            | {first + second: FIRST_MERGED + rank for rank, (first, second) in enumerate(merges)},
+            "merges": [list(merge) for merge in merges],
+        },
     }
