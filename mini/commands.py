@@ -87,7 +87,7 @@ def build(
         Path, typer.Option("--out", metavar="DIR", help="Weights, training states and the log.")
     ] = Path("mini-build"),
     parts: Annotated[
-        list[str] | None, typer.Option("--part", help="Only this part, and those before it; repeatable.")
+        list[str] | None, typer.Option("--part", help="Only this part, and what it needs; repeatable.")
     ] = None,
     device: Annotated[str, typer.Option("--device", help="cpu, cuda or cuda:N.")] = "cpu",
     seed: Annotated[int, typer.Option("--seed", help="Seed of all draws.")] = 0,
@@ -106,7 +106,6 @@ def build(
     """
     from refbench.bench.console import print_table
     from refbench.bench.environment import missing_packages
-    from refbench.bench.registry import unknown_name
     from refbench.bench.runner.progress import Progress
 
     absent = missing_packages(("torch", "diffusers", "accelerate"), "refalign")
@@ -115,17 +114,13 @@ def build(
     if not 0 < budget <= 1000:
         raise UserError(f"--budget must lie above 0 and be at most 1000 hours, {budget} does not")
     from refbench.mini.training.build import Build, make_part
-    from refbench.mini.training.parts import PARTS
+    from refbench.mini.training.parts import chosen_parts
 
-    names = [part.name for part in PARTS]
-    for name in parts or []:
-        if name not in names:
-            raise UserError(unknown_name("part", name, names))
-    last = max((names.index(name) for name in parts or []), default=len(names) - 1)
+    chosen = chosen_parts(parts or [])
     made = Build(root=out, seed=seed, device=device, scale=SMOKE_SCALE if smoke else budget / BUILD_HOURS)
     rows = []
-    with Progress("building", last + 1) as progress:
-        for part in PARTS[: last + 1]:
+    with Progress("building", len(chosen)) as progress:
+        for part in chosen:
             progress.now(part.name)
             progress.begin(f"{part.name} ({part.summary})")
             done = make_part(made, part, progress.part)

@@ -37,6 +37,7 @@ class Progress:
         self._part_name = ""
         self._part_started = self._started
         self._part_task: TaskID | None = None
+        self._part_first: int | None = None
 
     def __enter__(self) -> Self:
         if self._screen.is_terminal and not self._view.quiet:
@@ -93,6 +94,7 @@ class Progress:
         self._end_part()
         self._part_name = name
         self._part_started = time.monotonic()
+        self._part_first = None
 
     def part(self, done: int, total: int) -> None:
         """`done` of `total` parts of the current step are done: a second bar, elsewhere a line now and
@@ -103,7 +105,10 @@ class Progress:
             # What came before the first part (encoding a prompt, say) must not slow the rate.
             self._part_started = now
             return
-        each = (now - self._part_started) / done
+        if self._part_first is None:
+            # Work that goes on where it was stopped begins at a later part.
+            self._part_first = done - 1
+        each = (now - self._part_started) / max(done - self._part_first, 1)
         if self._bar is not None:
             if self._part_task is None:
                 self._part_task = self._bar.add_task(visible(self._part_name), total=total, rate="")

@@ -184,5 +184,6 @@ PART = Part(
     name=NAME,
     summary="the text-to-video base",
     make=make,
+    needs=(LATENTS,),
     files=tuple(f"{REPOSITORY}/{folder}/*" for folder in ("transformer", "text_encoder", "tokenizer")),
 )

@@ -83,7 +83,8 @@ class Build:
 @dataclass(frozen=True, kw_only=True)
 class Part:
     """One network or one preparation: `make` writes `files` (paths or patterns below `weights`); `measure`
-    loads them as users do and returns figures on held-out identities by name.
+    loads them as users do and returns figures on held-out identities by name. `needs` are parts that come
+    before.
     """
 
     name: str
@@ -91,6 +92,7 @@ class Part:
     make: Callable[[Build, OnStep], None]
     measure: Callable[[Build], Mapping[str, float]] = lambda build: {}
     files: tuple[str, ...] = ()
+    needs: tuple[str, ...] = ()
 
 
 def make_part(build: Build, part: Part, on_step: OnStep) -> dict[str, Any]:

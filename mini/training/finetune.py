@@ -15,7 +15,9 @@ from pathlib import Path
 from refbench.bench.errors import UserError
 from refbench.bench.weights.entry import WeightEntry
 from refbench.mini.clips import write_training_clips
+from refbench.mini.training.base import NAME as BASE
 from refbench.mini.training.build import Build, OnStep, Part
+from refbench.mini.training.teacher import NAME as TEACHER
 from refbench.mini.weights import REFALIGN_MINI, REFALIGN_MINI_NO_RA, REFALIGN_MINI_POSITIVE_ONLY
 from refbench.refalign.training.recipes import build_config
 
@@ -114,11 +116,17 @@ def _part(variant: Variant) -> Part:
         summary=variant.summary,
         make=lambda build, on_step: make_variant(build, variant),
         files=(f"{variant.entry.repository}/*",),
+        needs=(FEATURES,),
     )
 
 
 PARTS = (
     Part(name=CLIPS, summary="training clips in OpenS2V-5M's layout", make=make_clips),
-    Part(name=FEATURES, summary="features of the training clips", make=make_features),
+    Part(
+        name=FEATURES,
+        summary="features of the training clips",
+        make=make_features,
+        needs=(CLIPS, BASE, TEACHER),
+    ),
     *(_part(variant) for variant in VARIANTS),
 )

@@ -98,4 +98,4 @@ def make(build: Build, on_step: OnStep) -> None:
     )
 
 
-PART = Part(name=NAME, summary="training clips as latents", make=make)
+PART = Part(name=NAME, summary="training clips as latents", make=make, needs=(VAE,))
