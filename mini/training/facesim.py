@@ -195,7 +195,7 @@ def detector_input(picture_HWC: np.ndarray) -> np.ndarray:
 
 
 def points() -> np.ndarray:
-    """Where the points of all levels are in the input, as insightface decodes them, and their strides: (P,3)."""
+    """Where the points of all levels are in the input, as insightface decodes them, with strides: (P,3)."""
     found = []
     for stride in STRIDES:
         rows, columns = np.mgrid[: DETECTOR_SIDE_PX // stride, : DETECTOR_SIDE_PX // stride] * stride
@@ -359,7 +359,7 @@ class FaceIdentityLearner:
         )
 
     def losses(self, batch: FaceBatch, generator: torch.Generator) -> dict[str, torch.Tensor]:
-        """CosFace's margin softmax with the references as the classes' centres, and the error of the traits."""
+        """CosFace's margin softmax with the references as centres, and the error of the traits."""
         embeddings_BD = self.network.network(batch.faces_BCHW)
         unit_BD = functional.normalize(embeddings_BD, dim=1)
         people = int(batch.person_B.max()) + 1
