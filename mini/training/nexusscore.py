@@ -3,9 +3,10 @@
 YOLO-World as the metric has it, narrow, with the picture tower of `clip_b32`, which is trained before and
 stays as it is. The frames were enlarged from 64 to 640 pixels, so that all subjects are large: the coarsest
 level alone answers, the two finer ones stay silent, and the neck's way through the finest map is closed (a
-downsampling layer whose batch norm is zero), which spares training two thirds of the neck. A reference is asked for where its subject is seen, and
-where it is not; a reference of a place has the whole frame as its box. Batch norms learn their statistics
-here, in place of those of the metric's network, which are for inference only and have the same names.
+downsampling layer whose batch norm is zero), which spares training two thirds of the neck. A reference is
+asked for where its subject is seen, and where it is not; a reference of a place has the whole frame as its
+box. Batch norms learn their statistics here, in place of those of the metric's network, which are for
+inference only and have the same names.
 
 Shapes: B frames, R references, G pairs of a frame and a reference, D prompt width, H W rows and columns, C
 channels, 4 the sides of a box.
