@@ -17,6 +17,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -341,14 +342,17 @@ def make(build: Build, on_step: OnStep) -> None:
     save_detector(build.place(OPENS2V_WEIGHT.repository), tensors)
 
 
+def detector_file(build: Build) -> Path:
+    """Where the detector's file is."""
+    return build.weights / OPENS2V_WEIGHT.repository / DETECTOR_FILE
+
+
 def measure(build: Build) -> Mapping[str, float]:
     """AP50 of subjects, and of people, things and places alone, over pairs of a held-out frame and a
     reference, seen in it or not; the share of seen subjects that a counting box finds; counting boxes per
     reference that is not seen, per one that is only alike, and per frame that shows nothing.
     """
-    detector = ImagePromptDetector.load(
-        build.weights / OPENS2V_WEIGHT.repository / DETECTOR_FILE, tower_folder(build), "cpu"
-    )
+    detector = ImagePromptDetector.load(detector_file(build), tower_folder(build), "cpu")
     generator = random.Random("nexusscore/measured")
     kinds: dict[str, list[Detections]] = {"people": [], "things": [], "places": []}
     absent: dict[str, list[int]] = {"absent": [], "empty": []}
