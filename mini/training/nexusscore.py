@@ -2,8 +2,9 @@
 
 YOLO-World as the metric has it, narrow, with the picture tower of `clip_b32`, which is trained before and
 stays as it is. The frames were enlarged from 64 to 640 pixels, so that all subjects are large: the coarsest
-level alone answers, the two finer ones stay silent, and the neck's way through the finest map is closed (a
-downsampling layer whose batch norm is zero), which spares training two thirds of the neck. A reference is
+level alone answers, the two finer ones stay silent. Two thirds of the work are spared where there is little
+to learn: the layers of the first two strides do not learn but hand down the colours of 4×4 pixels, and the
+neck's way through the finest map is closed (a downsampling layer whose batch norm is zero). A reference is
 asked for where its subject is seen, and where it is not; a reference of a place has the whole frame as its
 box. Batch norms learn their statistics here, in place of those of the metric's network, which are for
 inference only and have the same names.
@@ -14,6 +15,7 @@ channels, 4 the sides of a box.
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,7 +27,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from refbench.metrics.nets.yolo_world.backbone import BATCH_NORM_EPSILON, InferenceBatchNorm
+from refbench.metrics.nets.yolo_world.backbone import BATCH_NORM_EPSILON, CSPDarknet, InferenceBatchNorm
 from refbench.metrics.nets.yolo_world.boxes import INPUT_SIZE_PX, STRIDES_PX, Letterbox
 from refbench.metrics.nets.yolo_world.detector import YoloWorld, YoloWorldSizes
 from refbench.metrics.nets.yolo_world.head import expected_distances
@@ -48,7 +50,7 @@ from refbench.mini.world.scene import TRAINING_PEOPLE, TRAINING_THINGS, random_s
 
 NAME = "image-prompt-detector"
 SIZES = YoloWorldSizes(
-    stem=8,
+    stem=4,
     stages=(8, 16, 32, 64),
     stage_depths=(1, 1, 1, 1),
     neck_depth=1,
@@ -63,9 +65,10 @@ COARSE = len(STRIDES_PX) - 1
 SILENT_LOGIT, SILENT_SCALE = -12.0, -12.0
 FIRST_LOGIT = -4.0
 BATCH_NORM_MOMENTUM = 0.05
+# Where the activation hardly bends: colours are handed down as 3 to 9.
+COLOURS, COLOUR_GAIN, COLOUR_SHIFT = 3, 6.0, 3.0
 
-CLIPS, FRAMES_OF_CLIP, PAIRS_OF_FRAME = 7, 2, 3
-EMPTY_CLIPS = 1
+CLIPS, FRAMES_OF_CLIP, EMPTY_FRAMES, PAIRS_OF_FRAME = 6, 2, 1, 3
 PLACE_RATE, ALIKE_RATE = 0.15, 0.5
 # A subject of which less is seen, or fewer pixels, may be found or not.
 LEAST_SEEN, LEAST_PIXELS = 0.35, 40
@@ -95,11 +98,11 @@ class Question:
 
 @dataclass(frozen=True, kw_only=True)
 class PairBatch:
-    """Frames (B,3,640,640), 0 to 1; embeddings (G,D) of references, those of a frame side by side; boxes
-    (G,4) in input pixels, NaN where nothing is to be found; doubtful pairs (G).
+    """What the first stage gives of the frames (B,C,160,160); embeddings (G,D) of references, those of a
+    frame side by side; boxes (G,4) in input pixels, NaN where nothing is to be found; doubtful pairs (G).
     """
 
-    frames_BCHW: torch.Tensor
+    first_BCHW: torch.Tensor
     references_GD: torch.Tensor
     boxes_G4: torch.Tensor
     doubtful_G: torch.Tensor
@@ -117,6 +120,7 @@ def new_detector(sizes: YoloWorldSizes = SIZES) -> YoloWorld:
                 setattr(module, name, learning)
     for block in (*network.neck.top_down_layers, *network.neck.bottom_up_layers):
         nn.init.zeros_(block.attn_block.bias)
+    _hand_down_colours(network.backbone["image_model"])
     for parameter in network.neck.downsample_layers[0].bn.parameters():
         nn.init.zeros_(parameter)
     head = network.bbox_head.head_module
@@ -124,6 +128,33 @@ def new_detector(sizes: YoloWorldSizes = SIZES) -> YoloWorld:
         nn.init.constant_(contrast.bias, FIRST_LOGIT if level == COARSE else SILENT_LOGIT)
         nn.init.constant_(contrast.logit_scale, 0.0 if level == COARSE else SILENT_SCALE)
     return network
+
+
+@torch.no_grad()
+def _hand_down_colours(darknet: CSPDarknet) -> None:
+    """Let stem and first stage take sums of 3×3 pixels, colour by colour, with all other channels at zero."""
+    downsample, block = darknet.stage1
+    passing = [darknet.stem, downsample, block.main_conv, block.final_conv]
+    for unit in (*passing, *(unit for one in block.blocks for unit in (one.conv1, one.conv2))):
+        for tensor in (unit.conv.weight, unit.bn.weight, unit.bn.bias, unit.bn.running_mean):
+            tensor.zero_()
+        unit.bn.running_var.fill_(1 - BATCH_NORM_EPSILON)
+    for unit in passing:
+        for colour in range(COLOURS):
+            unit.conv.weight[colour, colour] = 1
+        area = math.prod(unit.conv.kernel_size)
+        unit.bn.weight[:COLOURS] = (COLOUR_GAIN if unit is darknet.stem else 1.0) / area
+    darknet.stem.bn.bias[:COLOURS] = COLOUR_SHIFT
+
+
+def handed_down(images_BCHW: torch.Tensor) -> torch.Tensor:
+    """What the first stage gives of images (B,3,H,W): (B,C,H/4,W/4), as it computes it, in less time."""
+    sums_BCHW = functional.avg_pool2d(images_BCHW, 3, stride=2, padding=1)
+    colours_BCHW = functional.silu(COLOUR_GAIN * sums_BCHW + COLOUR_SHIFT)
+    colours_BCHW = functional.avg_pool2d(colours_BCHW, 3, stride=2, padding=1)
+    for _ in range(3):
+        colours_BCHW = functional.silu(colours_BCHW)
+    return functional.pad(colours_BCHW, (0, 0, 0, 0, 0, SIZES.stages[0] - COLOURS))
 
 
 class DetectorLearner:
@@ -138,25 +169,17 @@ class DetectorLearner:
 
     def examples(self, generator: random.Random, progress: float) -> PairBatch:
         """Two frames of each of some clips, and two that show nothing, with three references each."""
-        frames, questions = [], []
-        for _ in range(CLIPS):
-            rendering = render(random_scene("training", generator))
-            chosen = generator.sample(range(NUM_FRAMES), FRAMES_OF_CLIP)
-            frames += list(as_shown(rendering.video_FHWC[chosen], generator))
-            questions += questions_of(rendering, chosen, "training", generator)
-        for _ in range(EMPTY_CLIPS * FRAMES_OF_CLIP):
-            frames.append(empty_picture("training", generator))
-            absent = (another("training", generator) for _ in range(PAIRS_OF_FRAME))
-            questions.append([Question(shown=one, box_4=None) for one in absent])
+        return self.batch(*asked_frames(generator))
+
+    def batch(self, frames: Sequence[np.ndarray], questions: Sequence[Sequence[Question]]) -> PairBatch:
+        """The batch of frames, RGB uint8 (64,64,3), with as many questions to each."""
         flat = [question for of_frame in questions for question in of_frame]
-        letterbox = Letterbox.of(SIZE_PX, SIZE_PX)
-        pixels_BCHW = np.stack([letterbox.apply(frame_HWC) for frame_HWC in frames])
         boxes_G4 = np.full((len(flat), 4), np.nan, np.float32)
         for row, question in enumerate(flat):
             if question.box_4 is not None:
                 boxes_G4[row] = question.box_4 * (INPUT_SIZE_PX / SIZE_PX)
         return PairBatch(
-            frames_BCHW=torch.from_numpy(pixels_BCHW),
+            first_BCHW=torch.cat([handed_down(detector_input([frame_HWC])) for frame_HWC in frames]),
             references_GD=self._embedded(flat),
             boxes_G4=torch.from_numpy(boxes_G4),
             doubtful_G=torch.tensor([question.doubtful for question in flat]),
@@ -191,10 +214,20 @@ class DetectorLearner:
         }
 
 
+def detector_input(frames: Sequence[np.ndarray]) -> torch.Tensor:
+    """The network's input (B,3,640,640), 0 to 1, of frames of one size, RGB uint8 (H,W,3)."""
+    letterbox = Letterbox.of(*frames[0].shape[:2])
+    pixels_BCHW = np.stack([letterbox.apply(frame_HWC) for frame_HWC in frames])
+    return torch.from_numpy(pixels_BCHW).float() / 255
+
+
 def coarse_answers(network: YoloWorld, batch: PairBatch) -> tuple[torch.Tensor, torch.Tensor]:
     """Logits (G,H,W) and side distances (G,4,H,W) in strides of the coarsest level, for each pair."""
     prompts_GKD = network.project(batch.references_GD)[:, None]
-    maps = network.features(batch.frames_BCHW.float() / 255)
+    darknet = network.backbone["image_model"]
+    fine_BCHW = darknet.stage2(batch.first_BCHW)
+    middle_BCHW = darknet.stage3(fine_BCHW)
+    maps = fine_BCHW, middle_BCHW, darknet.stage4(middle_BCHW)
     coarse_GCHW = coarse_map(network.neck, maps, prompts_GKD)
     head = network.bbox_head.head_module
     logits_GKHW = head.cls_contrasts[COARSE](head.cls_preds[COARSE](coarse_GCHW), prompts_GKD)
@@ -255,6 +288,21 @@ def _areas(boxes_N4: torch.Tensor) -> torch.Tensor:
 
 
 # --- questions -------------------------------------------------------------------------------------------
+
+
+def asked_frames(generator: random.Random) -> tuple[list[np.ndarray], list[list[Question]]]:
+    """The frames of a step and the questions to each."""
+    frames, questions = [], []
+    for _ in range(CLIPS):
+        rendering = render(random_scene("training", generator))
+        chosen = generator.sample(range(NUM_FRAMES), FRAMES_OF_CLIP)
+        frames += list(as_shown(rendering.video_FHWC[chosen], generator))
+        questions += questions_of(rendering, chosen, "training", generator)
+    for _ in range(EMPTY_FRAMES):
+        frames.append(empty_picture("training", generator))
+        absent = (another("training", generator) for _ in range(PAIRS_OF_FRAME))
+        questions.append([Question(shown=one, box_4=None) for one in absent])
+    return frames, questions
 
 
 def questions_of(

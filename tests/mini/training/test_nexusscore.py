@@ -12,7 +12,6 @@ torch = pytest.importorskip("torch", reason="training needs the extra 'refalign'
 pytest.importorskip("torchvision")
 pytest.importorskip("transformers")
 
-from refbench.metrics.nets.yolo_world.boxes import INPUT_SIZE_PX  # noqa: E402
 from refbench.metrics.nets.yolo_world.detector import load_yolo_world  # noqa: E402
 from refbench.metrics.nets.yolo_world.image_prompt_detector import ImagePromptDetector  # noqa: E402
 from refbench.metrics.small.nexusscore import DETECTOR_FILE, save_detector  # noqa: E402
@@ -73,16 +72,18 @@ def test_training_sees_what_the_metric_computes(tmp_path: Path) -> None:
     clip_b32.write_image_half(tmp_path, clip_b32.CONFIG, tensors)
     encoder = clip_b32.ReferenceEncoder.load(tmp_path)
     learner = DetectorLearner(encoder)
-    batch = learner.examples(random.Random(1), 0.0)
-    assert batch.frames_BCHW.shape[1:] == (3, INPUT_SIZE_PX, INPUT_SIZE_PX)
-    assert len(batch.references_GD) == 3 * len(batch.frames_BCHW)
+    frames, questions = nexusscore.asked_frames(random.Random(1))
+    batch = learner.batch(frames, questions)
+    assert len(frames) == 3 and len(batch.references_GD) == 9
     sum(learner.losses(batch, torch.Generator()).values()).backward()
+    # As after some training: every learned number is other than at the start, except what is to stay.
+    torch.optim.SGD(learner.network.parameters(), lr=0.01).step()
     network = learner.network.eval()
     save_detector(tmp_path, network.state_dict())
     loaded = load_yolo_world(tmp_path / DETECTOR_FILE)
     with torch.no_grad():
         logits_GHW, distances_G4HW = nexusscore.coarse_answers(network, batch)
-        maps = loaded.features(batch.frames_BCHW[:1].float() / 255)
+        maps = loaded.features(nexusscore.detector_input(frames[:1]))
         logits, distances = loaded.predict(maps, loaded.project(batch.references_GD[:3]).unsqueeze(1))
     torch.testing.assert_close(logits[2][:, 0], logits_GHW[:3], atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(distances[2], distances_G4HW[:3], atol=1e-4, rtol=1e-4)
