@@ -44,11 +44,12 @@ from refbench.mini.world.scene import (
 
 NAME = "clip-b32"
 CONFIG = clip_config(patch_px=32, heads=4, mlp_width=256, projection=48, width=96, layers=3)
-PEOPLE, THINGS, PLACES_OF_STEP, FRAMES_OF_CLIP = 10, 8, 3, 3
+# References of a step, and the clips that show some of them.
+PEOPLE, THINGS, PLACES_OF_STEP, CLIPS, FRAMES_OF_CLIP = 16, 12, 4, 12, 2
 WAVE_GAIN = 4.0
 FACE_RATE = 0.25
 MARGIN, SCALE, TRAITS_WEIGHT = 0.15, 16.0, 20.0
-SCHEDULE = Schedule(steps=1000, learning_rate=2e-3, warmup_steps=50, average=0.995)
+SCHEDULE = Schedule(steps=1000, learning_rate=3e-3, warmup_steps=50, average=0.995)
 MEASURED = 60
 
 Shown = Subject | Place
@@ -74,14 +75,15 @@ def traits(shown: Shown) -> np.ndarray:
 
 @dataclass(frozen=True, kw_only=True)
 class PictureBatch:
-    """Pixels (N,3,224,224), first one of each reference; whose each is (N); traits (N,T); whether the rows
-    are compared with the references (N).
+    """Pixels (N,3,224,224), first the references; whose each is (N); traits (N,T); whether frames and
+    references of these rows are compared (N).
     """
 
     pixels_NCHW: torch.Tensor
     owner_N: torch.Tensor
     traits_NT: torch.Tensor
     compared_N: torch.Tensor
+    references: int
 
 
 class PictureTower(nn.Module):
@@ -135,8 +137,8 @@ class TowerLearner:
         ]
         pictures = [reference_of(one, generator) for one in shown]
         owners = list(range(len(shown)))
-        for owner, one in enumerate(shown):
-            for frame_HWC in frames_of(one, "training", generator, FRAMES_OF_CLIP):
+        for owner in generator.sample(range(len(shown)), min(CLIPS, len(shown))):
+            for frame_HWC in frames_of(shown[owner], "training", generator, FRAMES_OF_CLIP):
                 pictures.append(frame_HWC)
                 owners.append(owner)
         known = np.stack([traits(one) for one in shown])
@@ -144,6 +146,7 @@ class TowerLearner:
             pixels_NCHW=self.encoder.pixel_values(as_images(pictures)),
             owner_N=torch.tensor(owners),
             traits_NT=torch.from_numpy(known[owners]),
+            references=len(shown),
             compared_N=torch.tensor([isinstance(shown[owner], Subject) for owner in owners]),
         )
 
@@ -151,18 +154,19 @@ class TowerLearner:
         """A margin softmax of frames over references and the other way round; the error of the traits."""
         embeddings_ND = self.network.tower(batch.pixels_NCHW).image_embeds
         unit_ND = functional.normalize(embeddings_ND, dim=1)
-        references = int(batch.owner_N.max()) + 1
-        frames, compared = slice(references, None), batch.compared_N
-        cosine = unit_ND[frames][compared[frames]] @ unit_ND[:references][compared[:references]].T
-        right = batch.owner_N[frames][compared[frames]]
-        logits = SCALE * (cosine - MARGIN * functional.one_hot(right, cosine.shape[1]))
-        own = functional.one_hot(right, cosine.shape[1]).bool()
-        shares = logits.log_softmax(dim=0).masked_fill(~own, -math.inf)
-        told_NT = self.network.traits(embeddings_ND)
+        is_reference = torch.arange(len(unit_ND)) < batch.references
+        frames, references = (batch.compared_N & which for which in (~is_reference, is_reference))
+        cosine = unit_ND[frames] @ unit_ND[references].T
+        # Those that are compared come first among the references.
+        own = functional.one_hot(batch.owner_N[frames], cosine.shape[1]).bool()
+        logits = SCALE * (cosine - MARGIN * own)
+        shares = logits.log_softmax(dim=0).masked_fill(~own, -math.inf)[:, own.any(dim=0)]
+        wrong_N = (self.network.traits(embeddings_ND) - batch.traits_NT).square().mean(dim=1)
         return {
-            "frames": functional.cross_entropy(logits, right),
+            "frames": functional.cross_entropy(logits, own.long().argmax(dim=1)),
             "references": -shares.logsumexp(dim=0).mean(),
-            "traits": TRAITS_WEIGHT * functional.mse_loss(told_NT, batch.traits_NT),
+            "reference_traits": TRAITS_WEIGHT * wrong_N[is_reference].mean(),
+            "frame_traits": TRAITS_WEIGHT * wrong_N[~is_reference].mean(),
         }
 
 
