@@ -17,10 +17,10 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -38,12 +38,12 @@ from refbench.metrics.nexusscore import MIN_CONFIDENCE
 from refbench.metrics.small.nexusscore import DETECTOR_FILE, save_detector
 from refbench.metrics.weights import OPENS2V_WEIGHT
 from refbench.mini.training.build import Build, OnStep, Part
-from refbench.mini.training.clip_b32 import CONFIG, as_images, tower_folder
+from refbench.mini.training.clip_b32 import CONFIG, as_images, tower_folder, traits
 from refbench.mini.training.loop import Schedule, seeded
 from refbench.mini.training.measures import Detections, average_precision, overlaps_of
 from refbench.mini.training.pictures import as_shown, coded, empty_picture
 from refbench.mini.world import NUM_FRAMES, SIZE_PX
-from refbench.mini.world.identity import Place, Split, Subject, Thing, code_of, person, random_place, thing
+from refbench.mini.world.identity import Place, Split, Subject, code_of, person, random_place, thing
 from refbench.mini.world.people import Person
 from refbench.mini.world.render import ActorLabels, Rendering, place_reference, reference_picture, render
 from refbench.mini.world.scene import TRAINING_PEOPLE, TRAINING_THINGS, random_scene
@@ -58,7 +58,7 @@ SIZES = YoloWorldSizes(
     prompt=CONFIG["projection_dim"],
     classification=32,
     regression=24,
-    projector=96,
+    projector=2 * CONFIG["projection_dim"],
 )
 COARSE = len(STRIDES_PX) - 1
 # The confidence of the finer levels, before the sigmoid, and the exponent that takes all else from it.
@@ -69,20 +69,21 @@ BATCH_NORM_MOMENTUM = 0.05
 COLOURS, COLOUR_GAIN, COLOUR_SHIFT = 3, 6.0, 3.0
 
 CLIPS, FRAMES_OF_CLIP, EMPTY_FRAMES, PAIRS_OF_FRAME = 6, 2, 1, 3
-PLACE_RATE, ALIKE_RATE = 0.15, 0.5
+PLACE_RATE, ALIKE_RATE, TRIES = 0.15, 0.5, 200
 # A subject of which less is seen, or fewer pixels, may be found or not.
 LEAST_SEEN, LEAST_PIXELS = 0.35, 40
 # Of a box's half width and height: points within the first answer for it, those up to the second may. A box
 # that holds no point has the nearest.
 CORE, EDGE = 0.35, 0.7
 NEAREST_PX = 17.0
-BOX_WEIGHT, SIDES_WEIGHT = 2.0, 1.0
-SCHEDULE = Schedule(steps=1200, learning_rate=3e-3, warmup_steps=50, average=0.99)
+BOX_WEIGHT, SIDES_WEIGHT, TRAITS_WEIGHT = 2.0, 1.0, 30.0
+SCHEDULE = Schedule(steps=700, learning_rate=3e-3, warmup_steps=50, average=0.99)
 
 MEASURED_SCENES = 60
 CRF = 18
 
 Shown = Subject | Place
+Kind = TypeVar("Kind", Subject, Place)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,6 +106,7 @@ class PairBatch:
     first_BCHW: torch.Tensor
     references_GD: torch.Tensor
     boxes_G4: torch.Tensor
+    traits_GT: torch.Tensor
     doubtful_G: torch.Tensor
 
 
@@ -123,6 +125,13 @@ def new_detector(sizes: YoloWorldSizes = SIZES) -> YoloWorld:
     _hand_down_colours(network.backbone["image_model"])
     for parameter in network.neck.downsample_layers[0].bn.parameters():
         nn.init.zeros_(parameter)
+    # GELU(x) - GELU(-x) = x: prompts begin as what the tower says.
+    first, _, second = network.image_prompt_encoder["projector"]
+    both = torch.eye(sizes.prompt).repeat(2, 1)
+    both[sizes.prompt :] *= -1
+    for linear, weight in ((first, both), (second, both.T)):
+        linear.weight.data.copy_(weight)
+        nn.init.zeros_(linear.bias)
     head = network.bbox_head.head_module
     for level, contrast in enumerate(head.cls_contrasts):
         nn.init.constant_(contrast.bias, FIRST_LOGIT if level == COARSE else SILENT_LOGIT)
@@ -157,6 +166,17 @@ def handed_down(images_BCHW: torch.Tensor) -> torch.Tensor:
     return functional.pad(colours_BCHW, (0, 0, 0, 0, 0, SIZES.stages[0] - COLOURS))
 
 
+class TrainedDetector(nn.Module):
+    """The detector, and a reading of the backbone's coarsest map as the traits of the subject at each point,
+    which only training needs: so the backbone learns what subjects look like before prompts mean anything.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = new_detector()
+        self.traits = nn.Conv2d(SIZES.stages[-1], len(traits(person("training", 0))), 1)
+
+
 class DetectorLearner:
     """Frames with references of what they show and of what they do not show."""
 
@@ -165,7 +185,7 @@ class DetectorLearner:
     def __init__(self, encoder: ReferenceEncoder, seed: int = 0) -> None:
         self.encoder = encoder
         with seeded(NAME, seed):
-            self.network = new_detector()
+            self.network = TrainedDetector()
 
     def examples(self, generator: random.Random, progress: float) -> PairBatch:
         """Two frames of each of some clips, and two that show nothing, with three references each."""
@@ -182,6 +202,7 @@ class DetectorLearner:
             first_BCHW=torch.cat([handed_down(detector_input([frame_HWC])) for frame_HWC in frames]),
             references_GD=self._embedded(flat),
             boxes_G4=torch.from_numpy(boxes_G4),
+            traits_GT=torch.from_numpy(np.stack([_subject_traits(question.shown) for question in flat])),
             doubtful_G=torch.tensor([question.doubtful for question in flat]),
         )
 
@@ -194,7 +215,8 @@ class DetectorLearner:
 
     def losses(self, batch: PairBatch, generator: torch.Generator) -> dict[str, torch.Tensor]:
         """Focal cross-entropy of the scores; of boxes the missing overlap and the differences of sides."""
-        logits_GHW, distances_G4HW = coarse_answers(self.network, batch)
+        maps = backbone_maps(self.network.network, batch)
+        logits_GHW, distances_G4HW = coarse_answers(self.network.network, maps, batch)
         corners_GN4 = decoded_coarse(distances_G4HW)
         core_GN, edge_GN = (within(batch.boxes_G4, share) for share in (CORE, EDGE))
         logits_GN = logits_GHW.flatten(1)
@@ -206,11 +228,15 @@ class DetectorLearner:
         boxes_G4 = batch.boxes_G4[:, None].expand_as(corners_GN4)[boxed_GN]
         found_G4 = corners_GN4[boxed_GN]
         sizes = (boxes_G4[:, 2:] - boxes_G4[:, :2]).repeat(1, 2)
+        told_GNT = per_pair(self.network.traits(maps[COARSE]).flatten(2).transpose(1, 2), len(boxed_GN))
+        known_GNT = batch.traits_GT[:, None].expand_as(told_GNT)
+        subject_GN = boxed_GN & ~batch.traits_GT.isnan().any(dim=1, keepdim=True)
         count = boxed_GN.sum().clamp(min=1)
         return {
             "scores": (wrong_GN * entropy_GN).sum() / count,
             "overlap": BOX_WEIGHT * (1 - general_overlap(found_G4, boxes_G4)).mean(),
             "sides": SIDES_WEIGHT * ((found_G4 - boxes_G4).abs() / sizes).mean(),
+            "traits": TRAITS_WEIGHT * functional.mse_loss(told_GNT[subject_GN], known_GNT[subject_GN]),
         }
 
 
@@ -221,13 +247,25 @@ def detector_input(frames: Sequence[np.ndarray]) -> torch.Tensor:
     return torch.from_numpy(pixels_BCHW).float() / 255
 
 
-def coarse_answers(network: YoloWorld, batch: PairBatch) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logits (G,H,W) and side distances (G,4,H,W) in strides of the coarsest level, for each pair."""
-    prompts_GKD = network.project(batch.references_GD)[:, None]
+def _subject_traits(shown: Shown) -> np.ndarray:
+    """A subject's traits; NaN for a place, at whose points subjects are."""
+    known_T = traits(shown)
+    return np.full_like(known_T, np.nan) if isinstance(shown, Place) else known_T
+
+
+def backbone_maps(network: YoloWorld, batch: PairBatch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The backbone's maps (B,C,H,W) at all strides."""
     darknet = network.backbone["image_model"]
     fine_BCHW = darknet.stage2(batch.first_BCHW)
     middle_BCHW = darknet.stage3(fine_BCHW)
-    maps = fine_BCHW, middle_BCHW, darknet.stage4(middle_BCHW)
+    return fine_BCHW, middle_BCHW, darknet.stage4(middle_BCHW)
+
+
+def coarse_answers(
+    network: YoloWorld, maps: Sequence[torch.Tensor], batch: PairBatch
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits (G,H,W) and side distances (G,4,H,W) in strides of the coarsest level, for each pair."""
+    prompts_GKD = network.project(batch.references_GD)[:, None]
     coarse_GCHW = coarse_map(network.neck, maps, prompts_GKD)
     head = network.bbox_head.head_module
     logits_GKHW = head.cls_contrasts[COARSE](head.cls_preds[COARSE](coarse_GCHW), prompts_GKD)
@@ -346,25 +384,23 @@ def absent_reference(rendering: Rendering, split: Split, generator: random.Rando
         return _drawn(lambda: random_place(split, generator), lambda one: one.name != scene.place.name)
     present = {code_of(actor.subject.what) for actor in scene.actors}
     like = generator.choice(scene.actors).subject if generator.random() < ALIKE_RATE else None
-    return _drawn(lambda: another(split, generator, like), lambda one: code_of(one.what) not in present)
+    for _ in range(TRIES):
+        found = another(split, generator)
+        alike = like is None or found.label == like.label
+        if alike and code_of(found.what) not in present:
+            return found
+    # A small split may have a single look of a thing.
+    return _drawn(lambda: another(split, generator), lambda one: code_of(one.what) not in present)
 
 
-def another(split: Split, generator: random.Random, like: Subject | None = None) -> Subject:
-    """Any subject; if `like` is given one of its kind: the same shape, or a person of the same sex."""
-    if like is None:
-        if generator.random() < 0.5:
-            return person(split, generator.randrange(TRAINING_PEOPLE))
-        return thing(split, generator.randrange(TRAINING_THINGS))
-    if isinstance(like.what, Thing):
-        return _drawn(
-            lambda: thing(split, generator.randrange(TRAINING_THINGS)), lambda one: one.label == like.label
-        )
-    return _drawn(
-        lambda: person(split, generator.randrange(TRAINING_PEOPLE)), lambda one: one.label == like.label
-    )
+def another(split: Split, generator: random.Random) -> Subject:
+    """Any subject."""
+    if generator.random() < 0.5:
+        return person(split, generator.randrange(TRAINING_PEOPLE))
+    return thing(split, generator.randrange(TRAINING_THINGS))
 
 
-def _drawn(draw: Any, fits: Any) -> Any:
+def _drawn(draw: Callable[[], Kind], fits: Callable[[Kind], bool]) -> Kind:
     while True:
         found = draw()
         if fits(found):
@@ -385,7 +421,7 @@ def make(build: Build, on_step: OnStep) -> None:
     build.train(learner, SCHEDULE, on_step)
     tensors = {
         key: value.half() if value.is_floating_point() else value
-        for key, value in learner.network.state_dict().items()
+        for key, value in learner.network.network.state_dict().items()
     }
     save_detector(build.place(OPENS2V_WEIGHT.repository), tensors)
 

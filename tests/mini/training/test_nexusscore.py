@@ -78,11 +78,13 @@ def test_training_sees_what_the_metric_computes(tmp_path: Path) -> None:
     sum(learner.losses(batch, torch.Generator()).values()).backward()
     # As after some training: every learned number is other than at the start, except what is to stay.
     torch.optim.SGD(learner.network.parameters(), lr=0.01).step()
-    network = learner.network.eval()
+    network = learner.network.network.eval()
     save_detector(tmp_path, network.state_dict())
     loaded = load_yolo_world(tmp_path / DETECTOR_FILE)
     with torch.no_grad():
-        logits_GHW, distances_G4HW = nexusscore.coarse_answers(network, batch)
+        logits_GHW, distances_G4HW = nexusscore.coarse_answers(
+            network, nexusscore.backbone_maps(network, batch), batch
+        )
         maps = loaded.features(nexusscore.detector_input(frames[:1]))
         logits, distances = loaded.predict(maps, loaded.project(batch.references_GD[:3]).unsqueeze(1))
     torch.testing.assert_close(logits[2][:, 0], logits_GHW[:3], atol=1e-4, rtol=1e-4)
