@@ -63,7 +63,7 @@ SIZES = YoloWorldSizes(
 COARSE = len(STRIDES_PX) - 1
 # The confidence of the finer levels, before the sigmoid, and the exponent that takes all else from it.
 SILENT_LOGIT, SILENT_SCALE = -12.0, -12.0
-FIRST_LOGIT = -4.0
+FIRST_LOGIT, FIRST_SCALE = -3.0, 0.7
 BATCH_NORM_MOMENTUM = 0.05
 # Where the activation hardly bends: colours are handed down as 3 to 9.
 COLOURS, COLOUR_GAIN, COLOUR_SHIFT = 3, 6.0, 3.0
@@ -122,20 +122,23 @@ def new_detector(sizes: YoloWorldSizes = SIZES) -> YoloWorld:
                 setattr(module, name, learning)
     for block in (*network.neck.top_down_layers, *network.neck.bottom_up_layers):
         nn.init.zeros_(block.attn_block.bias)
+        # Prompts have length 1: without this their gates begin as if there was none.
+        block.attn_block.guide_fc.weight.data *= math.sqrt(sizes.prompt)
     _hand_down_colours(network.backbone["image_model"])
     for parameter in network.neck.downsample_layers[0].bn.parameters():
         nn.init.zeros_(parameter)
-    # GELU(x) - GELU(-x) = x: prompts begin as what the tower says.
+    # GELU(x) - GELU(-x) = x: prompts are what the tower says. A projector that learns makes them all alike.
     first, _, second = network.image_prompt_encoder["projector"]
     both = torch.eye(sizes.prompt).repeat(2, 1)
     both[sizes.prompt :] *= -1
     for linear, weight in ((first, both), (second, both.T)):
         linear.weight.data.copy_(weight)
         nn.init.zeros_(linear.bias)
+        linear.requires_grad_(False)
     head = network.bbox_head.head_module
     for level, contrast in enumerate(head.cls_contrasts):
         nn.init.constant_(contrast.bias, FIRST_LOGIT if level == COARSE else SILENT_LOGIT)
-        nn.init.constant_(contrast.logit_scale, 0.0 if level == COARSE else SILENT_SCALE)
+        nn.init.constant_(contrast.logit_scale, FIRST_SCALE if level == COARSE else SILENT_SCALE)
     return network
 
 
