@@ -76,7 +76,7 @@ LEAST_SEEN, LEAST_PIXELS = 0.35, 40
 # that holds no point has the nearest.
 CORE, EDGE = 0.35, 0.7
 NEAREST_PX = 17.0
-BOX_WEIGHT, SIDES_WEIGHT, TRAITS_WEIGHT = 2.0, 1.0, 30.0
+BOX_WEIGHT, SIDES_WEIGHT, NAMES_WEIGHT, TRAITS_WEIGHT = 2.0, 1.0, 1.0, 30.0
 SCHEDULE = Schedule(steps=700, learning_rate=3e-3, warmup_steps=50, average=0.99)
 
 MEASURED_SCENES = 60
@@ -99,12 +99,14 @@ class Question:
 
 @dataclass(frozen=True, kw_only=True)
 class PairBatch:
-    """What the first stage gives of the frames (B,C,160,160); embeddings (G,D) of references, those of a
-    frame side by side; boxes (G,4) in input pixels, NaN where nothing is to be found; doubtful pairs (G).
+    """What the first stage gives of the frames (B,C,160,160); embeddings (R,D) of references, and which of
+    them each pair asks for (G), those of a frame side by side; boxes (G,4) in input pixels, NaN where nothing
+    is to be found; traits (G,T) of the subjects, NaN for places; doubtful pairs (G).
     """
 
     first_BCHW: torch.Tensor
-    references_GD: torch.Tensor
+    references_RD: torch.Tensor
+    asked_G: torch.Tensor
     boxes_G4: torch.Tensor
     traits_GT: torch.Tensor
     doubtful_G: torch.Tensor
@@ -197,29 +199,26 @@ class DetectorLearner:
     def batch(self, frames: Sequence[np.ndarray], questions: Sequence[Sequence[Question]]) -> PairBatch:
         """The batch of frames, RGB uint8 (64,64,3), with as many questions to each."""
         flat = [question for of_frame in questions for question in of_frame]
+        rows = {one: row for row, one in enumerate(dict.fromkeys(question.shown for question in flat))}
         boxes_G4 = np.full((len(flat), 4), np.nan, np.float32)
         for row, question in enumerate(flat):
             if question.box_4 is not None:
                 boxes_G4[row] = question.box_4 * (INPUT_SIZE_PX / SIZE_PX)
         return PairBatch(
             first_BCHW=torch.cat([handed_down(detector_input([frame_HWC])) for frame_HWC in frames]),
-            references_GD=self._embedded(flat),
+            references_RD=self.encoder.embed(as_images([reference_of(one) for one in rows])).clone(),
+            asked_G=torch.tensor([rows[question.shown] for question in flat]),
             boxes_G4=torch.from_numpy(boxes_G4),
             traits_GT=torch.from_numpy(np.stack([_subject_traits(question.shown) for question in flat])),
             doubtful_G=torch.tensor([question.doubtful for question in flat]),
         )
 
-    def _embedded(self, questions: list[Question]) -> torch.Tensor:
-        """Embeddings (G,D) of the questions' references, each picture once."""
-        shown = list(dict.fromkeys(question.shown for question in questions))
-        rows = {one: row for row, one in enumerate(shown)}
-        embeddings_RD = self.encoder.embed(as_images([reference_of(one) for one in shown]))
-        return embeddings_RD[[rows[question.shown] for question in questions]].clone()
-
     def losses(self, batch: PairBatch, generator: torch.Generator) -> dict[str, torch.Tensor]:
         """Focal cross-entropy of the scores; of boxes the missing overlap and the differences of sides."""
         maps = backbone_maps(self.network.network, batch)
-        logits_GHW, distances_G4HW = coarse_answers(self.network.network, maps, batch)
+        prompts_RD = self.network.network.project(batch.references_RD)
+        answers = coarse_answers(self.network.network, maps, prompts_RD[batch.asked_G])
+        logits_GHW, distances_G4HW = answers.logits_GHW, answers.distances_G4HW
         corners_GN4 = decoded_coarse(distances_G4HW)
         core_GN, edge_GN = (within(batch.boxes_G4, share) for share in (CORE, EDGE))
         logits_GN = logits_GHW.flatten(1)
@@ -239,8 +238,30 @@ class DetectorLearner:
             "scores": (wrong_GN * entropy_GN).sum() / count,
             "overlap": BOX_WEIGHT * (1 - general_overlap(found_G4, boxes_G4)).mean(),
             "sides": SIDES_WEIGHT * ((found_G4 - boxes_G4).abs() / sizes).mean(),
+            "names": NAMES_WEIGHT * self._names_loss(answers.embeddings_GDHW, subject_GN, prompts_RD, batch),
             "traits": TRAITS_WEIGHT * functional.mse_loss(told_GNT[subject_GN], known_GNT[subject_GN]),
         }
+
+    def _names_loss(
+        self,
+        embeddings_GDHW: torch.Tensor,
+        subject_GN: torch.Tensor,
+        prompts_RD: torch.Tensor,
+        batch: PairBatch,
+    ) -> torch.Tensor:
+        """Each subject at its place, whatever the frame is asked for, is to be nearest to its own reference
+        of all in the batch.
+        """
+        contrast = self.network.network.bbox_head.head_module.cls_contrasts[COARSE]
+        # Q questions of a frame meet the places of that frame's Q subjects.
+        embeddings_BQDN = embeddings_GDHW.flatten(2).unflatten(0, (-1, PAIRS_OF_FRAME))
+        place_BQN = subject_GN.unflatten(0, (-1, PAIRS_OF_FRAME)).float()
+        share_BQN = place_BQN / place_BQN.sum(dim=2, keepdim=True).clamp(min=1)
+        at_BQSD = torch.einsum("bqdn,bsn->bqsd", embeddings_BQDN, share_BQN)
+        logits_BQSR = at_BQSD @ prompts_RD.T * contrast.logit_scale.exp()
+        asked_BQS = batch.asked_G.view(-1, 1, PAIRS_OF_FRAME).expand(logits_BQSR.shape[:3])
+        seen_BQS = (place_BQN.sum(dim=2) > 0)[:, None].expand_as(asked_BQS)
+        return functional.cross_entropy(logits_BQSR[seen_BQS], asked_BQS[seen_BQS])
 
 
 def detector_input(frames: Sequence[np.ndarray]) -> torch.Tensor:
@@ -264,15 +285,31 @@ def backbone_maps(network: YoloWorld, batch: PairBatch) -> tuple[torch.Tensor, t
     return fine_BCHW, middle_BCHW, darknet.stage4(middle_BCHW)
 
 
+@dataclass(frozen=True, kw_only=True)
+class CoarseAnswers:
+    """What the coarsest level says of each pair: logits (G,H,W), side distances (G,4,H,W) in strides, and the
+    normed embeddings (G,D,H,W) that the logits come from.
+    """
+
+    logits_GHW: torch.Tensor
+    distances_G4HW: torch.Tensor
+    embeddings_GDHW: torch.Tensor
+
+
 def coarse_answers(
-    network: YoloWorld, maps: Sequence[torch.Tensor], batch: PairBatch
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logits (G,H,W) and side distances (G,4,H,W) in strides of the coarsest level, for each pair."""
-    prompts_GKD = network.project(batch.references_GD)[:, None]
-    coarse_GCHW = coarse_map(network.neck, maps, prompts_GKD)
+    network: YoloWorld, maps: Sequence[torch.Tensor], prompts_GD: torch.Tensor
+) -> CoarseAnswers:
+    """The answers of the coarsest level to unit prompts, those of a frame side by side."""
+    coarse_GCHW = coarse_map(network.neck, maps, prompts_GD[:, None])
     head = network.bbox_head.head_module
-    logits_GKHW = head.cls_contrasts[COARSE](head.cls_preds[COARSE](coarse_GCHW), prompts_GKD)
-    return logits_GKHW[:, 0], expected_distances(head.reg_preds[COARSE](coarse_GCHW), head.bins)
+    contrast = head.cls_contrasts[COARSE]
+    embeddings_GDHW = contrast.norm(head.cls_preds[COARSE](coarse_GCHW))
+    products_GHW = torch.einsum("gdhw,gd->ghw", embeddings_GDHW, prompts_GD)
+    return CoarseAnswers(
+        logits_GHW=products_GHW * contrast.logit_scale.exp() + contrast.bias,
+        distances_G4HW=expected_distances(head.reg_preds[COARSE](coarse_GCHW), head.bins),
+        embeddings_GDHW=embeddings_GDHW,
+    )
 
 
 def coarse_map(

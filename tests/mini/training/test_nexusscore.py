@@ -74,7 +74,7 @@ def test_training_sees_what_the_metric_computes(tmp_path: Path) -> None:
     learner = DetectorLearner(encoder)
     frames, questions = nexusscore.asked_frames(random.Random(1))
     batch = learner.batch(frames, questions)
-    assert len(frames) == 3 and len(batch.references_GD) == 9
+    assert len(frames) == 3 and len(batch.asked_G) == 9
     sum(learner.losses(batch, torch.Generator()).values()).backward()
     # As after some training: every learned number is other than at the start, except what is to stay.
     torch.optim.SGD(learner.network.parameters(), lr=0.01).step()
@@ -82,13 +82,12 @@ def test_training_sees_what_the_metric_computes(tmp_path: Path) -> None:
     save_detector(tmp_path, network.state_dict())
     loaded = load_yolo_world(tmp_path / DETECTOR_FILE)
     with torch.no_grad():
-        logits_GHW, distances_G4HW = nexusscore.coarse_answers(
-            network, nexusscore.backbone_maps(network, batch), batch
-        )
+        prompts_GD = network.project(batch.references_RD)[batch.asked_G]
+        answers = nexusscore.coarse_answers(network, nexusscore.backbone_maps(network, batch), prompts_GD)
         maps = loaded.features(nexusscore.detector_input(frames[:1]))
-        logits, distances = loaded.predict(maps, loaded.project(batch.references_GD[:3]).unsqueeze(1))
-    torch.testing.assert_close(logits[2][:, 0], logits_GHW[:3], atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(distances[2], distances_G4HW[:3], atol=1e-4, rtol=1e-4)
+        logits, distances = loaded.predict(maps, prompts_GD[:3].unsqueeze(1))
+    torch.testing.assert_close(logits[2][:, 0], answers.logits_GHW[:3], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(distances[2], answers.distances_G4HW[:3], atol=1e-4, rtol=1e-4)
     assert logits[0].max() < -10 and logits[1].max() < -10
 
 
