@@ -236,10 +236,10 @@ class DetectorLearner:
         count = boxed_GN.sum().clamp(min=1)
         return {
             "scores": (wrong_GN * entropy_GN).sum() / count,
-            "overlap": BOX_WEIGHT * (1 - general_overlap(found_G4, boxes_G4)).mean(),
-            "sides": SIDES_WEIGHT * ((found_G4 - boxes_G4).abs() / sizes).mean(),
+            "overlap": BOX_WEIGHT * _mean(1 - general_overlap(found_G4, boxes_G4)),
+            "sides": SIDES_WEIGHT * _mean((found_G4 - boxes_G4).abs() / sizes),
             "names": NAMES_WEIGHT * self._names_loss(answers.embeddings_GDHW, subject_GN, prompts_RD, batch),
-            "traits": TRAITS_WEIGHT * functional.mse_loss(told_GNT[subject_GN], known_GNT[subject_GN]),
+            "traits": TRAITS_WEIGHT * _mean((told_GNT - known_GNT)[subject_GN].square()),
         }
 
     def _names_loss(
@@ -261,7 +261,7 @@ class DetectorLearner:
         logits_BQSR = at_BQSD @ prompts_RD.T * contrast.logit_scale.exp()
         asked_BQS = batch.asked_G.view(-1, 1, PAIRS_OF_FRAME).expand(logits_BQSR.shape[:3])
         seen_BQS = (place_BQN.sum(dim=2) > 0)[:, None].expand_as(asked_BQS)
-        return functional.cross_entropy(logits_BQSR[seen_BQS], asked_BQS[seen_BQS])
+        return _mean(functional.cross_entropy(logits_BQSR[seen_BQS], asked_BQS[seen_BQS], reduction="none"))
 
 
 def detector_input(frames: Sequence[np.ndarray]) -> torch.Tensor:
@@ -269,6 +269,11 @@ def detector_input(frames: Sequence[np.ndarray]) -> torch.Tensor:
     letterbox = Letterbox.of(*frames[0].shape[:2])
     pixels_BCHW = np.stack([letterbox.apply(frame_HWC) for frame_HWC in frames])
     return torch.from_numpy(pixels_BCHW).float() / 255
+
+
+def _mean(values: torch.Tensor) -> torch.Tensor:
+    """The mean, 0 of nothing: a step may show no subject."""
+    return values.sum() / max(values.numel(), 1)
 
 
 def _subject_traits(shown: Shown) -> np.ndarray:
