@@ -69,6 +69,8 @@ BATCH_NORM_MOMENTUM = 0.05
 COLOURS, COLOUR_GAIN, COLOUR_SHIFT = 3, 6.0, 3.0
 
 CLIPS, FRAMES_OF_CLIP, EMPTY_FRAMES, PAIRS_OF_FRAME = 6, 2, 1, 3
+# Up to this share of the steps subjects are learned without references, from these frames.
+SUBJECTS_SHARE, SUBJECT_CLIPS, SUBJECT_FRAMES = 0.4, 10, 3
 PLACE_RATE, ALIKE_RATE, TRIES = 0.15, 0.5, 200
 # A subject of which less is seen, or fewer pixels, may be found or not.
 LEAST_SEEN, LEAST_PIXELS = 0.35, 40
@@ -76,7 +78,8 @@ LEAST_SEEN, LEAST_PIXELS = 0.35, 40
 # that holds no point has the nearest.
 CORE, EDGE = 0.35, 0.7
 NEAREST_PX = 17.0
-BOX_WEIGHT, SIDES_WEIGHT, NAMES_WEIGHT, TRAITS_WEIGHT = 2.0, 1.0, 1.0, 30.0
+BOX_WEIGHT, SIDES_WEIGHT, NAMES_WEIGHT = 2.0, 1.0, 1.0
+TRAITS_WEIGHT = 30.0
 SCHEDULE = Schedule(steps=700, learning_rate=3e-3, warmup_steps=50, average=0.99)
 
 MEASURED_SCENES = 60
@@ -112,6 +115,18 @@ class PairBatch:
     doubtful_G: torch.Tensor
 
 
+@dataclass(frozen=True, kw_only=True)
+class SubjectBatch:
+    """What the first stage gives of the frames (B,C,160,160); of each subject that is seen the frame that it
+    is in (S), its box (S,4) in input pixels and its traits (S,T).
+    """
+
+    first_BCHW: torch.Tensor
+    frame_S: torch.Tensor
+    boxes_S4: torch.Tensor
+    traits_ST: torch.Tensor
+
+
 def new_detector(sizes: YoloWorldSizes = SIZES) -> YoloWorld:
     """An untrained detector whose batch norms learn."""
     network = YoloWorld(sizes)
@@ -129,14 +144,16 @@ def new_detector(sizes: YoloWorldSizes = SIZES) -> YoloWorld:
     _hand_down_colours(network.backbone["image_model"])
     for parameter in network.neck.downsample_layers[0].bn.parameters():
         nn.init.zeros_(parameter)
-    # GELU(x) - GELU(-x) = x: prompts are what the tower says. A projector that learns makes them all alike.
+    # The pools of the last stage see most of a frame, which at first hides what is at a point.
+    pyramid = network.backbone["image_model"].stage4[-1]
+    pyramid.conv2.conv.weight.data[:, pyramid.conv1.conv.out_channels :] = 0
+    # GELU(x) - GELU(-x) = x: prompts begin as what the tower says.
     first, _, second = network.image_prompt_encoder["projector"]
     both = torch.eye(sizes.prompt).repeat(2, 1)
     both[sizes.prompt :] *= -1
     for linear, weight in ((first, both), (second, both.T)):
         linear.weight.data.copy_(weight)
         nn.init.zeros_(linear.bias)
-        linear.requires_grad_(False)
     head = network.bbox_head.head_module
     for level, contrast in enumerate(head.cls_contrasts):
         nn.init.constant_(contrast.bias, FIRST_LOGIT if level == COARSE else SILENT_LOGIT)
@@ -180,6 +197,7 @@ class TrainedDetector(nn.Module):
         super().__init__()
         self.network = new_detector()
         self.traits = nn.Conv2d(SIZES.stages[-1], len(traits(person("training", 0))), 1)
+        nn.init.zeros_(self.traits.weight)
 
 
 class DetectorLearner:
@@ -192,8 +210,12 @@ class DetectorLearner:
         with seeded(NAME, seed):
             self.network = TrainedDetector()
 
-    def examples(self, generator: random.Random, progress: float) -> PairBatch:
-        """Two frames of each of some clips, and two that show nothing, with three references each."""
+    def examples(self, generator: random.Random, progress: float) -> SubjectBatch | PairBatch:
+        """First frames with the subjects in them; then two frames of each of some clips, and some that show
+        nothing, with three references each.
+        """
+        if progress < SUBJECTS_SHARE:
+            return subjects_of_frames(generator)
         return self.batch(*asked_frames(generator))
 
     def batch(self, frames: Sequence[np.ndarray], questions: Sequence[Sequence[Question]]) -> PairBatch:
@@ -205,7 +227,7 @@ class DetectorLearner:
             if question.box_4 is not None:
                 boxes_G4[row] = question.box_4 * (INPUT_SIZE_PX / SIZE_PX)
         return PairBatch(
-            first_BCHW=torch.cat([handed_down(detector_input([frame_HWC])) for frame_HWC in frames]),
+            first_BCHW=first_maps(frames),
             references_RD=self.encoder.embed(as_images([reference_of(one) for one in rows])).clone(),
             asked_G=torch.tensor([rows[question.shown] for question in flat]),
             boxes_G4=torch.from_numpy(boxes_G4),
@@ -213,9 +235,27 @@ class DetectorLearner:
             doubtful_G=torch.tensor([question.doubtful for question in flat]),
         )
 
-    def losses(self, batch: PairBatch, generator: torch.Generator) -> dict[str, torch.Tensor]:
-        """Focal cross-entropy of the scores; of boxes the missing overlap and the differences of sides."""
-        maps = backbone_maps(self.network.network, batch)
+    def losses(self, batch: SubjectBatch | PairBatch, generator: torch.Generator) -> dict[str, torch.Tensor]:
+        """First the traits of subjects; then also the answers about references."""
+        if isinstance(batch, SubjectBatch):
+            maps = backbone_maps(self.network.network, batch.first_BCHW)
+            core_SN = within(batch.boxes_S4, CORE)
+            return self._traits_losses(maps[COARSE][batch.frame_S], core_SN, batch.traits_ST)
+        return self._pair_losses(batch)
+
+    def _traits_losses(
+        self, maps_SCHW: torch.Tensor, core_SN: torch.Tensor, traits_ST: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
+        """The error of the traits that are told in the middle of subjects."""
+        share_SN = core_SN / core_SN.sum(dim=1, keepdim=True).clamp(min=1)
+        told_ST = torch.einsum("stn,sn->st", self.network.traits(maps_SCHW).flatten(2), share_SN)
+        return {"traits": TRAITS_WEIGHT * _mean((told_ST - traits_ST).square())}
+
+    def _pair_losses(self, batch: PairBatch) -> dict[str, torch.Tensor]:
+        """Focal cross-entropy of the scores; of boxes the missing overlap and the differences of sides; which
+        reference a subject's place is nearest to; and traits.
+        """
+        maps = backbone_maps(self.network.network, batch.first_BCHW)
         prompts_RD = self.network.network.project(batch.references_RD)
         answers = coarse_answers(self.network.network, maps, prompts_RD[batch.asked_G])
         logits_GHW, distances_G4HW = answers.logits_GHW, answers.distances_G4HW
@@ -230,16 +270,17 @@ class DetectorLearner:
         boxes_G4 = batch.boxes_G4[:, None].expand_as(corners_GN4)[boxed_GN]
         found_G4 = corners_GN4[boxed_GN]
         sizes = (boxes_G4[:, 2:] - boxes_G4[:, :2]).repeat(1, 2)
-        told_GNT = per_pair(self.network.traits(maps[COARSE]).flatten(2).transpose(1, 2), len(boxed_GN))
-        known_GNT = batch.traits_GT[:, None].expand_as(told_GNT)
         subject_GN = boxed_GN & ~batch.traits_GT.isnan().any(dim=1, keepdim=True)
+        seen_G = subject_GN.any(dim=1)
         count = boxed_GN.sum().clamp(min=1)
         return {
             "scores": (wrong_GN * entropy_GN).sum() / count,
             "overlap": BOX_WEIGHT * _mean(1 - general_overlap(found_G4, boxes_G4)),
             "sides": SIDES_WEIGHT * _mean((found_G4 - boxes_G4).abs() / sizes),
             "names": NAMES_WEIGHT * self._names_loss(answers.embeddings_GDHW, subject_GN, prompts_RD, batch),
-            "traits": TRAITS_WEIGHT * _mean((told_GNT - known_GNT)[subject_GN].square()),
+            **self._traits_losses(
+                per_pair(maps[COARSE], len(subject_GN))[seen_G], subject_GN[seen_G], batch.traits_GT[seen_G]
+            ),
         }
 
     def _names_loss(
@@ -282,10 +323,12 @@ def _subject_traits(shown: Shown) -> np.ndarray:
     return np.full_like(known_T, np.nan) if isinstance(shown, Place) else known_T
 
 
-def backbone_maps(network: YoloWorld, batch: PairBatch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """The backbone's maps (B,C,H,W) at all strides."""
+def backbone_maps(
+    network: YoloWorld, first_BCHW: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The backbone's maps (B,C,H,W) at all strides, from what its first stage gives."""
     darknet = network.backbone["image_model"]
-    fine_BCHW = darknet.stage2(batch.first_BCHW)
+    fine_BCHW = darknet.stage2(first_BCHW)
     middle_BCHW = darknet.stage3(fine_BCHW)
     return fine_BCHW, middle_BCHW, darknet.stage4(middle_BCHW)
 
@@ -371,6 +414,33 @@ def _areas(boxes_N4: torch.Tensor) -> torch.Tensor:
 
 
 # --- questions -------------------------------------------------------------------------------------------
+
+
+def first_maps(frames: Sequence[np.ndarray]) -> torch.Tensor:
+    """What the first stage gives of frames (B,C,160,160)."""
+    return torch.cat([handed_down(detector_input([frame_HWC])) for frame_HWC in frames])
+
+
+def subjects_of_frames(generator: random.Random) -> SubjectBatch:
+    """Frames of some clips with the subjects that are seen in them."""
+    frames, owners, boxes, known = [], [], [], []
+    while len(frames) < SUBJECT_CLIPS * SUBJECT_FRAMES:
+        rendering = render(random_scene("training", generator))
+        chosen = generator.sample(range(NUM_FRAMES), SUBJECT_FRAMES)
+        for frame in chosen:
+            for labels in rendering.labels:
+                question = question_about(labels, frame)
+                if question.box_4 is not None and not question.doubtful:
+                    owners.append(len(frames) + chosen.index(frame))
+                    boxes.append(question.box_4 * (INPUT_SIZE_PX / SIZE_PX))
+                    known.append(traits(question.shown))
+        frames += list(as_shown(rendering.video_FHWC[chosen], generator))
+    return SubjectBatch(
+        first_BCHW=first_maps(frames),
+        frame_S=torch.tensor(owners, dtype=torch.long),
+        boxes_S4=torch.from_numpy(np.reshape(boxes, (-1, 4)).astype(np.float32)),
+        traits_ST=torch.from_numpy(np.reshape(known, (len(known), -1))),
+    )
 
 
 def asked_frames(generator: random.Random) -> tuple[list[np.ndarray], list[list[Question]]]:

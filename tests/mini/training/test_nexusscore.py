@@ -27,6 +27,7 @@ from refbench.mini.world.scene import random_scene  # noqa: E402
 @pytest.fixture(autouse=True)
 def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(nexusscore, "CLIPS", 1)
+    monkeypatch.setattr(nexusscore, "SUBJECT_CLIPS", 1)
     for name in ("PEOPLE", "THINGS", "PLACES_OF_STEP"):
         monkeypatch.setattr(clip_b32, name, 2)
 
@@ -48,6 +49,13 @@ def test_frames_are_asked_for_what_they_show_and_for_others() -> None:
                 absent += 1
                 assert question.box_4 is None
     assert places and absent and present
+
+
+def test_subjects_are_in_the_frames_that_they_name() -> None:
+    batch = nexusscore.subjects_of_frames(random.Random(2))
+    assert len(batch.first_BCHW) == nexusscore.SUBJECT_FRAMES
+    assert len(batch.frame_S) == len(batch.boxes_S4) == len(batch.traits_ST) > 0
+    assert batch.frame_S.min() >= 0 and batch.frame_S.max() < len(batch.first_BCHW)
 
 
 def test_points_answer_for_the_middle_of_a_box() -> None:
@@ -83,7 +91,9 @@ def test_training_sees_what_the_metric_computes(tmp_path: Path) -> None:
     loaded = load_yolo_world(tmp_path / DETECTOR_FILE)
     with torch.no_grad():
         prompts_GD = network.project(batch.references_RD)[batch.asked_G]
-        answers = nexusscore.coarse_answers(network, nexusscore.backbone_maps(network, batch), prompts_GD)
+        answers = nexusscore.coarse_answers(
+            network, nexusscore.backbone_maps(network, batch.first_BCHW), prompts_GD
+        )
         maps = loaded.features(nexusscore.detector_input(frames[:1]))
         logits, distances = loaded.predict(maps, prompts_GD[:3].unsqueeze(1))
     torch.testing.assert_close(logits[2][:, 0], answers.logits_GHW[:3], atol=1e-4, rtol=1e-4)
