@@ -423,7 +423,8 @@ def first_maps(frames: Sequence[np.ndarray]) -> torch.Tensor:
 
 def subjects_of_frames(generator: random.Random) -> SubjectBatch:
     """Frames of some clips with the subjects that are seen in them."""
-    frames, owners, boxes, known = [], [], [], []
+    frames: list[np.ndarray] = []
+    owners, boxes, known = [], [], []
     while len(frames) < SUBJECT_CLIPS * SUBJECT_FRAMES:
         rendering = render(random_scene("training", generator))
         chosen = generator.sample(range(NUM_FRAMES), SUBJECT_FRAMES)
