@@ -6,6 +6,7 @@ counts: only points of the coarsest level may fire, and their boxes span thirtee
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,7 +40,7 @@ def write_tiny(folder: Path) -> None:
 
 
 def write_detector(folder: Path) -> None:
-    """Write the checkpoint as MMEngine lays it out: the tensors under `state_dict`, notes under `meta`."""
+    """Write a random detector below `folder`."""
     import torch
 
     from refbench.metrics.nets.yolo_world.detector import YoloWorldSizes
@@ -59,8 +60,14 @@ def write_detector(folder: Path) -> None:
     # What the published file holds beside the detector: the reader is to pass over it.
     tensors["backbone.text_model.model.text_projection.weight"] = torch.zeros(2, 2)
     tensors["image_prompt_encoder.img_mean"] = torch.zeros(1, 3, 1, 1)
-    place = marked_folder(folder, OPENS2V_WEIGHT.repository)
-    torch.save({"meta": {"epoch": 0}, "state_dict": tensors}, place / DETECTOR_FILE)
+    save_detector(marked_folder(folder, OPENS2V_WEIGHT.repository), tensors)
+
+
+def save_detector(place: Path, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Write the checkpoint as MMEngine lays it out: the tensors under `state_dict`, notes under `meta`."""
+    import torch
+
+    torch.save({"meta": {"epoch": 0}, "state_dict": dict(tensors)}, place / DETECTOR_FILE)
 
 
 def random_detector(sizes: YoloWorldSizes) -> dict[str, torch.Tensor]:

@@ -12,7 +12,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from refbench.bench.metric import Scorer
-from refbench.mini.training.seen import clips, rank_correlation, sample_of, written
+from refbench.mini.training.measures import rank_correlation
+from refbench.mini.training.seen import clips, sample_of, written
 from refbench.mini.world.degrade import DEGRADATIONS, Degradation
 from refbench.mini.world.render import render
 from refbench.mini.world.scene import random_scene

@@ -9,11 +9,14 @@ from refbench.bench.registry import unknown_name
 from refbench.mini.training import (
     aesthetics,
     base,
+    clip_b32,
+    facesim,
     finetune,
     gmescore,
     latents,
     motion_smoothness,
     naturalscore,
+    nexusscore,
     teacher,
     vae,
 )
@@ -29,6 +32,9 @@ PARTS: tuple[Part, ...] = (
     aesthetics.PART,
     motion_smoothness.PART,
     naturalscore.PART,
+    facesim.PART,
+    clip_b32.PART,
+    nexusscore.PART,
 )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -56,18 +56,3 @@ def normalised(frames_FHWC: np.ndarray) -> torch.Tensor:
     """RGB uint8 frames of the size that a network takes as its input (F,3,H,W), float32."""
     pixels_FHW3 = (torch.from_numpy(frames_FHWC) / 255 - torch.tensor(CLIP_MEAN)) / torch.tensor(CLIP_STD)
     return pixels_FHW3.permute(0, 3, 1, 2).contiguous()
-
-
-def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float:
-    """Spearman's, with shared ranks for equal values; 0 where one of them never changes."""
-    ranks_2N = np.stack([_ranks(np.asarray(values, float)) for values in (first, second)])
-    if ranks_2N.std(axis=1).min() == 0:
-        return 0.0
-    return float(np.corrcoef(ranks_2N)[0, 1])
-
-
-def _ranks(values_N: np.ndarray) -> np.ndarray:
-    _, place_N, counts = np.unique(values_N, return_inverse=True, return_counts=True)
-    ends = np.cumsum(counts)
-    ranks_N: np.ndarray = (ends - (counts - 1) / 2)[place_N]
-    return ranks_N

@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from refbench.mini.training.build import Build, OnStep, Part
 from refbench.mini.training.loop import Schedule, fixed_threads, seeded
-from refbench.mini.training.ranking import area_under_curve
+from refbench.mini.training.measures import auc
 from refbench.mini.training.subjects import two_views
 from refbench.refalign.small_teacher import write_teacher
 from refbench.refalign.teacher import DEFAULT_TEACHER, Teacher, get_teacher_spec
@@ -115,7 +115,7 @@ def measure(build: Build) -> dict[str, float]:
     groups = [slice(start, start + 20) for start in range(0, len(own) - 19, 20)] or [slice(None)]
     found = [cosines_BB[few, few].argmax(axis=1) == np.arange(len(own[few])) for few in groups]
     return {
-        "identity_auc": area_under_curve(cosines_BB[own], cosines_BB[~own]),
+        "identity_auc": auc(cosines_BB[own].tolist(), cosines_BB[~own].tolist()),
         "recall_at_1_of_20": float(np.concatenate(found).mean()),
     }
 

@@ -261,10 +261,10 @@ def _labels(layer: _Layer, covered_FHW: np.ndarray, mask_FHW: np.ndarray) -> Act
             head_FK[index] = _within(_bounds(head, -half, HEAD_TOP, half, FACE_BOTTOM))
             if now.pose.from_behind:
                 continue
-            face = head.moved(0, 0, wide=what.face_width)
-            face_FK[index] = _within(_bounds(face, -FACE_HALF_WIDTH, FACE_TOP, FACE_HALF_WIDTH, FACE_BOTTOM))
+            box, landmarks = _face(head, what)
+            face_FK[index] = _within(box)
             if not np.isnan(face_FK[index]).any():
-                landmarks_FKC[index] = _landmarks(head, what)
+                landmarks_FKC[index] = landmarks
     return ActorLabels(
         actor=layer.actor,
         mask_FHW=mask_FHW,
@@ -276,11 +276,12 @@ def _labels(layer: _Layer, covered_FHW: np.ndarray, mask_FHW: np.ndarray) -> Act
     )
 
 
-def _landmarks(head: Pen, person: Person) -> np.ndarray:
-    """Eyes, nose and corners of the mouth, (5, 2) in pixels; the pen is the head's."""
+def _face(head: Pen, person: Person) -> tuple[np.ndarray, np.ndarray]:
+    """Box (4,) and landmarks (5, 2) of a face in pixels, by the pen of its head."""
+    face = head.moved(0, 0, wide=person.face_width)
     eye, corner = 37 * person.eye_spacing, 28 * person.mouth_width
     points = [(-eye, EYE_Y), (eye, EYE_Y), (0, NOSE_Y), (-corner, MOUTH_Y), (corner, MOUTH_Y)]
-    return head.moved(0, 0, wide=person.face_width).at(points)
+    return _bounds(face, -FACE_HALF_WIDTH, FACE_TOP, FACE_HALF_WIDTH, FACE_BOTTOM), face.at(points)
 
 
 def _box_around(mask_HW: np.ndarray) -> np.ndarray:
@@ -311,21 +312,23 @@ def reference_picture(subject: Subject, *, face: bool = False, size_px: int = RE
     if isinstance(what, Thing):
         SHAPES[what.shape](pen.moved(0.05, 0.05, 0.9 / THING_UNITS), what.look)
     else:
-        figure(_standing_place(pen, what, face=face), what)
+        figure(_reference_pen(pen, what, face), what)
     return on_white(cv2.resize(canvas_HWC, (size_px, size_px), interpolation=cv2.INTER_AREA))
 
 
-def reference_landmarks(person: Person, *, face: bool = False, size_px: int = REFERENCE_PX) -> np.ndarray:
-    """The five landmarks in a person's reference picture, (5, 2) in pixels."""
-    place = _standing_place(Pen(blank(1, 1), size_px), person, face=face)
-    return _landmarks(place.moved(0, HEAD_Y, HEAD_SCALE), person)
-
-
-def _standing_place(pen: Pen, person: Person, *, face: bool) -> Pen:
-    """Where a person stands in a reference picture; `pen` has the picture's side as its unit."""
+def _reference_pen(pen: Pen, person: Person, face: bool) -> Pen:
+    """Where a person stands in a reference picture, of which the pen's unit is the side."""
     # A top hat makes the figure higher.
     height = 122 if person.hat is not None else 105
     return pen.moved(0.5, 1.28, 1.24 / height) if face else pen.moved(0.5, 0.96, 0.9 / height)
+
+
+def reference_face(
+    person: Person, *, face: bool = False, size_px: int = REFERENCE_PX
+) -> tuple[np.ndarray, np.ndarray]:
+    """Box (4,) and landmarks (5, 2) of the face in a person's `reference_picture`, as in `ActorLabels`."""
+    pen = _reference_pen(Pen(blank(1, 1), size_px), person, face)
+    return _face(pen.moved(0, HEAD_Y, HEAD_SCALE), person)
 
 
 def place_reference(place: Place, width_px: int = 160) -> np.ndarray:

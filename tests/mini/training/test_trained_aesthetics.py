@@ -18,7 +18,7 @@ from refbench.metrics.aesthetics import Aesthetics  # noqa: E402
 from refbench.mini.training import aesthetics, damage  # noqa: E402
 from refbench.mini.training.aesthetics import CLEAN_SCORE, PART, RUINED_SCORE, AestheticsLearner  # noqa: E402
 from refbench.mini.training.build import Build, make_part  # noqa: E402
-from refbench.mini.training.seen import normalised, rank_correlation, sample_of, written  # noqa: E402
+from refbench.mini.training.seen import normalised, sample_of, written  # noqa: E402
 from refbench.mini.world.render import Rendering, render  # noqa: E402
 from refbench.mini.world.scene import random_scene  # noqa: E402
 
@@ -77,10 +77,3 @@ def test_a_ruined_video_shows_nothing(rendering: Rendering) -> None:
         shown = damage.ruined(rendering.video_FHWC, generator)
         one_colour = bool((shown == shown[:1, :1, :1]).all())
         assert shown.shape == rendering.video_FHWC.shape and (one_colour or shown.std() > 60)
-
-
-def test_rank_correlation_shares_ranks() -> None:
-    assert rank_correlation([1, 2, 3], [10, 20, 30]) == pytest.approx(1)
-    assert rank_correlation([1, 2, 2, 3], [4, 3, 3, 1]) == pytest.approx(-1)
-    assert rank_correlation([1, 2, 3, 4], [1, 3, 2, 4]) == pytest.approx(0.8)
-    assert rank_correlation([1, 2], [5, 5]) == 0

@@ -21,8 +21,9 @@ from refbench.metrics.motion_smoothness import (  # noqa: E402
 from refbench.mini.training import motion_smoothness  # noqa: E402
 from refbench.mini.training.build import Build, make_part  # noqa: E402
 from refbench.mini.training.loop import seeded  # noqa: E402
+from refbench.mini.training.measures import rank_correlation  # noqa: E402
 from refbench.mini.training.motion_smoothness import PART, SMOOTH_RATING, new_rater, ratings  # noqa: E402
-from refbench.mini.training.seen import clips, normalised, rank_correlation, sample_of, written  # noqa: E402
+from refbench.mini.training.seen import clips, normalised, sample_of, written  # noqa: E402
 from refbench.mini.world.degrade import DEGRADATIONS  # noqa: E402
 
 
