@@ -20,9 +20,9 @@ from refbench.baselines.consisid.method import ConsisID  # noqa: E402
 from refbench.baselines.small.consisid import write_tiny as write_consisid  # noqa: E402
 from refbench.baselines.small.refalign import REPOSITORIES, write_tiny  # noqa: E402
 from refbench.baselines.wan.finite import FiniteSteps, are_finite  # noqa: E402
-from refbench.bench.demo.dataset import write_demo_dataset  # noqa: E402
 from refbench.bench.errors import SampleError  # noqa: E402
 from refbench.bench.sample import Sample  # noqa: E402
+from refbench.mini.demo import write_demo_dataset  # noqa: E402
 from refbench.refalign.method import RefAlignTiny  # noqa: E402
 from refbench.refalign.sampler import sample_video  # noqa: E402
 
