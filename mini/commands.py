@@ -125,7 +125,10 @@ def build(
             progress.begin(f"{part.name} ({part.summary})")
             done = make_part(made, part, progress.part)
             progress.step(part.name)
-            measured = ", ".join(f"{name} {value:g}" for name, value in done["measured"].items())
+            measured = ", ".join(
+                f"{name} {'–' if value is None else format(value, 'g')}"
+                for name, value in done["measured"].items()
+            )
             rows.append([part.name, f"{done['seconds']:.0f}", measured])
     print_table(f"Built: {out / 'weights'}", ["part", "seconds", "measured"], rows, texts=["measured"])
 

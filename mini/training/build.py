@@ -7,6 +7,7 @@ OUT/parts/<part>.json    what a finished part is: seconds, settings, digests of 
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -111,7 +112,11 @@ def make_part(build: Build, part: Part, on_step: OnStep) -> dict[str, Any]:
         "settings": settings,
         "seconds": round(time.monotonic() - started, 1),
         "files": {str(path.relative_to(build.weights)): sha256_of(path) for path in written(build, part)},
-        "measured": {name: round(value, 4) for name, value in part.measure(build).items()},
+        # What could not be measured (no value at all) is null.
+        "measured": {
+            name: round(value, 4) if math.isfinite(value) else None
+            for name, value in part.measure(build).items()
+        },
     }
     write_json(note, done)
     return done

@@ -6,12 +6,15 @@ nothing: two pictures in one, colours that are not the scene's, a plain or a noi
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from refbench.bench.errors import SampleError
 from refbench.bench.metric import Scorer
+from refbench.bench.video import Video
 from refbench.mini.training.measures import rank_correlation
 from refbench.mini.training.seen import clips, sample_of, written
 from refbench.mini.world.degrade import DEGRADATIONS, Degradation
@@ -49,17 +52,34 @@ def measured_against_strength(
     scorer: Scorer, kinds: Sequence[str], videos: int, name: str, extra: Mapping[str, Degradation] = {}
 ) -> dict[str, float]:
     """Rank correlation of a scorer's values with known quality on held-out clips: over all of them, and of
-    each kind of degradation.
+    each kind of degradation; and the share of videos that have a value.
     """
-    table: dict[str, list[tuple[float, float]]] = {kind: [] for kind in kinds}
+    table: dict[str, list[tuple[float, float | None]]] = {kind: [] for kind in kinds}
     for number, (rendering, generator) in enumerate(clips("held-out", videos, name)):
         kind = kinds[number % len(kinds)]
         degrade = {**DEGRADATIONS, **extra}[kind]
         for strength in STRENGTHS:
             with written(degrade(rendering.video_FHWC, strength, generator)) as video:
-                table[kind].append((-strength, scorer.score(sample_of(), video).value))
-    figures = {
-        f"correlation_{kind}": rank_correlation(*zip(*rows, strict=True)) for kind, rows in table.items()
+                table[kind].append((-strength, value_of(scorer, video)))
+    answered = {
+        kind: [(known, value) for known, value in rows if value is not None] for kind, rows in table.items()
     }
-    everything = [row for rows in table.values() for row in rows]
-    return {"correlation": rank_correlation(*zip(*everything, strict=True)), **figures}
+    everything = [row for rows in answered.values() for row in rows]
+    return {
+        "correlation": _correlation(everything),
+        "answered": len(everything) / sum(map(len, table.values())),
+        **{f"correlation_{kind}": _correlation(rows) for kind, rows in answered.items()},
+    }
+
+
+def value_of(scorer: Scorer, video: Video) -> float | None:
+    """The value of a video; None where the metric has none for it, as an untrained judge."""
+    try:
+        return scorer.score(sample_of(), video).value
+    except SampleError:
+        return None
+
+
+def _correlation(rows: Sequence[tuple[float, float]]) -> float:
+    """Rank correlation of pairs; NaN where there are fewer than two."""
+    return rank_correlation(*zip(*rows, strict=True)) if len(rows) > 1 else math.nan

@@ -28,6 +28,8 @@ from torch import nn
 from torch.nn import functional
 
 from refbench.bench.environment import Environment
+from refbench.bench.errors import SampleError
+from refbench.bench.metric import Score
 from refbench.bench.sample import Reference, Sample
 from refbench.bench.video import Video, write_video
 from refbench.metrics.facesim import NETWORK_FILE, FaceSim
@@ -52,6 +54,7 @@ from refbench.metrics.small.facesim import (
     write_pack,
 )
 from refbench.metrics.weights import OPENS2V_WEIGHT
+from refbench.mini.training.aesthetics import NAME as AESTHETICS
 from refbench.mini.training.build import Build, OnStep, Part
 from refbench.mini.training.loop import Schedule, seeded
 from refbench.mini.training.measures import Detections, auc, average_precision
@@ -503,6 +506,7 @@ def _identity_figures(scorer: FaceSimScorer, people: int) -> Iterator[tuple[str,
     scores: list[tuple[float, float]] = []
     arc_scores: tuple[list[float], list[float]] = ([], [])
     damaged: dict[str, list[float]] = {kind: [] for kind in DEGRADATIONS}
+    unscored = 0
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for number in range(people):
@@ -512,7 +516,10 @@ def _identity_figures(scorer: FaceSimScorer, people: int) -> Iterator[tuple[str,
             video_FHWC = portrait_clip(person("held-out", number), "held-out", generator).video_FHWC
             path = folder / f"{number}.mp4"
             write_video(path, video_FHWC, FPS)
-            same, against = (scorer.score(_sample(folder, one), Video(path)) for one in (number, other))
+            same, against = (_scored(scorer, folder, one, path) for one in (number, other))
+            if same is None or against is None:
+                unscored += 1
+                continue
             right += [value for value in same.details["frame_cosines"] if value is not None]
             wrong += [value for value in against.details["frame_cosines"] if value is not None]
             scores.append((same.value, against.value))
@@ -521,14 +528,28 @@ def _identity_figures(scorer: FaceSimScorer, people: int) -> Iterator[tuple[str,
             for kind, degrade in DEGRADATIONS.items():
                 if number < people // 4:
                     write_video(path, degrade(video_FHWC, DAMAGE, generator), FPS)
-                    damaged[kind].append(scorer.score(_sample(folder, number), Video(path)).value)
+                    score = _scored(scorer, folder, number, path)
+                    damaged[kind] += [] if score is None else [score.value]
     yield "face_auc", auc(right, wrong)
     yield "arcface_auc", auc(*arc_scores)
-    yield "right_reference_higher", float(np.mean([one > other for one, other in scores]))
-    yield "score", float(np.mean([one for one, _ in scores]))
-    yield "score_wrong_reference", float(np.mean([other for _, other in scores]))
+    yield "unscored", unscored / people
+    yield "right_reference_higher", _mean([one > other for one, other in scores])
+    yield "score", _mean([one for one, _ in scores])
+    yield "score_wrong_reference", _mean([other for _, other in scores])
     for kind, values in damaged.items():
-        yield f"score_{kind}", float(np.mean(values))
+        yield f"score_{kind}", _mean(values)
+
+
+def _scored(scorer: FaceSimScorer, folder: Path, reference: int, video: Path) -> Score | None:
+    """The score of a video with the reference of that number; None where no face is found in one of them."""
+    try:
+        return scorer.score(_sample(folder, reference), Video(video))
+    except SampleError:
+        return None
+
+
+def _mean(values: Sequence[float]) -> float:
+    return float(np.mean(values)) if values else math.nan
 
 
 def _write_reference(folder: Path, number: int, face: bool) -> None:
@@ -571,4 +592,6 @@ PART = Part(
         f"{OPENS2V_WEIGHT.repository}/{PACK}/*.onnx",
         f"{OPENS2V_WEIGHT.repository}/{NETWORK_FILE}",
     ),
+    # The metric wants the repository's required files, of which one is the aesthetic head.
+    needs=(AESTHETICS,),
 )

@@ -13,6 +13,7 @@ Shapes: V videos, F frames, H W rows and columns, L tokens, P patches.
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -36,10 +37,16 @@ from refbench.metrics.naturalscore import NaturalScore, NaturalScoreOptions
 from refbench.metrics.small.naturalscore import END, FURTHER_FILES
 from refbench.metrics.small.qwen2_vl import write_settings
 from refbench.mini.training.build import Build, OnStep, Part
-from refbench.mini.training.damage import doubled, measured_against_strength, recoloured, ruined
+from refbench.mini.training.damage import (
+    doubled,
+    measured_against_strength,
+    recoloured,
+    ruined,
+    value_of,
+)
 from refbench.mini.training.loop import Schedule, seeded
 from refbench.mini.training.qwen import keep_sizes, save_half, trained_config, trained_processor
-from refbench.mini.training.seen import clips, now_and_then_written, sample_of, written
+from refbench.mini.training.seen import clips, now_and_then_written, written
 from refbench.mini.training.tokens import text_merges
 from refbench.mini.training.whitening import patches_of_frames, whiten
 from refbench.mini.world import NUM_FRAMES, SIZE_PX
@@ -292,8 +299,9 @@ def measure(build: Build) -> Mapping[str, float]:
             values = []
             for rendering, generator in clips("held-out", build.count(MEASURED_CLIPS // 3), f"{NAME}/{name}"):
                 with written(make_video(rendering, generator)) as video:
-                    values.append(scorer.score(sample_of(), video).value)
-            figures[f"mean_{name}"] = float(np.mean(values))
+                    values.append(value_of(scorer, video))
+            answered = [value for value in values if value is not None]
+            figures[f"mean_{name}"] = float(np.mean(answered)) if answered else math.nan
         return figures
     finally:
         scorer.close()
