@@ -58,6 +58,7 @@ def test_its_files_are_what_the_metric_loads(tmp_path: Path, monkeypatch: pytest
         files.append(done["files"])
     assert files[0] == files[1] and len(files[0]) == 3
     assert set(done["measured"]) == {
+        "answered",
         "correlation",
         "correlation_flicker",
         "correlation_jitter",
