@@ -23,9 +23,11 @@ class Run:
     def command(self, *arguments: object) -> list[str]:
         return [sys.executable, "-m", "refbench", *map(str, arguments)]
 
-    def __call__(self, *arguments: object, expect: int = 0) -> subprocess.CompletedProcess[str]:
+    def __call__(
+        self, *arguments: object, expect: int = 0, limit_s: int = 120
+    ) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
-            self.command(*arguments), cwd=self.folder, capture_output=True, text=True, timeout=120
+            self.command(*arguments), cwd=self.folder, capture_output=True, text=True, timeout=limit_s
         )
         assert done.returncode == expect, (done.returncode, done.stdout, done.stderr)
         assert "Traceback" not in done.stderr
