@@ -164,6 +164,12 @@ def read_bytes(path: Path, most_bytes: int = LARGEST_TEXT_BYTES) -> bytes:
         raise UserError(f"{path} cannot be read: {one_line(error)}") from None
 
 
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all."""
+    with replacing(path) as partial:
+        partial.write_bytes(content)
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a text file in UTF-8, whole or not at all."""
     with replacing(path) as partial:

@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
-from refbench.bench.files import replacing
+from refbench.bench.files import write_bytes
 from refbench.bench.sample import category_of
 from refbench.mini.track import MINI
 from refbench.mini.world.identity import Place, Subject, code_of, person, random_place, thing
@@ -170,21 +170,23 @@ def write_mini_dataset(folder: Path) -> None:
     rows = {}
     for sample in mini_samples().values():
         for reference in sample.references:
-            _replace(folder / reference.path, _png(reference.picture()))
-        rows[sample.id] = {
-            "img_paths": [reference.path for reference in sample.references],
-            "prompt": sample.prompt,
-            # The official lists store this flag as text.
-            "synthesis_flag": "Wrong",
-            "class_label": [reference.label for reference in sample.references],
-        }
+            write_bytes(folder / reference.path, _png(reference.picture()))
+        rows[sample.id] = official_row(
+            sample.prompt, [(reference.path, reference.label) for reference in sample.references]
+        )
     # The list comes last: once it is there, so are its images.
-    _replace(folder / MINI.files[0], (json.dumps(rows, indent=4) + "\n").encode())
+    write_bytes(folder / MINI.files[0], (json.dumps(rows, indent=4) + "\n").encode())
 
 
-def _replace(path: Path, content: bytes) -> None:
-    with replacing(path) as partial:
-        partial.write_bytes(content)
+def official_row(prompt: str, references: Sequence[tuple[str, str]]) -> dict[str, Any]:
+    """A sample's entry of an official list; `references` are paths with class labels."""
+    return {
+        "img_paths": [path for path, _ in references],
+        "prompt": prompt,
+        # The official lists store this flag as text.
+        "synthesis_flag": "Wrong",
+        "class_label": [label for _, label in references],
+    }
 
 
 def _png(picture_HWC: np.ndarray) -> bytes:

@@ -22,7 +22,7 @@ import numpy as np
 
 from refbench.bench.environment import missing_packages
 from refbench.bench.errors import UserError
-from refbench.bench.files import replacing
+from refbench.bench.files import replacing, write_text
 from refbench.bench.video import write_video
 from refbench.mini.world import FPS, NUM_FRAMES, SIZE_PX
 from refbench.mini.world.prompts import prompt_of
@@ -101,7 +101,7 @@ def _claim(folder: Path, clusters: int, seed: int) -> None:
         return
     if (folder / "annotations").exists():
         raise UserError(f"{folder} holds other clips: choose another folder")
-    _write_json(file, asked)
+    write_text(file, json.dumps(asked))
 
 
 def _write_part(folder: Path, part: str, numbers: range, seed: int) -> None:
@@ -117,8 +117,8 @@ def _write_part(folder: Path, part: str, numbers: range, seed: int) -> None:
             if annotated is not None:
                 annotations[clip.id], subjects_of[clip.id] = annotated
         pairs[f"mini{number:06}"] = list(_pairs(part, subjects_of))
-    _write_json(folder / "cross_frames_pairs" / f"cross_frames_pairs_{part}.json", pairs)
-    _write_json(folder / "annotations" / f"{part}.json", annotations)
+    write_text(folder / "cross_frames_pairs" / f"cross_frames_pairs_{part}.json", json.dumps(pairs))
+    write_text(folder / "annotations" / f"{part}.json", json.dumps(annotations))
 
 
 def _annotated(clip: TrainingClip, video: str) -> tuple[dict[str, Any], dict[str, str]] | None:
@@ -201,8 +201,3 @@ def _pairs(part: str, subjects_of: dict[str, dict[str, str]]) -> Iterator[dict[s
                     "cur_class_id": subjects_of[first][subject],
                     "aft_class_id": subjects_of[second][subject],
                 }
-
-
-def _write_json(path: Path, content: object) -> None:
-    with replacing(path) as partial:
-        partial.write_text(json.dumps(content), encoding="utf-8")

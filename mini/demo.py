@@ -13,17 +13,16 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import Any
 
 import cv2
 
 from refbench.bench.dataset import OFFICIAL_TRACKS
-from refbench.bench.files import replacing
+from refbench.bench.files import write_bytes
 from refbench.bench.sample import category_of
+from refbench.mini.benchmark import official_row
 from refbench.mini.world.pen import Draw, Pen, blank, on_white
 from refbench.mini.world.people import draw_figure, draw_portrait
 from refbench.mini.world.places import beach, living_room, park
@@ -82,26 +81,14 @@ def write_demo_dataset(folder: Path, seed: int = 0) -> None:
     }
     # The lists come last: once they are there, so are their images.
     for picture in pictures.values():
-        _replace(folder / picture.path, _encoded(picture, seed))
+        write_bytes(folder / picture.path, _encoded(picture, seed))
     for track, rows in references_of.items():
-        content = {sample.id: _official_row(sample, references) for sample, references in rows.items()}
+        content = {
+            sample.id: official_row(sample.prompt, [(picture.path, picture.label) for picture in references])
+            for sample, references in rows.items()
+        }
         text = json.dumps(content, indent=4) + "\n"
-        _replace(folder / OFFICIAL_TRACKS[track].files[0], text.encode())
-
-
-def _official_row(sample: DemoSample, references: Sequence[DemoReference]) -> dict[str, Any]:
-    return {
-        "img_paths": [reference.path for reference in references],
-        "prompt": sample.prompt,
-        # The official lists store this flag as text.
-        "synthesis_flag": "Wrong",
-        "class_label": [reference.label for reference in references],
-    }
-
-
-def _replace(path: Path, content: bytes) -> None:
-    with replacing(path) as partial:
-        partial.write_bytes(content)
+        write_bytes(folder / OFFICIAL_TRACKS[track].files[0], text.encode())
 
 
 def _encoded(picture: DemoReference, seed: int) -> bytes:

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from refbench.baselines.small.networks import IMAGE_WIDTH, TEXT_WIDTH, network, write_shards
 from refbench.baselines.wan.prompts import MAGREF_NEGATIVE, MAX_TEXT_TOKENS, REFALIGN_14B_NEGATIVE
 from refbench.bench.files import write_json
 from refbench.bench.weights.tiny import random_state_dict, save_tensors
+
+if TYPE_CHECKING:
+    import torch
 
 PAD, END, UNKNOWN = "<pad>", "</s>", "<unk>"
 WORD_START = "▁"
@@ -100,25 +103,37 @@ def write_vae(folder: Path) -> None:
 def write_text_encoder(folder: Path) -> None:
     """Write a two-layer UMT5 encoder under the published names of its tensors."""
     import torch
-    from transformers import UMT5Config, UMT5EncoderModel
+    from transformers import UMT5EncoderModel
 
-    folder.mkdir(exist_ok=True)
-    config = UMT5Config(
+    config = text_encoder_config(len(vocabulary()), TEXT_WIDTH)
+    with torch.device("meta"):
+        state = random_state_dict(UMT5EncoderModel(config))
+    save_text_encoder(folder, config, state)
+
+
+def text_encoder_config(words: int, width: int, **changes: Any) -> Any:
+    """A small UMT5 encoder for a vocabulary of `words`: two layers of `width`, four heads."""
+    from transformers import UMT5Config
+
+    return UMT5Config(
         architectures=["UMT5EncoderModel"],
-        vocab_size=len(vocabulary()),
-        d_model=TEXT_WIDTH,
-        d_kv=8,
-        d_ff=2 * TEXT_WIDTH,
+        vocab_size=words,
+        d_model=width,
+        d_kv=width // 4,
+        d_ff=2 * width,
         num_layers=2,
         num_heads=4,
         dtype="float32",
+        **changes,
     )
+
+
+def save_text_encoder(folder: Path, config: Any, state: Mapping[str, torch.Tensor]) -> None:
+    """Write an encoder as `text_encoder/` has it."""
+    folder.mkdir(exist_ok=True)
     config.save_pretrained(folder)
-    with torch.device("meta"):
-        state = random_state_dict(UMT5EncoderModel(config))
     # One matrix under two names; the published files hold the first.
-    del state["encoder.embed_tokens.weight"]
-    save_tensors(folder, state)
+    save_tensors(folder, {key: state[key] for key in state if key != "encoder.embed_tokens.weight"})
 
 
 def write_tokenizer(folder: Path, pieces: Sequence[tuple[str, float]] | None = None) -> None:

@@ -28,7 +28,7 @@ from refbench.mini.training.damage import doubled, measured_against_strength, re
 from refbench.mini.training.loop import Schedule, seeded
 from refbench.mini.training.seen import normalised, now_and_then_written
 from refbench.mini.training.whitening import patches_of_frames, whiten
-from refbench.mini.world import SIZE_PX
+from refbench.mini.world import NUM_FRAMES, SIZE_PX
 from refbench.mini.world.degrade import DEGRADATIONS, Degradation, pasted
 from refbench.mini.world.render import reference_picture, render
 from refbench.mini.world.scene import random_scene
@@ -101,9 +101,9 @@ class AestheticsLearner:
         """Normalised pixels (B,3,H,W) and scores (B,)."""
         frames, qualities = [], []
         for _ in range(CLIPS_PER_STEP):
-            rendering = render(random_scene("training", generator))
-            chosen = generator.sample(range(len(rendering.video_FHWC)), FRAMES_OF_CLIP)
-            video_FHWC, quality = rendering.video_FHWC[chosen], [1.0]
+            scene = random_scene("training", generator)
+            rendering = render(scene, generator.sample(range(NUM_FRAMES), FRAMES_OF_CLIP))
+            video_FHWC, quality = rendering.video_FHWC, [1.0]
             reference_HWC = reference_picture(generator.choice(rendering.labels).actor.subject)
             for index in range(1, FRAMES_OF_CLIP):
                 damaged_1HWC, left = damaged(video_FHWC[[index]], reference_HWC, generator)

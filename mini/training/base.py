@@ -25,6 +25,7 @@ from torch.nn import functional
 from refbench.baselines.small.pipelines import (
     DIFFUSERS_WEIGHTS,
     pipeline_index,
+    save_text_encoder,
     write_scheduler,
     write_tokenizer,
 )
@@ -36,7 +37,7 @@ from refbench.mini.training.build import Build, OnStep, Part
 from refbench.mini.training.latents import NAME as LATENTS
 from refbench.mini.training.latents import prompt_for, read_latents
 from refbench.mini.training.loop import Schedule, seeded
-from refbench.mini.training.text import MOST_TOKENS, TEXT_WIDTH, new_encoder, pieces, write_encoder
+from refbench.mini.training.text import MOST_TOKENS, TEXT_WIDTH, new_encoder, pieces
 from refbench.mini.training.vae import REPOSITORY
 
 NAME = "base"
@@ -165,7 +166,9 @@ def write_base(network: TextToVideo, place: Path) -> None:
     network.transformer.save_config(folder)
     state = {key: value.half() for key, value in network.transformer.state_dict().items()}
     save_tensors(folder, state, f"{DIFFUSERS_WEIGHTS}.safetensors")
-    write_encoder(network.text_encoder, place / "text_encoder")
+    encoder = network.text_encoder
+    halves = {key: value.half() for key, value in encoder.state_dict().items()}
+    save_text_encoder(place / "text_encoder", encoder.config, halves)
     write_scheduler(place / "scheduler")
     write_json(place / "model_index.json", pipeline_index("WanPipeline", type(network.transformer).__name__))
 

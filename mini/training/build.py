@@ -15,16 +15,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from refbench.bench.errors import UserError
-from refbench.bench.files import read_json_object, replacing, write_json, write_text
-from refbench.bench.weights.kind import MARKERS, kind_of_folder
+from refbench.bench.files import read_json_object, write_json
+from refbench.bench.weights.kind import kind_of_folder
 from refbench.bench.weights.store import sha256_of
+from refbench.bench.weights.tiny import marked_folder
 
 if TYPE_CHECKING:
     from refbench.mini.training.loop import Learner, Schedule
 
-MARK_TEXT = (
-    "trained in the drawn world of the mini benchmark; no figure of these weights is an official one\n"
-)
 LEAST_STEPS = 2
 
 OnStep = Callable[[int, int], None]
@@ -51,13 +49,9 @@ class Build:
     def place(self, repository: str) -> Path:
         """The folder of a repository's files, made and marked as mini. Raises UserError for other weights."""
         place = self.weights / repository
-        if not place.is_dir():
-            with replacing(place) as partial:
-                partial.mkdir()
-                write_text(partial / MARKERS["mini"], MARK_TEXT)
-        if kind_of_folder(place) != "mini":
+        if place.is_dir() and kind_of_folder(place) != "mini":
             raise UserError(f"{place} holds other weights: choose another --out")
-        return place
+        return marked_folder(self.weights, repository, "mini")
 
     def scaled(self, schedule: Schedule) -> Schedule:
         """The schedule with its steps, and its warm-up, times `scale`."""

@@ -189,8 +189,9 @@ def frames_of(shown: Shown, split: Split, generator: random.Random, count: int) 
     subjects = random_subjects(split, generator) if isinstance(shown, Place) else [shown]
     place = shown if isinstance(shown, Place) else None
     framing = random_framing(subjects, generator)
-    video_FHWC = render(compose(subjects, split, generator, framing=framing, place=place)).video_FHWC
-    return list(as_shown(video_FHWC[generator.sample(range(NUM_FRAMES), count)], generator))
+    scene = compose(subjects, split, generator, framing=framing, place=place)
+    chosen = generator.sample(range(NUM_FRAMES), count)
+    return list(as_shown(render(scene, chosen).video_FHWC, generator))
 
 
 def as_images(pictures: Sequence[np.ndarray]) -> list[Any]:

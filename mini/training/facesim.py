@@ -59,7 +59,8 @@ from refbench.mini.training.build import Build, OnStep, Part
 from refbench.mini.training.loop import Schedule, seeded
 from refbench.mini.training.measures import Detections, auc, average_precision
 from refbench.mini.training.onnx_layers import OnnxLayers
-from refbench.mini.training.pictures import as_shown, coded, empty_picture
+from refbench.mini.training.pictures import as_shown, empty_picture
+from refbench.mini.training.seen import coded
 from refbench.mini.world import FPS, NUM_FRAMES
 from refbench.mini.world.degrade import DEGRADATIONS
 from refbench.mini.world.identity import Split, Subject, person

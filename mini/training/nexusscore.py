@@ -42,7 +42,8 @@ from refbench.mini.training.clip_b32 import CONFIG, as_images, tower_folder, tra
 from refbench.mini.training.clip_b32 import NAME as TOWER
 from refbench.mini.training.loop import Schedule, seeded
 from refbench.mini.training.measures import Detections, average_precision, overlaps_of
-from refbench.mini.training.pictures import as_shown, coded, empty_picture
+from refbench.mini.training.pictures import as_shown, empty_picture
+from refbench.mini.training.seen import coded
 from refbench.mini.world import NUM_FRAMES, SIZE_PX
 from refbench.mini.world.identity import Place, Split, Subject, code_of, person, random_place, thing
 from refbench.mini.world.people import Person

@@ -7,15 +7,13 @@ Shapes: F frames, H W rows and columns, C channels.
 from __future__ import annotations
 
 import random
-import tempfile
 from collections.abc import Callable
-from pathlib import Path
 
 import cv2
 import numpy as np
 
-from refbench.bench.video import ALL_FRAMES, Video, write_video
-from refbench.mini.world import FPS, SIZE_PX
+from refbench.mini.training.seen import coded
+from refbench.mini.world import SIZE_PX
 from refbench.mini.world.identity import Split, random_place
 from refbench.mini.world.render import place_reference
 
@@ -33,14 +31,6 @@ def as_shown(video_FHWC: np.ndarray, generator: random.Random) -> np.ndarray:
     if generator.random() < CODED_RATE:
         video_FHWC = coded(video_FHWC, generator.randint(*CODED_CRFS))
     return video_FHWC
-
-
-def coded(video_FHWC: np.ndarray, crf: int) -> np.ndarray:
-    """A clip written to a video file and read back."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "clip.mp4"
-        write_video(path, video_FHWC, FPS, crf=crf)
-        return np.stack(list(Video(path).frames(ALL_FRAMES)))
 
 
 def empty_picture(split: Split, generator: random.Random) -> np.ndarray:

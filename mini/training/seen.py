@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from refbench.bench.sample import Sample
-from refbench.bench.video import ALL_FRAMES, Video, write_video
+from refbench.bench.video import ALL_FRAMES, DEFAULT_CRF, Video, write_video
 from refbench.metrics.nets.pixels import CLIP_MEAN, CLIP_STD
 from refbench.mini.world import FPS
 from refbench.mini.world.identity import Split
@@ -24,20 +24,23 @@ WRITTEN_RATE = 0.15
 
 
 @contextmanager
-def written(video_FHWC: np.ndarray) -> Iterator[Video]:
+def written(video_FHWC: np.ndarray, crf: int = DEFAULT_CRF) -> Iterator[Video]:
     """A video file of RGB uint8 frames, which is there for a while."""
     with TemporaryDirectory() as folder:
         path = Path(folder) / "video.mp4"
-        write_video(path, video_FHWC, FPS)
+        write_video(path, video_FHWC, FPS, crf=crf)
         yield Video(path)
+
+
+def coded(video_FHWC: np.ndarray, crf: int = DEFAULT_CRF) -> np.ndarray:
+    """A clip written to a video file and read back."""
+    with written(video_FHWC, crf) as video:
+        return np.stack(list(video.frames(ALL_FRAMES)))
 
 
 def now_and_then_written(video_FHWC: np.ndarray, generator: random.Random) -> np.ndarray:
     """The frames, sometimes with the loss of an mp4."""
-    if generator.random() >= WRITTEN_RATE:
-        return video_FHWC
-    with written(video_FHWC) as video:
-        return np.stack(list(video.frames(ALL_FRAMES)))
+    return coded(video_FHWC) if generator.random() < WRITTEN_RATE else video_FHWC
 
 
 def clips(split: Split, count: int, what: str) -> Iterator[tuple[Rendering, random.Random]]:

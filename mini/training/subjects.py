@@ -52,12 +52,10 @@ def two_views(split: Split, count: int, generator: random.Random) -> tuple[np.nd
         subjects = [one for one in random_subjects(split, generator) if one.id not in seen]
         if not subjects:
             continue
-        pairs = zip(subjects, _seen_in_scene(subjects, split, generator), strict=True)
-        other = dict(
-            zip((one.id for one in subjects), _seen_in_scene(subjects, split, generator), strict=True)
-        )
-        for subject, view in pairs:
-            again = other[subject.id] if generator.random() < 0.5 else _reference(subject, generator)
+        views = _seen_in_scene(subjects, split, generator)
+        others = _seen_in_scene(subjects, split, generator)
+        for subject, view, other in zip(subjects, views, others, strict=True):
+            again = other if generator.random() < 0.5 else _reference(subject, generator)
             if view is not None and again is not None and len(first) < count:
                 first.append(view)
                 second.append(again)

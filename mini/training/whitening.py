@@ -23,7 +23,7 @@ FRAMES = 24
 def some_frames(name: str, seed: int) -> np.ndarray:
     """First frames of clips of the training split, RGB uint8 (24,64,64,3)."""
     generator = random.Random(f"{name}/whitening/{seed}")
-    return np.stack([render(random_scene("training", generator)).video_FHWC[0] for _ in range(FRAMES)])
+    return np.stack([render(random_scene("training", generator), [0]).video_FHWC[0] for _ in range(FRAMES)])
 
 
 def patches_of_frames(side_px: int, name: str, seed: int) -> torch.Tensor:
