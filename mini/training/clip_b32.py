@@ -30,7 +30,17 @@ from refbench.mini.training.loop import Schedule, seeded
 from refbench.mini.training.measures import auc
 from refbench.mini.training.pictures import as_shown
 from refbench.mini.world import NUM_FRAMES
-from refbench.mini.world.identity import Place, Split, Subject, Thing, code_of, person, random_place, thing
+from refbench.mini.world.identity import (
+    Place,
+    Shown,
+    Split,
+    Subject,
+    Thing,
+    code_of,
+    person,
+    random_place,
+    thing,
+)
 from refbench.mini.world.people import Person
 from refbench.mini.world.places import PLACES
 from refbench.mini.world.render import place_reference, reference_picture, render
@@ -51,8 +61,6 @@ FACE_RATE = 0.25
 MARGIN, SCALE, TRAITS_WEIGHT = 0.15, 16.0, 20.0
 SCHEDULE = Schedule(steps=1000, learning_rate=3e-3, warmup_steps=50, average=0.995)
 MEASURED = 60
-
-Shown = Subject | Place
 
 
 def traits(shown: Shown) -> np.ndarray:

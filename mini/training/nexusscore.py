@@ -17,10 +17,9 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import torch
@@ -43,12 +42,22 @@ from refbench.mini.training.clip_b32 import NAME as TOWER
 from refbench.mini.training.loop import Schedule, seeded
 from refbench.mini.training.measures import Detections, average_precision, overlaps_of
 from refbench.mini.training.pictures import as_shown, empty_picture
+from refbench.mini.training.questions import (
+    PAIRS_OF_FRAME,
+    Question,
+    absent_reference,
+    another,
+    question_about,
+    question_about_place,
+    questions_of,
+    reference_of,
+)
 from refbench.mini.training.seen import coded
 from refbench.mini.world import NUM_FRAMES, SIZE_PX
-from refbench.mini.world.identity import Place, Split, Subject, code_of, person, random_place, thing
+from refbench.mini.world.identity import Place, Shown, person
 from refbench.mini.world.people import Person
-from refbench.mini.world.render import ActorLabels, Rendering, place_reference, reference_picture, render
-from refbench.mini.world.scene import TRAINING_PEOPLE, TRAINING_THINGS, random_scene
+from refbench.mini.world.render import render
+from refbench.mini.world.scene import random_scene
 
 NAME = "image-prompt-detector"
 SIZES = YoloWorldSizes(
@@ -70,12 +79,9 @@ BATCH_NORM_MOMENTUM = 0.05
 # Where the activation hardly bends: colours are handed down as 3 to 9.
 COLOURS, COLOUR_GAIN, COLOUR_SHIFT = 3, 6.0, 3.0
 
-CLIPS, FRAMES_OF_CLIP, EMPTY_FRAMES, PAIRS_OF_FRAME = 6, 2, 1, 3
+CLIPS, FRAMES_OF_CLIP, EMPTY_FRAMES = 6, 2, 1
 # Up to this share of the steps subjects are learned without references, from these frames.
 SUBJECTS_SHARE, SUBJECT_CLIPS, SUBJECT_FRAMES = 0.4, 10, 3
-PLACE_RATE, ALIKE_RATE, TRIES = 0.15, 0.5, 200
-# A subject of which less is seen, or fewer pixels, may be found or not.
-LEAST_SEEN, LEAST_PIXELS = 0.35, 40
 # Of a box's half width and height: points within the first answer for it, those up to the second may. A box
 # that holds no point has the nearest.
 CORE, EDGE = 0.35, 0.7
@@ -86,20 +92,6 @@ SCHEDULE = Schedule(steps=1200, learning_rate=3e-3, warmup_steps=50, average=0.9
 
 MEASURED_SCENES = 60
 CRF = 18
-
-Shown = Subject | Place
-Kind = TypeVar("Kind", Subject, Place)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Question:
-    """A reference that a frame is asked for: the box (4,) in the frame's pixels, or None where it is not
-    seen; `doubtful`: it is seen so little that any answer will do.
-    """
-
-    shown: Shown
-    box_4: np.ndarray | None
-    doubtful: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -459,75 +451,6 @@ def asked_frames(generator: random.Random) -> tuple[list[np.ndarray], list[list[
         absent = (another("training", generator) for _ in range(PAIRS_OF_FRAME))
         questions.append([Question(shown=one, box_4=None) for one in absent])
     return frames, questions
-
-
-def questions_of(
-    rendering: Rendering, frames: list[int], split: Split, generator: random.Random
-) -> list[list[Question]]:
-    """The questions to each of these frames: one or two about what the clip shows, the others about subjects
-    or places that it does not show, half of them alike.
-    """
-    scene = rendering.scene
-    labels = generator.sample(rendering.labels, min(len(rendering.labels), PAIRS_OF_FRAME - 1))
-    absent = [absent_reference(rendering, split, generator) for _ in range(PAIRS_OF_FRAME - len(labels))]
-    place = scene.place if generator.random() < PLACE_RATE else None
-    found = []
-    for frame in frames:
-        of_frame = [question_about(one, frame) for one in labels]
-        of_frame += [Question(shown=one, box_4=None) for one in absent]
-        if place is not None:
-            of_frame[-1] = question_about_place(place)
-        found.append(of_frame)
-    return found
-
-
-def question_about(labels: ActorLabels, frame: int) -> Question:
-    """The question about a subject of the clip in one of its frames."""
-    pixels = int(labels.mask_FHW[frame].sum())
-    box_4 = labels.box_FK[frame]
-    doubtful = pixels < LEAST_PIXELS or pixels < LEAST_SEEN * labels.whole_px
-    seen = None if np.isnan(box_4).any() else box_4
-    return Question(shown=labels.actor.subject, box_4=seen, doubtful=doubtful)
-
-
-def question_about_place(place: Place) -> Question:
-    """The question about the place of a frame, which fills it."""
-    return Question(shown=place, box_4=np.array([0, 0, SIZE_PX, SIZE_PX], float))
-
-
-def absent_reference(rendering: Rendering, split: Split, generator: random.Random) -> Shown:
-    """A subject that the clip does not show, often of the kind of one that it shows; or another place."""
-    scene = rendering.scene
-    if generator.random() < PLACE_RATE:
-        return _drawn(lambda: random_place(split, generator), lambda one: one.name != scene.place.name)
-    present = {code_of(actor.subject.what) for actor in scene.actors}
-    like = generator.choice(scene.actors).subject if generator.random() < ALIKE_RATE else None
-    for _ in range(TRIES):
-        found = another(split, generator)
-        alike = like is None or found.label == like.label
-        if alike and code_of(found.what) not in present:
-            return found
-    # A small split may have a single look of a thing.
-    return _drawn(lambda: another(split, generator), lambda one: code_of(one.what) not in present)
-
-
-def another(split: Split, generator: random.Random) -> Subject:
-    """Any subject."""
-    if generator.random() < 0.5:
-        return person(split, generator.randrange(TRAINING_PEOPLE))
-    return thing(split, generator.randrange(TRAINING_THINGS))
-
-
-def _drawn(draw: Callable[[], Kind], fits: Callable[[Kind], bool]) -> Kind:
-    while True:
-        found = draw()
-        if fits(found):
-            return found
-
-
-def reference_of(shown: Shown) -> np.ndarray:
-    """The reference picture: a whole figure, a thing, or a place."""
-    return place_reference(shown) if isinstance(shown, Place) else reference_picture(shown)
 
 
 # --- files and measuring ---------------------------------------------------------------------------------

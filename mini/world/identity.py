@@ -76,6 +76,10 @@ class Subject:
         return "Woman" if self.what.woman else "Man"
 
 
+# What a reference can show.
+Shown = Subject | Place
+
+
 def nearest(colour: Colour, palette: Mapping[str, Colour]) -> str:
     """The name of the palette's colour that is nearest to this one."""
     here = np.array(channels(colour))

@@ -18,7 +18,8 @@ from refbench.metrics.small.nexusscore import DETECTOR_FILE, save_detector  # no
 from refbench.mini.training import clip_b32, nexusscore  # noqa: E402
 from refbench.mini.training.build import Build, make_part  # noqa: E402
 from refbench.mini.training.clip_b32 import TowerLearner  # noqa: E402
-from refbench.mini.training.nexusscore import DetectorLearner, Question, questions_of  # noqa: E402
+from refbench.mini.training.nexusscore import DetectorLearner  # noqa: E402
+from refbench.mini.training.questions import Question, questions_of  # noqa: E402
 from refbench.mini.world.identity import Place, code_of  # noqa: E402
 from refbench.mini.world.render import render  # noqa: E402
 from refbench.mini.world.scene import random_scene  # noqa: E402
