@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import random
@@ -13,12 +12,10 @@ import time
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
 from kit.cli import Run
 from kit.clips import SMALL_IDS
 from refbench.bench.files import replacing
-from refbench.bench.runner import progress
 from refbench.bench.runs.folder import read_run
 from refbench.bench.video import Video
 
@@ -421,42 +418,6 @@ def test_a_method_without_settings_refuses_them(refbench: Run, dataset: Path) ->
     assert "noise has no matched settings" in refbench(*base, "--settings", "matched", expect=2).stderr
     done = refbench("run", "noise", "--dataset", dataset, "--settings", "matched", expect=2)
     assert "noise has no matched settings" in done.stderr
-
-
-def test_long_samples_report_their_steps(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    now = [100.0]
-    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
-    with progress.Progress("generating x", 3) as bar:
-        bar.begin("faceobj_14")
-        now[0] += 20.0
-        bar.part(0, 50)
-        for step in range(1, 7):
-            now[0] += 3.0
-            bar.part(step, 50)
-        bar.step()
-        bar.begin("faceobj_15")
-        now[0] += 4.0
-        bar.part(1, 50)
-    assert capsys.readouterr().err.splitlines() == [
-        # Twenty seconds before the first step do not slow its rate, and lines are ten seconds apart.
-        "faceobj_14: step 1/50, 3.0 s each, 0:02:27 remaining",
-        "faceobj_14: step 5/50, 3.0 s each, 0:02:15 remaining",
-    ]
-
-
-def test_a_terminal_shows_a_second_bar(monkeypatch: pytest.MonkeyPatch) -> None:
-    screen = Console(force_terminal=True, width=120, file=io.StringIO())
-    monkeypatch.setattr(progress, "console", lambda stderr: screen)
-    with progress.Progress("generating x", 2) as bar:
-        bar.begin("faceobj_14")
-        bar.part(12, 50)
-        assert bar._bar is not None
-        inner = bar._bar.tasks[-1]
-        assert (inner.description, inner.completed, inner.total) == ("faceobj_14", 12, 50)
-        bar.step()
-        assert [task.description for task in bar._bar.tasks] == ["generating x"]
 
 
 def test_options_of_a_method_with_a_dot_in_its_name() -> None:
