@@ -53,14 +53,25 @@ class CardSection:
     fields: Mapping[str, str]
 
 
+@dataclass(frozen=True, kw_only=True)
+class ProtocolSection:
+    """A protocol that the page uses, with its weights for the tracks that have it."""
+
+    name: str
+    summary: str
+    weights: Table
+
+
 def render_page(
     records: Sequence[Record],
     sections: Sequence[TrackSection],
-    protocol: Protocol,
+    protocols: Mapping[str, Protocol],
     run_infos: Mapping[RunKey, RunInfo],
     left_out: Sequence[str] = (),
 ) -> str:
-    """The page's HTML; `left_out` says which files of the stores could not be read."""
+    """The page's HTML; `protocols` are those of the tracks, `left_out` says which files of the stores could
+    not be read.
+    """
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
@@ -75,14 +86,22 @@ def render_page(
     environment.filters["heading_lines"] = heading_lines
     runs = dict.fromkeys(record.run for record in records)
     return environment.get_template(TEMPLATE).render(
-        protocol=protocol,
+        protocols=[
+            ProtocolSection(
+                name=protocol.name,
+                summary=protocol.summary,
+                weights=weight_table(
+                    protocol, {track for track, one in protocols.items() if one is protocol}
+                ),
+            )
+            for protocol in {protocol.name: protocol for protocol in protocols.values()}.values()
+        ],
         left_out=left_out,
         sections=sections,
         cards=card_sections(runs, run_infos),
         cardless=[f"{run.label} on {run.track}" for run in runs if run not in run_infos],
         metrics=metric_table(records),
         packages=package_versions(records),
-        weights=weight_table(protocol, {section.track for section in sections}),
     )
 
 

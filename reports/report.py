@@ -14,9 +14,8 @@ from pathlib import Path
 from refbench.bench.dataset import OFFICIAL_TRACKS
 from refbench.bench.errors import UserError
 from refbench.bench.runs.folder import RunInfo
-from refbench.bench.scores import DEFAULT_PROTOCOL
 from refbench.bench.scores.aggregate import Scoreboard, scoreboards
-from refbench.bench.scores.protocol import Protocol, get_protocol
+from refbench.bench.scores.protocol import Protocol, get_protocol, protocol_of
 from refbench.bench.scores.record import Record, RunKey
 from refbench.bench.scores.store import Store, checked_name
 from refbench.reports.files import write_files
@@ -34,23 +33,23 @@ PLOT_FOLDER = "plots"
 
 @dataclass(frozen=True, kw_only=True)
 class TrackReport:
-    """One track of a report: its records, and its scoreboards with the highest TotalScore first."""
+    """One track of a report: its protocol and records, and its scoreboards, the highest TotalScore first."""
 
     track: str
+    protocol: Protocol
     records: tuple[Record, ...]
     boards: tuple[Scoreboard, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """What a report says, under one protocol.
+    """What a report says, each track under one protocol.
 
     `boards` has one scoreboard for each run, in the order of the records; `tracks` holds the same scoreboards
     by track, the official tracks first. `run_infos` are the run descriptions that lay beside the records.
     `left_out` are files of the stores that could not be read, with the reason.
     """
 
-    protocol: Protocol
     records: tuple[Record, ...]
     run_infos: Mapping[RunKey, RunInfo]
     boards: tuple[Scoreboard, ...]
@@ -66,7 +65,8 @@ class Report:
             plots = track_plots(one.boards)
             files |= _table_files(one, components, categories) | _plot_files(one.track, plots)
             sections.append(track_section(one.records, one.boards, components, categories, plots))
-        page = render_page(self.records, sections, self.protocol, self.run_infos, self.left_out)
+        protocols = {one.track: one.protocol for one in self.tracks}
+        page = render_page(self.records, sections, protocols, self.run_infos, self.left_out)
         return {PAGE_FILE: page, **files}
 
     def write(self, out: str | os.PathLike[str]) -> list[Path]:
@@ -80,13 +80,13 @@ class Report:
 def report(
     stores: Store | Iterable[Store],
     *,
-    protocol: str = DEFAULT_PROTOCOL,
+    protocol: str | None = None,
     out: str | os.PathLike[str] | None = None,
 ) -> Report:
     """The report of score stores (folders or `.jsonl` files), written below `out` where that is given.
 
-    Raises UserError when a store does not exist or holds no record, for an unknown protocol, and when `out`
-    cannot be written.
+    Without `protocol` each track has its own. Raises UserError when a store does not exist or holds no
+    record, for an unknown protocol, and when `out` cannot be written.
 
     >>> made = report("results", out="report")
     >>> [board.label for board in made.boards]
@@ -94,14 +94,16 @@ def report(
     >>> Path("report/report.html").is_file()
     True
     """
-    chosen = get_protocol(protocol)
-    made = build_report(read_stored_runs(stores), chosen)
+    if protocol is not None:
+        # Before records are read, which takes longer.
+        get_protocol(protocol)
+    made = build_report(read_stored_runs(stores), protocol)
     if out is not None:
         made.write(out)
     return made
 
 
-def build_report(stored: StoredRuns, protocol: Protocol) -> Report:
+def build_report(stored: StoredRuns, protocol: str | None = None) -> Report:
     """Compute the scoreboards of a report, each once.
 
     Raises UserError when there is no record, or a track's name cannot be a file name.
@@ -112,7 +114,6 @@ def build_report(stored: StoredRuns, protocol: Protocol) -> Report:
     tracks = _in_official_order({checked_name(record.track, "the track name") for record in records})
     boards = tuple(scoreboards(records, protocol))
     return Report(
-        protocol=protocol,
         records=records,
         run_infos=stored.run_infos,
         left_out=stored.left_out,
@@ -120,6 +121,7 @@ def build_report(stored: StoredRuns, protocol: Protocol) -> Report:
         tracks=tuple(
             TrackReport(
                 track=track,
+                protocol=protocol_of(track, protocol),
                 records=tuple(record for record in records if record.track == track),
                 boards=tuple(ranked(board for board in boards if board.track == track)),
             )
