@@ -11,18 +11,15 @@ from typing import Annotated
 
 import typer
 
-from refbench.bench import DEFAULT_TRACK
-from refbench.bench.cli.work import exit_on_failure, other_command
+from refbench.bench.cli import options as o
 from refbench.bench.errors import UserError
 
 DEMO_MARK = ".refbench-demo"
-# Needs no weights and asks nobody: a demonstration must not spend anyone's money.
-DEMO_METRIC = "motion-amplitude"
 # What the recipes' steps take on two CPU cores, and the share of them that shows that everything runs.
 BUILD_HOURS = 4.0
 SMOKE_SCALE = 1e-4
-DEMO_METHODS = ["static-reference", "pan-reference", "noise"]
-
+# Of each of the eight categories.
+DEMO_SAMPLES = 2
 
 mini = typer.Typer(
     name="mini",
@@ -137,83 +134,39 @@ def demo(
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where everything goes.")] = Path(
         "demo-output"
     ),
+    full: Annotated[bool, typer.Option("--full", help="All 48 samples instead of 16.")] = False,
+    quick: Annotated[
+        bool,
+        typer.Option("--quick", help="The core alone, without torch: three controls, one component."),
+    ] = False,
+    device: o.DeviceOption = "auto",
 ) -> None:
-    """See the whole flow in a minute, without data or weights.
+    """See the whole benchmark at work, without data or downloads: generate, score, rank, compare, look.
 
-    Draws a small benchmark in OpenS2V-Eval's format, generates it with the control methods, scores what needs
-    no weights, recomputes the published leaderboards and writes a report.
+    Everything happens in a small drawn world, with small networks trained in it: RefAlign with and without
+    its alignment loss, the text-to-video base, and controls make videos from prompts and references; all
+    seven components score them; TotalScore ranks them with intervals; a page shows the videos. The same
+    command goes on after an interruption. Examples:
+
+    refbench demo
+
+    refbench demo --quick --out tour
     """
-    from refbench.bench.console import print_text
-    from refbench.bench.dataset import load_track
-    from refbench.bench.runner.run import MethodsRun, run_methods
-    from refbench.mini.demo import write_demo_dataset
+    from refbench.bench.files import is_there
 
-    dataset, mark = out / "dataset", out / DEMO_MARK
-    if dataset.exists() and not mark.exists():
-        raise UserError(f"{dataset} exists and is not the demo's: choose another --out")
+    if full and quick:
+        raise UserError("--full and --quick exclude each other")
+    if is_there(out / "dataset") and not (out / DEMO_MARK).exists():
+        raise UserError(f"{out / 'dataset'} exists and is not the demo's: choose another --out")
     out.mkdir(parents=True, exist_ok=True)
-    mark.touch()
-    write_demo_dataset(dataset)
-    demo_track = load_track(DEFAULT_TRACK, dataset)
-    print_text(f"Demo benchmark: {len(demo_track.samples)} drawn samples in {dataset}\n")
-    small = [
-        f"{method}.{key}={value}"
-        for method in DEMO_METHODS
-        for key, value in {"width": 416, "height": 240, "num_frames": 25}.items()
-    ]
-    done = run_methods(
-        MethodsRun(
-            methods=DEMO_METHODS,
-            track=demo_track,
-            assignments=small,
-            metrics=DEMO_METRIC,
-            runs=out / "runs",
-            out=out / "results",
-        )
-    )
-    other_command("report")(stores=done.stores, out=out / "report")
-    _recompute_leaderboards(out / "leaderboards")
-    _print_unscored()
-    print_text(f"Report: {out / 'report' / 'report.html'}")
-    exit_on_failure(done.evaluated, failed=done.generation_failed)
+    (out / DEMO_MARK).touch()
+    if quick:
+        from refbench.mini.tour import show_tour
 
+        show_tour(out / "quick")
+        return
+    from refbench.mini.contest import Contest
+    from refbench.mini.show import show_contest
+    from refbench.mini.track import SAMPLES_PER_CATEGORY
 
-def _recompute_leaderboards(folder: Path) -> None:
-    """All published leaderboards as text files; the one that most papers show also on the screen."""
-    from contextlib import redirect_stdout
-
-    from refbench.bench.console import print_text
-    from refbench.bench.dataset import OFFICIAL_TRACKS
-    from refbench.bench.scores.protocol import OFFICIAL_PROTOCOLS
-    from refbench.reports.commands import leaderboard
-
-    folder.mkdir(parents=True, exist_ok=True)
-    for track in OFFICIAL_TRACKS:
-        for protocol in OFFICIAL_PROTOCOLS:
-            file = folder / f"{track}_{protocol.name}.txt"
-            with file.open("w", encoding="utf-8") as text, redirect_stdout(text):
-                leaderboard(track=track, protocol=protocol.name)
-    print_text("")
-    leaderboard(track=DEFAULT_TRACK)
-    print_text(f"all published leaderboards, recomputed: {folder}")
-
-
-def _print_unscored() -> None:
-    """Which components of TotalScore the demonstration leaves out, and what each would need."""
-    from refbench.bench.console import print_text
-    from refbench.bench.environment import Environment
-    from refbench.bench.registry import metrics
-    from refbench.bench.runner.scoring import make_metric
-    from refbench.bench.scores.columns import COMPONENTS
-    from refbench.bench.weights.store import weights_folder
-
-    print_text(f"\nScored: {DEMO_METRIC}. Not scored, so there is no TotalScore:")
-    environment = Environment(weights=weights_folder(None))
-    for component in COMPONENTS.values():
-        if component.metric == DEMO_METRIC:
-            continue
-        reason = "no metric of that name is installed"
-        if component.metric in metrics.names():
-            metric = make_metric(component.metric, {})
-            reason = metric.unavailable(environment) or "could be scored here; the demo leaves it out"
-        print_text(f"  {component.label}: {reason}")
+    show_contest(Contest(out=out, per_category=SAMPLES_PER_CATEGORY if full else DEMO_SAMPLES, device=device))

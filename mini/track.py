@@ -12,5 +12,6 @@ MINI = DeclaredTrack(
     files=("Mini_Eval.json",),
     category_counts=dict.fromkeys(OFFICIAL_TRACKS["open-domain"].category_counts, SAMPLES_PER_CATEGORY),
     dataset_hint="refbench mini dataset --out DIR writes it",
+    protocol="mini-1.0",
     accepted_weights=frozenset({"mini", "tiny"}),
 )

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from refbench.bench.weights.entry import BASE_FILES, TRANSFORMER_FILES, WeightEntry
 
 BUILD = "refbench mini build"
+# The weights that come with the package: what `--weights` takes.
+TRAINED = Path(__file__).parent / "trained"
 
 MINI_BASE = WeightEntry(
     name="mini-base",

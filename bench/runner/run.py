@@ -20,7 +20,11 @@ from refbench.bench.scores.store import StorePart, store_path
 
 @dataclass(frozen=True, kw_only=True)
 class MethodsRun:
-    """Methods by name to run over a track; `assignments` are `NAME.KEY=VALUE` of methods and metrics."""
+    """Methods by name to run over a track; `assignments` are `NAME.KEY=VALUE` of methods and metrics.
+
+    With `shuffled_references`, a seed, each sample is generated with another sample's references and scored
+    against its own.
+    """
 
     methods: Sequence[str]
     track: Track
@@ -28,6 +32,7 @@ class MethodsRun:
     assignments: Sequence[str] = ()
     settings: str | None = None
     prompts: PromptSet | None = None
+    shuffled_references: int | None = None
     metrics: str | None = None
     limit: int | None = None
     workers: int = 1
@@ -77,6 +82,7 @@ def run_methods(run: MethodsRun) -> MethodsDone:
                 settings=run.settings,
                 prompts=run.prompts,
                 seeds=check_seeds(run.seeds),
+                shuffled_references=run.shuffled_references,
                 limit=run.limit,
                 device=run.device,
                 weights=run.weights,

@@ -1,0 +1,117 @@
+"""The main job in small: methods of the drawn world and controls, generated, scored and ranked on the track.
+
+All is done by the commands' own functions, so a contest is resumable, and its folders are those of
+`refbench run`: OUT/dataset, OUT/runs, OUT/results.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from refbench.bench.dataset import Track, load_track
+from refbench.bench.environment import missing_packages
+from refbench.bench.errors import UserError
+from refbench.bench.runner.evaluate import Evaluated, Evaluation, PreparedEvaluation
+from refbench.bench.runner.run import MethodsDone, MethodsRun, run_methods
+from refbench.bench.runs.folder import run_folder
+from refbench.bench.scores.store import StorePart
+from refbench.mini.benchmark import write_mini_dataset
+from refbench.mini.track import MINI, SAMPLES_PER_CATEGORY
+from refbench.mini.weights import TRAINED
+from refbench.mini.world import FPS, NUM_FRAMES, SIZE_PX
+
+DATASET, RUNS, RESULTS = "dataset", "runs", "results"
+CEILING = "world-truth"
+OURS, TEXT_ONLY = "refalign-mini", "mini-text-only"
+GENERATORS = (OURS, "refalign-mini-no-ra", TEXT_ONLY)
+CONTROLS = ("static-reference", "pan-reference", "flash-frame", "noise", "black")
+# The judge of the drawn world runs here; a contest asks nobody and spends nobody's money.
+JUDGE = "naturalscore.backend=local"
+SHUFFLE_SEED = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contest:
+    """What is generated and scored, and where; `per_category` samples of each of the eight categories."""
+
+    out: Path
+    per_category: int = SAMPLES_PER_CATEGORY
+    methods: Sequence[str] = (CEILING, *GENERATORS, *CONTROLS)
+    weights: Path = TRAINED
+    device: str = "auto"
+
+    @property
+    def results(self) -> Path:
+        """The folder of the score stores."""
+        return self.out / RESULTS
+
+    @property
+    def limit(self) -> int:
+        """How many samples that is: the track's list goes through the categories in turn."""
+        return self.per_category * len(MINI.category_counts)
+
+    def track(self) -> Track:
+        """The track, whose pictures are written first. Raises OSError."""
+        write_mini_dataset(self.out / DATASET)
+        return load_track(MINI.name, self.out / DATASET)
+
+    def run(self) -> MethodsDone:
+        """Generate and score all methods, then the first generator with other samples' references.
+
+        Raises UserError where packages or weights are missing.
+        """
+        absent = missing_packages(("torch", "diffusers", "onnxruntime", "openai"), "metrics,refalign")
+        if absent is not None:
+            raise UserError(absent)
+        run = MethodsRun(
+            methods=self.methods,
+            track=self.track(),
+            limit=self.limit,
+            assignments=[*_sizes(self.methods), JUDGE],
+            device=self.device,
+            weights=self.weights,
+            runs=self.out / RUNS,
+            out=self.results,
+        )
+        done = run_methods(run)
+        if OURS not in self.methods:
+            return done
+        shuffled = run_methods(
+            replace(run, methods=[OURS], assignments=[JUDGE], shuffled_references=SHUFFLE_SEED)
+        )
+        return MethodsDone(
+            evaluated=[*done.evaluated, *shuffled.evaluated],
+            generation_failed=done.generation_failed or shuffled.generation_failed,
+        )
+
+    def score_against_others(self, done: MethodsDone) -> Evaluated:
+        """Score the first generator's own videos again, against other samples' references."""
+        ours = next(one for one in done.evaluated if one.run_key.method == OURS)
+        assert ours.folder.info is not None
+        return PreparedEvaluation(
+            Evaluation(
+                videos=run_folder(self.out / RUNS, OURS, MINI.name, ours.folder.info.variant),
+                track=self.track(),
+                limit=self.limit,
+                options={"naturalscore": {"backend": "local"}},
+                device=self.device,
+                weights=self.weights,
+                out=self.results,
+                shuffled_references=SHUFFLE_SEED,
+            )
+        ).run()
+
+
+def stores(done: Sequence[Evaluated]) -> list[StorePart]:
+    """The records of these evaluations, as a report reads them."""
+    return MethodsDone(evaluated=list(done), generation_failed=False).stores
+
+
+def _sizes(methods: Sequence[str]) -> list[str]:
+    """The controls' options for the size of the world's videos."""
+    size = {"width": SIZE_PX, "height": SIZE_PX, "num_frames": NUM_FRAMES, "fps": FPS}
+    return [
+        f"{method}.{key}={value}" for method in methods if method in CONTROLS for key, value in size.items()
+    ]

@@ -1,0 +1,69 @@
+"""What `refbench demo` prints and writes of a contest: the ranking, who is better, and the pages."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from refbench.bench.cli.work import exit_on_failure, other_command
+from refbench.bench.runner.evaluate import Evaluated
+from refbench.mini.contest import DATASET, OURS, RUNS, Contest
+
+PAGES = "report"
+
+
+def show_contest(contest: Contest) -> None:
+    """Run the contest, print and write what came of it. Raises typer.Exit(1) where a sample failed."""
+    from refbench.bench.console import print_lines, print_text
+    from refbench.mini.tour import recompute_leaderboards
+
+    print_text(
+        f"The drawn world: {contest.limit} of its samples, {len(contest.methods)} methods, all components. "
+        "Everything here is `mini`: small networks, nothing official.\n"
+    )
+    done = contest.run()
+    other_command("report")(
+        stores=done.stores,
+        out=contest.out / PAGES,
+        runs=contest.out / RUNS,
+        dataset=str(contest.out / DATASET),
+    )
+    print_text(f"\nIs {OURS} better?")
+    print_lines(verdicts(done.evaluated))
+    print_lines(still_missing(done.evaluated))
+    recompute_leaderboards(contest.out / "leaderboards")
+    print_text(f"Page: {contest.out / PAGES / 'report.html'}, with videos: {_videos(contest.out)}")
+    exit_on_failure(done.evaluated, failed=done.generation_failed)
+
+
+def verdicts(done: Sequence[Evaluated]) -> list[str]:
+    """A line for each other run: its TotalScore against that of the first plain run of our method."""
+    from refbench.bench.scores.comparison import compare_records
+    from refbench.bench.scores.protocol import protocol_of
+    from refbench.reports.compared import verdict
+
+    ours = next(one for one in done if one.run_key.method == OURS)
+    protocol = protocol_of(ours.run_key.track)
+    lines = []
+    for other in done:
+        if other is not ours:
+            labels = (ours.run_key.label, other.run_key.label)
+            compared = compare_records(ours.records, other.records, protocol, labels)
+            lines.append(f"A {labels[0]}, B {labels[1]}. {verdict(compared.total)}")
+    return lines
+
+
+def still_missing(done: Sequence[Evaluated]) -> list[str]:
+    """What the demonstration cannot say, in plain words."""
+    unscored = sum(len(one.unscored) for one in done)
+    return [
+        f"{unscored} expected scores are missing; the report says which and why."
+        if unscored
+        else "Every expected score is there.",
+        "Not shown: released weights, real videos, the official judge. A mini figure says how methods and "
+        "metrics behave in the drawn world, and nothing about real ones.",
+    ]
+
+
+def _videos(out: Path) -> Path:
+    return out / PAGES / "videos.html"
