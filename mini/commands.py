@@ -171,7 +171,7 @@ def demo(
             out=out / "results",
         )
     )
-    other_command("report")(stores=done.stores, out=out / "report")
+    other_command("report")(stores=done.stores, out=out / "report", runs=out / "runs", dataset=str(dataset))
     _recompute_leaderboards(out / "leaderboards")
     _print_unscored()
     print_text(f"Report: {out / 'report' / 'report.html'}")

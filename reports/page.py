@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from typing import TYPE_CHECKING
 
 from refbench.bench.console import count_text, reasons_text
 from refbench.bench.errors import one_line
@@ -23,6 +24,9 @@ from refbench.reports.cards import card_fields
 from refbench.reports.plot_figure import Plot
 from refbench.reports.table_formats import heading_lines
 from refbench.reports.tables import NONE, Cell, Table
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 TEMPLATE = "report.html.j2"
 REASONS_SHOWN = 3
@@ -59,30 +63,39 @@ def render_page(
     protocol: Protocol,
     run_infos: Mapping[RunKey, RunInfo],
     left_out: Sequence[str] = (),
+    videos_page: str | None = None,
 ) -> str:
-    """The page's HTML; `left_out` says which files of the stores could not be read."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("refbench.reports"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
+    """The page's HTML; `left_out` says which files of the stores could not be read, `videos_page` where the
+    page of videos is, if there is one.
+    """
+    environment = page_environment()
     environment.filters["data_uri"] = png_data_uri
     environment.filters["heading_lines"] = heading_lines
     runs = dict.fromkeys(record.run for record in records)
     return environment.get_template(TEMPLATE).render(
         protocol=protocol,
         left_out=left_out,
+        videos_page=videos_page,
         sections=sections,
         cards=card_sections(runs, run_infos),
         cardless=[f"{run.label} on {run.track}" for run in runs if run not in run_infos],
         metrics=metric_table(records),
         packages=package_versions(records),
         weights=weight_table(protocol, {section.track for section in sections}),
+    )
+
+
+def page_environment() -> Environment:
+    """The template engine of every page: what is put into a template is escaped, and must be there."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    return Environment(
+        loader=PackageLoader("refbench.reports"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
     )
 
 
