@@ -26,6 +26,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from refbench.bench.errors import UserError, first_fault, one_line
 from refbench.bench.files import leaves_its_folder, parse_json, read_json, read_text, shortlist
 from refbench.bench.sample import Kind, Reference, Sample, category_of, kind_of, kind_of_label
+from refbench.bench.scores import DEFAULT_PROTOCOL
 from refbench.bench.weights.kind import WeightsKind
 
 HUB_DATASET = "BestWishYsh/OpenS2V-Eval"
@@ -40,7 +41,8 @@ SAMPLE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 class DeclaredTrack:
     """A track in OpenS2V-Eval's format: its file (older releases' names after it) and how many samples each
     category has. `dataset_hint` says how to get the data set, where it is not OpenS2V-Eval itself;
-    `accepted_weights` are the kinds of weights that may generate its videos.
+    `accepted_weights` are the kinds of weights that may generate its videos; `protocol` names the one by
+    which its records become scores unless another is asked for.
 
     The ids of a category are `<category>_1` to `<category>_<count>`.
     """
@@ -51,6 +53,7 @@ class DeclaredTrack:
     category_counts: dict[str, int]
     dataset_hint: str = ""
     accepted_weights: frozenset[WeightsKind] = frozenset({"real", "tiny"})
+    protocol: str = DEFAULT_PROTOCOL
 
     @property
     def sample_ids(self) -> tuple[str, ...]:

@@ -12,12 +12,13 @@ from typing import Annotated
 import typer
 
 from refbench.bench.cli import options as o
+from refbench.bench.scores import DEFAULT_PROTOCOL
 
 
 def report(
     stores: o.StoresArgument,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the report.")] = Path("report"),
-    protocol: o.ProtocolOption = o.DEFAULT_PROTOCOL,
+    protocol: o.ProtocolOption = None,
     runs: Annotated[
         Path | None,
         typer.Option(
@@ -80,7 +81,9 @@ def leaderboard(
     track: Annotated[
         str, typer.Option("--track", help="open-domain, human-domain or single-domain.")
     ] = o.DEFAULT_TRACK,
-    protocol: o.ProtocolOption = o.DEFAULT_PROTOCOL,
+    protocol: Annotated[str, typer.Option("--protocol", help="opens2v-1.1 or opens2v-1.0.")] = (
+        DEFAULT_PROTOCOL
+    ),
     source: Annotated[
         str | None, typer.Option("--source", help="Only sources whose title holds these words.")
     ] = None,
@@ -155,7 +158,7 @@ def compare(
         str | None,
         typer.Option("--variant", help="Needed where a store has several; PATH@VARIANT for one side."),
     ] = None,
-    protocol: o.ProtocolOption = o.DEFAULT_PROTOCOL,
+    protocol: o.ProtocolOption = None,
     json: o.JsonOption = False,
 ) -> None:
     """Say whether A is better than B, or that the samples cannot tell.

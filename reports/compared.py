@@ -11,9 +11,8 @@ from typing import Any
 from refbench.bench.console import count_text, interval_text, percent
 from refbench.bench.errors import UserError, one_line
 from refbench.bench.runs.folder import RunInfo
-from refbench.bench.scores import DEFAULT_PROTOCOL
 from refbench.bench.scores.comparison import Comparison, Difference, compare_records
-from refbench.bench.scores.protocol import Protocol, get_protocol
+from refbench.bench.scores.protocol import Protocol, protocol_of
 from refbench.bench.scores.record import Record
 from refbench.bench.scores.results import only_run
 from refbench.bench.scores.store import Store
@@ -59,7 +58,7 @@ def compare(
     *,
     track: str | None = None,
     variant: str | None = None,
-    protocol: str = DEFAULT_PROTOCOL,
+    protocol: str | None = None,
 ) -> ComparisonReport:
     """Say whether run A is better than run B: a paired bootstrap over the samples that both have.
 
@@ -78,7 +77,7 @@ def compare(
     if run_a.label == run_b.label:
         run_a = replace(run_a, label=f"{run_a.label} of {os.fspath(a)}")
         run_b = replace(run_b, label=f"{run_b.label} of {os.fspath(b)}")
-    return compare_runs(run_a, run_b, get_protocol(protocol))
+    return compare_runs(run_a, run_b, protocol_of(run_a.records[0].track, protocol))
 
 
 def stored_run(store: Store, track: str | None, variant: str | None) -> ComparedRun:

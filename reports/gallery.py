@@ -20,7 +20,6 @@ from refbench.bench.runs.folder import RunInfo, VideoFolder, dataset_digest, run
 from refbench.bench.sample import Reference, Sample
 from refbench.bench.scores.aggregate import Scoreboard, natural_order
 from refbench.bench.scores.columns import COMPONENTS, Component
-from refbench.bench.scores.protocol import Protocol
 from refbench.bench.scores.record import Record, RunKey
 from refbench.bench.video import Video
 from refbench.reports.page import LONGEST_REASON, page_environment
@@ -92,6 +91,7 @@ class GallerySection:
     """What the page shows of one track. Without `samples` no method has videos: the runs' remarks say why."""
 
     track: str
+    protocol: str
     runs: tuple[RankedRun, ...]
     samples: tuple[SampleBlock, ...]
     categories: tuple[str, ...]
@@ -147,6 +147,7 @@ def gallery_section(
     widths = [info.card.width for info in infos if info.card is not None and info.card.width is not None]
     return GallerySection(
         track=scored.name,
+        protocol=boards[0].protocol,
         runs=tuple(
             RankedRun(board=board, remarks=_remarks(found[_key(board)], run_infos.get(_key(board)), track))
             for board in boards
@@ -160,16 +161,13 @@ def gallery_section(
     )
 
 
-def render_gallery(
-    sections: Sequence[GallerySection], protocol: Protocol, *, folder: str | os.PathLike[str], report: str
-) -> str:
+def render_gallery(sections: Sequence[GallerySection], *, folder: str | os.PathLike[str], report: str) -> str:
     """The page's HTML as it stands in `folder`; `report` is the link to the report."""
     environment = page_environment()
     environment.filters["percent"] = percent
     environment.filters["interval"] = interval_text
     environment.filters["link"] = lambda file: relative_link(file, folder)
     return environment.get_template(TEMPLATE).render(
-        protocol=protocol,
         report=report,
         sections=sections,
         categories=list(dict.fromkeys(name for section in sections for name in section.categories)),

@@ -57,23 +57,41 @@ class CardSection:
     fields: Mapping[str, str]
 
 
+@dataclass(frozen=True, kw_only=True)
+class ProtocolSection:
+    """A protocol that the page uses, with its weights for the tracks that have it."""
+
+    name: str
+    summary: str
+    weights: Table
+
+
 def render_page(
     records: Sequence[Record],
     sections: Sequence[TrackSection],
-    protocol: Protocol,
+    protocols: Mapping[str, Protocol],
     run_infos: Mapping[RunKey, RunInfo],
     left_out: Sequence[str] = (),
     videos_page: str | None = None,
 ) -> str:
-    """The page's HTML; `left_out` says which files of the stores could not be read, `videos_page` where the
-    page of videos is, if there is one.
+    """The page's HTML; `protocols` are those of the tracks, `left_out` says which files of the stores could
+    not be read, `videos_page` where the page of videos is, if there is one.
     """
     environment = page_environment()
     environment.filters["data_uri"] = png_data_uri
     environment.filters["heading_lines"] = heading_lines
     runs = dict.fromkeys(record.run for record in records)
     return environment.get_template(TEMPLATE).render(
-        protocol=protocol,
+        protocols=[
+            ProtocolSection(
+                name=protocol.name,
+                summary=protocol.summary,
+                weights=weight_table(
+                    protocol, {track for track, one in protocols.items() if one is protocol}
+                ),
+            )
+            for protocol in {protocol.name: protocol for protocol in protocols.values()}.values()
+        ],
         left_out=left_out,
         videos_page=videos_page,
         sections=sections,
@@ -81,7 +99,6 @@ def render_page(
         cardless=[f"{run.label} on {run.track}" for run in runs if run not in run_infos],
         metrics=metric_table(records),
         packages=package_versions(records),
-        weights=weight_table(protocol, {section.track for section in sections}),
     )
 
 

@@ -14,9 +14,8 @@ from pathlib import Path
 from refbench.bench.dataset import OFFICIAL_TRACKS, dataset_folder, load_suite
 from refbench.bench.errors import UserError
 from refbench.bench.runs.folder import RunInfo
-from refbench.bench.scores import DEFAULT_PROTOCOL
 from refbench.bench.scores.aggregate import Scoreboard, scoreboards
-from refbench.bench.scores.protocol import Protocol, get_protocol
+from refbench.bench.scores.protocol import Protocol, get_protocol, protocol_of
 from refbench.bench.scores.record import Record, RunKey
 from refbench.bench.scores.store import Store, checked_name
 from refbench.reports.files import write_files
@@ -36,16 +35,17 @@ PLOT_FOLDER = "plots"
 
 @dataclass(frozen=True, kw_only=True)
 class TrackReport:
-    """One track of a report: its records, and its scoreboards with the highest TotalScore first."""
+    """One track of a report: its protocol and records, and its scoreboards, the highest TotalScore first."""
 
     track: str
+    protocol: Protocol
     records: tuple[Record, ...]
     boards: tuple[Scoreboard, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """What a report says, under one protocol.
+    """What a report says, each track under one protocol.
 
     `boards` has one scoreboard for each run, in the order of the records; `tracks` holds the same scoreboards
     by track, the official tracks first. `run_infos` are the run descriptions that lay beside the records.
@@ -53,7 +53,6 @@ class Report:
     of videos shows of each track; empty: there is no such page.
     """
 
-    protocol: Protocol
     records: tuple[Record, ...]
     run_infos: Mapping[RunKey, RunInfo]
     boards: tuple[Scoreboard, ...]
@@ -73,11 +72,12 @@ class Report:
             files |= _table_files(one, components, categories) | _plot_files(one.track, plots)
             sections.append(track_section(one.records, one.boards, components, categories, plots))
         if self.gallery:
-            files[VIDEOS_FILE] = render_gallery(self.gallery, self.protocol, folder=folder, report=PAGE_FILE)
+            files[VIDEOS_FILE] = render_gallery(self.gallery, folder=folder, report=PAGE_FILE)
+        protocols = {one.track: one.protocol for one in self.tracks}
         page = render_page(
             self.records,
             sections,
-            self.protocol,
+            protocols,
             self.run_infos,
             self.left_out,
             videos_page=VIDEOS_FILE if self.gallery else None,
@@ -96,7 +96,7 @@ class Report:
 def report(
     stores: Store | Iterable[Store],
     *,
-    protocol: str = DEFAULT_PROTOCOL,
+    protocol: str | None = None,
     runs: str | os.PathLike[str] | None = None,
     dataset: Path | str | None = None,
     suite: Path | str | None = None,
@@ -104,8 +104,9 @@ def report(
 ) -> Report:
     """The report of score stores (folders or `.jsonl` files), written below `out` where that is given.
 
-    With `runs`, the folder that `generate` and `run` write, it has a page of videos; `dataset` (default:
-    `REFBENCH_DATASET`) and `suite` are where that page finds prompts and references.
+    Without `protocol` each track has its own. With `runs`, the folder that `generate` and `run` write, there
+    is a page of videos; `dataset` (default: `REFBENCH_DATASET`) and `suite` are where that page finds prompts
+    and references.
 
     Raises UserError when a store does not exist or holds no record, for an unknown protocol, when `runs`,
     `dataset` or `suite` do not exist or fit no record, and when `out` cannot be written.
@@ -116,10 +117,12 @@ def report(
     >>> Path("report/report.html").is_file()
     True
     """
-    chosen = get_protocol(protocol)
+    if protocol is not None:
+        # Before records are read, which takes longer.
+        get_protocol(protocol)
     if runs is None and (dataset is not None or suite is not None):
         raise UserError("a data set or suite is shown beside videos: say with --runs DIR where they are")
-    made = build_report(read_stored_runs(stores), chosen)
+    made = build_report(read_stored_runs(stores), protocol)
     if runs is not None:
         made = replace(made, gallery=_gallery(made, Path(runs), dataset, suite))
     if out is not None:
@@ -127,7 +130,7 @@ def report(
     return made
 
 
-def build_report(stored: StoredRuns, protocol: Protocol) -> Report:
+def build_report(stored: StoredRuns, protocol: str | None = None) -> Report:
     """Compute the scoreboards of a report, each once.
 
     Raises UserError when there is no record, or a track's name cannot be a file name.
@@ -138,7 +141,6 @@ def build_report(stored: StoredRuns, protocol: Protocol) -> Report:
     tracks = _in_official_order({checked_name(record.track, "the track name") for record in records})
     boards = tuple(scoreboards(records, protocol))
     return Report(
-        protocol=protocol,
         records=records,
         run_infos=stored.run_infos,
         left_out=stored.left_out,
@@ -146,6 +148,7 @@ def build_report(stored: StoredRuns, protocol: Protocol) -> Report:
         tracks=tuple(
             TrackReport(
                 track=track,
+                protocol=protocol_of(track, protocol),
                 records=tuple(record for record in records if record.track == track),
                 boards=tuple(ranked(board for board in boards if board.track == track)),
             )

@@ -11,7 +11,6 @@ from typing import Any
 from refbench.bench.console import percent, scoreboard_json
 from refbench.bench.scores.aggregate import ComponentResult, Scoreboard, scoreboards
 from refbench.bench.scores.columns import COMPONENTS
-from refbench.bench.scores.protocol import get_protocol
 from refbench.bench.scores.record import PLAIN, plain_name
 from refbench.bench.scores.store import Store, store_paths
 from refbench.reports.files import write_files
@@ -96,9 +95,7 @@ def reproduce_table1(
     paths = store_paths(stores)
     stored = read_stored_runs(paths) if paths else StoredRuns(records=(), run_infos={})
     records = stored.records
-    boards = scoreboards(
-        (record for record in records if record.track == source.track), get_protocol(source.protocol)
-    )
+    boards = scoreboards((record for record in records if record.track == source.track), source.protocol)
     rows = tuple(reproduced_rows(boards))
     matched = {board.label for row in rows for board in row.measured}
     made = Reproduction(

@@ -12,7 +12,7 @@ import typer
 
 from refbench.bench import DEFAULT_TRACK as DEFAULT_TRACK
 from refbench.bench.errors import UserError
-from refbench.bench.scores import DEFAULT_PROTOCOL as DEFAULT_PROTOCOL
+from refbench.bench.scores import DEFAULT_PROTOCOL
 
 if TYPE_CHECKING:
     from refbench.bench.dataset import Track
@@ -53,9 +53,13 @@ WeightsOption = Annotated[
 JsonOption = Annotated[
     bool, typer.Option("--json", help="Print unrounded numbers as JSON for programs instead of tables.")
 ]
-# Its default is DEFAULT_PROTOCOL.
 ProtocolOption = Annotated[
-    str, typer.Option("--protocol", help="How records become scores: opens2v-1.1 or opens2v-1.0.")
+    str | None,
+    typer.Option(
+        "--protocol",
+        help="How records become scores: opens2v-1.1 or opens2v-1.0. Default: the track's own, of official "
+        f"tracks and suites {DEFAULT_PROTOCOL}.",
+    ),
 ]
 StoresArgument = Annotated[
     list[Path], typer.Argument(metavar="STORE...", help="Score stores: folders or .jsonl files.")

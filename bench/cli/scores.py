@@ -29,7 +29,7 @@ def import_scores(
     track: Annotated[str, typer.Option("--track", help="Whose scores these are.")] = o.DEFAULT_TRACK,
     dataset: o.DatasetOption = None,
     out: o.ResultsOption = Path("results"),
-    protocol: o.ProtocolOption = o.DEFAULT_PROTOCOL,
+    protocol: o.ProtocolOption = None,
     json: o.JsonOption = False,
 ) -> None:
     """Read the official scripts' score files into a store.
@@ -46,11 +46,11 @@ def import_scores(
     from refbench.bench.registry import unknown_name
     from refbench.bench.scores.aggregate import scoreboards
     from refbench.bench.scores.official_files import import_scores as read_scores
-    from refbench.bench.scores.protocol import get_protocol
+    from refbench.bench.scores.protocol import protocol_of
     from refbench.bench.scores.record import PLAIN
     from refbench.bench.scores.store import StoreWriter, checked_name, store_path
 
-    chosen_protocol = get_protocol(protocol)
+    protocol_of(track, protocol)
     if track not in OFFICIAL_TRACKS:
         raise UserError(unknown_name("track", track, OFFICIAL_TRACKS))
     samples = load_track(track, dataset) if dataset is not None else None
@@ -59,7 +59,7 @@ def import_scores(
     with StoreWriter(path) as writer:
         writer.append([record for record in imported.records if writer.records.get(record.key) != record])
         records = [record for record in writer.records.values() if record.variant == PLAIN]
-    boards = scoreboards(records, chosen_protocol)
+    boards = scoreboards(records, protocol)
     beside = [text for text in (imported.unknown_text(track), _earlier(records, imported.records)) if text]
     boards = [replace(board, notes=(*board.notes, *beside)) for board in boards]
     if json:

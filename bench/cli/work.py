@@ -50,7 +50,7 @@ def evaluate(
     references: o.ReferencesOption = "own",
     shuffle_seed: o.ShuffleSeedOption = 0,
     out: o.ResultsOption = Path("results"),
-    protocol: o.ProtocolOption = o.DEFAULT_PROTOCOL,
+    protocol: o.ProtocolOption = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
     strict: Annotated[
         bool,
@@ -69,16 +69,17 @@ def evaluate(
     """
     from refbench.bench.registry import load_plugins
     from refbench.bench.runner.evaluate import Evaluation, PreparedEvaluation, Shard
-    from refbench.bench.scores.protocol import get_protocol
+    from refbench.bench.scores.protocol import protocol_of
 
     load_plugins(plugin or [])
-    get_protocol(protocol)
+    chosen_track = o.chosen_track(track, suite, dataset)
+    protocol_of(chosen_track.name, protocol)
     given = {"model": judge_model, "url": judge_url, "budget": judge_budget}
     judge = [f"{JUDGED_METRIC}.{key}={value}" for key, value in given.items() if value is not None]
     prepared = PreparedEvaluation(
         Evaluation(
             videos=videos,
-            track=o.chosen_track(track, suite, dataset),
+            track=chosen_track,
             name=name,
             pattern=pattern,
             metrics=metrics,
@@ -257,7 +258,7 @@ def run(
     report: Annotated[Path, typer.Option("--report", metavar="DIR", help="Where the report goes.")] = Path(
         "report"
     ),
-    protocol: o.ProtocolOption = o.DEFAULT_PROTOCOL,
+    protocol: o.ProtocolOption = None,
     json: o.JsonOption = False,
 ) -> None:
     """Generate, evaluate and report one or several methods.
@@ -266,11 +267,11 @@ def run(
     """
     from refbench.bench.registry import load_plugins
     from refbench.bench.runner.run import MethodsRun, run_methods
-    from refbench.bench.scores.protocol import get_protocol
+    from refbench.bench.scores.protocol import protocol_of
 
     load_plugins(plugin or [])
-    get_protocol(protocol)
     chosen_track = o.chosen_track(track, suite, dataset)
+    protocol_of(chosen_track.name, protocol)
     done = run_methods(
         MethodsRun(
             methods=methods,
@@ -379,12 +380,11 @@ def _print_plan(prepared: PreparedEvaluation, *, json: bool) -> None:
         print_text(f"{label}: cannot be scored, no metric of that name is installed")
 
 
-def _print_boards(done: Evaluated, protocol_name: str, *, strict: bool, json: bool) -> None:
+def _print_boards(done: Evaluated, protocol: str | None, *, strict: bool, json: bool) -> None:
     from refbench.bench.console import inform, note, print_json, print_scoreboards, scoreboard_json
     from refbench.bench.scores.aggregate import scoreboards
-    from refbench.bench.scores.protocol import get_protocol
 
-    boards = scoreboards(done.records, get_protocol(protocol_name))
+    boards = scoreboards(done.records, protocol)
     if json:
         print_json([scoreboard_json(board) for board in boards])
     else:

@@ -18,7 +18,7 @@ import numpy as np
 from refbench.bench.dataset import declared_tracks, domain_of
 from refbench.bench.scores.bootstrap import Interval, interval, resampled_means
 from refbench.bench.scores.columns import COMPONENTS
-from refbench.bench.scores.protocol import Column, Protocol
+from refbench.bench.scores.protocol import Column, Protocol, protocol_of
 from refbench.bench.scores.record import (
     NOT_APPLICABLE,
     Record,
@@ -175,9 +175,15 @@ class Scoreboard:
         return RunKey(self.method, self.track, self.variant).label
 
 
-def scoreboards(records: Iterable[Record], protocol: Protocol) -> list[Scoreboard]:
-    """One scoreboard for each (method, track, variant) in the records, in order of first appearance."""
-    return [scoreboard(group, protocol) for group in group_records(records).values()]
+def scoreboards(records: Iterable[Record], protocol: str | None = None) -> list[Scoreboard]:
+    """One scoreboard for each (method, track, variant) in the records, in order of first appearance.
+
+    `protocol` names the protocol of all; without it each track has its own. Raises UserError for an unknown
+    one.
+    """
+    return [
+        scoreboard(group, protocol_of(key.track, protocol)) for key, group in group_records(records).items()
+    ]
 
 
 def group_records(records: Iterable[Record]) -> dict[RunKey, list[Record]]:

@@ -25,8 +25,10 @@ from dataclasses import dataclass
 from importlib.metadata import entry_points
 from typing import Any
 
+from refbench.bench.dataset import declared_tracks
 from refbench.bench.errors import UserError, one_line
 from refbench.bench.registry import unknown_name
+from refbench.bench.scores import DEFAULT_PROTOCOL
 from refbench.bench.scores.columns import COMPONENTS, Component
 from refbench.bench.scores.record import JudgeKind
 from refbench.bench.weights.kind import WeightsKind
@@ -232,6 +234,17 @@ def get_protocol(name: str) -> Protocol:
     if name not in _protocols:
         raise UserError(unknown_name("protocol", name, _protocols, problems))
     return _protocols[name]
+
+
+def protocol_of(track: str, name: str | None = None) -> Protocol:
+    """The protocol of that name, or, without a name, the one that the track declares.
+
+    Suites and unknown tracks have the default. Raises UserError for an unknown name.
+    """
+    if name is None:
+        declared = declared_tracks().get(track)
+        name = DEFAULT_PROTOCOL if declared is None else declared.protocol
+    return get_protocol(name)
 
 
 def protocol_names() -> tuple[str, ...]:

@@ -11,9 +11,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from refbench.bench.errors import UserError
-from refbench.bench.scores import DEFAULT_PROTOCOL, aggregate
+from refbench.bench.scores import aggregate
 from refbench.bench.scores.aggregate import Scoreboard
-from refbench.bench.scores.protocol import get_protocol
+from refbench.bench.scores.protocol import protocol_of
 from refbench.bench.scores.record import Provenance, Record, RunKey, latest
 from refbench.bench.scores.store import Store, load_records
 
@@ -63,16 +63,16 @@ def records(source: Source) -> pd.DataFrame:
     return table.astype({name: COLUMN_TYPES.get(name, "string") for name in table.columns})
 
 
-def scoreboards(source: Source, *, protocol: str = DEFAULT_PROTOCOL) -> list[Scoreboard]:
+def scoreboards(source: Source, *, protocol: str | None = None) -> list[Scoreboard]:
     """One scoreboard for each run (method, track and variant) of a source, in order of first appearance.
 
-    Means, intervals and totals of a scoreboard are on the scale 0..1. Raises UserError for an unknown
-    protocol, and as `records` does.
+    Without `protocol` each track has its own. Means, intervals and totals are on the scale 0..1. Raises
+    UserError for an unknown protocol, and as `records` does.
 
     >>> [board.label for board in scoreboards("results")]
     ['refalign-tiny (tiny-weights)', 'static-reference']
     """
-    return aggregate.scoreboards(latest_records(source), get_protocol(protocol))
+    return aggregate.scoreboards(latest_records(source), protocol)
 
 
 def scoreboard(
@@ -80,7 +80,7 @@ def scoreboard(
     *,
     track: str | None = None,
     variant: str | None = None,
-    protocol: str = DEFAULT_PROTOCOL,
+    protocol: str | None = None,
 ) -> Scoreboard:
     """The scoreboard of the one run that a source holds, of that track and variant where they are given.
 
@@ -94,7 +94,7 @@ def scoreboard(
     groups = aggregate.group_records(latest_records(source))
     name = str(source) if isinstance(source, str | os.PathLike) else "the source"
     key = only_run(groups, name, track=track, variant=variant)
-    return aggregate.scoreboard(groups[key], get_protocol(protocol))
+    return aggregate.scoreboard(groups[key], protocol_of(key.track, protocol))
 
 
 def latest_records(source: Source) -> list[Record]:

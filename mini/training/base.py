@@ -54,7 +54,7 @@ CONFIG: dict[str, Any] = {
     "ffn_dim": 384,
     "num_layers": 8,
 }
-SCHEDULE = Schedule(steps=8000, learning_rate=6e-4, warmup_steps=200, average=0.9995)
+SCHEDULE = Schedule(steps=5000, learning_rate=8e-4, warmup_steps=200, average=0.999)
 
 
 @dataclass(frozen=True, kw_only=True)

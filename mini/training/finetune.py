@@ -22,7 +22,7 @@ from refbench.mini.weights import REFALIGN_MINI, REFALIGN_MINI_NO_RA, REFALIGN_M
 from refbench.refalign.training.recipes import build_config
 
 CLIPS, FEATURES = "clips", "features"
-CLIPS_NUMBER = 6000
+CLIPS_NUMBER = 4000
 STAGES = ("mini_stage1", "mini_stage2")
 
 

@@ -31,7 +31,7 @@ FILE, DONE_FILE = "latents.npy", "latents.json"
 SHAPE_CFHW = (16, 3, 8, 8)
 PIECE = 16
 NAME = "latents"
-CLIPS = 24_000
+CLIPS = 12_000
 
 
 def scene_of(number: int, seed: int) -> Scene:

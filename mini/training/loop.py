@@ -86,7 +86,9 @@ class Run(Generic[Batch]):
         """
         learner, schedule = self.learner, self.schedule
         network = learner.network.to(self.device).train()
-        optimizer = torch.optim.AdamW(network.parameters(), lr=1.0, weight_decay=schedule.weight_decay)
+        optimizer = torch.optim.AdamW(
+            network.parameters(), lr=1.0, weight_decay=schedule.weight_decay, fused=True
+        )
         average = Average(network, schedule.average) if schedule.average is not None else None
         step = self._restore(network, optimizer, average)
         saved = time.monotonic()

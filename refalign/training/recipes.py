@@ -342,7 +342,7 @@ def mini_stage1() -> TrainingConfig:
         flow=FlowConfig(shift=3.0),
         optimizer=OptimizerConfig(learning_rate=3e-4, warmup_steps=100, max_gradient_norm=1.0),
         run=RunConfig(
-            max_steps=2000,
+            max_steps=1500,
             samples_per_step=16,
             samples_per_call=16,
             precision="float32",
@@ -362,7 +362,7 @@ def mini_stage2() -> TrainingConfig:
         recipe="mini_stage2",
         model=replace(first.model, needs_transformer=True),
         optimizer=replace(first.optimizer, learning_rate=first.optimizer.learning_rate / 5),
-        run=replace(first.run, max_steps=500),
+        run=replace(first.run, max_steps=375),
     )
 
 

@@ -10,7 +10,6 @@ from refbench.bench.method import MethodCard
 from refbench.bench.runs.folder import RunInfo, stored_run_file, write_run
 from refbench.bench.scores.aggregate import Scoreboard, scoreboards
 from refbench.bench.scores.columns import COMPONENTS
-from refbench.bench.scores.protocol import get_protocol
 from refbench.bench.scores.record import Record
 from refbench.bench.scores.store import StoreWriter, store_path
 
@@ -51,7 +50,7 @@ def run_records(
 
 def boards_of(*runs: list[Record], protocol: str = "opens2v-1.1") -> list[Scoreboard]:
     """The scoreboards of runs, in the order given."""
-    return scoreboards([one for run in runs for one in run], get_protocol(protocol))
+    return scoreboards([one for run in runs for one in run], protocol)
 
 
 def run_info(**card: object) -> RunInfo:

@@ -56,7 +56,7 @@ def videos_page(made: Report, folder: Path | str = "report") -> Page:
 
 
 def videos_text(made: Report, folder: Path | str = "report") -> str:
-    return render_gallery(made.gallery, made.protocol, folder=folder, report="report.html")
+    return render_gallery(made.gallery, folder=folder, report="report.html")
 
 
 def files_of(links: Iterable[str], folder: Path) -> list[Path]:

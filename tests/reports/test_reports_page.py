@@ -38,7 +38,7 @@ def hostile_records() -> list[Record]:
 
 
 def report_of(records: list[Record], infos: dict[RunKey, RunInfo] | None = None) -> Report:
-    return build_report(StoredRuns(records=tuple(records), run_infos=infos or {}), OPENS2V_1_1)
+    return build_report(StoredRuns(records=tuple(records), run_infos=infos or {}), OPENS2V_1_1.name)
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +131,7 @@ def test_reasons_are_counted_per_method(tmp_path: Path) -> None:
         record("gmescore", "singleobj_4", 0.5),
         record("gmescore", "singleobj_5", None, reason="missing_video"),
     ]
-    table = unscored_table(gme, scoreboards(gme, OPENS2V_1_1))
+    table = unscored_table(gme, scoreboards(gme, OPENS2V_1_1.name))
     assert table is not None
     row = next(row for row in table.rows if row[1].text == "GmeScore")
     assert [cell.text for cell in row] == [
@@ -142,7 +142,7 @@ def test_reasons_are_counted_per_method(tmp_path: Path) -> None:
 
 def test_nothing_left_out_gives_no_table_of_reasons() -> None:
     run = run_records(ids=("singlehuman_1",))
-    assert unscored_table(run, scoreboards(run, OPENS2V_1_1)) is None
+    assert unscored_table(run, scoreboards(run, OPENS2V_1_1.name)) is None
     assert not_applicable_lines(run) == []
 
 

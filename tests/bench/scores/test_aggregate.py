@@ -56,8 +56,8 @@ def test_the_order_of_records_changes_nothing() -> None:
     records = full_records() + full_records(seed=1, method="other")
     shuffled = list(records)
     random.Random(5).shuffle(shuffled)
-    by_method = {board.method: board for board in scoreboards(shuffled, V11)}
-    for board in scoreboards(records, V11):
+    by_method = {board.method: board for board in scoreboards(shuffled, V11.name)}
+    for board in scoreboards(records, V11.name):
         assert by_method[board.method] == board
 
 
@@ -136,7 +136,7 @@ def test_variants_seeds_and_supplementary_metrics_stay_apart() -> None:
         record("clip-t", "a_1", 0.3),
         record("clip-t", "a_2", 0.5),
     ]
-    boards = scoreboards(records, V11)
+    boards = scoreboards(records, V11.name)
     assert [board.label for board in boards] == ["m", "m (scored-shuffled)"]
     assert boards[0].supplementary["clip-t"] == (pytest.approx(0.4), 2)
 

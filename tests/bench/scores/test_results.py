@@ -73,8 +73,8 @@ def test_a_source_is_a_place_several_places_or_records(tmp_path: Path) -> None:
 def test_scoreboards_of_a_store_are_those_of_its_records(tmp_path: Path) -> None:
     write(tmp_path, *full_records())
     write(tmp_path, *full_records(seed=1, method="b"))
-    assert scoreboards(tmp_path) == boards_of(load_records([tmp_path]), OPENS2V_1_1)
-    assert scoreboards(full_records(), protocol="opens2v-1.0") == boards_of(full_records(), OPENS2V_1_0)
+    assert scoreboards(tmp_path) == boards_of(load_records([tmp_path]), OPENS2V_1_1.name)
+    assert scoreboards(full_records(), protocol="opens2v-1.0") == boards_of(full_records(), OPENS2V_1_0.name)
     with pytest.raises(UserError, match="did you mean"):
         scoreboards(tmp_path, protocol="opens2v-1.2")
 
