@@ -128,7 +128,7 @@ def test_methods_stand_in_the_order_of_the_ranking(results: Path, runs: Path) ->
     total = report(results).tracks[0].boards[0].total
     assert total is not None
     # FaceSim does not apply to one of the samples.
-    said = r" \[\d\S+ \d\S+\] strict \S+, 20/20 scores counted covers 3 of the 180 samples of open-domain "
+    said = r" \[\d\S+ \d\S+\] strict \S+, 20/20 scores counted; covers 3 of the 180 samples of open-domain "
     assert re.search(rf"1 z-good {100 * total:.2f}{said}2 a-bad", page.text)
 
 
