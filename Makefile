@@ -8,7 +8,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --co
 .PHONY: demo test lint format benchmark clean
 
 demo: $(VENV)/.core
-	$(BIN)/refbench demo --out demo-output
+	$(BIN)/refbench demo --quick --out demo-output
 
 test: lint
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile

@@ -42,7 +42,7 @@ def show_tour(out: Path) -> None:
             out=out / "results",
         )
     )
-    other_command("report")(stores=done.stores, out=out / "report")
+    other_command("report")(stores=done.stores, out=out / "report", runs=out / "runs", dataset=str(dataset))
     recompute_leaderboards(out / "leaderboards")
     _print_unscored()
     print_text(f"Report: {out / 'report' / 'report.html'}")

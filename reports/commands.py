@@ -19,15 +19,24 @@ def report(
     stores: o.StoresArgument,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the report.")] = Path("report"),
     protocol: o.ProtocolOption = None,
+    runs: Annotated[
+        Path | None,
+        typer.Option(
+            "--runs", metavar="DIR", help="Folder of runs: adds videos.html, the videos beside their scores."
+        ),
+    ] = None,
+    dataset: o.DatasetOption = None,
+    suite: o.SuiteOption = None,
     json: o.JsonOption = False,
 ) -> None:
     """Write tables, plots and one HTML page from score records.
 
     Tables in Markdown, CSV and LaTeX, plots in PNG and PDF. Records of several methods, tracks and stores are
     put together; nothing is scored again. The terminal shows one row for each method; --wide adds a table of
-    each method's components.
+    each method's components. With --runs a second page shows the videos, and with a data set or suite their
+    prompts and references.
 
-    Example: refbench report scores/ -o report
+    Example: refbench report scores/ --runs runs/ -o report
     """
     from refbench.bench.console import (
         VIEW,
@@ -38,11 +47,11 @@ def report(
         print_text,
         scoreboard_json,
     )
-    from refbench.reports.report import PLOT_FOLDER, TABLE_FOLDER
+    from refbench.reports.report import PLOT_FOLDER, TABLE_FOLDER, VIDEOS_FILE
     from refbench.reports.report import report as make_report
     from refbench.reports.terminal import print_score_table
 
-    made = make_report(stores, protocol=protocol)
+    made = make_report(stores, protocol=protocol, runs=runs, dataset=dataset, suite=suite)
     files = made.write(out)
     for text in made.left_out:
         note(f"left out of the report: {text}")
@@ -62,6 +71,8 @@ def report(
         for text in licence_notes(made.boards):
             note(text)
     print_text(f"page:   {files[0]}")
+    if made.gallery:
+        print_text(f"videos: {out / VIDEOS_FILE}")
     print_text(f"tables: {out / TABLE_FOLDER} (Markdown, CSV, LaTeX)")
     print_text(f"plots:  {out / PLOT_FOLDER} (PNG, PDF)")
 

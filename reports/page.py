@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from typing import TYPE_CHECKING
 
 from refbench.bench.console import count_text, reasons_text
 from refbench.bench.errors import one_line
@@ -23,6 +24,9 @@ from refbench.reports.cards import card_fields
 from refbench.reports.plot_figure import Plot
 from refbench.reports.table_formats import heading_lines
 from refbench.reports.tables import NONE, Cell, Table
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 TEMPLATE = "report.html.j2"
 REASONS_SHOWN = 3
@@ -68,20 +72,12 @@ def render_page(
     protocols: Mapping[str, Protocol],
     run_infos: Mapping[RunKey, RunInfo],
     left_out: Sequence[str] = (),
+    videos_page: str | None = None,
 ) -> str:
     """The page's HTML; `protocols` are those of the tracks, `left_out` says which files of the stores could
-    not be read.
+    not be read, `videos_page` where the page of videos is, if there is one.
     """
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("refbench.reports"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
+    environment = page_environment()
     environment.filters["data_uri"] = png_data_uri
     environment.filters["heading_lines"] = heading_lines
     runs = dict.fromkeys(record.run for record in records)
@@ -97,11 +93,26 @@ def render_page(
             for protocol in {protocol.name: protocol for protocol in protocols.values()}.values()
         ],
         left_out=left_out,
+        videos_page=videos_page,
         sections=sections,
         cards=card_sections(runs, run_infos),
         cardless=[f"{run.label} on {run.track}" for run in runs if run not in run_infos],
         metrics=metric_table(records),
         packages=package_versions(records),
+    )
+
+
+def page_environment() -> Environment:
+    """The template engine of every page: what is put into a template is escaped, and must be there."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    return Environment(
+        loader=PackageLoader("refbench.reports"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
     )
 
 

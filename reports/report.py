@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from refbench.bench.dataset import OFFICIAL_TRACKS
+from refbench.bench.dataset import OFFICIAL_TRACKS, dataset_folder, load_suite
 from refbench.bench.errors import UserError
 from refbench.bench.runs.folder import RunInfo
 from refbench.bench.scores.aggregate import Scoreboard, scoreboards
@@ -19,6 +19,7 @@ from refbench.bench.scores.protocol import Protocol, get_protocol, protocol_of
 from refbench.bench.scores.record import Record, RunKey
 from refbench.bench.scores.store import Store, checked_name
 from refbench.reports.files import write_files
+from refbench.reports.gallery import GallerySection, gallery_section, known_samples, render_gallery
 from refbench.reports.page import render_page, track_section
 from refbench.reports.plot_figure import Plot
 from refbench.reports.plots import track_plots
@@ -27,6 +28,7 @@ from refbench.reports.table_formats import category_csv, component_csv, to_latex
 from refbench.reports.tables import Table, category_tables, component_tables, ranked
 
 PAGE_FILE = "report.html"
+VIDEOS_FILE = "videos.html"
 TABLE_FOLDER = "tables"
 PLOT_FOLDER = "plots"
 
@@ -47,7 +49,8 @@ class Report:
 
     `boards` has one scoreboard for each run, in the order of the records; `tracks` holds the same scoreboards
     by track, the official tracks first. `run_infos` are the run descriptions that lay beside the records.
-    `left_out` are files of the stores that could not be read, with the reason.
+    `left_out` are files of the stores that could not be read, with the reason. `gallery` holds what the page
+    of videos shows of each track; empty: there is no such page.
     """
 
     records: tuple[Record, ...]
@@ -55,9 +58,12 @@ class Report:
     boards: tuple[Scoreboard, ...]
     tracks: tuple[TrackReport, ...]
     left_out: tuple[str, ...] = ()
+    gallery: tuple[GallerySection, ...] = ()
 
-    def contents(self) -> dict[str, str | bytes]:
-        """Path below the report's folder → content: `report.html` first, then tables and plots per track."""
+    def contents(self, folder: str | os.PathLike[str] = "report") -> dict[str, str | bytes]:
+        """Path below the report's folder → content: `report.html` first, then tables and plots per track, and
+        last `videos.html` where there is a gallery, whose links start from `folder`.
+        """
         files: dict[str, str | bytes] = {}
         sections = []
         for one in self.tracks:
@@ -65,28 +71,45 @@ class Report:
             plots = track_plots(one.boards)
             files |= _table_files(one, components, categories) | _plot_files(one.track, plots)
             sections.append(track_section(one.records, one.boards, components, categories, plots))
+        if self.gallery:
+            files[VIDEOS_FILE] = render_gallery(self.gallery, folder=folder, report=PAGE_FILE)
         protocols = {one.track: one.protocol for one in self.tracks}
-        page = render_page(self.records, sections, protocols, self.run_infos, self.left_out)
+        page = render_page(
+            self.records,
+            sections,
+            protocols,
+            self.run_infos,
+            self.left_out,
+            videos_page=VIDEOS_FILE if self.gallery else None,
+        )
         return {PAGE_FILE: page, **files}
 
     def write(self, out: str | os.PathLike[str]) -> list[Path]:
-        """Write `report.html`, `tables/<track>.*` and `plots/<track>.*` below `out`; returns the files.
+        """Write `report.html`, `tables/<track>.*`, `plots/<track>.*` and, where there is a gallery,
+        `videos.html` below `out`; returns the files.
 
         Raises UserError when `out` cannot be written.
         """
-        return write_files(out, self.contents())
+        return write_files(out, self.contents(out))
 
 
 def report(
     stores: Store | Iterable[Store],
     *,
     protocol: str | None = None,
+    runs: str | os.PathLike[str] | None = None,
+    dataset: Path | str | None = None,
+    suite: Path | str | None = None,
     out: str | os.PathLike[str] | None = None,
 ) -> Report:
     """The report of score stores (folders or `.jsonl` files), written below `out` where that is given.
 
-    Without `protocol` each track has its own. Raises UserError when a store does not exist or holds no
-    record, for an unknown protocol, and when `out` cannot be written.
+    Without `protocol` each track has its own. With `runs`, the folder that `generate` and `run` write, there
+    is a page of videos; `dataset` (default: `REFBENCH_DATASET`) and `suite` are where that page finds prompts
+    and references.
+
+    Raises UserError when a store does not exist or holds no record, for an unknown protocol, when `runs`,
+    `dataset` or `suite` do not exist or fit no record, and when `out` cannot be written.
 
     >>> made = report("results", out="report")
     >>> [board.label for board in made.boards]
@@ -97,7 +120,11 @@ def report(
     if protocol is not None:
         # Before records are read, which takes longer.
         get_protocol(protocol)
+    if runs is None and (dataset is not None or suite is not None):
+        raise UserError("a data set or suite is shown beside videos: say with --runs DIR where they are")
     made = build_report(read_stored_runs(stores), protocol)
+    if runs is not None:
+        made = replace(made, gallery=_gallery(made, Path(runs), dataset, suite))
     if out is not None:
         made.write(out)
     return made
@@ -127,6 +154,24 @@ def build_report(stored: StoredRuns, protocol: str | None = None) -> Report:
             )
             for track in tracks
         ),
+    )
+
+
+def _gallery(
+    made: Report, runs: Path, dataset: Path | str | None, suite: Path | str | None
+) -> tuple[GallerySection, ...]:
+    """What the page of videos shows. Raises UserError for a folder or suite that was given and is not there;
+    a data set that lacks a track is said on the page.
+    """
+    if not runs.is_dir():
+        raise UserError(f"the folder of runs {runs} does not exist")
+    given = dataset_folder(dataset) if dataset is not None else None
+    own = load_suite(Path(suite)) if suite is not None else None
+    if own is not None and own.name not in {one.track for one in made.tracks}:
+        raise UserError(f"no score is of {suite} as it is now ({own.name})")
+    return tuple(
+        gallery_section(one.records, one.boards, made.run_infos, runs, known_samples(one.track, given, own))
+        for one in made.tracks
     )
 
 

@@ -293,7 +293,15 @@ def run(
             out=out,
         )
     )
-    other_command("report")(stores=done.stores, out=report, protocol=protocol, json=json)
+    other_command("report")(
+        stores=done.stores,
+        out=report,
+        protocol=protocol,
+        runs=runs,
+        dataset=dataset,
+        suite=suite,
+        json=json,
+    )
     exit_on_failure(done.evaluated, failed=done.generation_failed)
 
 

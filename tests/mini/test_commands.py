@@ -9,11 +9,12 @@ import pytest
 from kit.cli import complaint, printed
 
 
-def test_the_demo_shows_the_whole_flow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_quick_demo_shows_the_flow_of_the_core(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("REFBENCH_WEIGHTS", raising=False)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
     out = tmp_path / "demo"
-    text = printed("demo", "--out", out)
+    text = printed("demo", "--quick", "--out", out)
+    out /= "quick"
     assert "Not scored, so there is no TotalScore" in text
     assert "GmeScore: Alibaba-NLP/gme-Qwen2-VL-7B-Instruct is not on disk" in text
     assert (out / "report/report.html").is_file()

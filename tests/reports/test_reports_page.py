@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import random
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
 
 from kit.cli import invoke
+from kit.pages import Page
 from kit.records import record
 from kit.stored_runs import run_info, run_records, store
 from refbench.bench.errors import UserError
@@ -26,36 +26,6 @@ SCRIPT = "<script>alert(1)</script>"
 # A name cannot hold a slash, which could name a folder; all else of a hostile one it can.
 IMAGE = "<img src=x onerror=alert(1)>"
 IDS = ("singlehuman_1", "singleobj_2")
-VOID = {"meta", "img", "br", "link"}
-
-
-class Page(HTMLParser):
-    """Elements of a page: what it links to, its text outside script and style, and whether tags balance."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.links: list[str] = []
-        self.tags: list[str] = []
-        self.words: list[str] = []
-        self.open: list[str] = []
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        self.links += [value or "" for name, value in attrs if name in ("src", "href", "action", "srcset")]
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        if self.open and self.open[-1] not in ("script", "style"):
-            self.words.append(data)
-
-    @property
-    def text(self) -> str:
-        return " ".join(" ".join(self.words).split())
 
 
 def hostile_records() -> list[Record]:

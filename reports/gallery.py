@@ -1,0 +1,284 @@
+"""The page of videos: for each sample its prompt, its references, and every method's video with its scores.
+
+`gallery_section` finds the files of one track, `render_gallery` writes the page. Videos and pictures stay
+where they are: the page links them by paths relative to itself, and opens a video only when it comes near
+the screen. Every string is escaped by the template engine, and a content policy forbids all other sources.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+from refbench.bench.console import interval_text, licence_notes, percent
+from refbench.bench.dataset import Track, declared_tracks, domain_of, load_track
+from refbench.bench.errors import SampleError, UserError, one_line
+from refbench.bench.runs.folder import RunInfo, VideoFolder, dataset_digest, run_folder, scan_videos
+from refbench.bench.sample import Reference, Sample
+from refbench.bench.scores.aggregate import Scoreboard, natural_order
+from refbench.bench.scores.columns import COMPONENTS, Component
+from refbench.bench.scores.record import Record, RunKey
+from refbench.bench.video import Video
+from refbench.reports.page import LONGEST_REASON, page_environment
+from refbench.reports.tables import NONE, track_categories
+
+TEMPLATE = "gallery.html.j2"
+BENCHMARK_PROMPTS = "benchmark"
+# Wider videos get wider cells; drawn and tiny ones are at most of this width.
+SMALL_VIDEO_PX = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class RawScore:
+    """The raw score of one component for one video; `reason` says why there is none."""
+
+    component: Component
+    value: float | None
+    reason: str = ""
+
+    @property
+    def text(self) -> str:
+        """The score with four decimals, `–` for none."""
+        return NONE if self.value is None else f"{self.value:.4f}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoCell:
+    """One method's video of a sample, or `missing`: why there is none.
+
+    `size_px` is (width, height) as the method's card says it, or None; `changed` says that the file is not
+    the one that was scored.
+    """
+
+    label: str
+    seed: int
+    file: Path | None
+    missing: str
+    changed: bool
+    size_px: tuple[int, int] | None
+    scores: tuple[RawScore, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleBlock:
+    """A sample with its cells in the order of the ranking; `known` says whether a data set has it.
+
+    `lowest` holds for each component the lowest raw score that any of the cells has.
+    """
+
+    id: str
+    category: str
+    prompt: str
+    references: tuple[Reference, ...]
+    known: bool
+    cells: tuple[VideoCell, ...]
+    lowest: Mapping[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankedRun:
+    """A method of the list, with what must be said of its videos."""
+
+    board: Scoreboard
+    remarks: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class GallerySection:
+    """What the page shows of one track. Without `samples` no method has videos: the runs' remarks say why."""
+
+    track: str
+    protocol: str
+    runs: tuple[RankedRun, ...]
+    samples: tuple[SampleBlock, ...]
+    categories: tuple[str, ...]
+    components: tuple[Component, ...]
+    unknown_samples: str
+    small: bool
+    several_seeds: bool
+
+
+def known_samples(track: str, dataset: str | Path | None, suite: Track | None) -> tuple[Track | None, str]:
+    """The samples of a track from a suite or a data set (see `load_track`), or None and why."""
+    if suite is not None and suite.name == track:
+        return suite, ""
+    if track not in declared_tracks():
+        return None, f"{track} is a suite, which --suite FILE.jsonl gives"
+    try:
+        return load_track(track, dataset), ""
+    except UserError as error:
+        return None, str(error)
+
+
+def gallery_section(
+    records: Sequence[Record],
+    boards: Sequence[Scoreboard],
+    run_infos: Mapping[RunKey, RunInfo],
+    runs: Path,
+    known: tuple[Track | None, str],
+) -> GallerySection:
+    """The section of one track: its records, its scoreboards in the order of the ranking, the folder of runs,
+    and what `known_samples` says of the track.
+    """
+    track, why_unknown = known
+    samples = _samples(records, track)
+    # Of exactly these samples videos are looked for, whatever the data set holds besides.
+    scored = Track(name=boards[0].track, samples=tuple(samples), domain=domain_of(boards[0].track))
+    found = {_key(board): _find_videos(_key(board), run_infos, runs, scored) for board in boards}
+    known_ids = {sample.id for sample in track.samples} if track is not None else set()
+    by_video: dict[tuple[RunKey, str, int], dict[str, Record]] = {}
+    for record in records:
+        by_video.setdefault((record.run, record.sample, record.seed), {})[record.metric] = record
+    components = tuple(COMPONENTS[result.component] for result in boards[0].components)
+    blocks = []
+    if any(isinstance(one, VideoFolder) for one in found.values()):
+        for sample in samples:
+            cells = tuple(
+                _cell(board, sample.id, seed, found[_key(board)], run_infos.get(_key(board)), components,
+                      by_video.get((_key(board), sample.id, seed), {}))
+                for board in boards
+                for seed in board.seeds
+            )  # fmt: skip
+            blocks.append(_block(sample, cells, known=sample.id in known_ids))
+    infos = [info for board in boards if (info := run_infos.get(_key(board))) is not None]
+    widths = [info.card.width for info in infos if info.card is not None and info.card.width is not None]
+    return GallerySection(
+        track=scored.name,
+        protocol=boards[0].protocol,
+        runs=tuple(
+            RankedRun(board=board, remarks=_remarks(found[_key(board)], run_infos.get(_key(board)), track))
+            for board in boards
+        ),
+        samples=tuple(blocks),
+        categories=tuple(track_categories(boards)),
+        components=components,
+        unknown_samples=one_line(why_unknown),
+        small=bool(widths) and max(widths) <= SMALL_VIDEO_PX,
+        several_seeds=len({seed for board in boards for seed in board.seeds}) > 1,
+    )
+
+
+def render_gallery(sections: Sequence[GallerySection], *, folder: str | os.PathLike[str], report: str) -> str:
+    """The page's HTML as it stands in `folder`; `report` is the link to the report."""
+    environment = page_environment()
+    environment.filters["percent"] = percent
+    environment.filters["interval"] = interval_text
+    environment.filters["link"] = lambda file: relative_link(file, folder)
+    return environment.get_template(TEMPLATE).render(
+        report=report,
+        sections=sections,
+        categories=list(dict.fromkeys(name for section in sections for name in section.categories)),
+        components=list({one.name: one for section in sections for one in section.components}.values()),
+        licence_notes=licence_notes([run.board for section in sections for run in section.runs]),
+    )
+
+
+def relative_link(file: Path, folder: str | os.PathLike[str]) -> str:
+    """A file as a percent-encoded link from a page in `folder`.
+
+    Links in the file system are not resolved: a browser goes up by the folder's name as well.
+    """
+    return quote(os.fsencode(Path(os.path.relpath(file, folder)).as_posix()))
+
+
+def _key(board: Scoreboard) -> RunKey:
+    return RunKey(board.method, board.track, board.variant)
+
+
+def _samples(records: Iterable[Record], track: Track | None) -> list[Sample]:
+    """The samples of the records in natural order, with what the data set knows of them."""
+    known = {sample.id: sample for sample in track.samples} if track is not None else {}
+    bare = {
+        record.sample: Sample(id=record.sample, category=record.category, prompt="", references=())
+        for record in records
+    }
+    return [known.get(sample_id, bare[sample_id]) for sample_id in sorted(bare, key=natural_order)]
+
+
+def _find_videos(
+    key: RunKey, run_infos: Mapping[RunKey, RunInfo], runs: Path, scored: Track
+) -> VideoFolder | str:
+    """The videos that were scored as `key`, or why there are none.
+
+    Records can have another name or variant than the videos (`--name`, references shuffled in scoring only):
+    the run description beside the records knows theirs.
+    """
+    info = run_infos.get(key)
+    made_as = RunKey(info.method, info.track, info.variant) if info is not None else key
+    try:
+        return scan_videos(run_folder(runs, *made_as), scored)
+    except (UserError, OSError) as error:
+        return one_line(error)
+
+
+def _remarks(found: VideoFolder | str, info: RunInfo | None, track: Track | None) -> tuple[str, ...]:
+    """What a reader must know of a run's videos."""
+    remarks = [f"no videos: {found}"] if isinstance(found, str) else []
+    if info is not None and info.card is not None and info.card.prompt_set != BENCHMARK_PROMPTS:
+        remarks.append(f"generated from other prompts: {info.card.prompt_set}")
+    made_for = info.dataset if info is not None else None
+    if made_for is not None and track is not None and made_for != dataset_digest(track):
+        remarks.append("generated from another data set than the one whose prompts are shown")
+    return tuple(map(one_line, remarks))
+
+
+def _cell(
+    board: Scoreboard,
+    sample_id: str,
+    seed: int,
+    found: VideoFolder | str,
+    info: RunInfo | None,
+    components: Iterable[Component],
+    records: Mapping[str, Record],
+) -> VideoCell:
+    file, missing = None, "there are no videos of this method"
+    if isinstance(found, VideoFolder):
+        file = found.videos.get((sample_id, seed))
+        missing = found.errors.get((sample_id, seed)) or "there is no such video in the run's folder"
+    card = info.card if info is not None else None
+    return VideoCell(
+        label=board.label,
+        seed=seed,
+        file=file,
+        missing="" if file is not None else one_line(missing),
+        changed=file is not None and _has_changed(file, records.values()),
+        size_px=(card.width, card.height) if card is not None and card.width and card.height else None,
+        scores=tuple(_raw_score(component, records.get(component.metric)) for component in components),
+    )
+
+
+def _has_changed(file: Path, records: Iterable[Record]) -> bool:
+    """Whether any record was made from another file than this one."""
+    scored = {record.provenance.video for record in records if record.provenance.video is not None}
+    try:
+        return bool(scored - {Video(file).digest}) if scored else False
+    except SampleError:
+        return True
+
+
+def _raw_score(component: Component, record: Record | None) -> RawScore:
+    if record is None:
+        return RawScore(component=component, value=None, reason="not scored: there is no record")
+    reason = one_line(record.reason or "", LONGEST_REASON)
+    return RawScore(component=component, value=record.value, reason=reason)
+
+
+def _block(sample: Sample, cells: tuple[VideoCell, ...], *, known: bool) -> SampleBlock:
+    lowest: dict[str, float] = {}
+    for cell in cells:
+        for score in cell.scores:
+            if score.value is not None:
+                name = score.component.name
+                lowest[name] = min(score.value, lowest.get(name, score.value))
+    return SampleBlock(
+        id=sample.id,
+        category=sample.category,
+        prompt=sample.prompt,
+        references=sample.references,
+        known=known,
+        cells=cells,
+        lowest=lowest,
+    )
