@@ -130,6 +130,90 @@ def build(
     print_table(f"Built: {out / 'weights'}", ["part", "seconds", "measured"], rows, texts=["measured"])
 
 
+@mini.command()
+def directions(
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Data set, videos and scores.")] = Path(
+        "mini-directions"
+    ),
+    per_category: Annotated[
+        int, typer.Option("--per-category", min=1, max=6, help="Samples of each of the eight categories.")
+    ] = 6,
+    weights: o.WeightsOption = None,
+    device: o.DeviceOption = "auto",
+    json: o.JsonOption = False,
+) -> None:
+    """Print the table of directions: what must come out if metrics, generators and ranking work.
+
+    Generates and scores all methods and controls of the drawn world, unless that is done, and says for each
+    expected difference whether its paired 95 % interval leaves 0 out. Example:
+
+    refbench mini directions --per-category 2
+    """
+    from refbench.bench.cli.work import exit_on_failure
+    from refbench.bench.console import print_json, print_table, print_text
+    from refbench.mini.contest import Contest
+    from refbench.mini.directions import HEADINGS, measured_directions, outcome_json, outcome_row, summary
+    from refbench.mini.protocol import MINI_1_0
+    from refbench.mini.weights import TRAINED
+
+    contest = Contest(out=out, per_category=per_category, weights=weights or TRAINED, device=device)
+    done = contest.run()
+    evaluated = [*done.evaluated, contest.score_against_others(done)]
+    outcomes = measured_directions((record for one in evaluated for record in one.records), MINI_1_0)
+    if json:
+        print_json([outcome_json(outcome) for outcome in outcomes])
+    else:
+        title = f"directions, {MINI_1_0.name}, {contest.limit} samples, points"
+        print_table(title, HEADINGS, [outcome_row(outcome) for outcome in outcomes])
+        print_text(summary(outcomes))
+    exit_on_failure(evaluated, failed=done.generation_failed)
+
+
+@mini.command()
+def experiment(
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Trainings, videos, scores, tables.")] = (
+        Path("mini-experiment")
+    ),
+    built: Annotated[
+        Path, typer.Option("--build", metavar="DIR", help="A finished refbench mini build.")
+    ] = Path("mini-build"),
+    seeds: Annotated[int, typer.Option("--seeds", min=1, help="How many trainings of each variant.")] = 3,
+    per_category: Annotated[
+        int, typer.Option("--per-category", min=1, max=6, help="Samples of each of the eight categories.")
+    ] = 6,
+    budget: Annotated[
+        float, typer.Option("--budget", metavar="HOURS", help="The budget that the build had.")
+    ] = BUILD_HOURS,
+    device: Annotated[str, typer.Option("--device", help="cpu, cuda or cuda:N.")] = "cpu",
+) -> None:
+    """Does the alignment loss do what the paper says? RefAlign with and without it, budgets and seeds equal.
+
+    Trains each variant from each seed, generates and scores the track, and writes every component with its
+    interval over seeds and samples beside the directions of the paper's Table 2, the reference tokens before
+    and after alignment, and the loss curves. Resumable. Example:
+
+    refbench mini experiment --seeds 3 --build mini-build
+    """
+    from refbench.bench.console import print_text
+    from refbench.bench.files import read_text
+    from refbench.bench.runner.progress import Progress
+    from refbench.mini.experiment import Experiment
+    from refbench.mini.experiment_report import run_experiment
+    from refbench.mini.training.build import Build
+    from refbench.mini.training.finetune import VARIANTS
+
+    made = Build(root=built, device=device, scale=budget / BUILD_HOURS)
+    with Progress("experiment", seeds * (len(VARIANTS) + 1)) as progress:
+
+        def begin(text: str) -> None:
+            progress.now(text)
+            progress.step(text)
+
+        run_experiment(Experiment(build=made, out=out, seeds=seeds, per_category=per_category), begin)
+    print_text(read_text(out / "experiment.md"))
+    print_text(f"figures: {out / 'experiment.json'}; pictures: {out / 'features.png'}, {out / 'curves.png'}")
+
+
 def demo(
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where everything goes.")] = Path(
         "demo-output"

@@ -34,13 +34,17 @@ SHUFFLE_SEED = 0
 
 @dataclass(frozen=True, kw_only=True)
 class Contest:
-    """What is generated and scored, and where; `per_category` samples of each of the eight categories."""
+    """What is generated and scored, and where; `per_category` samples of each of the eight categories.
+
+    `shuffled`: our method is generated once more, with other samples' references.
+    """
 
     out: Path
     per_category: int = SAMPLES_PER_CATEGORY
     methods: Sequence[str] = (CEILING, *GENERATORS, *CONTROLS)
     weights: Path = TRAINED
     device: str = "auto"
+    shuffled: bool = True
 
     @property
     def results(self) -> Path:
@@ -76,7 +80,7 @@ class Contest:
             out=self.results,
         )
         done = run_methods(run)
-        if OURS not in self.methods:
+        if not self.shuffled:
             return done
         shuffled = run_methods(
             replace(run, methods=[OURS], assignments=[JUDGE], shuffled_references=SHUFFLE_SEED)

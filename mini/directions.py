@@ -8,10 +8,10 @@ such: it is a finding.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
-from refbench.bench.console import count_text
+from refbench.bench.console import count_text, interval_text
 from refbench.bench.scores.aggregate import group_records
 from refbench.bench.scores.columns import COMPONENTS
 from refbench.bench.scores.comparison import Comparison, Difference, compare_records
@@ -110,6 +110,39 @@ def _difference(comparison: Comparison, component: str) -> Difference:
     if component == TOTAL:
         return comparison.total
     return next(one for one in comparison.components if one.name == component)
+
+
+HEADINGS = ("line", "A", "B", "component", "A - B", "95 % interval", "n", "wanted", "came out")
+
+
+def outcome_row(outcome: Outcome) -> list[str]:
+    """The cells under `HEADINGS`."""
+    direction, measured = outcome.direction, outcome.measured
+    difference = None if measured is None else measured.difference
+    answer = outcome.came_out
+    return [
+        direction.number,
+        direction.a,
+        direction.b,
+        direction.component,
+        "–" if difference is None else f"{100 * difference:+.2f}",
+        interval_text(None if measured is None else measured.interval),
+        "–" if measured is None else str(measured.n),
+        direction.wanted,
+        "–" if answer is None else "yes" if answer else "NO",
+    ]
+
+
+def outcome_json(outcome: Outcome) -> dict[str, Any]:
+    """An outcome as JSON-serialisable data, on the scale 0..1, unrounded."""
+    measured = outcome.measured
+    return {
+        **asdict(outcome.direction),
+        "difference": None if measured is None else measured.difference,
+        "interval": None if measured is None else measured.interval,
+        "n": None if measured is None else measured.n,
+        "came_out": outcome.came_out,
+    }
 
 
 def summary(outcomes: Sequence[Outcome]) -> str:

@@ -55,19 +55,21 @@ def make_clips(build: Build, on_step: OnStep) -> None:
     write_training_clips(build.run_folder(CLIPS), build.count(CLIPS_NUMBER, least=8), build.seed, on_step)
 
 
-def make_features(build: Build, on_step: OnStep) -> None:
-    """Encode the clips once: latents, text, references and the teacher's tokens."""
+def make_features(build: Build, clips: Path) -> None:
+    """Encode the clips of a folder once: latents, text, references and the teacher's tokens."""
     refbench(
         "prepare", STAGES[0], f"run.seed={build.seed}",
-        "--data", build.run_folder(CLIPS), "--out", build.run_folder(FEATURES), "--weights", build.weights,
+        "--data", clips, "--out", build.run_folder(FEATURES), "--weights", build.weights,
     )  # fmt: skip
 
 
 def make_variant(build: Build, variant: Variant) -> None:
-    """Train both stages and write the moving average of the second as the released file is laid out."""
+    """Train both stages on the build's features, and write the moving average of the second as the released
+    file is laid out.
+    """
     network = None
     for stage in STAGES:
-        out = build.run_folder(f"{variant.entry.name}-{stage}")
+        out = training_folder(build, variant, stage)
         steps = max(round(build_config(STAGES[0]).run.max_steps * build.scale), 2)
         if stage == STAGES[1]:
             steps = max(steps // 4, 1)
@@ -82,6 +84,11 @@ def make_variant(build: Build, variant: Variant) -> None:
         name = "model.safetensors" if file.suffix == ".safetensors" else file.name
         file.replace(place / name)
     converted.rmdir()
+
+
+def training_folder(build: Build, variant: Variant, stage: str) -> Path:
+    """Where a stage of a variant keeps its checkpoints and its log."""
+    return build.run_folder(f"{variant.entry.name}-{stage}")
 
 
 def _settings(build: Build, variant: Variant, steps: int, network: Path | None) -> list[object]:
@@ -125,7 +132,7 @@ PARTS = (
     Part(
         name=FEATURES,
         summary="features of the training clips",
-        make=make_features,
+        make=lambda build, on_step: make_features(build, build.run_folder(CLIPS)),
         needs=(CLIPS, BASE, TEACHER),
     ),
     *(_part(variant) for variant in VARIANTS),
