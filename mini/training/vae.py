@@ -1,8 +1,9 @@
-"""The video VAE: an `AutoencoderKLWan` of base width 16, with Wan's strides and its 16 latent channels.
+"""The video VAE: a narrow `AutoencoderKLWan` with Wan's strides and its 16 latent channels.
 
-Most steps see single frames (which it takes as Wan's does: a first frame is a latent frame of its own), the
-last ones whole clips. Latents are then normalised by their own mean and deviation over training clips, as
-Wan's configuration states them.
+As Wan2.2's it takes patches of 2×2 pixels at once, which leaves a quarter of the places of the finest level.
+It begins as a linear code (`vae_start`). Most steps see single frames (which it takes as Wan's does: a first
+frame is a latent frame of its own), the last ones whole clips. Latents are then normalised by their own mean
+and deviation over training clips, as Wan's configuration states them.
 
 Shapes: B examples, F frames, H W rows and columns, C channels.
 """
@@ -23,6 +24,7 @@ from torch.nn import functional
 from refbench.bench.weights.tiny import save_tensors
 from refbench.mini.training.build import Build, OnStep, Part
 from refbench.mini.training.loop import Schedule, fixed_threads, seeded
+from refbench.mini.training.vae_start import start_as_components
 from refbench.mini.world import NUM_FRAMES, SIZE_PX
 from refbench.mini.world.identity import person, random_place, thing
 from refbench.mini.world.render import place_reference, reference_picture, render
@@ -30,13 +32,17 @@ from refbench.mini.world.scene import TRAINING_PEOPLE, TRAINING_THINGS, random_s
 
 NAME = "vae"
 LATENT_CHANNELS = 16
-FIRST_LOG_VARIANCE = -4.0
+# Of the noise at the start: small, or it drowns the signal.
+FIRST_LOG_VARIANCE = -5.0
+PATCH = 2
+# Of what the linear code at the start is made: half of them references.
+START_PICTURES = 400
 WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
 CLIPS_PER_STEP = 2
 # Of the steps with single frames.
-DRAWN_CLIPS, FRAMES_OF_CLIP, REFERENCES = 6, 2, 4
+DRAWN_CLIPS, FRAMES_OF_CLIP, REFERENCES = 4, 2, 2
 # Up to this share of the steps single frames are seen.
-FRAMES_SHARE = 0.75
+FRAMES_SHARE = 0.6
 EDGE_WEIGHT, COARSE_WEIGHT, DIVERGENCE_WEIGHT = 1.0, 0.5, 1e-6
 # Clips over which the latents' statistics are taken.
 MEASURED_CLIPS = 256
@@ -45,7 +51,7 @@ MEASURED_CLIPS = 256
 REPOSITORY = "refbench/mini-base"
 JUDGED_CLIPS = 64
 
-SCHEDULE = Schedule(steps=6000, learning_rate=1e-3, warmup_steps=100, average=0.998)
+SCHEDULE = Schedule(steps=3000, learning_rate=2e-3, warmup_steps=50, average=0.995)
 
 
 class VaeLearner:
@@ -53,18 +59,24 @@ class VaeLearner:
 
     name = NAME
 
-    def __init__(self, seed: int = 0) -> None:
-        with seeded(NAME, seed):
+    def __init__(self, seed: int = 0, start_pictures: int = START_PICTURES) -> None:
+        with seeded(NAME, seed), fixed_threads():
             self.network = new_vae()
-        with torch.no_grad():
-            # Half of its outputs are the posterior's log variances, whose noise drowns the signal of an
-            # untrained network.
-            self.network.quant_conv.weight[LATENT_CHANNELS:] *= 0.1
-            self.network.quant_conv.bias[LATENT_CHANNELS:] = FIRST_LOG_VARIANCE
+            generator = random.Random(f"{NAME}/start/{seed}")
+            frames = [
+                frame
+                for _ in range(start_pictures // 2)
+                for frame in (
+                    training_clip(generator, [generator.randrange(NUM_FRAMES)])[0],
+                    any_reference(generator),
+                )
+            ]
+            pictures = as_pixels(np.stack(frames)[:, None])[:, :, 0]
+            start_as_components(self.network, pictures, FIRST_LOG_VARIANCE)
         _quicken_single_frames(self.network)
 
     def examples(self, generator: random.Random, progress: float) -> torch.Tensor:
-        """Pixels (B,3,F,H,W) in [-1,1]: 16 single frames, later two clips."""
+        """Pixels (B,3,F,H,W) in [-1,1]: 10 single frames, later two clips."""
         if progress >= FRAMES_SHARE:
             clips = [training_clip(generator) for _ in range(CLIPS_PER_STEP)]
         else:
@@ -98,13 +110,16 @@ def uncut(vae: Any, latents: torch.Tensor) -> torch.Tensor:
 
     Beyond a cut nothing is learned any more, and white backgrounds drive it there.
     """
+    from diffusers.models.autoencoders.autoencoder_kl_wan import unpatchify
+
     pieces: list[torch.Tensor] = []
     hook = vae.decoder.register_forward_hook(lambda module, given, piece: pieces.append(piece))
     try:
         vae.decode(latents)
     finally:
         hook.remove()
-    return torch.cat(pieces, dim=2)
+    made: torch.Tensor = unpatchify(torch.cat(pieces, dim=2), vae.config.patch_size)
+    return made
 
 
 def edge_loss(made: torch.Tensor, wanted: torch.Tensor, axis: int) -> torch.Tensor:
@@ -113,15 +128,19 @@ def edge_loss(made: torch.Tensor, wanted: torch.Tensor, axis: int) -> torch.Tens
 
 
 def new_vae() -> Any:
-    """An untrained VAE: 2.6 million parameters, 4 times shorter, 8 times smaller."""
+    """An untrained VAE: 2.5 million parameters, 4 times shorter, 8 times smaller."""
     from diffusers import AutoencoderKLWan
 
     return AutoencoderKLWan(
-        base_dim=16,
+        base_dim=24,
+        decoder_base_dim=20,
         z_dim=LATENT_CHANNELS,
-        dim_mult=[1, 2, 4, 4],
+        dim_mult=[1, 3, 3],
         num_res_blocks=1,
-        temperal_downsample=[False, True, True],
+        temperal_downsample=[True, True],
+        in_channels=3 * PATCH**2,
+        out_channels=3 * PATCH**2,
+        patch_size=PATCH,
         latents_mean=[0.0] * LATENT_CHANNELS,
         latents_std=[1.0] * LATENT_CHANNELS,
     )
@@ -211,7 +230,7 @@ def load_vae(build: Build) -> Any:
 
 def make(build: Build, on_step: OnStep) -> None:
     """Train the VAE and write it."""
-    learner = VaeLearner(build.seed)
+    learner = VaeLearner(build.seed, build.count(START_PICTURES, least=16))
     build.train(learner, SCHEDULE, on_step)
     write_vae(learner.network.cpu(), build.place(REPOSITORY) / NAME, build.seed, build.count(MEASURED_CLIPS))
 

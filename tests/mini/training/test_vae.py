@@ -12,14 +12,27 @@ import pytest
 torch = pytest.importorskip("torch", reason="training needs the extra 'refalign'")
 pytest.importorskip("diffusers", reason="training needs the extra 'refalign'")
 
-from refbench.mini.training.loop import Run, seeded  # noqa: E402
-from refbench.mini.training.vae import NAME, SCHEDULE, VaeLearner, new_vae, uncut, write_vae  # noqa: E402
+from refbench.mini.training.loop import Run  # noqa: E402
+from refbench.mini.training.vae import SCHEDULE, VaeLearner, new_vae, uncut, write_vae  # noqa: E402
+
+# Pictures of which the linear code at the start is made.
+FEW = 16
+
+
+def test_before_any_step_it_is_a_linear_code_of_frames_and_clips() -> None:
+    learner = VaeLearner(start_pictures=120)
+    for progress in (0.0, 0.9):
+        pixels = learner.examples(random.Random(7), progress)
+        with torch.no_grad():
+            latents = learner.network.encode(pixels).latent_dist.mode()
+            error = (uncut(learner.network, latents) - pixels).square().mean()
+        assert error < 0.45 * pixels.var()
 
 
 def test_single_frames_take_a_shorter_way_to_the_same_sums() -> None:
-    quick = VaeLearner().network
-    with seeded(NAME, 0):
-        plain = new_vae()
+    quick = VaeLearner(start_pictures=FEW).network
+    plain = new_vae()
+    plain.load_state_dict(quick.state_dict())
     for frames in (1, 5):
         pixels = torch.rand((2, 3, frames, 32, 32), generator=torch.Generator().manual_seed(1)) * 2 - 1
         with torch.no_grad():
@@ -30,7 +43,7 @@ def test_single_frames_take_a_shorter_way_to_the_same_sums() -> None:
 
 
 def test_beyond_white_there_is_still_a_gradient() -> None:
-    vae = VaeLearner().network
+    vae = VaeLearner(start_pictures=FEW).network
     with torch.no_grad():
         vae.decoder.conv_out.bias.fill_(2.0)
         vae.decoder.conv_out.weight.zero_()
@@ -42,8 +55,8 @@ def test_beyond_white_there_is_still_a_gradient() -> None:
 
 
 def test_frames_come_first_then_clips() -> None:
-    learner = VaeLearner()
-    assert learner.examples(random.Random(0), 0.0).shape == (16, 3, 1, 64, 64)
+    learner = VaeLearner(start_pictures=FEW)
+    assert learner.examples(random.Random(0), 0.0).shape == (10, 3, 1, 64, 64)
     clips = learner.examples(random.Random(0), 0.9)
     assert clips.shape == (2, 3, 9, 64, 64)
     assert clips.min() >= -1 and clips.max() <= 1
@@ -52,7 +65,7 @@ def test_frames_come_first_then_clips() -> None:
 def test_it_trains_and_its_folder_loads(tmp_path: Path) -> None:
     from diffusers import AutoencoderKLWan
 
-    learner = VaeLearner()
+    learner = VaeLearner(start_pictures=FEW)
     Run(learner=learner, schedule=replace(SCHEDULE, steps=2), folder=tmp_path / "run").train()
     write_vae(learner.network, tmp_path / "vae", seed=0, clips=1)
     config = json.loads((tmp_path / "vae/config.json").read_text())
