@@ -7,14 +7,14 @@ import pytest
 pytest.importorskip("torch", reason="training needs the extra 'refalign'")
 pytest.importorskip("diffusers", reason="training needs the extra 'refalign'")
 
-import numpy as np  # noqa: E402
+import numpy as np
 
-from kit.mini_records import contest_records  # noqa: E402
-from refbench.bench.scores.aggregate import scoreboard  # noqa: E402
-from refbench.mini.experiment import Estimate, agrees, estimates, paper_says  # noqa: E402
-from refbench.mini.experiment_pictures import draw_losses, draw_tokens, separability  # noqa: E402
-from refbench.mini.experiment_report import tables  # noqa: E402
-from refbench.mini.protocol import MINI_1_0  # noqa: E402
+from kit.mini_records import contest_records
+from refbench.bench.scores.aggregate import scoreboard
+from refbench.mini.experiment import Estimate, agrees, estimates, paper_says
+from refbench.mini.experiment_pictures import draw_losses, draw_tokens, separability
+from refbench.mini.experiment_report import tables
+from refbench.mini.protocol import MINI_1_0
 
 NO_RA, POSITIVE = "refalign-mini-no-ra", "refalign-mini-positive-only"
 DIFFERENCE = f"refalign-mini - {NO_RA}"
