@@ -9,7 +9,10 @@ from refbench.bench.cli.work import exit_on_failure, other_command
 from refbench.bench.runner.evaluate import Evaluated
 from refbench.mini.contest import DATASET, OURS, RUNS, Contest
 
-PAGES = "report"
+PAGES, SHEET = "report", "videos.png"
+# Samples and methods on the contact sheet.
+SHEET_ROWS = 16
+SHEET_METHODS = ("world-truth", "refalign-mini", "refalign-mini-no-ra", "mini-text-only")
 
 
 def show_contest(contest: Contest) -> None:
@@ -32,8 +35,24 @@ def show_contest(contest: Contest) -> None:
     print_lines(verdicts(done.evaluated))
     print_lines(still_missing(done.evaluated))
     recompute_leaderboards(contest.out / "leaderboards")
+    write_sheet(contest, done.evaluated)
+    print_text(f"Contact sheet: {contest.out / SHEET}")
     print_text(f"Page: {contest.out / PAGES / 'report.html'}, with videos: {_videos(contest.out)}")
     exit_on_failure(done.evaluated, failed=done.generation_failed)
+
+
+def write_sheet(contest: Contest, done: Sequence[Evaluated]) -> None:
+    """Write the contact sheet of the first samples: the plain runs of the world and the generators."""
+    from refbench.mini.sheet import contact_sheet
+
+    videos = {
+        one.run_key.method: {sample: file for (sample, _), file in one.folder.videos.items()}
+        for one in reversed(done)
+        if one.run_key.method in SHEET_METHODS
+    }
+    shown = {method: videos[method] for method in SHEET_METHODS if method in videos}
+    samples = contest.track().samples[: min(contest.limit, SHEET_ROWS)]
+    contact_sheet(samples, shown).save(contest.out / SHEET)
 
 
 def verdicts(done: Sequence[Evaluated]) -> list[str]:
