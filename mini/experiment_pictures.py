@@ -59,7 +59,7 @@ def reference_tokens(network: Path, examples: Sequence[Example]) -> Tokens:
     result = []
     with fixed_threads():
         for example in examples:
-            batch = collate([example], schedule, seed=0)
+            batch = collate([example], schedule, seed=0, text_rows=config.model.text_rows)
             noisy = (1 - SIGMA) * batch.latents_BCFhw + SIGMA * batch.noise_BCFhw
             states = model(
                 noisy,

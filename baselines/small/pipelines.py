@@ -136,9 +136,11 @@ def save_text_encoder(folder: Path, config: Any, state: Mapping[str, torch.Tenso
     save_tensors(folder, {key: state[key] for key in state if key != "encoder.embed_tokens.weight"})
 
 
-def write_tokenizer(folder: Path, pieces: Sequence[tuple[str, float]] | None = None) -> None:
+def write_tokenizer(
+    folder: Path, pieces: Sequence[tuple[str, float]] | None = None, text_rows: int = MAX_TEXT_TOKENS
+) -> None:
     """Write a T5 tokenizer of `pieces` with their scores: by default single characters, and bytes for all
-    others.
+    others. `text_rows` is the most tokens of a text.
     """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
@@ -161,7 +163,7 @@ def write_tokenizer(folder: Path, pieces: Sequence[tuple[str, float]] | None = N
     settings = {
         **special,
         "tokenizer_class": "T5Tokenizer",
-        "model_max_length": MAX_TEXT_TOKENS,
+        "model_max_length": text_rows,
         "extra_ids": 0,
         "additional_special_tokens": [],
     }

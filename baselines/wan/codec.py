@@ -38,15 +38,16 @@ class WanCodec:
 
     def encode_text(self, text: str) -> tuple[torch.Tensor, str]:
         """Features (1,512,D) of a cleaned prompt, zero after its end; and a note if it was cut at 512 tokens,
-        else an empty one.
+        else an empty one. A tokenizer that says less (`model_max_length`) makes as many rows.
 
         Every row is attended to by the network, the zero ones too, as in Wan's code.
         """
         cleaned = cleaned_prompt(text)
+        rows = min(MAX_TEXT_TOKENS, self.tokenizer.model_max_length)
         tokens = self.tokenizer(
             cleaned,
             padding="max_length",
-            max_length=MAX_TEXT_TOKENS,
+            max_length=rows,
             truncation=True,
             return_attention_mask=True,
             return_tensors="pt",
@@ -55,10 +56,10 @@ class WanCodec:
         states_BLD = self.text_encoder(tokens.input_ids.to(self.device), mask_BL).last_hidden_state
         length = int(mask_BL.sum())
         note = ""
-        if length == MAX_TEXT_TOKENS:
+        if length == rows:
             whole = len(self.tokenizer(cleaned, verbose=False).input_ids)
-            if whole > MAX_TEXT_TOKENS:
-                note = f"has {whole} tokens; the first {MAX_TEXT_TOKENS} are used, as in the original code"
+            if whole > rows:
+                note = f"has {whole} tokens; the first {rows} are used, as in the original code"
         states_BLD[:, length:] = 0
         return states_BLD.to(self.dtype), note
 

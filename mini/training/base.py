@@ -3,8 +3,8 @@
 Flow matching as Wan's: x = (1 - s)·clean + s·noise, the network predicts noise - clean, s is a uniform draw
 shifted by 3. One prompt in ten is empty, for guidance.
 
-The released code attends to 512 text rows of which those after the prompt are zeros, all alike. Here one of
-them stands for all, its weight multiplied by their number: equal sums for a tenth of the work.
+The network attends to text rows of which those after the prompt are zeros, all alike. Here one of them stands
+for all behind the longest prompt, its weight multiplied by their number: equal sums for less work.
 
 Shapes: B samples, L text rows, D features, C channels, F latent frames, H W latent rows and columns.
 """
@@ -29,7 +29,6 @@ from refbench.baselines.small.pipelines import (
     write_scheduler,
     write_tokenizer,
 )
-from refbench.baselines.wan.prompts import MAX_TEXT_TOKENS
 from refbench.baselines.wan.t5 import load_tokenizer
 from refbench.bench.files import write_json
 from refbench.bench.weights.tiny import save_tensors
@@ -37,7 +36,7 @@ from refbench.mini.training.build import Build, OnStep, Part
 from refbench.mini.training.latents import NAME as LATENTS
 from refbench.mini.training.latents import prompt_for, read_latents
 from refbench.mini.training.loop import Schedule, seeded
-from refbench.mini.training.text import MOST_TOKENS, TEXT_WIDTH, new_encoder, pieces
+from refbench.mini.training.text import MOST_TOKENS, TEXT_ROWS, TEXT_WIDTH, new_encoder, pieces
 from refbench.mini.training.vae import REPOSITORY
 
 NAME = "base"
@@ -76,7 +75,7 @@ class TextToVideo(nn.Module):
         self.transformer = WanTransformer3DModel(**CONFIG)
         self.text_encoder = new_encoder()
         for block in self.transformer.blocks:
-            block.attn2.set_processor(CountedText(MAX_TEXT_TOKENS - MOST_TOKENS))
+            block.attn2.set_processor(CountedText(TEXT_ROWS - MOST_TOKENS))
 
     def forward(self, noised: torch.Tensor, timesteps_B: torch.Tensor, batch: TextBatch) -> torch.Tensor:
         """The prediction (B,16,F,H,W)."""
@@ -176,7 +175,7 @@ def write_base(network: TextToVideo, place: Path) -> None:
 def make(build: Build, on_step: OnStep) -> None:
     """Train the base and write its pipeline folder."""
     place = build.place(REPOSITORY)
-    write_tokenizer(place / "tokenizer", pieces())
+    write_tokenizer(place / "tokenizer", pieces(), TEXT_ROWS)
     tokenizer = load_tokenizer(place / "tokenizer")
     learner = BaseLearner(build.run_folder(LATENTS), tokenizer, build.seed, build.seed)
     build.train(learner, SCHEDULE, on_step)

@@ -15,6 +15,8 @@ TEXT_WIDTH = 96
 WORD_SCORE = -1.0
 # No prompt of the world has as many tokens.
 MOST_TOKENS = 56
+# Rows of text that the networks attend to (released ones: 512); those after a prompt's end are zero.
+TEXT_ROWS = 64
 
 
 def pieces() -> list[tuple[str, float]]:

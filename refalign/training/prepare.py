@@ -249,7 +249,9 @@ def _check_index(
     data: TrainingData | None,
     folder: Path,
 ) -> None:
-    before, now = SETTINGS_OF_BEFORE | flat_settings(stored.settings), flat_settings(settings)
+    now = flat_settings(settings)
+    earlier = {name: value for name, value in SETTINGS_OF_BEFORE.items() if name in now}
+    before = earlier | flat_settings(stored.settings)
     for name in sorted(before.keys() | now.keys()):
         if name == "teachers" and set(now[name]) <= set(before.get(name, ())):
             # A run without the alignment loss, or with fewer teachers, leaves the others unread.

@@ -21,6 +21,7 @@ from typing import Any, Literal
 
 from pydantic import TypeAdapter, ValidationError
 
+from refbench.baselines.wan.prompts import MAX_TEXT_TOKENS
 from refbench.bench.errors import UserError, first_fault, one_line
 from refbench.bench.registry import unknown_name
 from refbench.refalign.alignment import AlignmentConfig
@@ -51,7 +52,11 @@ OTHER_NAMES = {
     "save_steps": "checkpoints.every",
 }
 # What settings that older files do not name stood for.
-SETTINGS_OF_BEFORE: dict[str, Any] = {"data.open_shards": 1, "data.mixture": []}
+SETTINGS_OF_BEFORE: dict[str, Any] = {
+    "data.open_shards": 1,
+    "data.mixture": [],
+    "model.text_rows": MAX_TEXT_TOKENS,
+}
 # Where the settings are that stood directly in `data` in version 1 of the files that store a configuration.
 MOVED_DATA_SETTINGS = {
     "width": "clip.width",
@@ -74,13 +79,15 @@ class ModelConfig:
     `base`: catalogue name of the repository with VAE, text encoder and the network to start from.
     `transformer`: another network to start from, a file or folder of either naming, with or without
     projectors. `random`: no network is read but one of the base's configuration, freshly initialised from the
-    seed, is trained. `needs_transformer`: `transformer` has to be given (stage 2).
+    seed, is trained. `needs_transformer`: `transformer` has to be given (stage 2). `text_rows`: rows of text
+    that the network attends to, of which those after the prompt's end are zero.
     """
 
     base: str
     transformer: Path | None = None
     random: bool = False
     needs_transformer: bool = False
+    text_rows: int = MAX_TEXT_TOKENS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -332,7 +339,7 @@ def mini_stage1() -> TrainingConfig:
     """
     return TrainingConfig(
         recipe="mini_stage1",
-        model=ModelConfig(base="mini-base"),
+        model=ModelConfig(base="mini-base", text_rows=64),
         data=DataConfig(
             clip=ClipRule(width=64, height=64, num_frames=9, stride=1),
             references=ReferenceRates(cross_pair=0.4),

@@ -15,14 +15,13 @@ pytest.importorskip("diffusers", reason="training needs the extra 'refalign'")
 from torch.nn import functional  # noqa: E402
 
 from refbench.baselines.small.pipelines import write_tokenizer  # noqa: E402
-from refbench.baselines.wan.prompts import MAX_TEXT_TOKENS  # noqa: E402
 from refbench.baselines.wan.t5 import load_tokenizer  # noqa: E402
 from refbench.bench.errors import UserError  # noqa: E402
 from refbench.mini.benchmark import mini_samples  # noqa: E402
 from refbench.mini.training.base import SCHEDULE, BaseLearner, TextBatch, TextToVideo  # noqa: E402
 from refbench.mini.training.latents import prompt_for, read_latents, write_latents  # noqa: E402
 from refbench.mini.training.loop import Run, seeded  # noqa: E402
-from refbench.mini.training.text import MOST_TOKENS, pieces  # noqa: E402
+from refbench.mini.training.text import MOST_TOKENS, TEXT_ROWS, pieces  # noqa: E402
 from refbench.mini.training.vae import new_vae  # noqa: E402
 
 
@@ -63,7 +62,7 @@ def test_one_row_stands_for_all_of_the_padding() -> None:
     times = torch.tensor([500.0, 20.0])
     with torch.no_grad():
         states = plain.text_encoder(tokens_BL, mask_BL).last_hidden_state * mask_BL[..., None]
-        states = functional.pad(states, (0, 0, 0, MAX_TEXT_TOKENS - MOST_TOKENS))
+        states = functional.pad(states, (0, 0, 0, TEXT_ROWS - MOST_TOKENS))
         expected = plain.transformer(noised, times, states, return_dict=False)[0]
         torch.testing.assert_close(counted(noised, times, batch), expected, atol=1e-5, rtol=1e-5)
 
