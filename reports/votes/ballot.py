@@ -1,12 +1,13 @@
 """The ballot: which pairs of videos are voted on, and whose they are.
 
-It is drawn from a seed and kept in a file of its own (`<votes>.ballot.json`) that voters do not see: pages and
-vote files name pairs and videos by random ids only. Its digest stands in every vote file, so that votes are
-never read with another ballot. Besides the pairs of two methods it holds attention checks: a video beside
+It is drawn from a seed and kept in a file of its own (`<votes>.ballot.json`) that voters do not see: pages
+and vote files name pairs and videos by random ids only. Its digest stands in every vote file, so that votes
+are never read with another ballot. Besides the pairs of two methods it holds attention checks: a video beside
 itself, beside noise, and beside a black one.
 
-The ballot also holds the arrangements: orders of all pairs with a side for each. A voter is shown one of them.
-They come in twos, of which the second mirrors the first, so that each pair is shown either way equally often.
+The ballot also holds the arrangements: orders of all pairs with a side for each. A voter is shown one of
+them. They come in twos, of which the second mirrors the first, so that each pair is shown either way equally
+often.
 """
 
 from __future__ import annotations
@@ -76,8 +77,8 @@ class BallotPair(BaseModel):
 
 
 class Ballot(BaseModel):
-    """All pairs of one vote. An arrangement is a row of numbers: `n` shows `pairs[n - 1]` with its first video
-    left, `-n` with its second.
+    """All pairs of one vote. An arrangement is a row of numbers: `n` shows `pairs[n - 1]` with its first
+    video left, `-n` with its second.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -135,7 +136,9 @@ def draw_ballot(
     generator = random.Random(seed)
     chosen = _choose(found, pairs, generator)
     if not chosen:
-        raise UserError(f"no two methods have a video of the same sample of {track}: there is nothing to compare")
+        raise UserError(
+            f"no two methods have a video of the same sample of {track}: there is nothing to compare"
+        )
     ids = _ids(generator)
     videos: dict[tuple[RunKey, Place], BallotVideo] = {}
 
@@ -158,9 +161,7 @@ def draw_ballot(
                 videos[key, place] = video(key, place)
             both.append(videos[key, place].id)
         generator.shuffle(both)
-        made.append(
-            BallotPair(id=next(ids), kind="methods", sample=place[0], first=both[0], second=both[1])
-        )
+        made.append(BallotPair(id=next(ids), kind="methods", sample=place[0], first=both[0], second=both[1]))
     extra: list[BallotVideo] = []
     for number in range(checks):
         kind = CHECK_KINDS[number % len(CHECK_KINDS)]
@@ -252,6 +253,4 @@ def short_digest(digest: str) -> str:
 
 def run_keys(ballot: Ballot) -> Sequence[RunKey]:
     """The runs whose videos are compared, sorted."""
-    return sorted(
-        {RunKey(video.method, ballot.track, video.variant) for video in ballot.videos}
-    )
+    return sorted({RunKey(video.method, ballot.track, video.variant) for video in ballot.videos})

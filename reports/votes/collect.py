@@ -34,8 +34,8 @@ def open_votes(
 ) -> Iterator[VoteServer]:
     """A server that listens and is to be run, with its vote file open for writing.
 
-    The ballot beside `out` is used where there is one. Raises UserError where the videos are not the ballot's,
-    the file is taken or of another ballot, and where the port is in use.
+    The ballot beside `out` is used where there is one. Raises UserError where the videos are not the
+    ballot's, the file is taken or of another ballot, and where the port is in use.
     """
     path = ballot_path(out)
     ballot = _ballot(sources, path, pairs, checks, seed)
@@ -75,9 +75,7 @@ def export_votes(
     return path
 
 
-def _ballot(
-    sources: Sources, path: Path, pairs: int | None, checks: int | None, seed: int | None
-) -> Ballot:
+def _ballot(sources: Sources, path: Path, pairs: int | None, checks: int | None, seed: int | None) -> Ballot:
     if not is_there(path):
         return sources.draw(
             seed=secrets.randbits(SEED_BITS) if seed is None else seed,
@@ -86,9 +84,15 @@ def _ballot(
         )
     ballot = read_ballot(path)
     real = sum(pair.kind == "methods" for pair in ballot.pairs)
-    kept = {"--pairs": (pairs, real), "--checks": (checks, len(ballot.pairs) - real), "--seed": (seed, ballot.seed)}
+    kept = {
+        "--pairs": (pairs, real),
+        "--checks": (checks, len(ballot.pairs) - real),
+        "--seed": (seed, ballot.seed),
+    }
     for option, (asked, there) in kept.items():
         if asked is not None and asked != there:
-            raise UserError(f"{path} was drawn with {option} {there}: leave {option} out or choose another --out")
+            raise UserError(
+                f"{path} was drawn with {option} {there}: leave {option} out or choose another --out"
+            )
     check_complete(ballot, sources)
     return ballot

@@ -19,10 +19,12 @@ def vote(
     runs: Annotated[Path, typer.Option("--runs", metavar="DIR", help="Folder of runs with the videos.")],
     dataset: o.DatasetOption = None,
     suite: o.SuiteOption = None,
-    track: Annotated[str | None, typer.Option("--track", help="Needed where the stores hold several.")] = None,
-    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Vote file; answers are appended.")] = Path(
-        "votes.jsonl"
-    ),
+    track: Annotated[
+        str | None, typer.Option("--track", help="Needed where the stores hold several.")
+    ] = None,
+    out: Annotated[
+        Path, typer.Option("--out", metavar="FILE", help="Vote file; answers are appended.")
+    ] = Path("votes.jsonl"),
     export: Annotated[
         Path | None,
         typer.Option("--export", metavar="DIR", help="Write a page for others instead of serving it here."),
@@ -69,3 +71,46 @@ def vote(
     with open_votes(sources, out, pairs=pairs, checks=checks, seed=seed, port=port) as server:
         print_text(f"votes: {out}\npage:  {server.address} (Ctrl-C ends it)")
         server.serve_forever()
+
+
+def votes(
+    files: Annotated[
+        list[Path],
+        typer.Argument(metavar="FILE...", help="Vote files: of a served page, or sent back by voters."),
+    ],
+    ballot: Annotated[
+        Path | None,
+        typer.Option("--ballot", metavar="FILE", help="The ballot. Default: the one beside the first file."),
+    ] = None,
+    stores: Annotated[
+        list[Path] | None,
+        typer.Option("--stores", metavar="STORE", help="Score store to hold against the votes; repeatable."),
+    ] = None,
+    protocol: o.ProtocolOption = None,
+    keep_inattentive: Annotated[
+        bool,
+        typer.Option(
+            "--keep-inattentive", help="Count voters who failed more than a third of the checks, too."
+        ),
+    ] = False,
+    json: o.JsonOption = False,
+) -> None:
+    """Rate methods by votes, and hold components against the votes.
+
+    Bradley-Terry ratings with 95 % intervals for each criterion, agreement between voters, position bias,
+    failed attention checks, and how many votes would settle each undecided pair. With --stores the agreement
+    of each component and of TotalScore with the votes, and weights fitted to the votes as an opinion.
+
+    Example: refbench votes votes.jsonl --stores scores/
+    """
+    from refbench.bench.console import print_json
+    from refbench.reports.votes.analysis import analyse
+    from refbench.reports.votes.printed import print_votes, votes_json
+
+    report = analyse(
+        files, ballot=ballot, stores=stores or [], protocol=protocol, keep_inattentive=keep_inattentive
+    )
+    if json:
+        print_json(votes_json(report))
+        return
+    print_votes(report)

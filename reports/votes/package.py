@@ -121,8 +121,8 @@ def _made_frames(video: BallotVideo, width: int, height: int, count: int) -> Ite
 
 
 def _copy_packets(source: Path, file: Path) -> bool:
-    """Copy the video stream alone, without metadata; False where browsers would not play it, or the packets do
-    not fit into an mp4.
+    """Copy the video stream alone, without metadata; False where browsers would not play it, or the packets
+    do not fit into an mp4.
     """
     import av
 

@@ -60,10 +60,14 @@ def render_vote_page(
         "criteria": list(CRITERIA),
         "longestSeconds": LONGEST_S,
     }
-    return page_environment().get_template(TEMPLATE).render(
-        data=data,
-        pairs=len(pairs),
-        served=served,
-        longest_name=LONGEST_NAME,
-        criteria=[(name, CRITERION_LABELS[name], question) for name, question in CRITERIA.items()],
+    return (
+        page_environment()
+        .get_template(TEMPLATE)
+        .render(
+            data=data,
+            pairs=len(pairs),
+            served=served,
+            longest_name=LONGEST_NAME,
+            criteria=[(name, CRITERION_LABELS[name], question) for name, question in CRITERIA.items()],
+        )
     )

@@ -39,7 +39,9 @@ class VoteServer(ThreadingHTTPServer):
             super().__init__((HOST, port), _Handler)
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
-                raise UserError(f"port {port} is in use: choose another with --port, or 0 for a free one") from None
+                raise UserError(
+                    f"port {port} is in use: choose another with --port, or 0 for a free one"
+                ) from None
             raise UserError(f"port {port} cannot be taken: {one_line(error.strerror)}") from None
 
     @property
@@ -64,7 +66,9 @@ class _Handler(BaseHTTPRequestHandler):
     timeout = 60
     server: VoteServer
     acts: ClassVar[dict[str, Callable[[Sessions, dict[str, Any]], Any]]] = {
-        "/join": lambda sessions, said: sessions.join(_text(said, "voter"), said.get("token") and _text(said, "token")),
+        "/join": lambda sessions, said: sessions.join(
+            _text(said, "voter"), said.get("token") and _text(said, "token")
+        ),
         "/write": lambda sessions, said: {"number": sessions.write(*_who(said), said.get("act"))},
         "/keep": lambda sessions, said: sessions.keep(*_who(said)),
         "/leave": lambda sessions, said: sessions.leave(*_who(said)),
@@ -160,7 +164,7 @@ def _asked_part(asked: str | None, size: int) -> tuple[int, int] | None:
 
 def _text(said: dict[str, Any], field: str) -> str:
     value = said.get(field)
-    if not isinstance(value, str) or not value.isascii() and field == "token":
+    if not isinstance(value, str) or (field == "token" and not value.isascii()):
         raise Refused(f"{field} is missing")
     return value
 

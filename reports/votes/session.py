@@ -58,9 +58,7 @@ class Sessions:
     `now` gives seconds that never go back.
     """
 
-    def __init__(
-        self, ballot: Ballot, writer: VoteWriter, now: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, ballot: Ballot, writer: VoteWriter, now: Callable[[], float] = time.monotonic) -> None:
         self._writer = writer
         self._now = now
         self._lock = threading.Lock()
@@ -132,9 +130,7 @@ class Sessions:
                 return line.number
             if line.number != len(before) + 1:
                 raise Refused("this page is behind the vote file: load it again")
-            undone = {one.undoes for one in before} | {
-                one.number for one in before if one.kind == "undo"
-            }
+            undone = {one.undoes for one in before} | {one.number for one in before if one.kind == "undo"}
             if line.undoes is not None and line.undoes in undone:
                 raise Refused("not a vote: that line cannot be taken back")
             self._writer.append(line)

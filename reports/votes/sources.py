@@ -90,9 +90,8 @@ def find_sources(
         usable, unreadable = _usable(found.videos)
         videos[key] = usable
         if unreadable:
-            remarks.append(
-                f"{key.label}: {count_text(len(unreadable), 'video')} cannot be shown: {shortlist(unreadable, 2)}"
-            )
+            what = count_text(len(unreadable), "video")
+            remarks.append(f"{key.label}: {what} cannot be shown: {shortlist(unreadable, 2)}")
         missing = {sample.id for sample in samples.samples} - {sample for sample, _ in usable}
         scored = {record.sample for record in stored.groups()[key]}
         if missing & scored:
@@ -121,7 +120,9 @@ def _chosen_track(stored: StoredRuns, track: str | None, suite: Path | None) -> 
         return name
     if track is not None:
         if track not in tracks:
-            raise UserError(f"the stores hold no records of {one_line(track, 60)}, but of {shortlist(tracks)}")
+            raise UserError(
+                f"the stores hold no records of {one_line(track, 60)}, but of {shortlist(tracks)}"
+            )
         return track
     if len(tracks) > 1:
         raise UserError(f"the stores hold records of {shortlist(tracks)}: choose one with --track")

@@ -133,7 +133,10 @@ def check_ballot(file: VoteFile, ballot: Ballot) -> None:
         )
     sides = [ballot.sides(index) for index in range(len(ballot.arrangements))]
     for number, line in enumerate(file.lines, start=2):
-        if line.arrangement >= len(sides) or sides[line.arrangement].get(line.pair) != (line.left, line.right):
+        if line.arrangement >= len(sides) or sides[line.arrangement].get(line.pair) != (
+            line.left,
+            line.right,
+        ):
             raise UserError(f"{file.path}, line {number} shows a pair that its ballot does not show that way")
 
 
