@@ -83,19 +83,10 @@ def simulated(
                     answers[criterion] = "tie"
                 else:
                     answers[criterion] = "left" if videos[left].content == "method" else "right"
-            lines.append(
-                VoteLine(
-                    kind="vote",
-                    voter=voter,
-                    session=session(voter),
-                    number=number,
-                    arrangement=arrangement,
-                    pair=pair,
-                    left=left,
-                    right=right,
-                    answers=answers,
-                )  # fmt: skip
+            line = vote_line(
+                ballot, number, answers, voter=voter, arrangement=arrangement, session=session(voter)
             )
+            lines.append(line)
     return lines
 
 

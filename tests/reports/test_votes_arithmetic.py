@@ -75,12 +75,12 @@ def test_methods_that_no_vote_connects_are_told_apart() -> None:
 
 @pytest.mark.parametrize(("taste", "quality"), [(0.0, 0.0), (0.4, 0.4)])
 def test_intervals_hold_the_truth_in_about_95_of_100_studies(taste: float, quality: float) -> None:
-    """Forty studies of six voters and thirty samples; voters differ in taste, samples in quality."""
+    """Eighty studies of six voters and thirty samples; voters differ in taste, samples in quality."""
     truth = np.array([0.8, 0.1, -0.9])
     # What a vote of a random voter on a random sample prefers: spread flattens the logistic curve.
     seen = truth / np.sqrt(1 + 0.346 * 2 * (taste**2 + quality**2))
     held = []
-    for study in range(40):
+    for study in range(1000, 1080):
         generator = np.random.default_rng(study)
         tastes = truth + generator.normal(0, taste, (6, 3))
         qualities = generator.normal(0, quality, (30, 3))
@@ -91,7 +91,7 @@ def test_intervals_hold_the_truth_in_about_95_of_100_studies(taste: float, quali
         rows = np.arange(len(voter))
         chance = 1 / (1 + np.exp(worth[rows, second] - worth[rows, first]))
         wins = (generator.random(len(rows)) < chance).astype(float)
-        found = rate(first, second, wins, voter, sample, 3, resamples=50)
+        found = rate(first, second, wins, voter, sample, 3, resamples=60)
         for one in found.ratings:
             assert one.interval is not None
             held.append(one.interval[0] <= seen[one.index] <= one.interval[1])

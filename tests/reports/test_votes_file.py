@@ -83,7 +83,7 @@ def test_a_ballot_is_read_as_it_was_written_and_a_damaged_one_is_refused(tmp_pat
     content = json.loads(file.read_text())
     content["arrangements"][0][0] = content["arrangements"][0][1]
     file.write_text(json.dumps(content))
-    with pytest.raises(UserError, match="is no ballot: .*every pair once"):
+    with pytest.raises(UserError, match=r"is no ballot: .*every pair once"):
         read_ballot(file)
 
 
