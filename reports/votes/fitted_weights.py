@@ -39,7 +39,7 @@ def fit_weights(
     voters: np.ndarray,
     samples: np.ndarray,
     *,
-    resamples: int = RESAMPLES,
+    resamples: int | None = None,
 ) -> FittedWeights:
     """Fit weights to votes. `differences_VC` is (votes, components) with NaN where a vote cannot enter."""
     complete = np.isfinite(differences_VC).all(axis=1)
@@ -56,7 +56,7 @@ def fit_weights(
     _, sample = np.unique(samples[complete], return_inverse=True)
     generator = np.random.default_rng([SEED, 4])
     rows = []
-    for _ in range(resamples):
+    for _ in range(RESAMPLES if resamples is None else resamples):
         drawn = [
             generator.multinomial(count, np.full(count, 1 / count)) if count > 1 else np.ones(1)
             for count in (int(voter.max()) + 1, int(sample.max()) + 1)

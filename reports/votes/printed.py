@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -33,7 +33,7 @@ def print_votes(report: VoteReport) -> None:
     for criterion in report.criteria:
         _print_ratings(report, criterion)
     _print_voters(report)
-    print_table(
+    _table(
         "bias and agreement",
         ["criterion", "left chosen %", "95 %", "voters agree %", "on", "alpha"],
         [
@@ -56,7 +56,7 @@ def print_votes(report: VoteReport) -> None:
 
 
 def _print_ratings(report: VoteReport, criterion: CriterionReport) -> None:
-    print_table(
+    _table(
         f"{CRITERION_LABELS[criterion.criterion]}: Bradley-Terry rating (log-odds, mean 0)",
         ["method", "rating", "95 %", "won", "tied", "lost"],
         [
@@ -74,7 +74,7 @@ def _print_ratings(report: VoteReport, criterion: CriterionReport) -> None:
 
 
 def _print_voters(report: VoteReport) -> None:
-    print_table(
+    _table(
         "voters",
         ["voter", "votes", "skipped", "undone", "checks failed", "counted"],
         [
@@ -107,7 +107,7 @@ def _print_undecided(report: VoteReport) -> None:
         if overall.pairs:
             print_lines(["overall, every two methods are decided"])
         return
-    print_table(
+    _table(
         "overall, not decided: votes that would settle it (power 80 %, two-sided 5 %)",
         ["first", "second", "first preferred %", "votes", "votes needed"],
         [
@@ -124,7 +124,7 @@ def _print_undecided(report: VoteReport) -> None:
 
 
 def _print_scores(report: VoteReport) -> None:
-    print_table(
+    _table(
         f"agreement with the votes, overall ({report.protocol})",
         ["score", "pairs right %", "95 %", "votes", "tau"],
         [
@@ -144,7 +144,7 @@ def _print_scores(report: VoteReport) -> None:
     if fitted.none_because:
         print_lines([f"no weights are fitted to the votes: {fitted.none_because}"])
         return
-    print_table(
+    _table(
         "weights: official, and fitted to the votes (an opinion, not TotalScore)",
         ["component", "official", "fitted", "95 %"],
         [
@@ -157,6 +157,12 @@ def _print_scores(report: VoteReport) -> None:
             for name, official in report.official_weights.items()
         ],
     )
+
+
+def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A table under a line of its own: titles here are longer than tables are wide."""
+    print_lines(["", title])
+    print_table(None, columns, rows)
 
 
 def _number(value: float | None) -> str:

@@ -84,8 +84,7 @@ def rate(
             rows.append(fit_ratings(won.reshape(methods, methods)))
         return np.array(rows)
 
-    more = {} if resamples is None else {"resamples": resamples}
-    draws = resample(statistic, voters, samples, **more)
+    draws = resample(statistic, voters, samples, resamples=resamples)
     found = []
     for index in range(methods):
         results = np.concatenate([wins[first == index], 1 - wins[second == index]])

@@ -73,10 +73,14 @@ def resample(
     voters: np.ndarray,
     samples: np.ndarray,
     *,
-    resamples: int = RESAMPLES,
+    resamples: int | None = None,
 ) -> Draws:
-    """Draw a statistic anew; `voters` and `samples` hold each vote's voter and sample as numbers from 0."""
+    """Draw a statistic anew; `voters` and `samples` hold each vote's voter and sample as numbers from 0.
+
+    `resamples` of each kind are drawn (default: `RESAMPLES`).
+    """
     votes = len(voters)
+    repeats = RESAMPLES if resamples is None else resamples
     voter_count, sample_count = (len(np.unique(groups)) for groups in (voters, samples))
     estimate = statistic(np.ones((1, votes)))[0]
 
@@ -86,7 +90,7 @@ def resample(
         if number < 2:
             return np.empty((0, len(estimate)))
         generator = np.random.default_rng([SEED, salt, number])
-        counts = generator.multinomial(number, np.full(number, 1 / number), size=resamples)
+        counts = generator.multinomial(number, np.full(number, 1 / number), size=repeats)
         return statistic(counts[:, dense].astype(np.float64))
 
     return Draws(

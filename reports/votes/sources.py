@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from refbench.bench.dataset import Track, dataset_folder, load_suite
 from refbench.bench.errors import SampleError, UserError, one_line
 from refbench.bench.files import shortlist
 from refbench.bench.runs.folder import run_folder, scan_videos
+from refbench.bench.scores.aggregate import natural_order
 from refbench.bench.scores.record import RunKey
 from refbench.bench.video import Video
 from refbench.reports.gallery import known_samples
@@ -73,32 +74,24 @@ def find_sources(
     samples, why = known_samples(name, given, load_suite(suite) if suite is not None else None)
     if samples is None:
         raise UserError(f"voters judge by prompt and references, which are not known: {why}")
-    keys = [key for key in stored.groups() if key.track == name]
     remarks = [f"left out: {text}" for text in stored.left_out]
-    videos: dict[RunKey, dict[Place, Path]] = {}
+    videos: dict[RunKey, Mapping[Place, Path]] = {}
     looked_at = set()
-    for key in keys:
+    for key, records in stored.groups().items():
+        if key.track != name:
+            continue
         info = stored.run_infos.get(key)
+        # Records can have another name or variant than the videos: the description beside them knows theirs.
         made_as = RunKey(info.method, info.track, info.variant) if info is not None else key
         folder = run_folder(runs, *made_as)
         looked_at.add(folder)
         try:
             found = scan_videos(folder, samples)
         except (UserError, OSError) as error:
-            remarks.append(f"{key.label} has records and no videos: {one_line(error)}")
+            remarks.append(f"{key.label} has records and no videos: {error}")
             continue
-        usable, unreadable = _usable(found.videos)
-        videos[key] = usable
-        if unreadable:
-            what = count_text(len(unreadable), "video")
-            remarks.append(f"{key.label}: {what} cannot be shown: {shortlist(unreadable, 2)}")
-        missing = {sample.id for sample in samples.samples} - {sample for sample, _ in usable}
-        scored = {record.sample for record in stored.groups()[key]}
-        if missing & scored:
-            remarks.append(
-                f"{key.label}: {count_text(len(missing & scored), 'scored sample')} without a video: "
-                f"{shortlist(sorted(missing & scored), 3)}"
-            )
+        videos[key], unreadable = _usable(found.videos)
+        remarks += _gaps(key, {record.sample for record in records}, videos[key], unreadable)
     without_records = [
         folder.parent.name
         for folder in sorted(runs.glob(f"*/{name}"))
@@ -106,9 +99,23 @@ def find_sources(
     ]
     if without_records:
         remarks.append(f"videos without records, not shown: {shortlist(without_records)}")
+    remarks = [one_line(text) for text in remarks]
     if not any(videos.values()):
         raise UserError(f"no run has both records and videos of {name}: {'; '.join(remarks)}")
-    return Sources(track=samples, videos=videos, remarks=tuple(map(one_line, remarks)))
+    return Sources(track=samples, videos=videos, remarks=tuple(remarks))
+
+
+def _gaps(
+    key: RunKey, scored: Collection[str], videos: Mapping[Place, Path], unreadable: Sequence[str]
+) -> Iterator[str]:
+    """What a run lacks: videos that cannot be read, and scored samples without a video."""
+    if unreadable:
+        what = count_text(len(unreadable), "video")
+        yield f"{key.label}: {what} cannot be shown: {shortlist(unreadable, 2)}"
+    missing = sorted(set(scored) - {sample for sample, _ in videos}, key=natural_order)
+    if missing:
+        what = count_text(len(missing), "scored sample")
+        yield f"{key.label}: {what} without a video: {shortlist(missing, 3)}"
 
 
 def _chosen_track(stored: StoredRuns, track: str | None, suite: Path | None) -> str:

@@ -75,12 +75,12 @@ def test_methods_that_no_vote_connects_are_told_apart() -> None:
 
 @pytest.mark.parametrize(("taste", "quality"), [(0.0, 0.0), (0.4, 0.4)])
 def test_intervals_hold_the_truth_in_about_95_of_100_studies(taste: float, quality: float) -> None:
-    """Eighty studies of six voters and thirty samples; voters differ in taste, samples in quality."""
+    """Sixty studies of six voters and thirty samples; voters differ in taste, samples in quality."""
     truth = np.array([0.8, 0.1, -0.9])
     # What a vote of a random voter on a random sample prefers: spread flattens the logistic curve.
     seen = truth / np.sqrt(1 + 0.346 * 2 * (taste**2 + quality**2))
     held = []
-    for study in range(1000, 1080):
+    for study in range(1000, 1060):
         generator = np.random.default_rng(study)
         tastes = truth + generator.normal(0, taste, (6, 3))
         qualities = generator.normal(0, quality, (30, 3))
