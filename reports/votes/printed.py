@@ -52,7 +52,8 @@ def print_votes(report: VoteReport) -> None:
     _print_undecided(report)
     if report.scores:
         _print_scores(report)
-    print_lines(report.notes)
+    if report.notes:
+        print_lines(["", *report.notes])
 
 
 def _print_ratings(report: VoteReport, criterion: CriterionReport) -> None:

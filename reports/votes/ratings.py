@@ -2,8 +2,8 @@
 
 The probability that method i is preferred to j is 1 / (1 + exp(r_j - r_i)); ratings are log-odds with mean 0.
 Fitted by maximum likelihood with `choix` (iterative Luce spectral ranking, Maystre and Grossglauser 2015)
-from the matrix of wins, in which a tie is half a win for both. A tenth of a win for either side of every two
-methods keeps the rating of a method that always won finite. Intervals: see `resampling`.
+from the matrix of wins, in which a tie is half a win for both. A tenth of a win and of a loss that each method
+has against all others together keeps the rating of one that always won finite. Intervals: see `resampling`.
 """
 
 from __future__ import annotations
@@ -56,10 +56,11 @@ def fit_ratings(wins: np.ndarray) -> np.ndarray:
     """Ratings (methods,) from a matrix whose entry (i, j) is how often i was preferred to j."""
     import choix
 
-    matrix = wins + PRIOR_WINS
+    matrix = wins + PRIOR_WINS / (len(wins) - 1)
     np.fill_diagonal(matrix, 0.0)
-    fitted = np.asarray(choix.ilsr_pairwise_dense(matrix, max_iter=MOST_ITERATIONS, tol=TOLERANCE))
-    return fitted - fitted.mean()
+    fitted: np.ndarray = choix.ilsr_pairwise_dense(matrix, max_iter=MOST_ITERATIONS, tol=TOLERANCE)
+    centred: np.ndarray = fitted - fitted.mean()
+    return centred
 
 
 def rate(
