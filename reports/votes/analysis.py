@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from refbench.bench.dataset import domain_of
+from refbench.bench.environment import missing_packages
 from refbench.bench.errors import UserError, one_line
 from refbench.bench.files import is_there, shortlist
 from refbench.bench.scores.bootstrap import Interval
@@ -35,6 +36,7 @@ from refbench.reports.votes.scored_videos import method_scores, pair_scores
 from refbench.reports.votes.vote_file import check_ballot, joined, read_votes
 
 TOTAL = "total"
+PACKAGES = ("choix", "scipy")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,8 +112,10 @@ def analyse(
     """What the votes in `files` say; the ballot is the one beside the first file, unless `ballot` is given.
 
     Raises UserError for a missing or damaged file, votes on another ballot, two voters with one name, no vote
-    that counts, and stores without records of the compared runs.
+    that counts, stores without records of the compared runs, and packages that are not installed.
     """
+    if absent := missing_packages(PACKAGES, "votes"):
+        raise UserError(f"reading votes {absent}")
     found = ballot if ballot is not None else ballot_path(files[0])
     if ballot is None and not is_there(found):
         raise UserError(f"{found} is not there: say with --ballot FILE which ballot the votes are on")

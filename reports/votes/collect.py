@@ -14,7 +14,7 @@ from refbench.reports.votes.package import write_package
 from refbench.reports.votes.server import DEFAULT_PORT, VoteServer
 from refbench.reports.votes.session import Sessions
 from refbench.reports.votes.sources import Sources, check_complete
-from refbench.reports.votes.vote_file import VoteWriter
+from refbench.reports.votes.vote_file import VoteWriter, read_votes
 
 PAIRS = 60
 CHECKS = 6
@@ -39,7 +39,7 @@ def open_votes(
     """
     path = ballot_path(out)
     ballot = _ballot(sources, path, pairs, checks, seed)
-    if not is_there(path) and is_there(out):
+    if not is_there(path) and is_there(out) and read_votes(out).lines:
         raise UserError(f"{out} is there, and its ballot {path} is not: choose another --out")
     with VoteWriter(out, ballot) as writer, scratch_folder("vote") as scratch:
         if not is_there(path):

@@ -2,8 +2,9 @@
 
 The probability that method i is preferred to j is 1 / (1 + exp(r_j - r_i)); ratings are log-odds with mean 0.
 Fitted by maximum likelihood with `choix` (iterative Luce spectral ranking, Maystre and Grossglauser 2015)
-from the matrix of wins, in which a tie is half a win for both. A tenth of a win and of a loss that each method
-has against all others together keeps the rating of one that always won finite. Intervals: see `resampling`.
+from the matrix of wins, in which a tie is half a win for both. A tenth of a win and of a loss that each
+method has against all others together keeps the rating of one that always won finite. Intervals: see
+`resampling`.
 """
 
 from __future__ import annotations

@@ -214,14 +214,13 @@ class VoteWriter:
 
     def _open(self) -> None:
         found = read_votes(self.path) if self.path.exists() else None
-        if found is not None and found.header is not None:
+        if found is not None and found.lines:
             check_ballot(found, self._ballot)
             self.lines = list(found.lines)
         self._file = self.path.open("ab", buffering=0)
-        content = self.path.read_bytes()
-        end = content.rfind(b"\n") + 1
-        if end < len(content):
-            os.truncate(self.path, end)
+        # A header without votes binds nobody: whoever wrote it may have died before the ballot was kept.
+        end = self.path.read_bytes().rfind(b"\n") + 1 if self.lines else 0
+        self._file.truncate(end)
         if end == 0:
             self._write(Header(ballot=self._ballot.digest, track=self._ballot.track))
             _sync_folder(self.path.parent)

@@ -15,6 +15,7 @@ from kit.cli import complaint, invoke, printed, printed_json
 from kit.records import record
 from kit.stored_runs import IDS, run_records, store
 from kit.voters import TRACK, ballot_of, simulated, vote_line, write_votes
+from refbench.bench import environment
 from refbench.bench.cli import main as cli
 from refbench.bench.scores.columns import COMPONENTS
 from refbench.bench.scores.record import RunKey
@@ -249,6 +250,17 @@ def test_stores_of_other_runs_are_one_line(file: Path, tmp_path: Path) -> None:
 def test_a_method_without_records_is_said(file: Path, stores: Path) -> None:
     shutil.rmtree(stores / "middling")
     assert "no records of middling" in printed("votes", file, "--stores", stores)
+
+
+def test_a_missing_package_is_one_line(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(environment, "find_spec", lambda name: None if name == "choix" else name)
+    assert complaint("votes", file) == "reading votes needs choix; pip install 'refalign-bench[votes]'"
+
+
+@pytest.mark.parametrize("command", ["vote", "votes"])
+def test_help_teaches_every_option(command: str) -> None:
+    text = printed(command, "--help")
+    assert f"Example: refbench {command}" in text and "STORE" in text and "Default" in text
 
 
 def test_hostile_names_are_printed_harmlessly(tmp_path: Path) -> None:

@@ -118,6 +118,13 @@ def test_a_torn_header_is_written_anew(tmp_path: Path) -> None:
     assert read_votes(file).header is not None
 
 
+def test_a_file_without_a_vote_is_bound_to_no_ballot(tmp_path: Path) -> None:
+    file = write_votes(tmp_path / "votes.jsonl", ballot_of(("a", "b"), seed=5), [])
+    with VoteWriter(file, BALLOT) as writer:
+        writer.append(vote_line(BALLOT, 1))
+    check_ballot(read_votes(file), BALLOT)
+
+
 def test_what_a_full_disk_refused_does_not_come_out_with_the_next_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

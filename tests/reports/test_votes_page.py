@@ -282,8 +282,12 @@ def test_a_changed_or_missing_video_is_not_voted_on_as_if_it_were_the_same(
     stores: Path, runs: Path, dataset: Path, make_clip: Callable[..., Path], tmp_path: Path
 ) -> None:
     out = tmp_path / "votes.jsonl"
-    with open_votes(find_sources([stores], runs, dataset=dataset), out, port=0):
-        pass
+    with (
+        open_votes(find_sources([stores], runs, dataset=dataset), out, port=0) as server,
+        serving(server) as say,
+    ):
+        seat = say("/join", {"voter": "ann"})[1]
+        assert say("/write", who(seat) | {"act": act(read_ballot(ballot_path(out)), seat, 1)})[0] == 200
     place = f"runs/{METHODS[0]}/open-domain/seed-0/{IDS[0]}.mp4"
     make_clip(place, frames=3, width=32, height=32, seed=9)
     with (
