@@ -86,7 +86,7 @@ SMOOTH_RATING, DECAY = 0.9, 0.075
 THUMBNAIL_STEP = 4
 LEVEL_WEIGHT = 0.5
 WINDOWS = [window_indices(centre, NUM_FRAMES) for centre in range(NUM_FRAMES)]
-SCHEDULE = Schedule(steps=3500, learning_rate=1e-3, warmup_steps=100, average=0.99)
+SCHEDULE = Schedule(steps=1500, learning_rate=1e-3, warmup_steps=100, average=0.99)
 MEASURED = ("flicker", "jitter", "warp")
 MEASURED_CLIPS = 60
 
