@@ -16,7 +16,6 @@ from refbench.bench.errors import UserError
 from refbench.bench.runner.evaluate import Evaluated, Evaluation, PreparedEvaluation
 from refbench.bench.runner.run import MethodsDone, MethodsRun, run_methods
 from refbench.bench.runs.folder import run_folder
-from refbench.bench.scores.store import StorePart
 from refbench.mini.benchmark import write_mini_dataset
 from refbench.mini.track import MINI, SAMPLES_PER_CATEGORY
 from refbench.mini.weights import TRAINED
@@ -106,11 +105,6 @@ class Contest:
                 shuffled_references=SHUFFLE_SEED,
             )
         ).run()
-
-
-def stores(done: Sequence[Evaluated]) -> list[StorePart]:
-    """The records of these evaluations, as a report reads them."""
-    return MethodsDone(evaluated=list(done), generation_failed=False).stores
 
 
 def _sizes(methods: Sequence[str]) -> list[str]:
