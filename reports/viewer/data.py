@@ -23,7 +23,7 @@ from refbench.bench.scores.columns import COMPONENTS
 from refbench.bench.scores.comparison import Difference
 from refbench.bench.scores.record import RunKey
 from refbench.reports.cards import card_fields
-from refbench.reports.published import leaderboard_rows
+from refbench.reports.published import PublishedRow, leaderboard_rows
 from refbench.reports.rank_groups import Pair, compare_all, rank_groups
 from refbench.reports.viewer.names import Names
 from refbench.reports.viewer.shown import ShownMethod, ShownTrack, ShownVideo
@@ -342,15 +342,19 @@ def _published(track: ShownTrack) -> list[dict[str, Any]]:
         rows = leaderboard_rows(track.name, track.protocol.name)
     except UserError:
         return []
+    # The same figures in several sources are one row that names them all.
+    alike: dict[tuple[object, ...], list[PublishedRow]] = {}
+    for row in rows:
+        alike.setdefault((row.method, row.total, *sorted(row.components.items())), []).append(row)
     return [
         {
-            "method": row.method,
-            "total": row.total / 100,
-            "components": {name: value / 100 for name, value in row.components.items()},
-            "source": row.source.title,
-            "url": row.source.url,
+            "method": same[0].method,
+            "total": same[0].total / 100,
+            "components": {name: value / 100 for name, value in same[0].components.items()},
+            "sources": "; ".join(row.source.title for row in same),
+            "url": same[0].source.url,
         }
-        for row in rows
+        for same in alike.values()
     ]
 
 

@@ -62,6 +62,7 @@ function drawPage() {
     else if (current?.key?.(event)) event.preventDefault();
   });
   render();
+  performance.mark("drawn");
 }
 
 if (site !== null) drawPage();

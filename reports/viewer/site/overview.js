@@ -4,13 +4,13 @@
 function drawOverview(state, place) {
   const { track } = state;
   const unofficial = track.methods.some((method) => method.total === null && method.unofficial_total !== null);
-  place.append(
+  place.append(...shownOnly([
     h("h1", {}, `Ranking on ${track.name}`),
     h("p", { class: "quiet" }, `Protocol ${track.protocol}, percent, ${count(track.samples.ids.length, "sample")}. `
       + "Brackets and lines are 95 % bootstrap intervals over samples."),
     unofficial ? h("p", { class: "quiet" }, "Totals in italics are no TotalScores; below each method stands why.") : null,
     publishedChoice(state), rankingTable(state),
-    ...methodNotes(track), gapSection(track), categorySection(track), coverageSection(track), cardSection(track));
+    ...methodNotes(track), gapSection(track), categorySection(track), coverageSection(track), cardSection(track)]));
   return {};
 }
 
@@ -37,7 +37,11 @@ function rankingTable({ track, published }) {
   const order = [...measured, ...others].sort((one, other) => (other.total ?? -9) - (one.total ?? -9));
   const spans = order.flatMap(({ method, total }) => [total, ...(method?.interval ?? [])]).filter((one) => one !== null);
   const [low, high] = [Math.min(...spans, 1), Math.max(...spans, 0)];
-  const best = columns.map((column) => Math.max(...track.methods.map((method) => method.components[column.name]?.value ?? -9)));
+  const best = columns.map((column) => {
+    const values = track.methods.map((method) => method.components[column.name]?.value ?? null).filter((value) => value !== null);
+    // Where all are equal none is best.
+    return Math.max(...values) > Math.min(...values) ? Math.max(...values) : null;
+  });
   return scrolled(h("table", { class: "ranking" },
     h("caption", { class: "spoken" }, `Methods on ${track.name}, the highest total first`),
     h("thead", {}, h("tr", {},
@@ -62,7 +66,7 @@ function measuredRow(track, columns, { method, rank, total }, low, high, best) {
     columns.map((column, place) => {
       const component = method.components[column.name];
       const partial = component && component.counted < component.expected;
-      return h("td", { class: `number${component?.value === best[place] ? " best" : ""}`,
+      return h("td", { class: `number${best[place] !== null && component?.value === best[place] ? " best" : ""}`,
         title: component ? `${component.counted} of ${component.expected} counted` : null },
         percent(component?.value), partial ? h("sup", {}, "*") : null);
     }));
@@ -71,7 +75,7 @@ function measuredRow(track, columns, { method, rank, total }, low, high, best) {
 function publishedRow(columns, row, low, high) {
   return h("tr", { class: "published" },
     h("td", { class: "rank" }), h("th", { scope: "row" }, row.method, " ",
-      h("a", { class: "tag", href: row.url, rel: "noreferrer", title: row.source }, "published")),
+      h("a", { class: "tag", href: row.url, rel: "noreferrer", title: row.sources }, "published")),
     h("td", { class: "number total" }, percent(row.total)), h("td", {}, line(null, row.total, low, high)), h("td"), h("td"),
     columns.map((column) => h("td", { class: "number" }, percent(row.components[column.name]))));
 }
@@ -82,7 +86,7 @@ function line(interval, total, low, high) {
   const x = (value) => (4 + 112 * (high > low ? (value - low) / (high - low) : 0.5)).toFixed(1);
   return svg("svg", { class: "line", viewBox: "0 0 120 16", width: 120, height: 16, "aria-hidden": "true" },
     interval ? svg("line", { x1: x(interval[0]), x2: x(interval[1]), y1: 8, y2: 8 }) : null,
-    svg("circle", { cx: x(total), cy: 8, r: 3.5 }));
+    svg("circle", { cx: x(total), cy: 8, r: 2.5 }));
 }
 
 function methodNotes(track) {
@@ -95,11 +99,14 @@ function methodNotes(track) {
     kept.length ? h("details", { open: kept.length <= 3 }, h("summary", {}, `What must be said of ${count(kept.length, "method")}`),
       h("ul", { class: "notes" }, kept.map(([label, texts]) => h("li", {}, h("strong", {}, label), `: ${texts.join("; ")}`)))) : null,
     track.why_unknown ? h("p", { class: "quiet" }, `Prompts and references are not shown: ${track.why_unknown}`) : null,
-  ].filter((one) => one !== null);
+  ];
 }
 
 function gapSection(track) {
   if (track.methods.length < 2) return "";
+  if (track.pairs.every((pair) => pair.why || pair.total[2] === null)) {
+    return h("section", {}, h("h2", {}, "Which gaps mean something"), h("p", { class: "quiet" }, "No two methods have a total to compare."));
+  }
   const methods = track.methods;
   return h("section", {}, h("h2", {}, "Which gaps mean something"),
     h("p", { class: "quiet" }, "Row minus column in points of TotalScore over the samples that both have (paired bootstrap). "

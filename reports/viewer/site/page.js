@@ -19,8 +19,12 @@ function filled(element, attributes, children) {
     if (typeof value === "function") element.addEventListener(name, value);
     else element.setAttribute(name, value === true ? "" : String(value));
   }
-  element.append(...children.flat().filter((child) => child !== null && child !== undefined && child !== false));
+  element.append(...shownOnly(children.flat()));
   return element;
+}
+
+function shownOnly(children) {
+  return children.filter((child) => child !== null && child !== undefined && child !== false);
 }
 
 function styled(element, properties) {

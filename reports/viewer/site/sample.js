@@ -110,7 +110,8 @@ function scoreTable(track, sample, chosen) {
   const orders = track.columns.map((_, column) => ranks(track, sample, column));
   const methods = track.methods.length;
   const several = track.seeds.length > 1;
-  const said = [];
+  // Reason in a component → the methods that have it.
+  const said = new Map();
   const cell = (row, column) => {
     const value = track.rows.values[row][column];
     const method = track.rows.method[row];
@@ -122,7 +123,10 @@ function scoreTable(track, sample, chosen) {
       return known === null ? one : styled(one, { "--share": known });
     }
     const reason = textOf(track.rows.reasons[row][column]);
-    if (!reason.startsWith("not_applicable")) said.push(`${track.methods[method].label}${several ? `, seed ${track.rows.seed[row]}` : ""}, ${track.columns[column].label}: ${reason}`);
+    if (!reason.startsWith("not_applicable")) {
+      const key = `${track.columns[column].label}: ${reason}`;
+      said.set(key, [...said.get(key) ?? [], `${track.methods[method].label}${several ? ` seed ${track.rows.seed[row]}` : ""}`]);
+    }
     return h("td", { class: "number quiet", title: reason }, reason.startsWith("not_applicable") ? "n/a" : h("span", { class: "warning" }, reason.split(":")[0]));
   };
   const table = h("table", { class: "scores-table" },
@@ -136,7 +140,7 @@ function scoreTable(track, sample, chosen) {
   return h("section", {}, h("h2", {}, "Scores"),
     h("p", { class: "quiet" }, "Raw, each on its metric's own scale; # is the rank among all methods of the track."),
     scrolled(table, "Scores"),
-    h("ul", { class: "notes" }, inapplicable.map(([label, reason]) => h("li", {}, `${label}: ${reason}`)), said.map((text) => h("li", { class: "warning" }, text))));
+    h("ul", { class: "notes" }, inapplicable.map(([label, reason]) => h("li", {}, `${label}: ${reason}`)), [...said].map(([text, who]) => h("li", { class: "warning" }, `${text} (${who.join(", ")})`))));
 }
 
 function detailSection(track, sample, chosen) {

@@ -49,10 +49,7 @@ function sorted(found, state) {
   if (state.sort === "sample") return found;
   let key;
   if (state.sort === "difference") {
-    const gaps = track.samples.ids.map((_, sample) => {
-      const [a, b] = [state.a, state.b].map((method) => sampleValue(track, sample, method, state.column));
-      return a === null || b === null ? null : a - b;
-    });
+    const gaps = track.samples.ids.map((_, sample) => sampleGap(state, sample));
     key = (row) => gaps[rows.sample[row]];
   } else {
     const sign = state.sort === "best" ? -1 : 1;
@@ -70,6 +67,16 @@ function sorted(found, state) {
   });
 }
 
+// A minus B of the chosen component, over seeds; null where one of the two has no value.
+function sampleGap({ track, a, b, column }, sample) {
+  const [one, other] = [a, b].map((method) => sampleValue(track, sample, method, column));
+  return one === null || other === null ? null : one - other;
+}
+
+function gapOf(state, row) {
+  return state.sort === "difference" ? sampleGap(state, state.track.rows.sample[row]) : null;
+}
+
 function drawSamples(state, place) {
   let shown = [];
   let now = state;
@@ -80,6 +87,7 @@ function drawSamples(state, place) {
   const cards = new Map();
   let layout = null;
   let focused = 0;
+  let drawnSort = "";
 
   function measure() {
     const width = grid.clientWidth;
@@ -110,7 +118,7 @@ function drawSamples(state, place) {
     for (let index = first; index < last; index += 1) {
       const row = shown[index];
       if (!cards.has(row)) {
-        cards.set(row, card(now.track, row));
+        cards.set(row, card(now.track, row, gapOf(now, row)));
         grid.append(cards.get(row));
       }
       const one = cards.get(row);
@@ -130,7 +138,10 @@ function drawSamples(state, place) {
     const sameTrack = now.track === next.track;
     now = next;
     shown = chosenRows(now);
-    if (!sameTrack) clear();
+    const sort = now.sort === "difference" ? `${now.a} ${now.b} ${now.column}` : "";
+    // What stands on a card depends on both.
+    if (!sameTrack || sort !== drawnSort) clear();
+    drawnSort = sort;
     focused = Math.min(focused, Math.max(0, shown.length - 1));
     found.textContent = `${shown.length} of ${count(now.track.rows.sample.length, "video")}`
       + (now.track.hasVideos ? "" : "; no video can be shown");
@@ -204,14 +215,15 @@ function drop(card) {
   card.remove();
 }
 
-function card(track, row) {
+function card(track, row, gap) {
   const { rows, samples } = track;
   const [sample, method, seed] = [rows.sample[row], rows.method[row], rows.seed[row]];
   const label = track.methods[method].label;
   const name = `${samples.ids[sample]} by ${label}, seed ${seed}`;
   return h("li", { class: "card" }, h("a", { "aria-label": name },
     thumb(track, row),
-    h("span", { class: "who" }, h("strong", {}, samples.ids[sample]), track.seeds.length > 1 ? h("span", { class: "quiet" }, ` seed ${seed}`) : null),
+    h("span", { class: "who" }, h("strong", {}, samples.ids[sample]), track.seeds.length > 1 ? h("span", { class: "quiet" }, ` seed ${seed}`) : null,
+      gap === null ? null : h("span", { class: "gap", title: "A − B" }, `${gap < 0 ? "−" : "+"}${Math.abs(gap).toFixed(4)}`)),
     h("span", { class: "method" }, label, rows.changed[row] ? h("span", { class: "warning", title: "The file is not the one that was scored." }, " changed") : null),
     h("span", { class: "prompt quiet" }, samples.prompts[sample] || samples.categories[sample]),
     h("span", { class: "scores" }, track.columns.map((column, place) => score(track, row, column, place)))));
