@@ -194,11 +194,12 @@ class Previews:
 
 
 def fitted(image: Image.Image, size_px: int) -> Image.Image:
-    """An RGB image scaled down so that its longer side has at most `size_px`; never up."""
+    """An RGB image scaled down so that its longer side has at most `size_px`, to even sides; never up."""
     scale = size_px / max(image.size)
     if scale >= 1:
         return image
-    width, height = (max(2, round(side * scale)) for side in image.size)
+    # H.264's colours have half the pixels in both directions.
+    width, height = (max(2, 2 * round(side * scale / 2)) for side in image.size)
     return image.resize((width, height))
 
 

@@ -59,6 +59,7 @@ class SiteServer(ThreadingHTTPServer):
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    server_version, sys_version = "refbench", ""
     server: SiteServer
 
     def do_GET(self) -> None:
