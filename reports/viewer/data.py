@@ -23,6 +23,7 @@ from refbench.bench.scores.columns import COMPONENTS
 from refbench.bench.scores.comparison import Difference
 from refbench.bench.scores.record import RunKey
 from refbench.reports.cards import card_fields
+from refbench.reports.page import metric_table
 from refbench.reports.published import PublishedRow, leaderboard_rows
 from refbench.reports.rank_groups import Pair, compare_all, rank_groups
 from refbench.reports.viewer.names import Names
@@ -195,6 +196,7 @@ def _track(
         "rows": rows,
         "shares": [_shares(method, track) for method in track.methods],
         "pairs": [_pair(pair, runs, names) for pair in pairs],
+        "scoring": _scoring(track, names),
         "published": [] if names.anonymous else _published(track),
     }
 
@@ -335,6 +337,17 @@ def _difference(one: Difference) -> list[Any]:
     low, high = one.interval if one.interval is not None else (None, None)
     numbers = (one.a, one.b, one.difference, low, high, one.detectable)
     return [*(None if number is None else round(number, DIGITS + 2) for number in numbers), one.n]
+
+
+def _scoring(track: ShownTrack, names: Names) -> dict[str, Any]:
+    """How each metric was computed, as the report's table says it; anonymous without the sources' names."""
+    table = metric_table(record for method in track.methods for record in method.records)
+    kept = len(table.headings) - (1 if names.anonymous else 0)
+    return {
+        "headings": table.headings[:kept],
+        "rows": [[names.text(cell.text) for cell in row[:kept]] for row in table.rows],
+        "notes": table.notes,
+    }
 
 
 def _published(track: ShownTrack) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ function drawOverview(state, place) {
       + "Brackets and lines are 95 % bootstrap intervals over samples."),
     unofficial ? h("p", { class: "quiet" }, "Totals in italics are no TotalScores; below each method stands why.") : null,
     publishedChoice(state), rankingTable(state),
-    ...methodNotes(track), gapSection(track), categorySection(track), coverageSection(track), cardSection(track)]));
+    ...methodNotes(track), gapSection(track), categorySection(track), coverageSection(track), scoringSection(track), cardSection(track)]));
   return {};
 }
 
@@ -173,6 +173,16 @@ function whyNotAll(columns, method) {
     .filter(([, reasons]) => reasons.length)
     .map(([short, reasons]) => `${short}: ${reasons.map(([reason, number]) => `${number} ${reason}`).join(", ")}`)
     .join("; ");
+}
+
+// How each metric was computed: what must be equal for scores to compare.
+function scoringSection(track) {
+  const { headings, rows, notes } = track.scoring;
+  return h("section", {}, h("h2", {}, "How it was scored"),
+    scrolled(h("table", { class: "scoring" },
+      h("thead", {}, h("tr", {}, headings.map((text) => h("th", { scope: "col" }, text)))),
+      h("tbody", {}, rows.map(([metric, ...cells]) => h("tr", {}, h("th", { scope: "row" }, metric), cells.map((text) => h("td", {}, text)))))), "How it was scored"),
+    notes.map((text) => h("p", { class: "warning" }, text)));
 }
 
 function cardSection(track) {

@@ -30,6 +30,7 @@ function drawPair(state, place) {
     h("section", {}, h("h2", {}, `${track.samples.ids[sample]} side by side`),
       promptAndReferences(track, sample),
       h("div", { class: "tools" }, choice("Layout", [["beside", "side by side"], ["slider", "one over the other, with a slider"]], state.layout, (value) => go({ layout: value })),
+        track.seeds.length > 1 ? choice("Seed", [["", "first"], ...track.seeds.map((one) => [one, one])], state.seed ?? "", (value) => go({ seed: value })) : "",
         h("a", { href: address({ view: "sample", sample: track.samples.ids[sample] }) }, "all methods")),
       player.controls, twoVideos(state, sample, player)),
     decisiveSection(state, decisive, sample));

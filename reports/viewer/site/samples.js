@@ -220,8 +220,9 @@ function card(track, row, gap) {
   const [sample, method, seed] = [rows.sample[row], rows.method[row], rows.seed[row]];
   const label = track.methods[method].label;
   const name = `${samples.ids[sample]} by ${label}, seed ${seed}`;
-  return h("li", { class: "card" }, h("a", { "aria-label": name },
-    thumb(track, row),
+  const picture = thumb(track, row);
+  return h("li", { class: "card" }, h("a", { "aria-label": name, focus: picture.play, blur: picture.pause },
+    picture.element,
     h("span", { class: "who" }, h("strong", {}, samples.ids[sample]), track.seeds.length > 1 ? h("span", { class: "quiet" }, ` seed ${seed}`) : null,
       gap === null ? null : h("span", { class: "gap", title: "A − B" }, `${gap < 0 ? "−" : "+"}${Math.abs(gap).toFixed(4)}`)),
     h("span", { class: "method" }, label, rows.changed[row] ? h("span", { class: "warning", title: "The file is not the one that was scored." }, " changed") : null),
@@ -242,16 +243,16 @@ function score(track, row, column, place) {
 // The first frame, or the poster; it plays under the pointer and with the focus.
 function thumb(track, row) {
   const { rows } = track;
-  if (rows.video[row] === "") return h("span", { class: "thumb none" }, textOf(rows.missing[row]));
+  if (rows.video[row] === "") {
+    return { element: h("span", { class: "thumb none" }, textOf(rows.missing[row])), play: null, pause: null };
+  }
   const video = h("video", { class: "thumb", muted: true, loop: true, playsinline: true, preload: rows.poster[row] ? "none" : "metadata",
     src: rows.video[row], poster: rows.poster[row] || null, tabindex: -1, "aria-hidden": "true",
     error: () => video.replaceWith(h("span", { class: "thumb none" }, "This browser cannot play the file.")) });
   video.muted = true;
-  const frame = h("span", { class: "thumb-frame" }, video);
   const play = () => { if (!reducedMotion.matches) video.play().catch(() => {}); };
-  frame.addEventListener("pointerenter", play);
-  frame.addEventListener("pointerleave", () => video.pause());
-  return frame;
+  const pause = () => video.pause();
+  return { element: h("span", { class: "thumb-frame", pointerenter: play, pointerleave: pause }, video), play, pause };
 }
 
 // The row of choices; drawn again with the state, but a field that is being typed in stays.
