@@ -138,7 +138,7 @@ function scoreTable(track, sample, chosen) {
       track.columns.map((_, column) => cell(row, column))))));
   const inapplicable = track.columns.map((column, place) => [column.label, textOf(track.rows.reasons[rows[0]][place])]).filter(([, reason]) => reason.startsWith("not_applicable"));
   return h("section", {}, h("h2", {}, "Scores"),
-    h("p", { class: "quiet" }, "Raw, each on its metric's own scale; # is the rank among all methods of the track."),
+    h("p", { class: "quiet" }, "Raw, each on its metric's own scale; # is the rank among all methods of the track by what enters the mean, over seeds."),
     scrolled(table, "Scores"),
     h("ul", { class: "notes" }, inapplicable.map(([label, reason]) => h("li", {}, `${label}: ${reason}`)), [...said].map(([text, who]) => h("li", { class: "warning" }, `${text} (${who.join(", ")})`))));
 }
