@@ -70,7 +70,10 @@ class Texts:
 
 @dataclass(frozen=True, kw_only=True)
 class Column:
-    """A column of values: a component of TotalScore (with its weight), or a metric beside it."""
+    """A column of values: a component of TotalScore (with its weight), or a metric beside it.
+
+    `absolute`: the protocol counts a negative value as a positive one.
+    """
 
     metric: str
     label: str
@@ -80,6 +83,7 @@ class Column:
     best: float | None
     weight: float | None
     name: str
+    absolute: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,6 +147,8 @@ def track_columns(track: ShownTrack) -> list[Column]:
             worst=column.worst,
             best=column.best,
             weight=weights[column.component.name],
+            # The rule is a function: what it makes of a negative score is asked of itself.
+            absolute=column.clip(-0.5) == 0.5,
         )
         for column in track.protocol.weighted_columns(track.domain)
     ]
@@ -186,7 +192,8 @@ def _track(
     return {
         "name": track.name,
         "protocol": track.protocol.name,
-        "why_unknown": names.text(track.why_unknown, "there is no data set"),
+        # It may hold a path, and a path its owner's name.
+        "why_unknown": "there is no data set" if names.anonymous and track.why_unknown else track.why_unknown,
         "columns": [vars(column) for column in columns],
         "samples": _samples(track.samples, media),
         "methods": [

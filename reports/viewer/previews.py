@@ -111,7 +111,8 @@ class Previews:
                 taken += self._size_of(self._pictures[reference.file])
                 self._check(taken)
         shown = {Path(link).name for link in self._all_links()}
-        for file in (self.folder / MEDIA_FOLDER).iterdir() if self._links or self._pictures else ():
+        media = self.folder / MEDIA_FOLDER
+        for file in list(media.iterdir()) if media.is_dir() else ():
             if OWN_FILE.fullmatch(file.name) and file.name not in shown:
                 file.unlink()
 

@@ -20,7 +20,7 @@ from refbench.reports.stored_runs import read_stored_runs
 from refbench.reports.viewer.data import Media, script_text, site_data
 from refbench.reports.viewer.media import LinkedMedia
 from refbench.reports.viewer.names import make_names
-from refbench.reports.viewer.previews import MEGABYTE, Estimate, Previews
+from refbench.reports.viewer.previews import MEDIA_FOLDER, MEGABYTE, Estimate, Previews
 from refbench.reports.viewer.shown import ShownTrack, shown_tracks
 
 PAGE = "index.html"
@@ -167,7 +167,8 @@ def _linked(
 ) -> list[Path]:
     """The files outside of the site, or its previews, that it opens."""
     if bundle:
-        return sorted((folder / "media").iterdir())
+        media = folder / MEDIA_FOLDER
+        return sorted(media.iterdir()) if media.is_dir() else []
     references = {
         reference.file for track in tracks for sample in track.samples for reference in sample.references
     }

@@ -104,6 +104,12 @@ def test_every_value_and_reason_is_the_records(results: Path, out: Path) -> None
     assert data["texts"][missing] == "not scored: there is no record"
 
 
+def test_only_motion_counts_by_its_size(results: Path, out: Path) -> None:
+    view(results, out=out)
+    columns = site_data(out)["tracks"][0]["columns"]
+    assert [one["name"] for one in columns if one["absolute"]] == ["motion_smoothness", "motion_amplitude"]
+
+
 def test_the_ranking_is_the_reports(results: Path, out: Path) -> None:
     view(results, out=out)
     (track,) = site_data(out)["tracks"]
@@ -297,6 +303,14 @@ def test_a_bundle_holds_playable_previews_and_posters_and_no_link_leaves_it(
     torn = places["zeta-good", IDS[0], 0]
     assert track["rows"]["video"][torn] == "" and made.missing == 1
     assert "cannot be decoded" in site_data(out)["texts"][track["rows"]["missing"][torn]]
+
+
+def test_a_bundle_of_torn_videos_says_so_of_each(results: Path, runs: Path, out: Path) -> None:
+    for file in runs.rglob("*.mp4"):
+        file.write_bytes(b"")
+    made = view(results, runs=runs, out=out, bundle=True)
+    assert (made.videos, made.missing) == (0, 12)
+    assert "the video file is empty" in "".join(site_data(out)["texts"])
 
 
 def test_a_second_bundle_makes_only_what_changed_and_removes_what_is_not_shown(

@@ -55,7 +55,7 @@ function sorted(found, state) {
     const sign = state.sort === "best" ? -1 : 1;
     key = (row) => {
       const value = rows.values[row][state.column];
-      return value === null ? null : sign * value;
+      return value === null ? null : sign * counted(track.columns[state.column], value);
     };
   }
   // What has no value stands last; equals stay in the order of samples.

@@ -50,12 +50,17 @@ function textOf(place) {
   return place < 0 ? "" : site.texts[place];
 }
 
-// The mean over seeds of a method's raw values in a column for a sample; null where it has none.
+// A raw value as it counts: of the motion components only the size does.
+function counted(column, value) {
+  return column.absolute ? Math.abs(value) : value;
+}
+
+// The mean over seeds of a method's values in a column for a sample; null where it has none.
 function sampleValue(track, sample, method, column) {
   const { rows } = track;
   return mean(track.rowsOfSample[sample]
     .filter((row) => rows.method[row] === method && rows.values[row][column] !== null)
-    .map((row) => rows.values[row][column]));
+    .map((row) => counted(track.columns[column], rows.values[row][column])));
 }
 
 // The score (0 to 1) with which a sample enters a column's mean; null for metrics beside TotalScore.
@@ -66,7 +71,7 @@ function share(track, method, column, sample) {
 // Where a raw value lies between the worst and the best of its column, within 0 to 1, for bars.
 function barShare(column, value) {
   if (value === null || column.worst === null) return null;
-  return Math.min(1, Math.max(0, (Math.abs(value) - column.worst) / (column.best - column.worst)));
+  return Math.min(1, Math.max(0, (counted(column, value) - column.worst) / (column.best - column.worst)));
 }
 
 // Methods' places in the order of their values in a column for a sample, best first: place → rank from 1.
