@@ -9,6 +9,7 @@ from pathlib import Path
 
 from refbench.bench.dataset import Track, domain_of
 from refbench.bench.errors import SampleError, one_line
+from refbench.bench.provenance import digest_of
 from refbench.bench.runs.folder import RunInfo
 from refbench.bench.sample import Sample
 from refbench.bench.scores.aggregate import Scoreboard
@@ -90,17 +91,29 @@ class ShownTrack:
         return tuple(sorted({record.metric for method in self.methods for record in method.records}))
 
 
-def shown_tracks(made: Report, runs: Path | None, known: Mapping[str, KnownTrack]) -> list[ShownTrack]:
-    """The tracks of a report with the videos of a folder of runs; `known` is what `known_tracks` says."""
-    return [_shown_track(one, made.run_infos, runs, known[one.track]) for one in made.tracks]
+def shown_tracks(
+    made: Report, runs: Path | None, known: Mapping[str, KnownTrack], *, anonymous: bool = False
+) -> list[ShownTrack]:
+    """The tracks of a report with the videos of a folder of runs; `known` is what `known_tracks` says.
+
+    For an anonymous site names decide no order: methods of equal rank stand by a digest of their scores.
+    """
+    return [_shown_track(one, made.run_infos, runs, known[one.track], anonymous) for one in made.tracks]
 
 
 def _shown_track(
-    one: TrackReport, infos: Mapping[RunKey, RunInfo], runs: Path | None, known: KnownTrack
+    one: TrackReport,
+    infos: Mapping[RunKey, RunInfo],
+    runs: Path | None,
+    known: KnownTrack,
+    anonymous: bool,
 ) -> ShownTrack:
     track, why_unknown = known
     samples = scored_samples(one.records, track)
-    boards = sorted(one.boards, key=_place)
+    boards = list(one.boards)
+    if anonymous:
+        boards.sort(key=lambda board: _scores_digest(run_key(board), one.records))
+    boards.sort(key=_place)
     return ShownTrack(
         name=one.track,
         protocol=one.protocol,
@@ -120,6 +133,16 @@ def _place(board: Scoreboard) -> tuple[bool, bool, float]:
     """
     total = board.total if board.total is not None else board.unofficial_total
     return (total is None, board.total is None, -(total or 0.0))
+
+
+def _scores_digest(run: RunKey, records: tuple[Record, ...]) -> str:
+    return digest_of(
+        [
+            (record.sample, record.seed, record.metric, record.value, record.reason_kind)
+            for record in records
+            if record.run == run
+        ]
+    )
 
 
 def _shown_method(

@@ -104,7 +104,9 @@ def view(
     stored = read_stored_runs(stores)
     made = build_report(stored, protocol)
     run_root = existing_runs(Path(runs)) if runs is not None else None
-    tracks = shown_tracks(made, run_root, known_tracks([one.track for one in made.tracks], dataset, suite))
+    tracks = shown_tracks(
+        made, run_root, known_tracks([one.track for one in made.tracks], dataset, suite), anonymous=anonymous
+    )
     videos = [
         video.file
         for track in tracks

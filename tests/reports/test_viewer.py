@@ -272,6 +272,28 @@ def test_anonymous_leaks_no_name_and_letters_are_the_same_everywhere(
     assert row["details"] == {"pairs": 3}
 
 
+def test_an_anonymous_site_is_the_same_under_other_names(make_clip: MakeClip, tmp_path: Path) -> None:
+    """To the byte: neither order nor size nor anything else follows from a name."""
+    # The methods: two of equal scores' rank without a TotalScore, and one with it.
+    parts = [{"without": ("gmescore",), "quality": 0.3}, {"without": ("gmescore",), "quality": 0.6}, {}]
+    sites = []
+    for number, names in enumerate((("aa", "bb", "cc"), ("zz-long-name", "kk", "bb"))):
+        root = tmp_path / str(number)
+        for place, (name, part) in enumerate(zip(names, parts, strict=True)):
+            store(root / "scores", run_records(name, ids=IDS, **part))
+            for sample in IDS:
+                make_clip(
+                    f"{number}/runs/{name}/open-domain/{sample}.mp4",
+                    frames=2,
+                    width=32,
+                    height=32,
+                    seed=place,
+                )
+        view(root / "scores", runs=root / "runs", out=root / "site", bundle=True, anonymous=True)
+        sites.append(dict(texts_of(root / "site")))
+    assert sites[0] == sites[1]
+
+
 def test_letters_go_on_after_z() -> None:
     assert [letter_of(place) for place in (0, 25, 26, 27, 701, 702)] == ["A", "Z", "AA", "AB", "ZZ", "AAA"]
 
