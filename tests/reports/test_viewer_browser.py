@@ -312,9 +312,9 @@ def check_playback(page: Any, videos: int) -> None:
     page.get_by_label("Position").fill(str(FRAMES / FPS - 0.3))
     page.get_by_role("button", name="Play").click()
     wait_until(page, f"Math.max(...{TIMES}) < 0.9")
-    assert page.evaluate(
-        "[...document.querySelectorAll('.videos video')].every((one) => one.playbackRate === 2)"
-    )
+    rates = "[...document.querySelectorAll('.videos video')].map((video) => video.playbackRate)"
+    # One that is ahead or behind runs up to a tenth slower or faster.
+    assert page.evaluate(rates) == pytest.approx([2] * videos, rel=0.101)
     page.get_by_role("button", name="Pause").click()
 
 
