@@ -1,4 +1,4 @@
-"""The commands that read records and published figures: report, leaderboard, compare, reproduce.
+"""The commands that read records and published figures: report, view, leaderboard, compare, reproduce.
 
 Plain functions with typer annotations; the CLI finds them through the entry-point group `refbench.commands`.
 Everything heavy is imported when a command runs, so that `--help` answers at once.
@@ -75,6 +75,91 @@ def report(
         print_text(f"videos: {out / VIDEOS_FILE}")
     print_text(f"tables: {out / TABLE_FOLDER} (Markdown, CSV, LaTeX)")
     print_text(f"plots:  {out / PLOT_FOLDER} (PNG, PDF)")
+
+
+def view(
+    stores: o.StoresArgument,
+    runs: Annotated[
+        Path | None,
+        typer.Option("--runs", metavar="DIR", help="Folder of runs: the videos beside their scores."),
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the site.")] = Path("view"),
+    protocol: o.ProtocolOption = None,
+    dataset: o.DatasetOption = None,
+    suite: o.SuiteOption = None,
+    serve: Annotated[
+        bool, typer.Option("--serve", help="Show the site on 127.0.0.1 until Ctrl-C, to nobody else.")
+    ] = False,
+    port: Annotated[
+        int, typer.Option("--port", min=0, max=65535, help="Port of --serve; 0: any free one.")
+    ] = 8765,
+    bundle: Annotated[
+        bool,
+        typer.Option(
+            "--bundle", help="Copy small previews and posters into the site, to publish one folder."
+        ),
+    ] = False,
+    preview_size: Annotated[
+        int,
+        typer.Option("--preview-size", min=64, max=1920, metavar="PX", help="Longer side of a preview."),
+    ] = 320,
+    bundle_limit: Annotated[
+        float, typer.Option("--bundle-limit", min=0, metavar="MB", help="The most that previews may take.")
+    ] = 1000.0,
+    anonymous: Annotated[
+        bool,
+        typer.Option("--anonymous", help="Letters for methods' names everywhere; videos need --bundle."),
+    ] = False,
+    json: o.JsonOption = False,
+) -> None:
+    """Write a site that shows prompts, references, videos, scores and reasons in one view.
+
+    It opens from disk, from any web server and on a phone, and asks no other host for anything. Four views:
+    the ranking with the gaps that mean something, a grid of all videos to filter and sort, one sample with
+    all methods in step, and two methods side by side. An address holds the whole view, to be shared.
+
+    Example: refbench view results/ --runs runs/ --dataset OpenS2V-Eval --serve
+    """
+    from refbench.bench.console import count_text, inform, note, print_json, print_text
+    from refbench.bench.runner.progress import Progress
+    from refbench.reports.viewer.serve import site_server
+    from refbench.reports.viewer.view import view as make_site
+
+    if serve:
+        # Before the work: a port in use is known at once.
+        site_server(out / "index.html", [], port).server_close()
+    with Progress("site", total=1) as progress:
+        progress.begin("previews")
+        made = make_site(
+            stores,
+            runs=runs,
+            out=out,
+            protocol=protocol,
+            dataset=dataset,
+            suite=suite,
+            bundle=bundle,
+            anonymous=anonymous,
+            preview_size_px=preview_size,
+            limit_mb=bundle_limit,
+            on_estimate=lambda estimate: inform(f"bundle: {estimate.sentence}"),
+            on_preview=progress.part,
+        )
+    for text in made.left_out:
+        note(f"left out of the site: {text}")
+    if made.missing and runs is not None:
+        everything = count_text(made.videos + made.missing, "video")
+        note(f"{made.missing} of {everything} cannot be shown; the site says why")
+    if json:
+        print_json({"page": str(made.page), "videos": made.videos, "missing_videos": made.missing})
+    else:
+        print_text(f"page: {made.page}")
+    if serve:
+        with site_server(made.page, made.files, port) as server:
+            print_text(f"serving {server.address} (Ctrl-C ends it)")
+            try:
+                server.serve_forever()
+            except KeyboardInterrupt:
+                print_text("stopped")
 
 
 def leaderboard(

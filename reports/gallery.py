@@ -11,22 +11,27 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import quote
 
 from refbench.bench.console import interval_text, licence_notes, percent
-from refbench.bench.dataset import Track, declared_tracks, domain_of, load_track
-from refbench.bench.errors import SampleError, UserError, one_line
-from refbench.bench.runs.folder import RunInfo, VideoFolder, dataset_digest, run_folder, scan_videos
+from refbench.bench.dataset import Track, domain_of
+from refbench.bench.errors import one_line
+from refbench.bench.runs.folder import RunInfo, VideoFolder
 from refbench.bench.sample import Reference, Sample
-from refbench.bench.scores.aggregate import Scoreboard, natural_order
+from refbench.bench.scores.aggregate import Scoreboard
 from refbench.bench.scores.columns import COMPONENTS, Component
 from refbench.bench.scores.record import Record, RunKey
-from refbench.bench.video import Video
 from refbench.reports.page import LONGEST_REASON, page_environment
+from refbench.reports.shown_videos import (
+    find_videos,
+    has_changed,
+    relative_link,
+    run_key,
+    run_remarks,
+    scored_samples,
+)
 from refbench.reports.tables import NONE, track_categories
 
 TEMPLATE = "gallery.html.j2"
-BENCHMARK_PROMPTS = "benchmark"
 # Wider videos get wider cells; drawn and tiny ones are at most of this width.
 SMALL_VIDEO_PX = 256
 
@@ -101,18 +106,6 @@ class GallerySection:
     several_seeds: bool
 
 
-def known_samples(track: str, dataset: str | Path | None, suite: Track | None) -> tuple[Track | None, str]:
-    """The samples of a track from a suite or a data set (see `load_track`), or None and why."""
-    if suite is not None and suite.name == track:
-        return suite, ""
-    if track not in declared_tracks():
-        return None, f"{track} is a suite, which --suite FILE.jsonl gives"
-    try:
-        return load_track(track, dataset), ""
-    except UserError as error:
-        return None, str(error)
-
-
 def gallery_section(
     records: Sequence[Record],
     boards: Sequence[Scoreboard],
@@ -121,13 +114,13 @@ def gallery_section(
     known: tuple[Track | None, str],
 ) -> GallerySection:
     """The section of one track: its records, its scoreboards in the order of the ranking, the folder of runs,
-    and what `known_samples` says of the track.
+    and what `known_tracks` says of the track.
     """
     track, why_unknown = known
-    samples = _samples(records, track)
+    samples = scored_samples(records, track)
     # Of exactly these samples videos are looked for, whatever the data set holds besides.
     scored = Track(name=boards[0].track, samples=tuple(samples), domain=domain_of(boards[0].track))
-    found = {_key(board): _find_videos(_key(board), run_infos, runs, scored) for board in boards}
+    found = {run_key(board): find_videos(run_key(board), run_infos, runs, scored) for board in boards}
     known_ids = {sample.id for sample in track.samples} if track is not None else set()
     by_video: dict[tuple[RunKey, str, int], dict[str, Record]] = {}
     for record in records:
@@ -137,19 +130,22 @@ def gallery_section(
     if any(isinstance(one, VideoFolder) for one in found.values()):
         for sample in samples:
             cells = tuple(
-                _cell(board, sample.id, seed, found[_key(board)], run_infos.get(_key(board)), components,
-                      by_video.get((_key(board), sample.id, seed), {}))
+                _cell(board, sample.id, seed, found[run], run_infos.get(run), components,
+                      by_video.get((run, sample.id, seed), {}))
                 for board in boards
+                for run in [run_key(board)]
                 for seed in board.seeds
             )  # fmt: skip
             blocks.append(_block(sample, cells, known=sample.id in known_ids))
-    infos = [info for board in boards if (info := run_infos.get(_key(board))) is not None]
+    infos = [info for board in boards if (info := run_infos.get(run_key(board))) is not None]
     widths = [info.card.width for info in infos if info.card is not None and info.card.width is not None]
     return GallerySection(
         track=scored.name,
         protocol=boards[0].protocol,
         runs=tuple(
-            RankedRun(board=board, remarks=_remarks(found[_key(board)], run_infos.get(_key(board)), track))
+            RankedRun(
+                board=board, remarks=run_remarks(found[run_key(board)], run_infos.get(run_key(board)), track)
+            )
             for board in boards
         ),
         samples=tuple(blocks),
@@ -176,55 +172,6 @@ def render_gallery(sections: Sequence[GallerySection], *, folder: str | os.PathL
     )
 
 
-def relative_link(file: Path, folder: str | os.PathLike[str]) -> str:
-    """A file as a percent-encoded link from a page in `folder`.
-
-    Links in the file system are not resolved: a browser goes up by the folder's name as well.
-    """
-    return quote(os.fsencode(Path(os.path.relpath(file, folder)).as_posix()))
-
-
-def _key(board: Scoreboard) -> RunKey:
-    return RunKey(board.method, board.track, board.variant)
-
-
-def _samples(records: Iterable[Record], track: Track | None) -> list[Sample]:
-    """The samples of the records in natural order, with what the data set knows of them."""
-    known = {sample.id: sample for sample in track.samples} if track is not None else {}
-    bare = {
-        record.sample: Sample(id=record.sample, category=record.category, prompt="", references=())
-        for record in records
-    }
-    return [known.get(sample_id, bare[sample_id]) for sample_id in sorted(bare, key=natural_order)]
-
-
-def _find_videos(
-    key: RunKey, run_infos: Mapping[RunKey, RunInfo], runs: Path, scored: Track
-) -> VideoFolder | str:
-    """The videos that were scored as `key`, or why there are none.
-
-    Records can have another name or variant than the videos (`--name`, references shuffled in scoring only):
-    the run description beside the records knows theirs.
-    """
-    info = run_infos.get(key)
-    made_as = RunKey(info.method, info.track, info.variant) if info is not None else key
-    try:
-        return scan_videos(run_folder(runs, *made_as), scored)
-    except (UserError, OSError) as error:
-        return one_line(error)
-
-
-def _remarks(found: VideoFolder | str, info: RunInfo | None, track: Track | None) -> tuple[str, ...]:
-    """What a reader must know of a run's videos."""
-    remarks = [f"no videos: {found}"] if isinstance(found, str) else []
-    if info is not None and info.card is not None and info.card.prompt_set != BENCHMARK_PROMPTS:
-        remarks.append(f"generated from other prompts: {info.card.prompt_set}")
-    made_for = info.dataset if info is not None else None
-    if made_for is not None and track is not None and made_for != dataset_digest(track):
-        remarks.append("generated from another data set than the one whose prompts are shown")
-    return tuple(map(one_line, remarks))
-
-
 def _cell(
     board: Scoreboard,
     sample_id: str,
@@ -244,19 +191,10 @@ def _cell(
         seed=seed,
         file=file,
         missing="" if file is not None else one_line(missing),
-        changed=file is not None and _has_changed(file, records.values()),
+        changed=file is not None and has_changed(file, records.values()),
         size_px=(card.width, card.height) if card is not None and card.width and card.height else None,
         scores=tuple(_raw_score(component, records.get(component.metric)) for component in components),
     )
-
-
-def _has_changed(file: Path, records: Iterable[Record]) -> bool:
-    """Whether any record was made from another file than this one."""
-    scored = {record.provenance.video for record in records if record.provenance.video is not None}
-    try:
-        return bool(scored - {Video(file).digest}) if scored else False
-    except SampleError:
-        return True
 
 
 def _raw_score(component: Component, record: Record | None) -> RawScore:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from refbench.bench.dataset import OFFICIAL_TRACKS, dataset_folder, load_suite
+from refbench.bench.dataset import OFFICIAL_TRACKS
 from refbench.bench.errors import UserError
 from refbench.bench.runs.folder import RunInfo
 from refbench.bench.scores.aggregate import Scoreboard, scoreboards
@@ -19,10 +19,11 @@ from refbench.bench.scores.protocol import Protocol, get_protocol, protocol_of
 from refbench.bench.scores.record import Record, RunKey
 from refbench.bench.scores.store import Store, checked_name
 from refbench.reports.files import write_files
-from refbench.reports.gallery import GallerySection, gallery_section, known_samples, render_gallery
+from refbench.reports.gallery import GallerySection, gallery_section, render_gallery
 from refbench.reports.page import render_page, track_section
 from refbench.reports.plot_figure import Plot
 from refbench.reports.plots import track_plots
+from refbench.reports.shown_videos import existing_runs, known_tracks
 from refbench.reports.stored_runs import StoredRuns, in_key_order, read_stored_runs
 from refbench.reports.table_formats import category_csv, component_csv, to_latex, to_markdown
 from refbench.reports.tables import Table, category_tables, component_tables, ranked
@@ -163,14 +164,10 @@ def _gallery(
     """What the page of videos shows. Raises UserError for a folder or suite that was given and is not there;
     a data set that lacks a track is said on the page.
     """
-    if not runs.is_dir():
-        raise UserError(f"the folder of runs {runs} does not exist")
-    given = dataset_folder(dataset) if dataset is not None else None
-    own = load_suite(Path(suite)) if suite is not None else None
-    if own is not None and own.name not in {one.track for one in made.tracks}:
-        raise UserError(f"no score is of {suite} as it is now ({own.name})")
+    known = known_tracks([one.track for one in made.tracks], dataset, suite)
+    existing_runs(runs)
     return tuple(
-        gallery_section(one.records, one.boards, made.run_infos, runs, known_samples(one.track, given, own))
+        gallery_section(one.records, one.boards, made.run_infos, runs, known[one.track])
         for one in made.tracks
     )
 

@@ -79,6 +79,7 @@ def test_the_wheel_holds_packages_data_and_licence_only(unpacked_wheel: Path) ->
     assert {name for name in tops if not name.endswith(".dist-info")} == {"refbench"}
     assert (unpacked_wheel / "refbench/reports/published/refalign_table1.csv").is_file()
     assert (unpacked_wheel / "refbench/reports/templates/report.html.j2").is_file()
+    assert (unpacked_wheel / "refbench/reports/viewer/site/index.html").is_file()
     assert (unpacked_wheel / "refbench/py.typed").is_file()
     assert list(unpacked_wheel.glob("*.dist-info/licenses/LICENSE"))
 

@@ -8,7 +8,8 @@ errors of the difference, for a two-sided test at 5 % with power 80 %.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -48,6 +49,19 @@ class Difference:
         """Whether the interval excludes zero."""
         return self.interval is not None and (self.interval[0] > 0 or self.interval[1] < 0)
 
+    @property
+    def p_value(self) -> float | None:
+        """Two-sided, of the difference in bootstrap standard errors under the normal distribution: unlike a
+        share of the resamples it has no smallest value, which matters where many are corrected. None where
+        there is no interval.
+        """
+        if self.difference is None or self.detectable is None:
+            return None
+        standard_error = self.detectable / DETECTABLE_STANDARD_ERRORS
+        if standard_error == 0:
+            return 1.0 if self.difference == 0 else 0.0
+        return math.erfc(abs(self.difference) / standard_error / math.sqrt(2))
+
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
@@ -61,6 +75,20 @@ class Comparison:
     total: Difference
     components: tuple[Difference, ...]
     notes: tuple[str, ...]
+
+
+def holm(p_values: Sequence[float | None]) -> list[float | None]:
+    """P-values adjusted for as many comparisons as there are (Holm 1979); None stays None and counts nothing.
+
+    The k-th smallest of m is multiplied by m - k + 1, and none may be below a smaller one's.
+    """
+    known = sorted((value, place) for place, value in enumerate(p_values) if value is not None)
+    adjusted: list[float | None] = [None] * len(p_values)
+    highest = 0.0
+    for index, (value, place) in enumerate(known):
+        highest = max(highest, min(1.0, value * (len(known) - index)))
+        adjusted[place] = highest
+    return adjusted
 
 
 def compare_records(
