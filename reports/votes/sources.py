@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from refbench.bench.console import count_text
-from refbench.bench.dataset import Track, dataset_folder, load_suite
+from refbench.bench.dataset import Track, load_suite
 from refbench.bench.errors import SampleError, UserError, one_line
 from refbench.bench.files import shortlist
 from refbench.bench.runs.folder import run_folder, scan_videos
 from refbench.bench.scores.aggregate import natural_order
 from refbench.bench.scores.record import RunKey
 from refbench.bench.video import Video
-from refbench.reports.gallery import known_samples
+from refbench.reports.shown_videos import known_tracks
 from refbench.reports.stored_runs import StoredRuns, read_stored_runs
 from refbench.reports.votes.ballot import Ballot, BallotVideo, Place, draw_ballot, run_keys
 
@@ -70,8 +70,7 @@ def find_sources(
         raise UserError(f"the folder of runs {runs} does not exist")
     stored = read_stored_runs(stores)
     name = _chosen_track(stored, track, suite)
-    given = dataset_folder(dataset) if dataset is not None else None
-    samples, why = known_samples(name, given, load_suite(suite) if suite is not None else None)
+    samples, why = known_tracks([name], dataset, suite)[name]
     if samples is None:
         raise UserError(f"voters judge by prompt and references, which are not known: {why}")
     remarks = [f"left out: {text}" for text in stored.left_out]
