@@ -131,6 +131,33 @@ def build(
 
 
 @mini.command()
+def pack(
+    built: Annotated[
+        Path, typer.Option("--build", metavar="DIR", help="A finished refbench mini build.")
+    ] = Path("mini-build"),
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder to write; it is replaced.")] = (
+        Path("mini-weights")
+    ),
+) -> None:
+    """Collect built weights in one folder, with a log of what built them.
+
+    What comes with the package was collected so. Example:
+
+    refbench mini pack --build mini-build --out mini-weights
+    """
+    from refbench.bench.console import print_text
+    from refbench.bench.files import is_there
+    from refbench.mini.training.pack import LOG, log_table
+    from refbench.mini.training.pack import pack as collect
+
+    if is_there(out) and not (out / LOG).is_file():
+        raise UserError(f"{out} exists and holds no {LOG}: choose another --out")
+    log = collect(built, out)
+    print_text(log_table(log))
+    print_text(f"{log['mebibytes']} MiB: {out}")
+
+
+@mini.command()
 def directions(
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Data set, videos and scores.")] = Path(
         "mini-directions"
