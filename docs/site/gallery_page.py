@@ -1,4 +1,4 @@
-"""The gallery: pictures of the drawn world, of control methods' videos and of their report, made at each build.
+"""The gallery, made at each build: pictures of the drawn world, of control methods' videos and their report.
 
 Everything is as small as it gets: 64×64 pixels, nine frames, one component (the one without weights).
 """
@@ -65,7 +65,7 @@ def gallery_page() -> dict[str, str | bytes]:
     text = f"""\
 # Gallery
 
-All pictures are made by the project while this site is built: the [drawn world](mini.md), control methods, and
+All pictures are made by the project while this site is built: the [drawn world](mini.md), control methods and
 the one component that needs no weights. They show what things look like; their figures say nothing about real
 videos.
 
@@ -79,8 +79,8 @@ The references of one sample of the track `mini`, whose prompt is: “{drawn.pro
 
 ## Its video by four methods
 
-First, middle and last frame. `world-truth` is the renderer itself, the other three are [controls](controls.md):
-rows that say what a score is worth.
+First, middle and last frame. `world-truth` is the renderer itself, the other three are
+[controls](controls.md): rows that say what a score is worth.
 
 | method | frames |
 |---|---|

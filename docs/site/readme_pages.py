@@ -60,6 +60,6 @@ def _sections(text: str) -> dict[str, str]:
 
 
 def _relinked(text: str, titles: dict[str, str]) -> str:
-    """Links of the README start at the repository's root and show file names: here pages with their titles."""
+    """Links of the README start at the repository's root and show file names, here they show titles."""
     named = LINK_TO_FILE.sub(lambda found: f"[{titles.get(found[1], found[1])}]({found[1]})", text)
     return named.replace("](docs/", "](")
