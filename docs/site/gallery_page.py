@@ -14,8 +14,8 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from PIL import Image
 
-# Of the forty-eight samples of the track, six a category, every so many are used.
-EVERY = 4
+# The first two samples of each of the eight categories.
+SAMPLES = 16
 SIZE = {"width": 64, "height": 64, "num_frames": 9, "fps": 8.0}
 METHODS: dict[str, dict[str, float]] = {
     "world-truth": {},
@@ -28,19 +28,24 @@ SHOWN_FRAMES = 3
 ENLARGED = 2
 GAP_PX = 4
 PLOTS = {
-    "total": "Bars with 95 % intervals. Where no method has a TotalScore, as here, the components' means.",
-    "radar": "The seven components of each method. What was not scored is named, never drawn as 0.",
-    "categories": "Each component by category of samples.",
+    "total": (
+        "TotalScore with intervals",
+        "95 % bootstrap intervals. Where no method has a TotalScore, as here, the components' means.",
+    ),
+    "radar": (
+        "Radar",
+        "The seven components of each method. What was not scored is named, never drawn as 0.",
+    ),
+    "categories": ("Heat map", "Each component by category of samples."),
 }
 
 
 @dataclass(frozen=True, kw_only=True)
 class Drawn:
-    """What the gallery shows: how many samples were scored, the prompt of the one whose references and frames
-    (by method) are strips of pictures, and the plots of the report by kind; pictures as PNG.
+    """What the gallery shows of one sample (prompt, references, frames by method) and of the report (plots by
+    kind), pictures as PNG.
     """
 
-    samples: int
     prompt: str
     references: bytes
     frames: dict[str, bytes]
@@ -59,8 +64,8 @@ def gallery_page() -> dict[str, str | bytes]:
         for name in drawn.frames
     )
     plots = "\n".join(
-        f"### {name}\n\n{text}\n\n![Plot: {text}](gallery/plot-{name}.png){{ .picture }}\n"
-        for name, text in PLOTS.items()
+        f"### {title}\n\n{text}\n\n![Plot: {text}](gallery/plot-{name}.png){{ .picture }}\n"
+        for name, (title, text) in PLOTS.items()
     )
     text = f"""\
 # Gallery
@@ -88,7 +93,7 @@ First, middle and last frame. `world-truth` is the renderer itself, the other th
 
 ## Their report
 
-The plots that `refbench report` writes, as PNG and PDF, of these methods on {drawn.samples} samples.
+The plots that `refbench report` writes, as PNG and PDF, of these methods on {SAMPLES} samples.
 
 <div class="picture" markdown>
 
@@ -111,7 +116,7 @@ def _drawn() -> Drawn:
         folder = Path(place)
         write_mini_dataset(folder / "dataset")
         track = refbench.load_track("mini", folder / "dataset")
-        track = replace(track, samples=track.samples[::EVERY])
+        track = replace(track, samples=track.samples[:SAMPLES])
         shown = next(sample for sample in track.samples if len(sample.references) > 1)
         frames = {}
         for name, options in METHODS.items():
@@ -122,7 +127,6 @@ def _drawn() -> Drawn:
         report = refbench.report(folder / "results").contents()
     references = [reference.picture() for reference in mini_samples()[shown.id].references]
     return Drawn(
-        samples=len(track.samples),
         prompt=shown.prompt,
         references=_strip(references),
         frames=frames,
