@@ -18,6 +18,7 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy -p refbench
 	$(BIN)/mypy benchmarks
+	$(BIN)/mypy docs/site
 
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
