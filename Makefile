@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test lint format benchmark clean
+.PHONY: demo test lint format benchmark docs clean
 
 demo: $(VENV)/.core
 	$(BIN)/refbench demo --quick --out demo-output
@@ -18,6 +18,7 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy -p refbench
 	$(BIN)/mypy benchmarks
+	$(BIN)/mypy docs/site
 
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
@@ -27,10 +28,19 @@ format: $(VENV)/.dev
 benchmark: $(VENV)/.dev
 	for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
 
+# The docs site, in build/site. The variable silences the theme's remark on its own future.
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 # What is installed is older than what is asked for: install again. The .dev set includes the core.
 $(VENV)/.core: $(VENV)/bin/python pyproject.toml constraints.txt
 	@rm -rf *.egg-info  # an older one would shadow the entry points
 	@if [ ! -e $(VENV)/.dev ]; then echo "Installing the core into $(VENV) …"; $(INSTALL) --editable .; fi
+	@touch $@
+
+$(VENV)/.docs: $(VENV)/bin/python pyproject.toml constraints.txt
+	@rm -rf *.egg-info
+	@if [ ! -e $(VENV)/.dev ]; then echo "Installing the core and the docs tools into $(VENV) …"; $(INSTALL) --editable '.[docs]'; fi
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/bin/python pyproject.toml constraints.txt

@@ -181,7 +181,9 @@ def _print_options(options: Sequence[OptionDescription], form: str) -> None:
 def tracks(dataset: o.DatasetOption = None, json: o.JsonOption = False) -> None:
     """List the tracks: the official ones and those of other packages.
 
-    With --dataset also how many samples and reference images are there.
+    With --dataset also how many samples and reference images are there. Example:
+
+    refbench tracks --dataset OpenS2V-Eval
     """
     from refbench.bench import DEFAULT_TRACK
     from refbench.bench.console import print_json
@@ -244,7 +246,9 @@ def doctor(
 ) -> None:
     """Say what this machine has and lacks.
 
-    Versions, devices, codecs, data set, weights (and how to get them), free disk.
+    Versions, devices, codecs, data set, weights (and how to get them), free disk. Example:
+
+    refbench doctor --weights weights
     """
     from refbench.bench.console import print_json, print_text
 

@@ -47,7 +47,9 @@ def list_weights(
 ) -> None:
     """List the catalogue and what of it is on disk.
 
-    Looked for in --weights, then $REFBENCH_WEIGHTS, then the hub cache.
+    Looked for in --weights, then $REFBENCH_WEIGHTS, then the hub cache. Example:
+
+    refbench weights list --weights weights
     """
     from refbench.bench.console import print_json, print_table, print_text
     from refbench.bench.registry import load_plugins
@@ -178,7 +180,9 @@ def verify(
     """Check weights on disk against their pull.
 
     Required files, then sizes and SHA-256 as the pull recorded them; every file is read. Exit code 2 when one
-    is missing, truncated or another one.
+    is missing, truncated or another one. Example:
+
+    refbench weights verify --weights weights
     """
     from refbench.bench.console import note, print_text
     from refbench.bench.registry import load_plugins
@@ -209,7 +213,9 @@ def verify(
 def licences(weights: o.WeightsOption = None, plugin: o.PluginOption = None) -> None:
     """List the licences of weights and model packs.
 
-    As the hub's card stated them at the pull; what was not pulled is unverified here.
+    As the hub's card stated them at the pull; what was not pulled is unverified here. Example:
+
+    refbench weights licences --weights weights
     """
     from refbench.bench.console import print_text
     from refbench.bench.registry import load_plugins
