@@ -197,9 +197,11 @@ def _with_judge(given: Mapping[str, Any], where: str) -> dict[str, Any]:
     """The keys with the judge's model, url and budget in `judge`, wherever they were given."""
     result = dict(given)
     options = result.get("options")
-    held = options.get(JUDGED_METRIC) if isinstance(options, Mapping) else None
     judge = result.get("judge") or {}
-    if not isinstance(held, Mapping) or not isinstance(judge, Mapping):
+    if not isinstance(options, Mapping) or not isinstance(judge, Mapping):
+        return result
+    held = options.get(JUDGED_METRIC)
+    if not isinstance(held, Mapping):
         return result
     moved = {key: held[key] for key in JUDGE_KEYS if key in held}
     twice = [key for key in moved if judge.get(key) is not None]
