@@ -1,11 +1,11 @@
 """Scores in the formats of others: Hugging Face's `.eval_results` files, and one Parquet table of records.
 
-The official score files have a module of their own, `official_files.py`. A figure that rests on tiny or mini
-weights or on a local judge says so in the file itself, whatever the format, since files are passed on alone.
+A figure that rests on tiny or mini weights or on a local judge says so in the file itself, since files are
+passed on alone. The official score files, which have no place for that, are written by `official_files.py`.
 
-Source of `.eval_results`: `huggingface_hub.EvalResultEntry` (huggingface_hub 1.4 and later), whose own
-functions write and read it. A benchmark's page shows entries of tasks that the data set declares; those of
-OpenS2V-Eval's tracks are named here after the tracks and components.
+Source of `.eval_results`: `huggingface_hub.EvalResultEntry` (tried with huggingface_hub 2.4; old ones lack
+it), whose own functions write and read it. A benchmark's page shows entries of tasks that the data set
+declares; those of OpenS2V-Eval's tracks are named here after the tracks and components.
 """
 
 from __future__ import annotations

@@ -252,3 +252,14 @@ def test_values_stay_what_was_typed() -> None:
     expected = ["no", "1.10", "2026-01-02", None, "~", None, "", "0o7"]
     assert list(content.values()) == expected
     assert parse_yaml(yaml_text(content), "x") == content
+
+
+@given(text=st.text(st.sampled_from("[]{}:,-?&*!|>'\"%@#~ \n\tab0\x00\x85\ufeff\ud800"), max_size=40))
+@settings(max_examples=200)
+def test_whatever_a_file_holds_is_read_or_refused_in_one_line(text: str) -> None:
+    try:
+        content = parse_yaml(text, "x")
+    except UserError as error:
+        assert "\n" not in str(error) and str(error).startswith("x: ")
+    else:
+        assert content is None or isinstance(content, str | list | dict)
