@@ -70,7 +70,9 @@ def parse_yaml(text: str, where: str) -> Any:
         line = f" (line {place.line + 1})" if place is not None else ""
         said = getattr(error, "problem", None) or getattr(error, "reason", None) or error
         raise UserError(f"{where}: no plain YAML: {one_line(said, 160)}{line}") from None
-    except (RecursionError, ValueError, TypeError) as error:
+    except RecursionError:
+        raise UserError(f"{where}: no plain YAML: nested too deeply") from None
+    except (ValueError, TypeError) as error:
         raise UserError(f"{where}: no plain YAML: {type(error).__name__}") from None
 
 
