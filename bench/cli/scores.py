@@ -15,6 +15,8 @@ from refbench.bench.errors import UserError
 if TYPE_CHECKING:
     from refbench.bench.scores.record import Record
 
+EXPORT_FORMATS = ("official", "hf-eval", "parquet")
+
 
 def add_commands(app: typer.Typer) -> None:
     """Add this module's commands."""
@@ -80,17 +82,47 @@ def _earlier(held: Sequence[Record], imported: Sequence[Record]) -> str:
 def export(
     stores: o.StoresArgument,
     out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Where the files go.")],
+    form: Annotated[
+        str,
+        typer.Option(
+            "--format",
+            help="official: score files and the merged one; hf-eval: .eval_results of a model's repository "
+            "on Hugging Face; parquet: all records as one table.",
+        ),
+    ] = "official",
+    protocol: Annotated[
+        str | None, typer.Option("--protocol", help="Of hf-eval: opens2v-1.1 (default) or opens2v-1.0.")
+    ] = None,
 ) -> None:
-    """Write scores in the official file formats.
+    """Write scores in the formats of others.
 
-    The per-metric files, and the merged file that the public leaderboard accepts. Each method and track gets
-    its folder, DIR/<method>/<track>. Example: refbench export results/ -o official/
+    official: the per-metric files, and the merged file that the public leaderboard accepts, in
+    DIR/<method>/<track>. hf-eval: DIR/<method>/.eval_results, to be put into the model's repository. parquet:
+    DIR/records.parquet. Figures of tiny or mini weights and of a local judge say so in the last two; the
+    official format has no place for that, and gets no merged file then. Examples:
+
+    refbench export results/ -o official/
+
+    refbench export results/ --format hf-eval -o shared/
     """
     from refbench.bench.console import note, print_text
+    from refbench.bench.registry import unknown_name
+    from refbench.bench.scores.exports import export_eval_results, export_parquet
     from refbench.bench.scores.official_files import export_records
-    from refbench.bench.scores.store import load_records
+    from refbench.bench.scores.results import latest_records
 
-    for folder, exported in export_records(load_records(stores), out):
+    if form not in EXPORT_FORMATS:
+        raise UserError(unknown_name("format", form, EXPORT_FORMATS))
+    if protocol is not None and form != "hf-eval":
+        raise UserError(f"--protocol is for --format hf-eval: {form} holds raw scores")
+    records = latest_records(stores)
+    if form == "hf-eval":
+        written = export_eval_results(records, out, protocol)
+    elif form == "parquet":
+        written = export_parquet(records, out)
+    else:
+        written = export_records(records, out)
+    for folder, exported in written:
         for file in exported.files:
             print_text(str(file))
         for text in exported.notes:

@@ -13,9 +13,8 @@ from refbench.bench.errors import UserError
 if TYPE_CHECKING:
     from refbench.bench.prompts import PromptSet
     from refbench.bench.runner.evaluate import Evaluated, PreparedEvaluation
+    from refbench.bench.runner.run_config import RunConfig
 
-# The metric that --judge-model and its siblings are options of.
-JUDGED_METRIC = "naturalscore"
 EXIT_SAMPLE_FAILED = 1
 NAMED_FAILURES = 10
 
@@ -69,6 +68,7 @@ def evaluate(
     """
     from refbench.bench.registry import load_plugins
     from refbench.bench.runner.evaluate import Evaluation, PreparedEvaluation, Shard
+    from refbench.bench.runner.run_config import JUDGED_METRIC
     from refbench.bench.scores.protocol import protocol_of
 
     load_plugins(plugin or [])
@@ -234,8 +234,26 @@ def generate(
 
 
 def run(
-    methods: Annotated[list[str], typer.Argument(help="Registered methods.")],
-    track: o.TrackOption = None,
+    context: typer.Context,
+    methods: Annotated[list[str] | None, typer.Argument(help="Registered methods.")] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            "--config",
+            metavar="FILE.yaml",
+            help="A run from a file; what the command line says as well wins over it.",
+        ),
+    ] = None,
+    print_config: Annotated[
+        bool, typer.Option("--print-config", help="Print the run as a file for --config, and stop.")
+    ] = False,
+    track: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--track",
+            help="open-domain (default), human-domain or single-domain; may be given several times.",
+        ),
+    ] = None,
     dataset: o.DatasetOption = None,
     suite: o.SuiteOption = None,
     seed: Annotated[
@@ -254,6 +272,9 @@ def run(
     workers: o.WorkersOption = 1,
     device: o.DeviceOption = "auto",
     weights: o.WeightsOption = None,
+    judge_model: o.JudgeModelOption = None,
+    judge_url: o.JudgeUrlOption = None,
+    judge_budget: o.JudgeBudgetOption = None,
     plugin: o.PluginOption = None,
     runs: o.RunsOption = Path("runs"),
     out: o.ResultsOption = Path("results"),
@@ -265,44 +286,132 @@ def run(
 ) -> None:
     """Generate, evaluate and report one or several methods.
 
-    Resumable like its parts. Example: refbench run static-reference noise --dataset OpenS2V-Eval --limit 10
+    Resumable like its parts. The run as it was resolved is kept as run.yaml beside the scores, and
+    --config gives it again. Examples:
+
+    refbench run static-reference noise --dataset OpenS2V-Eval --limit 10
+
+    refbench run noise --dataset OpenS2V-Eval --print-config > run.yaml
+
+    refbench run --config run.yaml --limit 3
     """
+    from refbench.bench.console import note, print_text
     from refbench.bench.registry import load_plugins
-    from refbench.bench.runner.run import MethodsRun, run_methods
+    from refbench.bench.runner.generate import check_seeds
+    from refbench.bench.runner.run import check_names
+    from refbench.bench.runner.run_config import options_by_owner, read_run_file, resolved
+
+    values = {
+        "methods": methods,
+        "tracks": track,
+        "dataset": dataset,
+        "suite": suite,
+        "seeds": seed,
+        "metrics": metrics,
+        "options": options_by_owner(set_ or []),
+        "settings": settings,
+        "prompts": prompts,
+        "references": references,
+        "shuffle_seed": shuffle_seed,
+        "limit": limit,
+        "workers": workers,
+        "devices": device,
+        "weights": weights,
+        "judge": {
+            key: value
+            for key, value in (("model", judge_model), ("url", judge_url), ("budget", judge_budget))
+            if value is not None
+        },
+        "plugins": plugin,
+        "runs": runs,
+        "out": out,
+        "report": report,
+        "protocol": protocol,
+        "json": json,
+    }
+    typed = {RUN_KEYS.get(name, name) for name in context.params if _was_typed(context, name)}
+    given = {key: value for key, value in values.items() if key in typed}
+    file = read_run_file(config) if config is not None else {}
+    chosen, won = resolved(file, given, str(config) if config is not None else "the command line")
+    if won:
+        note(f"the command line wins over {config}: {', '.join(won)}")
+    if not chosen.methods:
+        raise UserError("name a method to run (refbench methods lists them), or give --config FILE.yaml")
+    load_plugins(chosen.plugins)
+    _shuffle(chosen.references, chosen.shuffle_seed)
+    check_seeds(chosen.seeds)
+    if print_config:
+        check_names(chosen.methods, chosen.assignments, chosen.settings, chosen.metrics)
+        print_text(chosen.text().rstrip("\n"))
+        return
+    _run(chosen)
+
+
+# The keys of a run's file whose options of the command line are called otherwise.
+RUN_KEYS = {
+    "track": "tracks",
+    "seed": "seeds",
+    "set_": "options",
+    "device": "devices",
+    "plugin": "plugins",
+    "judge_model": "judge",
+    "judge_url": "judge",
+    "judge_budget": "judge",
+}
+
+
+def _was_typed(context: typer.Context, name: str) -> bool:
+    """Whether the user gave this option or argument, be it with its default's value."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
+def _run(config: RunConfig) -> None:
+    """Generate, evaluate and report what a configuration says; it is kept beside the scores."""
+    from refbench.bench.runner.run import MethodsRun, check_run, run_methods
     from refbench.bench.scores.protocol import protocol_of
 
-    load_plugins(plugin or [])
-    chosen_track = o.chosen_track(track, suite, dataset)
-    protocol_of(chosen_track.name, protocol)
-    done = run_methods(
+    tracks = [
+        o.chosen_track(track, config.suite, config.dataset)
+        for track in dict.fromkeys(config.tracks or (None,))
+    ]
+    for track in tracks:
+        protocol_of(track.name, config.protocol)
+    planned = [
         MethodsRun(
-            methods=methods,
-            track=chosen_track,
-            seeds=seed or [0],
-            assignments=set_ or [],
-            settings=settings,
-            prompts=_prompts(prompts),
-            shuffled_references=_shuffle(references, shuffle_seed),
-            metrics=metrics,
-            limit=limit,
-            workers=workers,
-            device=device,
-            weights=weights,
-            plugins=tuple(plugin or ()),
-            runs=runs,
-            out=out,
+            methods=config.methods,
+            track=track,
+            seeds=config.seeds,
+            assignments=config.assignments,
+            settings=config.settings,
+            prompts=_prompts(config.prompts),
+            shuffled_references=_shuffle(config.references, config.shuffle_seed),
+            metrics=config.metrics,
+            limit=config.limit,
+            workers=config.workers,
+            device=config.devices,
+            weights=config.weights,
+            plugins=config.plugins,
+            runs=config.runs,
+            out=config.out,
         )
-    )
+        for track in tracks
+    ]
+    for one in planned:
+        check_run(one)
+    config.write(config.out)
+    done = [run_methods(one) for one in planned]
     other_command("report")(
-        stores=done.stores,
-        out=report,
-        protocol=protocol,
-        runs=runs,
-        dataset=dataset,
-        suite=suite,
-        json=json,
+        stores=[store for one in done for store in one.stores],
+        out=config.report,
+        protocol=config.protocol,
+        runs=config.runs,
+        dataset=config.dataset,
+        suite=config.suite,
+        json=config.json_output,
     )
-    exit_on_failure(done.evaluated, failed=done.generation_failed)
+    evaluated = [evaluated for one in done for evaluated in one.evaluated]
+    exit_on_failure(evaluated, failed=any(one.generation_failed for one in done))
 
 
 def _prompts(path: Path | None) -> PromptSet | None:

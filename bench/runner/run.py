@@ -9,6 +9,7 @@ from pathlib import Path
 from refbench.bench.console import inform, note
 from refbench.bench.dataset import Track
 from refbench.bench.environment import Environment
+from refbench.bench.metric import Metric
 from refbench.bench.options import assignments_by_owner
 from refbench.bench.prompts import PromptSet
 from refbench.bench.registry import methods as method_registry
@@ -59,26 +60,58 @@ class MethodsDone:
         ]
 
 
+@dataclass(frozen=True, kw_only=True)
+class CheckedNames:
+    """The methods by their registered names, and the options of methods and of metrics by name."""
+
+    methods: list[str]
+    method_options: dict[str, dict[str, str]]
+    metric_options: dict[str, dict[str, str]]
+    metrics: list[Metric]
+
+
+def check_names(
+    methods: Sequence[str], assignments: Sequence[str], settings: str | None, metrics: str | None
+) -> CheckedNames:
+    """See that methods, metrics and the options of each are known and fit; nothing is loaded.
+
+    Raises UserError otherwise.
+    """
+    by_owner = assignments_by_owner(list(assignments))
+    names = [method_registry.get(name).name for name in methods]
+    metric_options = {owner: values for owner, values in by_owner.items() if owner not in names}
+    method_options = {name: by_owner.get(name, {}) for name in names}
+    for name in names:
+        make_method(name, method_options[name], settings)
+    return CheckedNames(
+        methods=names,
+        method_options=method_options,
+        metric_options=metric_options,
+        metrics=selected_metrics(metrics, metric_options),
+    )
+
+
+def check_run(run: MethodsRun) -> CheckedNames:
+    """As `check_names`, and that metrics asked for by name can run; what is wrong is a UserError."""
+    checked = check_names(run.methods, run.assignments, run.settings, run.metrics)
+    if not all(store_path(run.out, name, run.track.name).exists() for name in checked.methods):
+        # Nothing can be current yet; where something may be, the evaluation decides.
+        every = {metric.declaration.name: len(run.track.samples) for metric in checked.metrics}
+        require_named(run.metrics, checked.metrics, Environment(weights=run.weights), every)
+    return checked
+
+
 def run_methods(run: MethodsRun) -> MethodsDone:
     """Generate and evaluate each method; names and options of all are checked before the first begins."""
-    by_owner = assignments_by_owner(list(run.assignments))
-    names = [method_registry.get(name).name for name in run.methods]
-    metric_options = {owner: values for owner, values in by_owner.items() if owner not in names}
-    for name in names:
-        make_method(name, by_owner.get(name, {}), run.settings)
-    chosen = selected_metrics(run.metrics, metric_options)
-    if not all(store_path(run.out, name, run.track.name).exists() for name in names):
-        # Nothing can be current yet; where something may be, the evaluation decides.
-        every = {metric.declaration.name: len(run.track.samples) for metric in chosen}
-        require_named(run.metrics, chosen, Environment(weights=run.weights), every)
+    checked = check_run(run)
     evaluated = []
     failed = False
-    for name in names:
+    for name in checked.methods:
         generated = generate_and_say(
             Generation(
                 method=name,
                 track=run.track,
-                options=by_owner.get(name, {}),
+                options=checked.method_options[name],
                 settings=run.settings,
                 prompts=run.prompts,
                 seeds=check_seeds(run.seeds),
@@ -95,7 +128,7 @@ def run_methods(run: MethodsRun) -> MethodsDone:
                 videos=generated.folder,
                 track=run.track,
                 metrics=run.metrics,
-                options=metric_options,
+                options=checked.metric_options,
                 limit=run.limit,
                 workers=run.workers,
                 device=run.device,

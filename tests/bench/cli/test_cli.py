@@ -23,6 +23,7 @@ COMMANDS = [
     "import-videos",
     "export",
     "merge",
+    "publish",
     "methods",
     "metrics",
     "tracks",
