@@ -92,7 +92,8 @@ def read_latents(folder: Path) -> np.ndarray:
 
 def make(build: Build, on_step: OnStep) -> None:
     """Encode the training clips of the base."""
-    digest = sha256_of(build.weights / REPOSITORY / VAE / WEIGHTS_FILE)
+    folder = build.weights / REPOSITORY / VAE
+    digest = " ".join(sha256_of(folder / name) for name in (WEIGHTS_FILE, "config.json"))
     write_latents(
         load_vae(build), build.run_folder(NAME), build.count(CLIPS, least=32), build.seed, digest, on_step
     )

@@ -2,8 +2,12 @@
 
 As Wan2.2's it takes patches of 2×2 pixels at once, which leaves a quarter of the places of the finest level.
 It begins as a linear code (`vae_start`). Most steps see single frames (which it takes as Wan's does: a first
-frame is a latent frame of its own), the last ones whole clips. Latents are then normalised by their own mean
-and deviation over training clips, as Wan's configuration states them.
+frame is a latent frame of its own), the last ones whole clips.
+
+Latents are then normalised, as Wan's configuration states it; but not all channels to the deviation 1. The
+first ones hold the picture and the last ones its finest detail, twenty times less of a pixel. Were they
+alike, most of a generator's loss would be detail that nobody can foretell. So a channel's deviation follows
+the root of what it does to pixels, and the mean of their squares is 1.
 
 Shapes: B examples, F frames, H W rows and columns, C channels.
 """
@@ -44,8 +48,10 @@ DRAWN_CLIPS, FRAMES_OF_CLIP, REFERENCES = 4, 2, 2
 # Up to this share of the steps single frames are seen.
 FRAMES_SHARE = 0.6
 EDGE_WEIGHT, COARSE_WEIGHT, DIVERGENCE_WEIGHT = 1.0, 0.5, 1e-6
-# Clips over which the latents' statistics are taken.
+# Clips over which the latents' statistics are taken, and those on which channels are moved, by how much of
+# their deviation.
 MEASURED_CLIPS = 256
+MOVED_CLIPS, MOVED_BY = 16, 0.3
 
 # The repository of the generators' base, and clips over which reconstruction is measured.
 REPOSITORY = "refbench/mini-base"
@@ -198,16 +204,38 @@ def as_pixels(clips_BFHWC: np.ndarray) -> torch.Tensor:
 
 @torch.no_grad()
 def latent_statistics(vae: Any, seed: int, clips: int = MEASURED_CLIPS) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation of each latent channel over training clips and reference pictures."""
+    """Mean of each latent channel over training clips and reference pictures, and what to divide it by."""
     generator = random.Random(f"{NAME}/statistics/{seed}")
-    values = []
+    values, moved = [], []
     with fixed_threads():
-        for _ in range(clips):
+        for number in range(clips):
             for picture in (training_clip(generator), any_reference(generator)[None]):
                 latents = vae.encode(as_pixels(picture[None])).latent_dist.mode()
                 values.append(latents[0].flatten(1))
-    joined_CV = torch.cat(values, dim=1)
-    return joined_CV.mean(dim=1).tolist(), joined_CV.std(dim=1).tolist()
+                if number < MOVED_CLIPS:
+                    moved.append(latents)
+        joined_CV = torch.cat(values, dim=1)
+        deviation_C = joined_CV.std(dim=1)
+        effect_C = _effects(vae, moved, deviation_C, seed)
+    wanted_C = (effect_C / effect_C.mean()).sqrt()
+    return joined_CV.mean(dim=1).tolist(), (deviation_C / wanted_C).tolist()
+
+
+def _effects(
+    vae: Any, examples: Sequence[torch.Tensor], deviation_C: torch.Tensor, seed: int
+) -> torch.Tensor:
+    """By how much of a pixel (C,), root mean square, noise of each channel's deviation moves a picture."""
+    noise = torch.Generator().manual_seed(seed)
+    squares_C, pixels = torch.zeros(LATENT_CHANNELS), 0
+    for latents in examples:
+        plain = uncut(vae, latents)
+        pixels += plain.numel()
+        for channel in range(LATENT_CHANNELS):
+            other = latents.clone()
+            shape = latents[:, channel].shape
+            other[:, channel] += MOVED_BY * deviation_C[channel] * torch.randn(shape, generator=noise)
+            squares_C[channel] += (uncut(vae, other) - plain).square().sum()
+    return (squares_C / pixels).sqrt() / MOVED_BY
 
 
 def write_vae(vae: Any, folder: Path, seed: int, clips: int = MEASURED_CLIPS) -> None:
