@@ -122,12 +122,12 @@ def view(
     """
     from refbench.bench.console import count_text, inform, note, print_json, print_text
     from refbench.bench.runner.progress import Progress
-    from refbench.reports.viewer.serve import site_server
+    from refbench.reports.viewer.serve import SiteServer
     from refbench.reports.viewer.view import view as make_site
 
     if serve:
         # Before the work: a port in use is known at once.
-        site_server(out / "index.html", [], port).server_close()
+        SiteServer(out / "index.html", [], port).server_close()
     with Progress("site", total=1) as progress:
         progress.begin("previews")
         made = make_site(
@@ -154,7 +154,7 @@ def view(
     else:
         print_text(f"page: {made.page}")
     if serve:
-        with site_server(made.page, made.files, port) as server:
+        with SiteServer(made.page, made.files, port) as server:
             print_text(f"serving {server.address} (Ctrl-C ends it)")
             try:
                 server.serve_forever()

@@ -9,9 +9,10 @@ from pathlib import Path
 
 from refbench.bench.errors import UserError, one_line
 from refbench.bench.files import is_there, replacing, scratch_folder
+from refbench.reports.loopback import DEFAULT_PORT
 from refbench.reports.votes.ballot import Ballot, ballot_path, read_ballot, write_ballot
 from refbench.reports.votes.package import write_package
-from refbench.reports.votes.server import DEFAULT_PORT, VoteServer
+from refbench.reports.votes.server import VoteServer
 from refbench.reports.votes.session import Sessions
 from refbench.reports.votes.sources import Sources, check_complete
 from refbench.reports.votes.vote_file import VoteWriter, read_votes

@@ -2,47 +2,31 @@
 
 from __future__ import annotations
 
-import errno
 import json
 from collections.abc import Callable
 from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from typing import Any, ClassVar
 
-from refbench.bench.errors import UserError, one_line
+from refbench.bench.errors import one_line
+from refbench.reports.loopback import DEFAULT_PORT, HOST, LoopbackHandler, LoopbackServer
 from refbench.reports.votes.package import PAGE_FILE, Package
 from refbench.reports.votes.session import Refused, Sessions
 
-HOST = "127.0.0.1"
-DEFAULT_PORT = 8765
 LARGEST_BODY_BYTES = 16 * 1024
-TYPES = {".html": "text/html; charset=utf-8", ".mp4": "video/mp4", ".jpg": "image/jpeg"}
 TOKEN_FIELDS = ("voter", "token")
 
 
-class VoteServer(ThreadingHTTPServer):
+class VoteServer(LoopbackServer):
     """Serves a package on the loopback interface. `port` 0 takes a free one.
 
     Raises UserError where the port is in use or may not be taken.
     """
 
-    daemon_threads = True
-    # Else a port in use would be shared on some systems.
-    allow_reuse_address = True
-
     def __init__(self, package: Package, sessions: Sessions, port: int = DEFAULT_PORT) -> None:
         self.sessions = sessions
         self.files = {f"/{file.relative_to(package.folder).as_posix()}": file for file in package.files}
         self.files["/"] = package.folder / PAGE_FILE
-        try:
-            super().__init__((HOST, port), _Handler)
-        except OSError as error:
-            if error.errno == errno.EADDRINUSE:
-                raise UserError(
-                    f"port {port} is in use: choose another with --port, or 0 for a free one"
-                ) from None
-            raise UserError(f"port {port} cannot be taken: {one_line(error.strerror)}") from None
+        super().__init__(port, _Handler)
 
     @property
     def port(self) -> int:
@@ -58,13 +42,11 @@ class VoteServer(ThreadingHTTPServer):
         """A browser that closes a video half way is no news."""
 
 
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    server_version = "refbench"
-    sys_version = ""
+class _Handler(LoopbackHandler):
     # A browser that opens a connection and says nothing does not hold a thread for ever.
     timeout = 60
     server: VoteServer
+    cache: ClassVar[str] = "no-store"
     acts: ClassVar[dict[str, Callable[[Sessions, dict[str, Any]], Any]]] = {
         "/join": lambda sessions, said: sessions.join(
             _text(said, "voter"), said.get("token") and _text(said, "token")
@@ -74,15 +56,16 @@ class _Handler(BaseHTTPRequestHandler):
         "/leave": lambda sessions, said: sessions.leave(*_who(said)),
     }
 
-    def do_GET(self) -> None:
+    def do_GET(self) -> None:  # noqa: N802 - the library's own name
         """A file of the package, or the part of it that a player asks for."""
         file = self.server.files.get(self.path.partition("?")[0])
-        if not self._is_for_us() or file is None:
+        if not self.is_for_us() or file is None:
             self._answer(HTTPStatus.NOT_FOUND, {"error": "there is no such file"})
             return
-        self._send_file(file)
+        with file.open("rb") as content:
+            self.send_file(content, file)
 
-    def do_POST(self) -> None:
+    def do_POST(self) -> None:  # noqa: N802 - the library's own name
         """What a voter's page says."""
         length = self.headers.get("Content-Length", "")
         act = self.acts.get(self.path)
@@ -94,8 +77,8 @@ class _Handler(BaseHTTPRequestHandler):
         # A page of another site can send neither this type nor our origin.
         plain = self.headers.get_content_type() != "application/json"
         origin = self.headers.get("Origin")
-        foreign = origin is not None and origin not in {f"http://{name}" for name in self._names()}
-        if not self._is_for_us() or act is None or plain or foreign:
+        foreign = origin is not None and origin not in {f"http://{name}" for name in self.server.names}
+        if not self.is_for_us() or act is None or plain or foreign:
             self._answer(HTTPStatus.FORBIDDEN, {"error": "not from this page"})
             return
         try:
@@ -111,23 +94,11 @@ class _Handler(BaseHTTPRequestHandler):
             reason = f"the vote could not be written: {one_line(error.strerror)}"
             self._answer(HTTPStatus.INSUFFICIENT_STORAGE, {"error": reason})
 
-    def log_message(self, format: str, *args: Any) -> None:
-        """Requests are not printed."""
-
     def end_headers(self) -> None:
         """As the parent, with what keeps the page to itself."""
-        self.send_header("Cache-Control", "no-store")
-        self.send_header("X-Content-Type-Options", "nosniff")
         self.send_header("X-Frame-Options", "DENY")
         self.send_header("Referrer-Policy", "no-referrer")
         super().end_headers()
-
-    def _names(self) -> set[str]:
-        return {f"{name}:{self.server.port}" for name in (HOST, "localhost")}
-
-    def _is_for_us(self) -> bool:
-        """Whether the request names this machine: a foreign name that leads here is another site's trick."""
-        return self.headers.get("Host") in self._names()
 
     def _answer(self, status: HTTPStatus, content: Any) -> None:
         body = json.dumps(content).encode()
@@ -136,30 +107,6 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
-
-    def _send_file(self, file: Path) -> None:
-        content = file.read_bytes()
-        part = _asked_part(self.headers.get("Range"), len(content))
-        self.send_response(HTTPStatus.OK if part is None else HTTPStatus.PARTIAL_CONTENT)
-        self.send_header("Content-Type", TYPES[file.suffix])
-        self.send_header("Accept-Ranges", "bytes")
-        if part is not None:
-            self.send_header("Content-Range", f"bytes {part[0]}-{part[1] - 1}/{len(content)}")
-            content = content[part[0] : part[1]]
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
-
-
-def _asked_part(asked: str | None, size: int) -> tuple[int, int] | None:
-    """(start, end) of a request for one part (`bytes=0-99`, `bytes=100-`); None: send everything."""
-    if asked is None or not asked.startswith("bytes=") or "," in asked:
-        return None
-    start, _, end = asked.removeprefix("bytes=").strip().partition("-")
-    if not start.isdecimal() or (end and not end.isdecimal()):
-        return None
-    first, after = int(start), min(int(end) + 1, size) if end else size
-    return (first, after) if first < after else None
 
 
 def _text(said: dict[str, Any], field: str) -> str:

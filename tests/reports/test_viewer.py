@@ -25,10 +25,11 @@ from kit.stored_runs import run_info, run_records, store
 from refbench.bench.errors import UserError
 from refbench.bench.scores.columns import COMPONENTS
 from refbench.bench.video import Video
+from refbench.reports.loopback import byte_range
 from refbench.reports.report import report
 from refbench.reports.viewer.data import script_text
 from refbench.reports.viewer.names import letter_of
-from refbench.reports.viewer.serve import byte_range, site_server
+from refbench.reports.viewer.serve import SiteServer
 from refbench.reports.viewer.view import SITE_FILES, view
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -249,7 +250,7 @@ def test_anonymous_leaks_no_name_and_letters_are_the_same_everywhere(
         [
             record(
                 "clip-t", IDS[0], 0.5, method="alpha-bad",
-                details={"alpha_bad": [1.0, 2.0], "file": "/home/alpha-bad/x", "pairs": 3},
+                details={"alpha_bad": [1.0, 2.0], "file": "/data/alpha-bad/x", "pairs": 3},
             ),
             record("dino-i", IDS[0], None, method="alpha-bad", reason="failed: runs/alpha-bad/x.mp4 is torn"),
         ],
@@ -405,7 +406,7 @@ def test_the_command_is_registered_and_its_site_is_packaged() -> None:
 @contextmanager
 def serving(page: Path, files: tuple[Path, ...]) -> Iterator[tuple[http.client.HTTPConnection, str]]:
     """A connection to a running server, and the page's path on it."""
-    with site_server(page, files, port=0) as server:
+    with SiteServer(page, files, port=0) as server:
         thread = threading.Thread(target=server.serve_forever, daemon=True)
         thread.start()
         connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=10)
@@ -454,7 +455,7 @@ def test_parts_of_a_file_as_browsers_ask_for_them() -> None:
     for header in ("", "bytes=-", "bytes=5-2", "bytes=2000-", "items=0-5", "bytes=0-1,3-4"):
         assert byte_range(header, 1000) is None
     with pytest.raises(UserError, match="no port"):
-        site_server(Path("index.html"), [], port=70_000)
+        SiteServer(Path("index.html"), [], port=70_000)
 
 
 def test_a_pair_without_a_common_sample_is_said(out: Path, tmp_path: Path) -> None:

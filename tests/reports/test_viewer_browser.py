@@ -27,7 +27,7 @@ from kit.stored_runs import run_records, store
 from refbench.bench.dataset import OFFICIAL_TRACKS
 from refbench.bench.scores.record import Record
 from refbench.bench.video import write_video
-from refbench.reports.viewer.serve import site_server
+from refbench.reports.viewer.serve import SiteServer
 from refbench.reports.viewer.view import Site, view
 
 playwright = pytest.importorskip(
@@ -323,7 +323,7 @@ def test_videos_play_in_step_from_disk(open_page: Open) -> None:
 
 
 def test_the_served_site_plays_as_well(open_page: Open, site: Site) -> None:
-    with site_server(site.page, site.files, port=0) as server:
+    with SiteServer(site.page, site.files, port=0) as server:
         thread = threading.Thread(target=server.serve_forever, daemon=True)
         thread.start()
         try:
