@@ -15,13 +15,16 @@ import re
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from refbench.bench.errors import SampleError, UserError, one_line
+
+if TYPE_CHECKING:
+    from filelock import FileLock
 
 # The largest text file that is read: data lists of all known benchmarks are far smaller. In memory the worst
 # JSON, a list of small objects, takes 34 times its size.
@@ -116,6 +119,26 @@ def _lives(process: int) -> bool:
     except PermissionError:
         return True
     return True
+
+
+def lock_for_writing(path: Path, taken: Callable[[Path], str]) -> FileLock:
+    """The lock of a file that one process alone writes, taken; its folder is made where it is missing.
+
+    The lock is the file `<name>.lock` beside it. Raises UserError: with what `taken` says of the lock file
+    when another process holds it, and where nothing can be written.
+    """
+    from filelock import FileLock, Timeout
+
+    lock_file = path.with_suffix(".lock")
+    lock = FileLock(lock_file)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise UserError(taken(lock_file)) from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {one_line(error.strerror)}") from None
+    return lock
 
 
 def is_disk_error(error: BaseException) -> bool:

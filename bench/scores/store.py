@@ -16,14 +16,17 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, Self
+from typing import TYPE_CHECKING, BinaryIO, Self
 
 from pydantic import ValidationError
 
 from refbench.bench.errors import UserError, first_fault, one_line
-from refbench.bench.files import is_there, read_bytes
+from refbench.bench.files import is_there, lock_for_writing, read_bytes
 from refbench.bench.scores.record import Record, RecordKey, generated_with, latest
 from refbench.bench.weights.kind import WeightsKind
+
+if TYPE_CHECKING:
+    from filelock import FileLock
 
 # A score store: its folder, a method's folder in it, or one of its files.
 Store = str | os.PathLike[str]
@@ -53,31 +56,25 @@ class StoreWriter:
     """
 
     def __init__(self, path: Path) -> None:
-        from filelock import FileLock
-
         self.path = path
         self.records: dict[RecordKey, Record] = {}
-        self._lock_file = path.with_suffix(".lock")
-        self._lock = FileLock(self._lock_file)
+        self._lock: FileLock | None = None
         self._file: BinaryIO | None = None
 
     def __enter__(self) -> Self:
-        from filelock import Timeout
-
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._lock.acquire(timeout=0)
-        except Timeout:
-            raise UserError(
-                f"{self.path} is being written by another run{_owner(self._lock_file)}; wait for it, or use "
+        def taken(lock_file: Path) -> str:
+            return (
+                f"{self.path} is being written by another run{_owner(lock_file)}; wait for it, or use "
                 f"another --out and merge. If no such run is left (a machine that went away), remove "
-                f"{self._lock_file}"
-            ) from None
-        except OSError as error:
-            raise UserError(f"{self.path} cannot be written: {one_line(error.strerror)}") from None
+                f"{lock_file}"
+            )
+
+        self._lock = lock_for_writing(self.path, taken)
         # For whoever finds it taken: on a shared disk the owner may be another machine.
         with suppress(OSError):
-            self._lock_file.write_text(f"process {os.getpid()} on {platform.node()}\n", encoding="utf-8")
+            Path(self._lock.lock_file).write_text(
+                f"process {os.getpid()} on {platform.node()}\n", encoding="utf-8"
+            )
         try:
             self.records = latest(read_records(self.path)) if self.path.exists() else {}
             self._file = self.path.open("ab")
@@ -94,7 +91,8 @@ class StoreWriter:
             self._file.flush()
             os.fsync(self._file.fileno())
             self._file.close()
-        self._lock.release()
+        if self._lock is not None:
+            self._lock.release()
 
     def append(self, records: Sequence[Record]) -> None:
         """Write records, each as one line; they are with the operating system when this returns."""

@@ -17,13 +17,16 @@ from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
 from types import TracebackType
-from typing import Annotated, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from refbench.bench.errors import UserError, first_fault, one_line
-from refbench.bench.files import read_bytes
+from refbench.bench.files import lock_for_writing, read_bytes
 from refbench.reports.votes.ballot import CRITERIA, Ballot, Id, short_digest
+
+if TYPE_CHECKING:
+    from filelock import FileLock
 
 Choice = Literal["left", "right", "tie"]
 LONGEST_NAME = 60
@@ -185,26 +188,17 @@ class VoteWriter:
     """
 
     def __init__(self, path: Path, ballot: Ballot) -> None:
-        from filelock import FileLock
-
         self.path = path
         self.lines: list[VoteLine] = []
         self._ballot = ballot
-        self._lock = FileLock(path.with_suffix(".lock"))
+        self._lock: FileLock | None = None
         self._file: FileIO | None = None
 
     def __enter__(self) -> Self:
-        from filelock import Timeout
+        def taken(lock_file: Path) -> str:
+            return f"{self.path} is being written by another `refbench vote`; use that page, or another --out"
 
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._lock.acquire(timeout=0)
-        except Timeout:
-            raise UserError(
-                f"{self.path} is being written by another `refbench vote`; use that page, or another --out"
-            ) from None
-        except OSError as error:
-            raise UserError(f"{self.path} cannot be written: {one_line(error.strerror)}") from None
+        self._lock = lock_for_writing(self.path, taken)
         try:
             self._open()
         except BaseException:
@@ -230,7 +224,8 @@ class VoteWriter:
     ) -> None:
         if self._file is not None:
             self._file.close()
-        self._lock.release()
+        if self._lock is not None:
+            self._lock.release()
 
     def append(self, line: VoteLine) -> None:
         """Write a line; it is on the disk when this returns."""
