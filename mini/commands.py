@@ -20,6 +20,12 @@ BUILD_HOURS = 4.0
 SMOKE_SCALE = 1e-4
 # Of each of the eight categories.
 DEMO_SAMPLES = 2
+WeightsOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--weights", metavar="DIR", help="Weights of refbench mini build. Default: those of the package."
+    ),
+]
 
 mini = typer.Typer(
     name="mini",
@@ -165,7 +171,7 @@ def directions(
     per_category: Annotated[
         int, typer.Option("--per-category", min=1, max=6, help="Samples of each of the eight categories.")
     ] = 6,
-    weights: o.WeightsOption = None,
+    weights: WeightsOption = None,
     device: o.DeviceOption = "auto",
     json: o.JsonOption = False,
 ) -> None:
@@ -250,6 +256,7 @@ def demo(
         bool,
         typer.Option("--quick", help="The core alone, without torch: three controls, one component."),
     ] = False,
+    weights: WeightsOption = None,
     device: o.DeviceOption = "auto",
 ) -> None:
     """See the whole benchmark at work, without data or downloads: generate, score, rank, compare, look.
@@ -279,5 +286,7 @@ def demo(
     from refbench.mini.contest import Contest
     from refbench.mini.show import show_contest
     from refbench.mini.track import SAMPLES_PER_CATEGORY
+    from refbench.mini.weights import TRAINED
 
-    show_contest(Contest(out=out, per_category=SAMPLES_PER_CATEGORY if full else DEMO_SAMPLES, device=device))
+    per_category = SAMPLES_PER_CATEGORY if full else DEMO_SAMPLES
+    show_contest(Contest(out=out, per_category=per_category, weights=weights or TRAINED, device=device))

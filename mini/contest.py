@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 from refbench.bench.dataset import Track, load_track
@@ -27,7 +28,7 @@ OURS, TEXT_ONLY = "refalign-mini", "mini-text-only"
 GENERATORS = (OURS, "refalign-mini-no-ra", TEXT_ONLY)
 CONTROLS = ("static-reference", "pan-reference", "flash-frame", "noise", "black")
 # The judge of the drawn world runs here; a contest asks nobody and spends nobody's money.
-JUDGE = "naturalscore.backend=local"
+METRIC_OPTIONS = {"naturalscore": {"backend": "local"}}
 SHUFFLE_SEED = 0
 
 
@@ -55,6 +56,7 @@ class Contest:
         """How many samples that is: the track's list goes through the categories in turn."""
         return self.per_category * len(MINI.category_counts)
 
+    @cached_property
     def track(self) -> Track:
         """The track, whose pictures are written first. Raises OSError."""
         write_mini_dataset(self.out / DATASET)
@@ -65,14 +67,19 @@ class Contest:
 
         Raises UserError where packages or weights are missing.
         """
+        if not self.weights.is_dir():
+            raise UserError(
+                f"there are no trained weights in {self.weights}: refbench mini build makes them, then "
+                "--weights mini-build/weights; refbench demo --quick needs none"
+            )
         absent = missing_packages(("torch", "diffusers", "onnxruntime", "openai"), "metrics,refalign")
         if absent is not None:
             raise UserError(absent)
         run = MethodsRun(
             methods=self.methods,
-            track=self.track(),
+            track=self.track,
             limit=self.limit,
-            assignments=[*_sizes(self.methods), JUDGE],
+            assignments=_assignments(self.methods),
             device=self.device,
             weights=self.weights,
             runs=self.out / RUNS,
@@ -82,7 +89,7 @@ class Contest:
         if not self.shuffled:
             return done
         shuffled = run_methods(
-            replace(run, methods=[OURS], assignments=[JUDGE], shuffled_references=SHUFFLE_SEED)
+            replace(run, methods=[OURS], assignments=_assignments([OURS]), shuffled_references=SHUFFLE_SEED)
         )
         return MethodsDone(
             evaluated=[*done.evaluated, *shuffled.evaluated],
@@ -96,9 +103,9 @@ class Contest:
         return PreparedEvaluation(
             Evaluation(
                 videos=run_folder(self.out / RUNS, OURS, MINI.name, ours.folder.info.variant),
-                track=self.track(),
+                track=self.track,
                 limit=self.limit,
-                options={"naturalscore": {"backend": "local"}},
+                options=METRIC_OPTIONS,
                 device=self.device,
                 weights=self.weights,
                 out=self.results,
@@ -107,9 +114,8 @@ class Contest:
         ).run()
 
 
-def _sizes(methods: Sequence[str]) -> list[str]:
-    """The controls' options for the size of the world's videos."""
+def _assignments(methods: Sequence[str]) -> list[str]:
+    """The metrics' options, and the controls' for the size of the world's videos, as `NAME.KEY=VALUE`."""
     size = {"width": SIZE_PX, "height": SIZE_PX, "num_frames": NUM_FRAMES, "fps": FPS}
-    return [
-        f"{method}.{key}={value}" for method in methods if method in CONTROLS for key, value in size.items()
-    ]
+    options = METRIC_OPTIONS | {method: size for method in methods if method in CONTROLS}
+    return [f"{owner}.{key}={value}" for owner, values in options.items() for key, value in values.items()]

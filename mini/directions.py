@@ -63,7 +63,8 @@ class Outcome:
 def directions() -> list[Direction]:
     """All lines of the table."""
     others = (*GENERATORS, SHUFFLED, *CONTROLS)
-    lines = [("1a", CEILING, other, TOTAL, "above") for other in others]
+    lines: list[tuple[str, str, str, str, Wanted]] = []
+    lines += [("1a", CEILING, other, TOTAL, "above") for other in others]
     lines += [("1b", OURS, other, TOTAL, "above") for other in (TEXT_ONLY, SHUFFLED)]
     lines += [("1c", other, last, TOTAL, "above") for other in others if other not in LAST for last in LAST]
     for component in ("facesim", "nexusscore"):
@@ -80,7 +81,7 @@ def directions() -> list[Direction]:
     lines += [("3", "static-reference", OURS, name, "below") for name in ("naturalscore", "gmescore")]
     lines += [("4", "flash-frame", other, "nexusscore", "shown") for other in (CEILING, OURS)]
     return [
-        Direction(number=number, a=a, b=b, component=component, wanted=wanted)  # type: ignore[arg-type]
+        Direction(number=number, a=a, b=b, component=component, wanted=wanted)
         for number, a, b, component, wanted in lines
     ]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from refbench.bench.cli.work import exit_on_failure, other_command
 from refbench.bench.runner.evaluate import Evaluated
@@ -37,7 +36,8 @@ def show_contest(contest: Contest) -> None:
     recompute_leaderboards(contest.out / "leaderboards")
     write_sheet(contest, done.evaluated)
     print_text(f"Contact sheet: {contest.out / SHEET}")
-    print_text(f"Page: {contest.out / PAGES / 'report.html'}, with videos: {_videos(contest.out)}")
+    pages = contest.out / PAGES
+    print_text(f"Page: {pages / 'report.html'}, with videos: {pages / 'videos.html'}")
     exit_on_failure(done.evaluated, failed=done.generation_failed)
 
 
@@ -51,7 +51,7 @@ def write_sheet(contest: Contest, done: Sequence[Evaluated]) -> None:
         if one.run_key.method in SHEET_METHODS
     }
     shown = {method: videos[method] for method in SHEET_METHODS if method in videos}
-    samples = contest.track().samples[: min(contest.limit, SHEET_ROWS)]
+    samples = contest.track.samples[: min(contest.limit, SHEET_ROWS)]
     contact_sheet(samples, shown).save(contest.out / SHEET)
 
 
@@ -82,7 +82,3 @@ def still_missing(done: Sequence[Evaluated]) -> list[str]:
         "Not shown: released weights, real videos, the official judge. A mini figure says how methods and "
         "metrics behave in the drawn world, and nothing about real ones.",
     ]
-
-
-def _videos(out: Path) -> Path:
-    return out / PAGES / "videos.html"

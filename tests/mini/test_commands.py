@@ -23,3 +23,10 @@ def test_the_quick_demo_shows_the_flow_of_the_core(tmp_path: Path, monkeypatch: 
     assert {path.name for path in (out / "runs").iterdir()} == {"noise", "pan-reference", "static-reference"}
     (tmp_path / "mine/dataset").mkdir(parents=True)
     assert "is not the demo's" in complaint("demo", "--out", tmp_path / "mine")
+
+
+@pytest.mark.parametrize("command", [("demo",), ("mini", "directions")], ids=" ".join)
+def test_without_trained_weights_a_contest_says_what_to_do(command: tuple[str, ...], tmp_path: Path) -> None:
+    told = complaint(*command, "--out", tmp_path / "out", "--weights", tmp_path / "nowhere")
+    assert "no trained weights" in told and "refbench mini build" in told and "--quick" in told
+    assert not (tmp_path / "out/runs").exists()
