@@ -1,4 +1,5 @@
-# The demo in a container: the drawn world, small trained networks, all seven components, and a page.
+# The quick demo in a container: drawn samples, three controls, one component, a report. The main demo needs
+# trained weights, which do not come with the package yet: `refbench demo --weights …` of a build of your own.
 #
 #   docker build -t refbench .
 #   docker run --rm -v "$PWD/demo-output:/output" --user "$(id -u):$(id -g)" refbench
@@ -29,4 +30,4 @@ ENV HOME=/tmp
 WORKDIR /output
 
 ENTRYPOINT ["refbench"]
-CMD ["demo", "--out", "/output/demo"]
+CMD ["demo", "--quick", "--out", "/output/demo"]
