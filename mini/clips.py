@@ -14,7 +14,10 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -69,9 +72,14 @@ def cluster(number: int, seed: int) -> list[TrainingClip]:
 
 
 def write_training_clips(
-    folder: Path, clips: int, seed: int = 0, on_clip: Callable[[int, int], None] = lambda done, total: None
+    folder: Path,
+    clips: int,
+    seed: int = 0,
+    on_clip: Callable[[int, int], None] = lambda done, total: None,
+    workers: int = 0,
 ) -> None:
-    """Write `clips` clips (rounded up to whole clusters) below `folder`, with `on_clip(done, total)` between.
+    """Write `clips` clips (rounded up to whole clusters) below `folder`, with `on_clip(done, total)` between;
+    `workers` processes write a part each, 0: this one all.
 
     Parts that an earlier call with the same numbers finished are kept. Raises UserError for a folder with
     other clips, and where pycocotools is missing.
@@ -81,13 +89,15 @@ def write_training_clips(
         raise UserError(f"the masks of training clips: {absent}")
     clusters = -(-clips // CLIPS_PER_CLUSTER)
     _claim(folder, clusters, seed)
-    for first in range(0, clusters, CLUSTERS_PER_PART):
-        numbers = range(first, min(first + CLUSTERS_PER_PART, clusters))
-        part = f"part{first // CLUSTERS_PER_PART:04}"
-        # The annotations come last: once they are there, so are the videos.
-        if not (folder / "annotations" / f"{part}.json").is_file():
-            _write_part(folder, part, numbers, seed)
-        on_clip(numbers.stop * CLIPS_PER_CLUSTER, clusters * CLIPS_PER_CLUSTER)
+    parts = [
+        range(first, min(first + CLUSTERS_PER_PART, clusters))
+        for first in range(0, clusters, CLUSTERS_PER_PART)
+    ]
+    write = partial(_write_part, folder, seed=seed)
+    with ExitStack() as stack:
+        pool = stack.enter_context(ProcessPoolExecutor(workers)) if workers else None
+        for numbers, _ in zip(parts, pool.map(write, parts) if pool else map(write, parts), strict=True):
+            on_clip(numbers.stop * CLIPS_PER_CLUSTER, clusters * CLIPS_PER_CLUSTER)
 
 
 def _claim(folder: Path, clusters: int, seed: int) -> None:
@@ -104,15 +114,19 @@ def _claim(folder: Path, clusters: int, seed: int) -> None:
     write_text(file, json.dumps(asked))
 
 
-def _write_part(folder: Path, part: str, numbers: range, seed: int) -> None:
+def _write_part(folder: Path, numbers: range, seed: int) -> None:
+    part = f"part{numbers.start // CLUSTERS_PER_PART:04}"
+    # The annotations come last: once they are there, so are the videos.
+    if (folder / "annotations" / f"{part}.json").is_file():
+        return
     annotations: dict[str, Any] = {}
     pairs: dict[str, list[dict[str, str]]] = {}
     for number in numbers:
         subjects_of = {}
         for clip in cluster(number, seed):
             name = clip.id.partition("_step")[0] + ".mp4"
-            with replacing(folder / "videos" / part / name) as partial:
-                write_video(partial, clip.rendering.video_FHWC, FPS, crf=CRF)
+            with replacing(folder / "videos" / part / name) as unfinished:
+                write_video(unfinished, clip.rendering.video_FHWC, FPS, crf=CRF)
             annotated = _annotated(clip, name)
             if annotated is not None:
                 annotations[clip.id], subjects_of[clip.id] = annotated

@@ -65,6 +65,9 @@ def clips(
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for videos and annotations.")],
     count: Annotated[int, typer.Option("--clips", min=2, help="How many clips.")] = 6000,
     seed: Annotated[int, typer.Option("--seed", help="Which clips.")] = 0,
+    workers: Annotated[
+        int, typer.Option("--workers", min=0, help="Processes that draw them; 0: this one.")
+    ] = 0,
 ) -> None:
     """Write training clips of the drawn world in OpenS2V-5M's layout.
 
@@ -79,7 +82,7 @@ def clips(
 
     with Progress("clips", total=1) as progress:
         progress.begin("clips")
-        write_training_clips(out, count, seed, on_clip=progress.part)
+        write_training_clips(out, count, seed, on_clip=progress.part, workers=workers)
         progress.step()
     print_text(f"training clips of the drawn world: {out}")
 
@@ -98,6 +101,13 @@ def build(
         float,
         typer.Option("--budget", metavar="HOURS", help="Steps are chosen for these hours of two CPU cores."),
     ] = BUILD_HOURS,
+    batch: Annotated[
+        int,
+        typer.Option("--batch", min=1, help="Times the clips per step of VAE and generators; 8 on a GPU."),
+    ] = 1,
+    workers: Annotated[
+        int, typer.Option("--workers", min=0, help="Processes that draw training examples; 0: a thread.")
+    ] = 0,
     smoke: Annotated[bool, typer.Option("--smoke", help="Two steps of everything: does it run?")] = False,
 ) -> None:
     """Train all networks of the mini benchmark from nothing.
@@ -120,13 +130,21 @@ def build(
     from refbench.mini.training.parts import chosen_parts
 
     chosen = chosen_parts(parts or [])
-    made = Build(root=out, seed=seed, device=device, scale=SMOKE_SCALE if smoke else budget / BUILD_HOURS)
+    made = Build(
+        root=out,
+        seed=seed,
+        device=device,
+        scale=SMOKE_SCALE if smoke else budget / BUILD_HOURS,
+        batch=batch,
+        workers=workers,
+    )
     rows = []
     with Progress("building", len(chosen)) as progress:
         for part in chosen:
             progress.now(part.name)
             progress.begin(f"{part.name} ({part.summary})")
-            done = make_part(made, part, progress.part)
+            needed_only = bool(parts) and part.name not in (parts or [])
+            done = make_part(made, part, progress.part, any_settings=needed_only)
             progress.step(part.name)
             measured = ", ".join(
                 f"{name} {'–' if value is None else format(value, 'g')}"

@@ -122,7 +122,10 @@ class BaseLearner:
 
     name = NAME
 
-    def __init__(self, latents_folder: Path, tokenizer: Any, clips_seed: int, seed: int = 0) -> None:
+    def __init__(
+        self, latents_folder: Path, tokenizer: Any, clips_seed: int, seed: int = 0, batch: int = 1
+    ) -> None:
+        self.samples = SAMPLES_PER_STEP * batch
         self.latents_NCFHW = read_latents(latents_folder)
         self.tokenizer = tokenizer
         self.clips_seed = clips_seed
@@ -131,7 +134,7 @@ class BaseLearner:
 
     def examples(self, generator: random.Random, progress: float) -> TextBatch:
         """Random clips with newly worded prompts, one in ten without."""
-        numbers = sorted(generator.sample(range(len(self.latents_NCFHW)), SAMPLES_PER_STEP))
+        numbers = sorted(generator.sample(range(len(self.latents_NCFHW)), self.samples))
         prompts = [
             "" if generator.random() < EMPTY_RATE else prompt_for(number, self.clips_seed, generator)
             for number in numbers
@@ -177,7 +180,7 @@ def make(build: Build, on_step: OnStep) -> None:
     place = build.place(REPOSITORY)
     write_tokenizer(place / "tokenizer", pieces(), TEXT_ROWS)
     tokenizer = load_tokenizer(place / "tokenizer")
-    learner = BaseLearner(build.run_folder(LATENTS), tokenizer, build.seed, build.seed)
+    learner = BaseLearner(build.run_folder(LATENTS), tokenizer, build.seed, build.seed, build.batch)
     build.train(learner, SCHEDULE, on_step)
     write_base(learner.network.cpu(), place)
 

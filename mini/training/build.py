@@ -30,12 +30,18 @@ OnStep = Callable[[int, int], None]
 
 @dataclass(frozen=True, kw_only=True)
 class Build:
-    """Where and how the weights are built: `scale` times the recipes' steps, on one device."""
+    """Where and how the weights are built: `scale` times the recipes' steps, on one device.
+
+    `batch`: the clips per step of the VAE and the generators, and the clips they are from, times this.
+    `workers`: processes that draw training examples; 0: a thread. They change no bit.
+    """
 
     root: Path
     seed: int = 0
     device: str = "cpu"
     scale: float = 1.0
+    batch: int = 1
+    workers: int = 0
 
     @property
     def weights(self) -> Path:
@@ -72,6 +78,7 @@ class Build:
             folder=self.run_folder(learner.name),
             seed=self.seed,
             device=self.device,
+            workers=self.workers,
         ).train(on_step)
 
 
@@ -90,13 +97,20 @@ class Part:
     needs: tuple[str, ...] = ()
 
 
-def make_part(build: Build, part: Part, on_step: OnStep) -> dict[str, Any]:
-    """Make a part, or read what an earlier call made. Raises UserError for one of other settings."""
+def make_part(build: Build, part: Part, on_step: OnStep, *, any_settings: bool = False) -> dict[str, Any]:
+    """Make a part, or read what an earlier call made. Raises UserError for one of other settings, unless
+    `any_settings`: then a finished part is taken as it stands.
+    """
     note = build.root / "parts" / f"{part.name}.json"
-    settings = {"seed": build.seed, "scale": build.scale, "device": build.device.partition(":")[0]}
+    settings = {
+        "seed": build.seed,
+        "scale": build.scale,
+        "batch": build.batch,
+        "device": build.device.partition(":")[0],
+    }
     if note.is_file():
         done = read_json_object(note)
-        if done.get("settings") != settings:
+        if done.get("settings") != settings and not any_settings:
             raise UserError(f"{note} is of other settings ({done.get('settings')}): choose another --out")
         return done
     started = time.monotonic()

@@ -52,7 +52,8 @@ VARIANTS = (
 
 def make_clips(build: Build, on_step: OnStep) -> None:
     """Write the training clips in OpenS2V-5M's layout."""
-    write_training_clips(build.run_folder(CLIPS), build.count(CLIPS_NUMBER, least=8), build.seed, on_step)
+    number = build.count(CLIPS_NUMBER, least=8) * build.batch
+    write_training_clips(build.run_folder(CLIPS), number, build.seed, on_step, build.workers)
 
 
 def make_features(build: Build, clips: Path) -> None:
@@ -93,8 +94,10 @@ def training_folder(build: Build, variant: Variant, stage: str) -> Path:
 
 def _settings(build: Build, variant: Variant, steps: int, network: Path | None) -> list[object]:
     start = [f"model.transformer={network}"] if network is not None else []
+    samples = build_config(STAGES[0]).run.samples_per_step * build.batch
     return [
         *start, *variant.overrides, f"run.seed={build.seed}", f"run.max_steps={steps}",
+        f"run.samples_per_step={samples}", f"run.samples_per_call={samples}",
         "--features", build.run_folder(FEATURES), "--weights", build.weights, "--resume",
     ]  # fmt: skip
 

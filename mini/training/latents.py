@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch.utils.data import DataLoader, Dataset
 
 from refbench.bench.errors import UserError
 from refbench.bench.files import read_json_object, write_json
@@ -51,8 +53,12 @@ def write_latents(
     seed: int,
     vae_digest: str,
     on_clip: Callable[[int, int], None] = lambda done, total: None,
+    workers: int = 0,
+    piece: int = PIECE,
 ) -> None:
-    """Encode `clips` clips into `folder`. Raises UserError for a folder of another VAE, number or seed."""
+    """Encode `clips` clips into `folder`, on the VAE's device; `workers` processes draw them. Raises
+    UserError for a folder of another VAE, number or seed.
+    """
     asked = {"clips": clips, "seed": seed, "vae": vae_digest}
     folder.mkdir(parents=True, exist_ok=True)
     path, note = folder / FILE, folder / DONE_FILE
@@ -65,18 +71,32 @@ def write_latents(
     mode = "r+" if done and path.is_file() else "w+"
     latents_NCFHW = np.lib.format.open_memmap(path, mode=mode, dtype=np.float16, shape=(clips, *SHAPE_CFHW))
     mean, std = (
-        torch.tensor(values).view(1, -1, 1, 1, 1)
+        torch.tensor(values, device=vae.device).view(1, -1, 1, 1, 1)
         for values in (vae.config.latents_mean, vae.config.latents_std)
     )
     with fixed_threads(), torch.no_grad():
-        for first in range(done, clips, PIECE):
-            numbers = range(first, min(first + PIECE, clips))
-            videos = np.stack([render(scene_of(number, seed)).video_FHWC for number in numbers])
-            encoded = (vae.encode(as_pixels(videos)).latent_dist.mode() - mean) / std
-            latents_NCFHW[numbers.start : numbers.stop] = encoded.numpy()
+        pieces = range(done, clips, piece)
+        drawn = DataLoader(_Pieces(clips, seed, piece), batch_size=None, sampler=pieces, num_workers=workers)
+        for first, pixels in zip(pieces, drawn, strict=True):
+            numbers = range(first, first + len(pixels))
+            encoded = (vae.encode(pixels.to(vae.device)).latent_dist.mode() - mean) / std
+            latents_NCFHW[numbers.start : numbers.stop] = encoded.cpu().numpy()
             latents_NCFHW.flush()
             write_json(note, {**asked, "done": numbers.stop})
             on_clip(numbers.stop, clips)
+
+
+@dataclass(frozen=True)
+class _Pieces(Dataset[torch.Tensor]):
+    """The pixels (B,3,F,H,W) of a piece's clips by the number of its first."""
+
+    clips: int
+    seed: int
+    piece: int
+
+    def __getitem__(self, first: int) -> torch.Tensor:
+        numbers = range(first, min(first + self.piece, self.clips))
+        return as_pixels(np.stack([render(scene_of(number, self.seed)).video_FHWC for number in numbers]))
 
 
 def read_latents(folder: Path) -> np.ndarray:
@@ -95,7 +115,14 @@ def make(build: Build, on_step: OnStep) -> None:
     folder = build.weights / REPOSITORY / VAE
     digest = " ".join(sha256_of(folder / name) for name in (WEIGHTS_FILE, "config.json"))
     write_latents(
-        load_vae(build), build.run_folder(NAME), build.count(CLIPS, least=32), build.seed, digest, on_step
+        load_vae(build).to(build.device),
+        build.run_folder(NAME),
+        build.count(CLIPS, least=32) * build.batch,
+        build.seed,
+        digest,
+        on_step,
+        build.workers,
+        PIECE * build.batch,
     )
 
 

@@ -13,13 +13,14 @@ import time
 import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 from torch import nn
+from torch.utils.data import DataLoader, Dataset
 
 from refbench.bench.errors import UserError
 from refbench.bench.files import replacing
@@ -70,13 +71,17 @@ class Learner(Protocol[Batch]):
 
 @dataclass(frozen=True, kw_only=True)
 class Run(Generic[Batch]):
-    """A training run of one learner in a folder of its own."""
+    """A training run of one learner in a folder of its own.
+
+    `workers`: processes that prepare the examples; 0: a thread beside the training. They change no bit.
+    """
 
     learner: Learner[Batch]
     schedule: Schedule
     folder: Path
     seed: int = 0
     device: str = "cpu"
+    workers: int = 0
 
     def train(self, on_step: Callable[[int, int], None] = lambda done, total: None) -> None:
         """Train to the end, from where an earlier call stopped; then the network holds the weights to keep,
@@ -85,6 +90,10 @@ class Run(Generic[Batch]):
         Raises UserError when the folder holds a run of other settings, or the loss is not finite.
         """
         learner, schedule = self.learner, self.schedule
+        if self.device != "cpu":
+            # Tensor cores: eleven bits of a product's factors are enough to learn by.
+            torch.set_float32_matmul_precision("high")
+            torch.backends.cudnn.benchmark = True
         network = learner.network.to(self.device).train()
         optimizer = torch.optim.AdamW(
             network.parameters(), lr=1.0, weight_decay=schedule.weight_decay, fused=True
@@ -92,13 +101,11 @@ class Run(Generic[Batch]):
         average = Average(network, schedule.average) if schedule.average is not None else None
         step = self._restore(network, optimizer, average)
         saved = time.monotonic()
-        with fixed_threads(), ThreadPoolExecutor(1) as ahead:
-            pending = ahead.submit(self._examples, step)
-            while step < schedule.steps:
-                batch = pending.result()
-                pending = ahead.submit(self._examples, step + 1)
-                generator = torch.Generator().manual_seed(self._number("loss", step))
-                terms = learner.losses(batch, generator)
+        with fixed_threads():
+            for batch in self._batches(step):
+                generator = torch.Generator(self.device).manual_seed(self._number("loss", step))
+                with made_on(self.device):
+                    terms = learner.losses(on_device(batch, self.device), generator)
                 loss = torch.stack(list(terms.values())).sum()
                 if not bool(torch.isfinite(loss)):
                     raise UserError(f"{learner.name}: the loss is not finite at step {step}")
@@ -121,9 +128,21 @@ class Run(Generic[Batch]):
             average.copy_to(network)
         network.eval()
 
-    def _examples(self, step: int) -> Batch:
-        generator = random.Random(f"{self.learner.name}/{self.seed}/{step}")
-        return self.learner.examples(generator, min(step / self.schedule.steps, 1.0))
+    def _batches(self, first: int) -> Iterator[Batch]:
+        """The examples of the steps from `first` on, prepared ahead."""
+        steps = range(first, self.schedule.steps)
+        examples: _Examples[Batch] = _Examples(self.learner, self.schedule.steps, self.seed)
+        if self.workers:
+            yield from DataLoader(
+                examples, batch_size=None, sampler=steps, num_workers=self.workers, collate_fn=_as_it_is
+            )
+            return
+        with ThreadPoolExecutor(1) as ahead:
+            pending = None
+            for step in steps:
+                batch = examples[step] if pending is None else pending.result()
+                pending = ahead.submit(examples.__getitem__, step + 1) if step + 1 in steps else None
+                yield batch
 
     def _number(self, what: str, step: int) -> int:
         return zlib.crc32(f"{self.learner.name}/{self.seed}/{step}/{what}".encode())
@@ -166,6 +185,41 @@ class Run(Generic[Batch]):
             file.write(json.dumps(line) + "\n")
 
 
+@dataclass(frozen=True)
+class _Examples(Dataset[Batch], Generic[Batch]):
+    """A learner's examples by step."""
+
+    learner: Learner[Batch]
+    steps: int
+    seed: int
+
+    def __getitem__(self, step: int) -> Batch:
+        generator = random.Random(f"{self.learner.name}/{self.seed}/{step}")
+        return self.learner.examples(generator, step / self.steps)
+
+
+def _as_it_is(batch: Batch) -> Batch:
+    return batch
+
+
+def on_device(batch: Any, device: str | torch.device) -> Any:
+    """A batch (a tensor, or tuples, lists and dataclasses of them) with its tensors on a device."""
+    if isinstance(batch, torch.Tensor):
+        return batch.to(device)
+    if isinstance(batch, tuple | list):
+        return type(batch)(on_device(one, device) for one in batch)
+    if is_dataclass(batch) and not isinstance(batch, type):
+        moved = {field.name: on_device(getattr(batch, field.name), device) for field in fields(batch)}
+        return replace(batch, **moved)
+    return batch
+
+
+def made_on(device: str) -> AbstractContextManager[object]:
+    """Inside, constants of losses come into being on that device."""
+    # On the CPU they do so anyway, and the context would cost time at every call.
+    return nullcontext() if device == "cpu" else torch.device(device)
+
+
 class Average:
     """A moving average of a network's floating-point entries."""
 
@@ -177,11 +231,13 @@ class Average:
     def update(self, network: nn.Module, step: int) -> None:
         """Take in the weights after a step; entries that are no numbers with a point are copied."""
         factor = min(self.factor, (1 + step) / (AVERAGE_START + step))
-        for key, value in network.state_dict().items():
-            if value.is_floating_point():
-                self.tensors[key].lerp_(value, 1 - factor)
-            else:
-                self.tensors[key].copy_(value)
+        state = network.state_dict()
+        moving = [key for key, value in state.items() if value.is_floating_point()]
+        torch._foreach_lerp_(
+            [self.tensors[key] for key in moving], [state[key] for key in moving], 1 - factor
+        )
+        for key in state.keys() - set(moving):
+            self.tensors[key].copy_(state[key])
 
     def copy_to(self, network: nn.Module) -> None:
         """Let the network hold the average."""

@@ -46,7 +46,7 @@ CLIPS_PER_STEP = 2
 # Of the steps with single frames.
 DRAWN_CLIPS, FRAMES_OF_CLIP, REFERENCES = 4, 2, 2
 # Up to this share of the steps single frames are seen.
-FRAMES_SHARE = 0.6
+FRAMES_SHARE = 0.4
 EDGE_WEIGHT, COARSE_WEIGHT, DIVERGENCE_WEIGHT = 1.0, 0.5, 1e-6
 # Clips over which the latents' statistics are taken, and those on which channels are moved, by how much of
 # their deviation.
@@ -65,7 +65,8 @@ class VaeLearner:
 
     name = NAME
 
-    def __init__(self, seed: int = 0, start_pictures: int = START_PICTURES) -> None:
+    def __init__(self, seed: int = 0, start_pictures: int = START_PICTURES, batch: int = 1) -> None:
+        self.batch = batch
         with seeded(NAME, seed), fixed_threads():
             self.network = new_vae()
             generator = random.Random(f"{NAME}/start/{seed}")
@@ -82,17 +83,17 @@ class VaeLearner:
         _quicken_single_frames(self.network)
 
     def examples(self, generator: random.Random, progress: float) -> torch.Tensor:
-        """Pixels (B,3,F,H,W) in [-1,1]: 10 single frames, later two clips."""
+        """Pixels (B,3,F,H,W) in [-1,1]: 10 single frames, later two clips; `batch` times as many."""
         if progress >= FRAMES_SHARE:
-            clips = [training_clip(generator) for _ in range(CLIPS_PER_STEP)]
+            clips = [training_clip(generator) for _ in range(CLIPS_PER_STEP * self.batch)]
         else:
-            drawn = [training_clip(generator) for _ in range(DRAWN_CLIPS)]
+            drawn = [training_clip(generator) for _ in range(DRAWN_CLIPS * self.batch)]
             clips = [
                 clip[[frame]]
                 for clip in drawn
                 for frame in generator.sample(range(NUM_FRAMES), FRAMES_OF_CLIP)
             ]
-            clips += [any_reference(generator)[None] for _ in range(REFERENCES)]
+            clips += [any_reference(generator)[None] for _ in range(REFERENCES * self.batch)]
         return as_pixels(np.stack(clips))
 
     def losses(self, batch: torch.Tensor, generator: torch.Generator) -> dict[str, torch.Tensor]:
@@ -205,8 +206,8 @@ def latent_statistics(vae: Any, seed: int, clips: int = MEASURED_CLIPS) -> tuple
     with fixed_threads():
         for number in range(clips):
             for picture in (training_clip(generator), any_reference(generator)[None]):
-                latents = vae.encode(as_pixels(picture[None])).latent_dist.mode()
-                values.append(latents[0].flatten(1))
+                latents = vae.encode(as_pixels(picture[None]).to(vae.device)).latent_dist.mode()
+                values.append(latents[0].flatten(1).cpu())
                 if number < MOVED_CLIPS:
                     moved.append(latents)
         joined_CV = torch.cat(values, dim=1)
@@ -228,8 +229,10 @@ def _effects(
         for channel in range(LATENT_CHANNELS):
             other = latents.clone()
             shape = latents[:, channel].shape
-            other[:, channel] += MOVED_BY * deviation_C[channel] * torch.randn(shape, generator=noise)
-            squares_C[channel] += (uncut(vae, other) - plain).square().sum()
+            other[:, channel] += (
+                MOVED_BY * float(deviation_C[channel]) * torch.randn(shape, generator=noise).to(other)
+            )
+            squares_C[channel] += (uncut(vae, other) - plain).square().sum().cpu()
     return (squares_C / pixels).sqrt() / MOVED_BY
 
 
@@ -253,9 +256,9 @@ def load_vae(build: Build) -> Any:
 
 def make(build: Build, on_step: OnStep) -> None:
     """Train the VAE and write it."""
-    learner = VaeLearner(build.seed, build.count(START_PICTURES, least=16))
+    learner = VaeLearner(build.seed, build.count(START_PICTURES, least=16), build.batch)
     build.train(learner, SCHEDULE, on_step)
-    write_vae(learner.network.cpu(), build.place(REPOSITORY) / NAME, build.seed, build.count(MEASURED_CLIPS))
+    write_vae(learner.network, build.place(REPOSITORY) / NAME, build.seed, build.count(MEASURED_CLIPS))
 
 
 @torch.no_grad()

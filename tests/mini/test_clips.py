@@ -35,6 +35,13 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def test_processes_write_the_same_files(tmp_path: Path, written: Path) -> None:
+    write_training_clips(tmp_path / "clips", CLIPS, workers=2)
+    names = sorted(path.relative_to(written) for path in written.rglob("*") if path.is_file())
+    assert len(names) > CLIPS
+    assert all((tmp_path / "clips" / name).read_bytes() == (written / name).read_bytes() for name in names)
+
+
 def entries(folder: Path) -> dict[str, dict[str, object]]:
     found: dict[str, dict[str, object]] = json.loads((folder / "annotations/part0000.json").read_text())
     return found

@@ -38,6 +38,10 @@ def test_a_part_is_made_once_and_marked(tmp_path: Path) -> None:
     assert kind_of_folder(build.weights / REPOSITORY) == "mini"
     with pytest.raises(UserError, match="of other settings"):
         make_part(Build(root=tmp_path, seed=1), part(calls), lambda done, total: None)
+    # What another part needs may be from a GPU, say.
+    other = Build(root=tmp_path, batch=8)
+    assert make_part(other, part(calls), lambda done, total: None, any_settings=True) == first
+    assert calls == ["made"]
 
 
 def test_a_part_that_wrote_nothing_is_not_done(tmp_path: Path) -> None:

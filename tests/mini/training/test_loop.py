@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +14,15 @@ torch = pytest.importorskip("torch", reason="training needs the extra 'refalign'
 from torch import nn  # noqa: E402
 
 from refbench.bench.errors import UserError  # noqa: E402
-from refbench.mini.training.loop import LOG_FILE, STATE_FILE, Average, Run, Schedule, seeded  # noqa: E402
+from refbench.mini.training.loop import (  # noqa: E402
+    LOG_FILE,
+    STATE_FILE,
+    Average,
+    Run,
+    Schedule,
+    on_device,
+    seeded,
+)
 
 SCHEDULE = Schedule(steps=6, learning_rate=0.1, warmup_steps=2, average=0.5)
 
@@ -41,6 +49,14 @@ class Line:
         return {"fit": (self.network(batch + 0.1 * noise)[:, 0] - 2 * batch[:, 0]).square().mean()}
 
 
+@dataclass(frozen=True)
+class Labelled:
+    """A batch as learners make them."""
+
+    pictures: list[torch.Tensor]
+    labels: tuple[torch.Tensor, int]
+
+
 def trained(folder: Path, *learners: Line, **changes: object) -> dict[str, torch.Tensor]:
     for learner in learners:
         try:
@@ -65,6 +81,20 @@ def test_a_seed_is_a_run(tmp_path: Path) -> None:
     other.train()
     first = trained(tmp_path / "a", Line())
     assert not torch.equal(first["0.weight"], other.learner.network.state_dict()["0.weight"])
+
+
+def test_workers_change_no_bit(tmp_path: Path) -> None:
+    alone = trained(tmp_path / "a", Line())
+    helped = Run(learner=Line(), schedule=SCHEDULE, folder=tmp_path / "b", workers=2)
+    helped.train()
+    assert all(torch.equal(alone[key], value) for key, value in helped.learner.network.state_dict().items())
+
+
+def test_a_batch_goes_to_the_device_whole() -> None:
+    batch = Labelled(pictures=[torch.ones(2), torch.ones(3)], labels=(torch.ones(1), 7))
+    moved = on_device(batch, "meta")
+    assert [one.device.type for one in (*moved.pictures, moved.labels[0])] == 3 * ["meta"]
+    assert moved.labels[1] == 7 and batch.pictures[0].device.type == "cpu"
 
 
 def test_other_settings_are_no_continuation(tmp_path: Path) -> None:

@@ -59,6 +59,8 @@ def test_frames_come_first_then_clips() -> None:
     assert learner.examples(random.Random(0), 0.0).shape == (10, 3, 1, 64, 64)
     clips = learner.examples(random.Random(0), 0.9)
     assert clips.shape == (2, 3, 9, 64, 64)
+    learner.batch = 2
+    assert learner.examples(random.Random(0), 0.0).shape == (20, 3, 1, 64, 64)
     assert clips.min() >= -1 and clips.max() <= 1
 
 
