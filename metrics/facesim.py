@@ -15,6 +15,7 @@ videos.
 
 The details hold each frame's cosine and `arc_score`, the same with ArcFace (key `arc_score`), where the
 official script means to drop negative frames too but, by a wrong test, averages them in as zeros.
+`face_boxes` are the faces, each once: place of its frame among the 32, box (`metrics/frame_boxes.py`).
 
 InsightFace's model packs may be used for non-commercial research only, see the component's `licence_note`.
 """
@@ -36,6 +37,7 @@ from refbench.bench.sample import Reference, Sample
 from refbench.bench.scores.columns import COMPONENTS
 from refbench.bench.video import Video, uniform_frames
 from refbench.bench.weights.store import file_digests, is_small, require, require_file
+from refbench.metrics.frame_boxes import in_thousandths, listed
 from refbench.metrics.nets.faces import OFFICIAL_PACK, FaceFinder, pack_folder
 from refbench.metrics.nets.pixels import distinct_frames
 from refbench.metrics.weights import OPENS2V_WEIGHT
@@ -136,9 +138,13 @@ class FaceSimScorer(Scorer):
         from refbench.metrics.nets.curricularface import face_embeddings
 
         reference = self._reference_face(person_reference(sample))
-        found, times = [], []
+        found, times, boxes = [], [], []
         for frame_HWC, repeats in distinct_frames(video, uniform_frames(FRAMES)):
-            found.append(self.faces.find(frame_HWC))
+            face = self.faces.find(frame_HWC)
+            if face is not None:
+                height, width = frame_HWC.shape[:2]
+                boxes.append((sum(times), *in_thousandths(face.box_4, width, height)))
+            found.append(face)
             times.append(repeats)
         faces = [face for face in found if face is not None]
         curricular: list[float] = []
@@ -159,6 +165,7 @@ class FaceSimScorer(Scorer):
             "frames_with_face_in_grey_frame": sum(
                 repeats for face, repeats in zip(found, times, strict=True) if face and face.framed
             ),
+            "face_boxes": listed(boxes),
         }
         if reference.arcface_D is not None:
             details["arc_score"] = arc_average(_per_frame(arcface, has_face, times))

@@ -23,7 +23,8 @@ label counts as none; the original would compare with the embedding of an empty 
 the subject (the official samples have no such label).
 
 The details hold the counts, and `score_per_frame_and_reference`: a pre-release of the script divided by the
-number of (frame, reference) pairs with a box.
+number of (frame, reference) pairs with a box. `subject_boxes` are the boxes of frames, each once: place of
+the frame among the 32, number of the reference, 1 for a kept box, the box (`metrics/frame_boxes.py`).
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ from refbench.bench.sample import Reference, Sample
 from refbench.bench.scores.columns import NEXUS_FACE_LABELS, nexus_not_applicable
 from refbench.bench.video import Video, uniform_frames
 from refbench.bench.weights.store import file_digests, require_file, require_model_folder
+from refbench.metrics.frame_boxes import in_thousandths, listed
 from refbench.metrics.nets.pixels import distinct_frames
 from refbench.metrics.weights import CLIP_VIT_B32, GME_QWEN2_VL, OPENS2V_WEIGHT
 
@@ -113,11 +115,14 @@ class Subject:
 class Found:
     """A box: where it was seen, the detector's confidence, and the crop's products with label and reference.
 
-    The products are None for a box that cannot be kept because of its confidence.
+    The products are None for a box that cannot be kept because of its confidence. `repeats` says that the
+    frame, and with it the box, stands for an earlier one of a short video; `box` is in thousandths.
     """
 
     frame: int
     subject: int
+    repeats: bool
+    box: tuple[int, int, int, int]
     confidence: np.float32
     text_similarity: np.float16 | None
     image_similarity: np.float16 | None
@@ -247,7 +252,7 @@ def find_subjects(
     pictures = [subject.reference.open_plain_rgb() for subject in subjects]
     prompts = detector.prompts(pictures)
     comparer = _CropComparer(subjects, pictures, embedder)
-    boxes_seen: list[tuple[int, int, np.float32, int | None]] = []
+    boxes_seen: list[tuple[int, bool, _Seen]] = []
     position = 0
     distinct = distinct_frames(video, uniform_frames(FRAMES))
     frames_per_pass = max(detector.pairs_per_pass // len(subjects), 1)
@@ -256,18 +261,20 @@ def find_subjects(
         for (frame_HWC, repeats), per_subject in zip(group, detected, strict=True):
             boxes = list(comparer.add_boxes(frame_HWC, per_subject))
             for repeat in range(repeats):
-                boxes_seen += [(position + repeat, *box) for box in boxes]
+                boxes_seen += [(position + repeat, repeat > 0, box) for box in boxes]
             position += repeats
     comparer.flush()
     return [
         Found(
             frame=frame,
-            subject=subject,
-            confidence=confidence,
-            text_similarity=None if crop is None else comparer.text_similarities[crop],
-            image_similarity=None if crop is None else comparer.image_similarities[crop],
+            subject=seen.subject,
+            repeats=repeats,
+            box=seen.box,
+            confidence=seen.confidence,
+            text_similarity=None if seen.crop is None else comparer.text_similarities[seen.crop],
+            image_similarity=None if seen.crop is None else comparer.image_similarities[seen.crop],
         )
-        for frame, subject, confidence, crop in boxes_seen
+        for frame, repeats, seen in boxes_seen
     ]
 
 
@@ -294,6 +301,7 @@ def summary_of(found: Sequence[Found], subjects: Sequence[Subject]) -> Score:
     return Score(
         value=mean / frames,
         details={
+            "frames": FRAMES,
             "boxes": len(found),
             "kept": len(similarities),
             "frames_with_a_box": frames,
@@ -301,8 +309,21 @@ def summary_of(found: Sequence[Found], subjects: Sequence[Subject]) -> Score:
             "mean_similarity": mean,
             "score_per_frame_and_reference": mean / pairs,
             "references": references,
+            "subject_boxes": listed(
+                (box.frame, box.subject, int(box.kept), *box.box) for box in found if not box.repeats
+            ),
         },
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Seen:
+    """A box of a frame before its crop is compared; `crop` is the crop's number, None where none is taken."""
+
+    subject: int
+    confidence: np.float32
+    crop: int | None
+    box: tuple[int, int, int, int]
 
 
 class _CropComparer:
@@ -324,10 +345,8 @@ class _CropComparer:
         self.text_similarities: list[np.float16] = []
         self.image_similarities: list[np.float16] = []
 
-    def add_boxes(
-        self, frame_HWC: np.ndarray, per_subject: Sequence[Boxes]
-    ) -> Iterator[tuple[int, np.float32, int | None]]:
-        """(subject, confidence, crop number or None) of each box of a frame, RGB uint8 (H, W, 3).
+    def add_boxes(self, frame_HWC: np.ndarray, per_subject: Sequence[Boxes]) -> Iterator[_Seen]:
+        """Each box of a frame, RGB uint8 (H, W, 3).
 
         Crops join the queue. Raises SampleError for a box that is too small for GME.
         """
@@ -337,10 +356,12 @@ class _CropComparer:
         for subject, boxes in enumerate(per_subject):
             for corners_4, confidence in zip(boxes.corners.tolist(), boxes.scores.numpy(), strict=True):
                 crop = crop_of(picture, corners_4)
-                if confidence > MIN_CONFIDENCE:
-                    yield subject, confidence, self._add(crop, subject)
-                else:
-                    yield subject, confidence, None
+                yield _Seen(
+                    subject=subject,
+                    confidence=confidence,
+                    crop=self._add(crop, subject) if confidence > MIN_CONFIDENCE else None,
+                    box=in_thousandths(corners_4, picture.width, picture.height),
+                )
 
     def _add(self, crop: Image.Image, subject: int) -> int:
         self._waiting.append((crop, subject))

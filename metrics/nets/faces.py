@@ -41,7 +41,8 @@ FRAME_GREY = (128, 128, 128)
 
 @dataclass(frozen=True, kw_only=True)
 class Face:
-    """A picture's largest face: the aligned crop, RGB uint8 (112, 112, 3), and its ArcFace embedding (D,).
+    """A picture's largest face: the aligned crop, RGB uint8 (112, 112, 3), its ArcFace embedding (D,), and
+    its box (x1, y1, x2, y2) in pixels of the picture, which it may pass.
 
     `arcface_D` is None where the model pack has no recogniser; `framed` says that the face was only found
     after framing.
@@ -50,6 +51,7 @@ class Face:
     crop_HWC: np.ndarray
     arcface_D: np.ndarray | None
     framed: bool
+    box_4: tuple[float, float, float, float]
 
 
 def pack_folder(weights: Path, pack: str) -> Path:
@@ -145,25 +147,29 @@ class FaceFinder:
             raise SampleError(f"a picture of {width}×{height} pixels is too narrow to look for faces")
         image_bgr = np.ascontiguousarray(image_HWC[..., ::-1])
         searched, shift = image_bgr, (0, 0)
-        landmarks_52 = self._largest_landmarks(searched)
-        if landmarks_52 is None:
+        found = self._largest(searched)
+        if found is None:
             searched, shift = framed(image_bgr)
-            landmarks_52 = self._largest_landmarks(searched)
-            if landmarks_52 is None:
+            found = self._largest(searched)
+            if found is None:
                 return None
+        box_4, landmarks_52 = found
         shifted_52 = landmarks_52 - np.array(shift, np.float32)
+        left, top, right, bottom = (box_4 - np.array(2 * shift, np.float32)).tolist()
         return Face(
             crop_HWC=halved(aligned_crop(image_bgr, shifted_52, CROP_SIDE_PX))[..., ::-1],
             arcface_D=self._arcface(searched, landmarks_52),
             framed=searched is not image_bgr,
+            box_4=(left, top, right, bottom),
         )
 
-    def _largest_landmarks(self, image_bgr: np.ndarray) -> np.ndarray | None:
+    def _largest(self, image_bgr: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+        """Box (4,) and landmarks (5, 2) of the largest face."""
         boxes_F5, landmarks_F52 = self.detector.detect(image_bgr)
         if len(boxes_F5) == 0:
             return None
-        landmarks_52: np.ndarray = landmarks_F52[largest(boxes_F5)]
-        return landmarks_52
+        place = largest(boxes_F5)
+        return boxes_F5[place, :4], landmarks_F52[place]
 
     def _arcface(self, image_bgr: np.ndarray, landmarks_52: np.ndarray) -> np.ndarray | None:
         if self.recogniser is None:

@@ -38,6 +38,7 @@ SITE_FILES = (
     "player.js",
     "overview.js",
     "samples.js",
+    "found.js",
     "sample.js",
     "pair.js",
     "main.js",

@@ -190,7 +190,9 @@ def test_arcface_sees_the_framed_picture() -> None:
     landmarks = np.array([[20, 20], [70, 22], [46, 50], [26, 80], [66, 79]], np.float32)
     face = FaceFinder(StubDetector(landmarks, 2), StubRecogniser()).find(image)
     assert face is not None and face.arcface_D is not None
-    bordered, _ = framed(np.ascontiguousarray(image[..., ::-1]))
+    bordered, (left, top) = framed(np.ascontiguousarray(image[..., ::-1]))
+    # Its box is that of the picture itself.
+    assert face.box_4 == (-left, -top, 9 - left, 9 - top)
     assert face.arcface_D == pytest.approx(aligned_crop(bordered, landmarks, 112).mean(axis=(0, 1)), abs=1e-3)
     assert not np.allclose(face.arcface_D, (0, 100, 200), atol=5)
 

@@ -33,6 +33,7 @@ from refbench.metrics.facesim import (
     cur_average,
     person_reference,
 )
+from refbench.metrics.frame_boxes import in_thousandths
 from refbench.metrics.small.facesim import PACK, write_tiny
 from refbench.metrics.weights import OPENS2V_WEIGHT
 
@@ -179,6 +180,15 @@ def test_a_score_and_its_details(scorer: FaceSimScorer, person: Sample, tmp_path
     assert score.details["frames"] == 32
     assert score.details["frames_with_face"] == sum(value is not None for value in expected)
     assert 0 <= score.details["arc_score"] <= 1 + 1e-6
+    # Each frame's face once, at its first place among the 32, in thousandths of 128×96 pixels.
+    faces = {number: scorer.faces.find(frame) for number, frame in enumerate(video.frames(ALL_FRAMES))}
+    places = np.linspace(0, 4, 32).astype(int).tolist()
+    assert score.details["face_boxes"] == [
+        [places.index(number), *in_thousandths(face.box_4, 128, 96)]
+        for number, face in faces.items()
+        if face is not None
+    ]
+    assert len(json.dumps(score.details["face_boxes"])) <= 32 * 30
     json.dumps(score.details, allow_nan=False)
 
 

@@ -28,6 +28,7 @@ from refbench.bench.metric import Score  # noqa: E402
 from refbench.bench.registry import metrics  # noqa: E402
 from refbench.bench.sample import Reference, Sample, category_of  # noqa: E402
 from refbench.bench.video import Video, uniform_frames, write_video  # noqa: E402
+from refbench.metrics.frame_boxes import MOST_BOXES  # noqa: E402
 from refbench.metrics.nets.gme import TEXT_INSTRUCTION, first_resize  # noqa: E402
 from refbench.metrics.nets.yolo_world.boxes import Boxes  # noqa: E402
 from refbench.metrics.nets.yolo_world.image_prompt_detector import ImagePromptDetector  # noqa: E402
@@ -181,6 +182,16 @@ def test_official_cases(case: dict[str, Any], video: Video, tmp_path: Path) -> N
     assert details["frame_reference_pairs_with_a_box"] == expected["frame_obj_per_frame_and_reference"]
     assert details["kept"] == expected["kept"]
     assert details["boxes"] == len(case["boxes"])
+    listed = details["subject_boxes"]
+    assert [box[:2] for box in listed] == [
+        [frame, used.index(original)] for frame, original, *_ in sorted(
+            case["boxes"], key=lambda box: (box[0], used.index(box[1]))
+        )
+    ][:MOST_BOXES]  # fmt: skip
+    if len(case["boxes"]) <= MOST_BOXES:
+        assert sum(box[2] for box in listed) == details["kept"]
+    assert all(0 <= side <= 1000 for box in listed for side in box[3:])
+    assert len(json.dumps(listed)) <= 4096
     json.dumps(dict(details))
     # Each label and picture once, and of the boxes only those that can be kept.
     assert set(expected["labels_sent"]) <= {text for text, _ in embedder.texts_seen}

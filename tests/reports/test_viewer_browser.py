@@ -89,7 +89,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
         record("dino-i", IDS[1], None, method="worst", variant=HOSTILE, reason=f"failed: {HOSTILE}"),
     ]  # fmt: skip
     for number, (method, records) in enumerate(made.items()):
-        store(root / "scores", spread(records, number))
+        store(root / "scores", with_boxes(spread(records, number)))
         folder = "open-domain" if method != "worst" else f"open-domain.{HOSTILE}"
         for seed in (0, 1) if method != "worst" else (0,):
             place = root / "runs" / method / folder / f"seed-{seed}"
@@ -107,6 +107,30 @@ def spread(records: list[Record], number: int) -> list[Record]:
     return [
         one.model_copy(update={"value": one.value + order[one.sample]})
         if one.metric == "gmescore" and one.value is not None
+        else one
+        for one in records
+    ]
+
+
+def with_boxes(records: list[Record]) -> list[Record]:
+    """The same with boxes that two metrics say they found in faceobj_1: a face in the first frame and another
+    from the middle on, a subject that counts and one that does not.
+    """
+    details: dict[str, dict[str, Any]] = {
+        "facesim": {
+            "frames": 32,
+            "frame_cosines": [0.83] + 31 * [-0.1],
+            "face_boxes": [[0, 250, 250, 500, 500], [16, 0, 0, 100, 100]],
+        },
+        "nexusscore": {
+            "frames": 32,
+            "references": [{"label": HOSTILE}],
+            "subject_boxes": [[0, 0, 1, 100, 200, 300, 400], [0, 0, 0, 500, 500, 900, 1000]],
+        },
+    }
+    return [
+        one.model_copy(update={"details": details[one.metric]})
+        if one.sample == "faceobj_1" and one.metric in details
         else one
         for one in records
     ]
@@ -189,6 +213,48 @@ def test_the_overview_ranks_and_says_what_means_something(open_page: Open) -> No
     page.get_by_label("published rows").uncheck()
     assert page.locator("table.ranking tr.published").count() == 0
     assert "published=no" in page.url
+
+
+def boxes(page: Any) -> list[tuple[str, str]]:
+    """Kind and text of the boxes over the first video."""
+    script = """[...document.querySelector('.film .layer').children].map((box) => [box.className, box.textContent])"""
+    return [(kind, text) for kind, text in page.evaluate(script)]
+
+
+def test_what_was_found_is_drawn_over_its_frames(open_page: Open) -> None:
+    page = open_page(view="sample", sample="faceobj_1")
+    switch = page.get_by_label("Faces and subjects that were found")
+    wait_until(page, "document.querySelector('.film video').readyState >= 2")
+    assert page.locator(".found").count() == 0
+    switch.check()
+    wait_until(page, "document.querySelectorAll('.film .found').length > 0")
+    assert "found=yes" in page.url
+    first = [("found face", "face 0.83"), ("found subject", HOSTILE), ("found subject left-out", HOSTILE)]
+    assert boxes(page) == first
+    place = page.evaluate(
+        """(() => {
+          const video = document.querySelector('.film video').getBoundingClientRect();
+          const box = document.querySelector('.film .found').getBoundingClientRect();
+          return [box.left - video.left, box.width, box.height].map((side, index) => side / [video.width, video.width, video.height][index]);
+        })()"""
+    )
+    assert place == pytest.approx([0.25, 0.25, 0.25], abs=0.01)
+    # Place 16 of 32 is frame 7 of 0 to 15: until then the first boxes stay.
+    for _ in range(6):
+        page.get_by_label("One frame forward").click()
+    wait_until(page, "document.querySelector('.film video').currentTime > 0.75")
+    assert boxes(page) == first
+    page.get_by_label("One frame forward").click()
+    wait_until(page, "document.querySelector('.found.face').textContent === 'face -0.10'")
+    assert boxes(page) == [("found face left-out", "face -0.10"), *first[1:]]
+    switch.uncheck()
+    wait_until(page, "document.querySelectorAll('.found').length === 0")
+    assert "found=" not in page.url
+    # A link shows the same, and the raw details say how many there are.
+    page = open_page(view="sample", sample="faceobj_1", found="yes")
+    wait_until(page, "document.querySelectorAll('.film .found').length > 0")
+    page.get_by_text("Raw details of the metrics").click()
+    page.get_by_text("2, to be drawn over the video").first.wait_for()
 
 
 def test_filters_narrow_the_grid_and_stand_in_the_address(open_page: Open) -> None:

@@ -10,6 +10,7 @@ const SPEEDS = [0.1, 0.25, 0.5, 1, 2];
 // `fps` is the rate by which frames are counted. `controls` is the element to show; `end()` must be called.
 function makePlayer(fps) {
   const videos = [];
+  const watchers = [];
   const rate = fps || 24;
   let playing = false;
   let ended = false;
@@ -125,6 +126,7 @@ function makePlayer(fps) {
     seek.value = wanted;
     const frames = Math.max(1, Math.round(first.duration * rate));
     frame.value = `frame ${Math.min(frames, Math.floor(wanted * rate + 1e-6) + 1)} of ${frames}`;
+    for (const watcher of watchers) watcher();
   }
 
   // A video element under this clock, or a paragraph that says why there is none.
@@ -146,6 +148,11 @@ function makePlayer(fps) {
     return video;
   }
 
+  // Called whenever another moment is shown.
+  function watch(watcher) {
+    watchers.push(watcher);
+  }
+
   function end() {
     ended = true;
     pause();
@@ -157,5 +164,5 @@ function makePlayer(fps) {
   }
 
   show();
-  return { controls, add, toggle, step, end, videos };
+  return { controls, add, watch, toggle, step, end, videos };
 }

@@ -22,6 +22,7 @@ function drawSample(state, place) {
   const beside = new URLSearchParams(location.hash.slice(1)).getAll("beside").map((label) => track.methodOf.get(label)).filter((one) => one !== undefined);
   const chosen = beside.length ? beside : defaultMethods(track, sample);
   const player = makePlayer(track.methods[chosen[0]]?.fps);
+  const found = makeFound(state, sample, player);
   place.append(
     h("div", { class: "heading" },
       h("h1", {}, samples.ids[sample], " ", h("span", { class: "quiet" }, samples.categories[sample])),
@@ -33,7 +34,8 @@ function drawSample(state, place) {
     promptAndReferences(track, sample),
     methodChoice(track, chosen),
     player.controls,
-    videoTable(track, sample, chosen, player),
+    found.controls ?? "",
+    videoTable(track, sample, chosen, player, found),
     scoreTable(track, sample, chosen),
     detailSection(track, sample, chosen));
   return {
@@ -88,14 +90,14 @@ function rowsOf(track, sample, method) {
 }
 
 // A figure for each method; the seeds of a method stand beside each other within it.
-function videoTable(track, sample, chosen, player) {
+function videoTable(track, sample, chosen, player, found) {
   return h("div", { class: "videos" }, chosen.map((method) => {
     const { label } = track.methods[method];
     const rows = rowsOf(track, sample, method);
     return styled(h("figure", {},
       h("figcaption", {}, h("strong", {}, label)),
       h("div", { class: "seeds" }, rows.map((row) => h("div", { class: "seed" },
-        player.add(track, row, `${track.samples.ids[sample]} by ${label}, seed ${track.rows.seed[row]}`),
+        found.over(player.add(track, row, `${track.samples.ids[sample]} by ${label}, seed ${track.rows.seed[row]}`), row),
         h("p", { class: "quiet" },
           rows.length > 1 || track.seeds.length > 1 ? `seed ${track.rows.seed[row]} ` : "",
           track.rows.video[row] ? h("a", { href: track.rows.video[row], "aria-label": `File of ${label}, seed ${track.rows.seed[row]}` }, "file") : null,
@@ -173,7 +175,8 @@ function readable(value) {
     return h("ol", {}, value.map((one) => h("li", {}, readable(one))));
   }
   if (value !== null && typeof value === "object") {
-    return h("dl", { class: "facts" }, Object.entries(value).map(([name, inner]) => h("div", {}, h("dt", {}, name.replaceAll("_", " ")), h("dd", {}, readable(inner)))));
+    return h("dl", { class: "facts" }, Object.entries(value).map(([name, inner]) => h("div", {}, h("dt", {}, name.replaceAll("_", " ")),
+      h("dd", {}, name.endsWith("_boxes") && Array.isArray(inner) ? h("span", {}, `${inner.length}, to be drawn over the video`) : readable(inner)))));
   }
   return h("span", { class: "said" }, plain(value));
 }

@@ -128,6 +128,7 @@ function readState() {
     sample: track.sampleOf.get(get("sample")) ?? null,
     layout: get("layout", "beside"),
     published: get("published") !== "no",
+    found: get("found") === "yes",
   };
 }
 
