@@ -36,6 +36,7 @@ SITE_FILES = (
     "page.js",
     "state.js",
     "player.js",
+    "radar.js",
     "overview.js",
     "samples.js",
     "found.js",

@@ -217,7 +217,8 @@ def test_the_overview_ranks_and_says_what_means_something(open_page: Open) -> No
 
 def boxes(page: Any) -> list[tuple[str, str]]:
     """Kind and text of the boxes over the first video."""
-    script = """[...document.querySelector('.film .layer').children].map((box) => [box.className, box.textContent])"""
+    script = """[...document.querySelector('.film .layer').children]
+        .map((box) => [box.className, box.textContent])"""
     return [(kind, text) for kind, text in page.evaluate(script)]
 
 
@@ -235,7 +236,7 @@ def test_what_was_found_is_drawn_over_its_frames(open_page: Open) -> None:
         """(() => {
           const video = document.querySelector('.film video').getBoundingClientRect();
           const box = document.querySelector('.film .found').getBoundingClientRect();
-          return [box.left - video.left, box.width, box.height].map((side, index) => side / [video.width, video.width, video.height][index]);
+          return [(box.left - video.left) / video.width, box.width / video.width, box.height / video.height];
         })()"""
     )
     assert place == pytest.approx([0.25, 0.25, 0.25], abs=0.01)
@@ -255,6 +256,16 @@ def test_what_was_found_is_drawn_over_its_frames(open_page: Open) -> None:
     wait_until(page, "document.querySelectorAll('.film .found').length > 0")
     page.get_by_text("Raw details of the metrics").click()
     page.get_by_text("2, to be drawn over the video").first.wait_for()
+
+
+def test_the_radar_shows_the_first_methods_and_leaves_out_what_is_unticked(open_page: Open) -> None:
+    page = open_page()
+    radar = page.locator(".radar > div svg")
+    assert radar.locator("polygon.outline").count() == 3
+    assert radar.locator("text").count() == 7
+    assert page.locator(".radar-legend li").last.inner_text().strip() == f"worst ({HOSTILE})"
+    page.locator(".radar-legend input").first.uncheck()
+    assert radar.locator("polygon.outline").count() == 2 and radar.locator(".outline-0").count() == 0
 
 
 def test_filters_narrow_the_grid_and_stand_in_the_address(open_page: Open) -> None:

@@ -10,7 +10,7 @@ function drawOverview(state, place) {
       + "Brackets and lines are 95 % bootstrap intervals over samples."),
     unofficial ? h("p", { class: "quiet" }, "Totals in italics are no TotalScores; below each method stands why.") : null,
     publishedChoice(state), rankingTable(state),
-    ...methodNotes(track), gapSection(track), categorySection(track), coverageSection(track), scoringSection(track), cardSection(track)]));
+    ...methodNotes(track), radarSection(track), gapSection(track), categorySection(track), coverageSection(track), scoringSection(track), cardSection(track)]));
   return {};
 }
 
