@@ -38,7 +38,7 @@ from refbench.bench.scores.columns import COMPONENTS
 from refbench.bench.video import Video, uniform_frames
 from refbench.bench.weights.store import file_digests, is_small, require, require_file
 from refbench.metrics.frame_boxes import in_thousandths, listed
-from refbench.metrics.nets.faces import OFFICIAL_PACK, FaceFinder, pack_folder
+from refbench.metrics.nets.faces import OFFICIAL_PACK, Face, FaceFinder, pack_folder
 from refbench.metrics.nets.pixels import distinct_frames
 from refbench.metrics.weights import OPENS2V_WEIGHT
 
@@ -138,7 +138,9 @@ class FaceSimScorer(Scorer):
         from refbench.metrics.nets.curricularface import face_embeddings
 
         reference = self._reference_face(person_reference(sample))
-        found, times, boxes = [], [], []
+        found: list[Face | None] = []
+        times: list[int] = []
+        boxes: list[tuple[int, ...]] = []
         for frame_HWC, repeats in distinct_frames(video, uniform_frames(FRAMES)):
             face = self.faces.find(frame_HWC)
             if face is not None:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
 from refbench.bench.sample import Sample
-from refbench.bench.video import Video, uniform_frames
+from refbench.reports.contact_sheets import FRAMES, first_middle_last, fitted
 
 TILE_PX, GAP_PX, TITLE_PX = 96, 6, 18
-REFERENCES_SHOWN, FRAMES_SHOWN = 3, 3
+REFERENCES_SHOWN = 3
 PROMPT_WIDTH_PX, PROMPT_LINE = 190, 34
 FONT_PX = 11
 INK, PAPER = (34, 34, 34), (255, 255, 255)
@@ -24,7 +24,7 @@ def contact_sheet(samples: Sequence[Sample], videos: dict[str, dict[str, Path]])
     A missing video leaves its place empty.
     """
     font = ImageFont.load_default(FONT_PX)
-    block_px = FRAMES_SHOWN * TILE_PX + (FRAMES_SHOWN - 1) * 2 + 2 * GAP_PX
+    block_px = FRAMES * TILE_PX + (FRAMES - 1) * 2 + 2 * GAP_PX
     left_px = REFERENCES_SHOWN * (TILE_PX + 2) + PROMPT_WIDTH_PX + 2 * GAP_PX
     row_px = TILE_PX + GAP_PX
     sheet = Image.new("RGB", (left_px + block_px * len(videos), TITLE_PX + row_px * len(samples)), PAPER)
@@ -35,29 +35,13 @@ def contact_sheet(samples: Sequence[Sample], videos: dict[str, dict[str, Path]])
     for row, sample in enumerate(samples):
         top = TITLE_PX + row * row_px
         for number, reference in enumerate(sample.references[:REFERENCES_SHOWN]):
-            sheet.paste(_fitted(reference.open_plain_rgb()), (GAP_PX + number * (TILE_PX + 2), top))
+            sheet.paste(fitted(reference.open_plain_rgb(), TILE_PX), (GAP_PX + number * (TILE_PX + 2), top))
         prompt = "\n".join(textwrap.wrap(sample.prompt, PROMPT_LINE)[:8])
         pen.multiline_text(
             (GAP_PX + REFERENCES_SHOWN * (TILE_PX + 2), top), prompt, fill=INK, font=font, spacing=1
         )
         for column, files in enumerate(videos.values()):
             if sample.id in files:
-                for number, frame in enumerate(_frames(files[sample.id])):
+                for number, frame in enumerate(first_middle_last(files[sample.id], TILE_PX)):
                     sheet.paste(frame, (left_px + column * block_px + number * (TILE_PX + 2), top))
     return sheet
-
-
-def _frames(file: Path) -> Iterator[Image.Image]:
-    """The first, the middle and the last frame."""
-    for frame_HWC in Video(file).frames(uniform_frames(FRAMES_SHOWN)):
-        yield _fitted(Image.fromarray(frame_HWC))
-
-
-def _fitted(picture: Image.Image) -> Image.Image:
-    """The picture, as large as fits into a tile, on white."""
-    scale = TILE_PX / max(picture.size)
-    width, height = (max(round(side * scale), 1) for side in picture.size)
-    tile = Image.new("RGB", (TILE_PX, TILE_PX), PAPER)
-    resized = picture.resize((width, height), Image.Resampling.LANCZOS)
-    tile.paste(resized, ((TILE_PX - width) // 2, (TILE_PX - height) // 2))
-    return tile

@@ -28,6 +28,8 @@ from refbench.reports.tables import NONE, Cell, Table
 if TYPE_CHECKING:
     from jinja2 import Environment
 
+    from refbench.reports.contact_sheets import Sheet
+
 TEMPLATE = "report.html.j2"
 REASONS_SHOWN = 3
 LONGEST_REASON = 200
@@ -45,6 +47,7 @@ class TrackSection:
     unscored: Table | None
     not_applicable: Sequence[str]
     plots: Sequence[Plot]
+    sheets: Sequence[Sheet] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,8 +125,9 @@ def track_section(
     components: Sequence[Table],
     categories: Sequence[Table],
     plots: Sequence[Plot],
+    sheets: Sequence[Sheet] = (),
 ) -> TrackSection:
-    """The section of one track: its records, scoreboards, tables (see `tables`) and plots."""
+    """The section of one track: its records, scoreboards, tables (see `tables`), plots and contact sheets."""
     scores, *details = components
     seeds = sorted({seed for board in boards for seed in board.seeds})
     samples = sorted({board.samples for board in boards})
@@ -137,6 +141,7 @@ def track_section(
         unscored=unscored_table(records, boards),
         not_applicable=not_applicable_lines(records),
         plots=plots,
+        sheets=sheets,
     )
 
 

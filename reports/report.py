@@ -11,13 +11,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from refbench.bench.dataset import OFFICIAL_TRACKS
+from refbench.bench.dataset import OFFICIAL_TRACKS, domain_of
 from refbench.bench.errors import UserError
 from refbench.bench.runs.folder import RunInfo
 from refbench.bench.scores.aggregate import Scoreboard, scoreboards
 from refbench.bench.scores.protocol import Protocol, get_protocol, protocol_of
 from refbench.bench.scores.record import Record, RunKey
 from refbench.bench.scores.store import Store, checked_name
+from refbench.reports.contact_sheets import contact_sheets
 from refbench.reports.files import write_files
 from refbench.reports.gallery import GallerySection, gallery_section, render_gallery
 from refbench.reports.page import render_page, track_section
@@ -51,7 +52,7 @@ class Report:
     `boards` has one scoreboard for each run, in the order of the records; `tracks` holds the same scoreboards
     by track, the official tracks first. `run_infos` are the run descriptions that lay beside the records.
     `left_out` are files of the stores that could not be read, with the reason. `gallery` holds what the page
-    of videos shows of each track; empty: there is no such page.
+    of videos shows of each track, and of what the report's contact sheets are made; empty: there are none.
     """
 
     records: tuple[Record, ...]
@@ -71,7 +72,13 @@ class Report:
             components, categories = component_tables(one.boards), category_tables(one.boards)
             plots = track_plots(one.boards)
             files |= _table_files(one, components, categories) | _plot_files(one.track, plots)
-            sections.append(track_section(one.records, one.boards, components, categories, plots))
+            sheets = [
+                sheet
+                for section in self.gallery
+                if section.track == one.track
+                for sheet in contact_sheets(section, one.protocol.weighted_columns(domain_of(one.track)))
+            ]
+            sections.append(track_section(one.records, one.boards, components, categories, plots, sheets))
         if self.gallery:
             files[VIDEOS_FILE] = render_gallery(self.gallery, folder=folder, report=PAGE_FILE)
         protocols = {one.track: one.protocol for one in self.tracks}
