@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from refbench.bench.cli import options as o
+from refbench.bench.errors import UserError
 from refbench.bench.scores import DEFAULT_PROTOCOL
 
 
@@ -75,6 +76,43 @@ def report(
         print_text(f"videos: {out / VIDEOS_FILE}")
     print_text(f"tables: {out / TABLE_FOLDER} (Markdown, CSV, LaTeX)")
     print_text(f"plots:  {out / PLOT_FOLDER} (PNG, PDF)")
+
+
+def log(
+    stores: o.StoresArgument,
+    to: Annotated[str, typer.Option("--to", metavar="TRACKER", help="wandb or trackio.")],
+    project: Annotated[str, typer.Option("--project", metavar="NAME", help="The tracker's project.")],
+    protocol: o.ProtocolOption = None,
+    runs: Annotated[
+        Path | None, typer.Option("--runs", metavar="DIR", help="Folder of runs, for --videos.")
+    ] = None,
+    videos: Annotated[
+        int, typer.Option("--videos", min=0, max=64, help="Log so many videos of each method; needs --runs.")
+    ] = 0,
+    dataset: o.DatasetOption = None,
+    suite: o.SuiteOption = None,
+) -> None:
+    """Log results to W&B or trackio: TotalScore, components, coverage, a table of all videos.
+
+    A run of the tracker for each method and track, named as in the report. Whether the tracker sends it is
+    its own setting: WANDB_MODE=offline keeps it here. Examples:
+
+    refbench log results/ --to wandb --project r2v
+
+    refbench log results/ --to trackio --project r2v --runs runs/ --videos 8
+    """
+    from refbench.bench.console import note, print_text
+    from refbench.reports.report import report as make_report
+    from refbench.reports.tracking import load_tracker, log_results
+
+    load_tracker(to)
+    if videos and runs is None:
+        raise UserError("--videos needs --runs DIR, the folder that generate and run write")
+    made = make_report(stores, protocol=protocol, runs=runs, dataset=dataset, suite=suite)
+    for text in made.left_out:
+        note(f"not logged: {text}")
+    names = log_results(made, to, project, videos=videos, on_run=lambda name: note(f"logged: {name}"))
+    print_text(f"{len(names)} runs in the project {project} of {to}")
 
 
 def view(
@@ -292,7 +330,6 @@ def reproduce(
     Example: refbench reproduce table1 scores/ -o reproduction
     """
     from refbench.bench.console import note, print_json, print_lines
-    from refbench.bench.errors import UserError
     from refbench.bench.registry import unknown_name
     from refbench.reports.table1 import reproduce_table1, reproduction_json
     from refbench.reports.terminal import print_reproduction

@@ -37,7 +37,7 @@ class SheetPicture:
 
 @dataclass(frozen=True, kw_only=True)
 class SheetRow:
-    """A video of a sheet. `place` is "best", "worst" or "all equal:"; `fault` says why there are no frames."""
+    """A video of a sheet: `place` is "best", "worst" or "all equal:", `fault` why there are no frames."""
 
     place: str
     label: str

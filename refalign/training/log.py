@@ -1,4 +1,4 @@
-"""The log of a training run: console lines, `log.jsonl` with every step, curves (TensorBoard, W&B)."""
+"""The log of a training run: console lines, `log.jsonl` with every step, curves (TensorBoard, W&B, …)."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from refbench.refalign.training.parallel import Parallel
 from refbench.refalign.training.recipes import TrainingConfig
 
 FILE = "log.jsonl"
+VIDEO_TRACKERS = ("wandb", "trackio")
 REPORTED_SKIPS = 20
 
 
@@ -101,6 +103,17 @@ class TrainingLog:
         if report.step % self._config.log.every == 0 or last:
             self.say(self._line(self._window))
             self._window = []
+
+    def videos(self, folder: Path, step: int) -> None:
+        """Give the validation videos of a step to the trackers that show videos."""
+        for tracker in self._parallel.accelerator.trackers if self._parallel.is_main else ():
+            if tracker.name in VIDEO_TRACKERS:
+                module = import_module(tracker.name)
+                shown = {
+                    f"validation/{file.stem}": module.Video(str(file), format="mp4")
+                    for file in sorted(folder.glob("*.mp4"))
+                }
+                tracker.log(shown, step=step)
 
     def say_skipped(self) -> None:
         """Say how many clips and references were skipped since the run began, if any."""

@@ -292,6 +292,7 @@ def _trackers(config: TrainingConfig) -> list[str]:
         for wanted, name, package in (
             (config.log.tensorboard, "tensorboard", "tensorboard"),
             (config.log.wandb, "wandb", "wandb"),
+            (config.log.trackio, "trackio", "trackio"),
         )
         if wanted
     ]

@@ -246,11 +246,14 @@ class CheckpointConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class LogConfig:
-    """A console line every `every` steps; curves for TensorBoard, and for W&B under `project`."""
+    """A console line every `every` steps; curves for TensorBoard, and for W&B and trackio under `project`,
+    which get the validation videos too.
+    """
 
     every: int = 10
     tensorboard: bool = True
     wandb: bool = False
+    trackio: bool = False
     project: str = "refalign"
 
     def __post_init__(self) -> None:

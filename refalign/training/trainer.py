@@ -332,6 +332,7 @@ class Trainer:
             self.log.event(f"validation at step {self.step} failed: {fault}")
         if len(faults) < len(self.validation.samples):
             self.log.say(f"validation videos: {folder}")
+            self.log.videos(folder, self.step)
 
     def _make_optimizer(self, model: TrainingModel) -> torch.optim.AdamW:
         settings = self.config.optimizer
