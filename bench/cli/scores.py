@@ -15,7 +15,7 @@ from refbench.bench.errors import UserError
 if TYPE_CHECKING:
     from refbench.bench.scores.record import Record
 
-EXPORT_FORMATS = ("official", "hf-eval", "parquet")
+EXPORT_FORMATS = ("official", "hf-eval", "every-eval-ever", "parquet")
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -87,19 +87,25 @@ def export(
         typer.Option(
             "--format",
             help="official: score files and the merged one; hf-eval: .eval_results of a model's repository "
-            "on Hugging Face; parquet: all records as one table.",
+            "on Hugging Face; every-eval-ever: records of that database; parquet: all records as one table.",
         ),
     ] = "official",
     protocol: Annotated[
-        str | None, typer.Option("--protocol", help="Of hf-eval: opens2v-1.1 (default) or opens2v-1.0.")
+        str | None,
+        typer.Option("--protocol", help="Of aggregated figures: opens2v-1.1 (default) or opens2v-1.0."),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option("--model", metavar="OWNER/NAME", help="Of every-eval-ever: the model on the hub."),
     ] = None,
 ) -> None:
     """Write scores in the formats of others.
 
     official: the per-metric files, and the merged file that the public leaderboard accepts, in
-    DIR/<method>/<track>. hf-eval: DIR/<method>/.eval_results, to be put into the model's repository. parquet:
-    DIR/records.parquet. Figures of tiny or mini weights and of a local judge say so in the last two; the
-    official format has no place for that, and gets no merged file then. Examples:
+    DIR/<method>/<track>. hf-eval: DIR/<method>/.eval_results, to be put into the model's repository.
+    every-eval-ever: DIR/data/opens2v-eval/<owner>/<model>/<uuid>.json. parquet: DIR/records.parquet. Figures
+    of tiny or mini weights and of a local judge say so in all but the first; the official format has no place
+    for that, and gets no merged file then. Examples:
 
     refbench export results/ -o official/
 
@@ -107,17 +113,22 @@ def export(
     """
     from refbench.bench.console import note, print_text
     from refbench.bench.registry import unknown_name
+    from refbench.bench.scores.every_eval_ever import export_every_eval_ever
     from refbench.bench.scores.exports import export_eval_results, export_parquet
     from refbench.bench.scores.official_files import export_records
     from refbench.bench.scores.results import latest_records
 
     if form not in EXPORT_FORMATS:
         raise UserError(unknown_name("format", form, EXPORT_FORMATS))
-    if protocol is not None and form != "hf-eval":
-        raise UserError(f"--protocol is for --format hf-eval: {form} holds raw scores")
+    if protocol is not None and form not in ("hf-eval", "every-eval-ever"):
+        raise UserError(f"--protocol is for hf-eval and every-eval-ever: {form} holds raw scores")
+    if model is not None and form != "every-eval-ever":
+        raise UserError(f"--model is for --format every-eval-ever, not for {form}")
     records = latest_records(stores)
     if form == "hf-eval":
         written = export_eval_results(records, out, protocol)
+    elif form == "every-eval-ever":
+        written = export_every_eval_ever(records, out, protocol, model)
     elif form == "parquet":
         written = export_parquet(records, out)
     else:

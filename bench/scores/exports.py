@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -87,8 +88,13 @@ def export_eval_results(
             continue
         board = scoreboard(of_run, protocol_of(run.track, protocol))
         entries = [
-            EvalResultEntry(dataset_id=HUB_DATASET, task_id=task, value=value, notes=notes)
-            for task, value, notes in _figures(board, of_run)
+            EvalResultEntry(
+                dataset_id=HUB_DATASET,
+                task_id="/".join(filter(None, (run.track, figure.component))),
+                value=in_percent(figure.value),
+                notes=_joined([figure.label, _interval_words(figure.interval), *figure.words]),
+            )
+            for figure in figures(board, of_run)
         ]
         if not entries:
             yield folder, Exported(files=[], notes=["no .eval_results: nothing was scored"])
@@ -99,8 +105,23 @@ def export_eval_results(
         yield folder, Exported(files=[file], notes=notes)
 
 
-def _figures(board: Scoreboard, records: list[Record]) -> Iterator[tuple[str, float, str]]:
-    """Task, value in percent and notes of TotalScore and of each component that has a value."""
+@dataclass(frozen=True, kw_only=True)
+class Figure:
+    """TotalScore (`component` None) or a component of a run, 0 to 1, as files of others hold it.
+
+    `counted` are the videos behind it, `words` what must be said beside it, its marks first.
+    """
+
+    component: str | None
+    label: str
+    value: float
+    interval: Interval | None
+    counted: int | None
+    words: tuple[str, ...]
+
+
+def figures(board: Scoreboard, records: list[Record]) -> Iterator[Figure]:
+    """TotalScore, where there is one, and each component that has a value."""
     of_metric: dict[str, list[Record]] = {}
     for record in records:
         of_metric.setdefault(record.metric, []).append(record)
@@ -111,16 +132,29 @@ def _figures(board: Scoreboard, records: list[Record]) -> Iterator[tuple[str, fl
     if board.total is not None:
         weighed = [record for held in of_component.values() for record in held]
         strict = "" if board.strict_total is None else f"strict TotalScore {100 * board.strict_total:.2f}"
-        said = [*marks(weighed), _interval_words(board.total_interval), strict, *_run_words(board)]
-        yield board.track, _percent(board.total), _joined(["TotalScore", *said])
+        yield Figure(
+            component=None,
+            label="TotalScore",
+            value=board.total,
+            interval=board.total_interval,
+            counted=None,
+            words=(*marks(weighed), strict, *_run_words(board)),
+        )
     for result in board.components:
         if result.value is not None:
             held = of_component[result.component]
-            said = [*marks(held), *_component_words(result, held), *_run_words(board)]
-            yield f"{board.track}/{result.component}", _percent(result.value), _joined([result.label, *said])
+            yield Figure(
+                component=result.component,
+                label=result.label,
+                value=result.value,
+                interval=result.interval,
+                counted=result.counted,
+                words=(*marks(held), *_component_words(result, held), *_run_words(board)),
+            )
 
 
-def _percent(value: float) -> float:
+def in_percent(value: float) -> float:
+    """A value of 0 to 1 in percent, to six digits."""
     # More digits than any table prints, and none that only binary fractions have.
     return round(100 * value, 6)
 
@@ -138,7 +172,6 @@ def _interval_words(interval: Interval | None) -> str:
 def _component_words(result: ComponentResult, records: Iterable[Record]) -> list[str]:
     versions = sorted({record.provenance.metric_version for record in records if record.value is not None})
     return [
-        _interval_words(result.interval),
         f"{result.counted} of {result.expected} videos counted",
         f"metric version {', '.join(versions)}",
     ]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -128,8 +130,81 @@ def test_formats_are_refused_in_one_line(tmp_path: Path, monkeypatch: pytest.Mon
     store = stored(full_records(2), tmp_path / "r")
     words = ("export", store, "-o", tmp_path / "out", "--format")
     assert "unknown format 'parket'; did you mean parquet?" in complaint(*words, "parket")
-    assert "--protocol is for --format hf-eval" in complaint(*words, "official", "--protocol=opens2v-1.0")
+    assert "--protocol is for hf-eval" in complaint(*words, "official", "--protocol=opens2v-1.0")
     assert "unknown protocol" in complaint(*words, "hf-eval", "--protocol=opens2v-9")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert "pip install 'refalign-bench[parquet]'" in complaint(*words, "parquet")
     assert not (tmp_path / "out").exists()
+
+
+def eee_files(out: Path) -> list[Path]:
+    return sorted(out.rglob("*.json"))
+
+
+def test_every_eval_ever_holds_the_figures_with_their_intervals(tmp_path: Path) -> None:
+    records = full_records()
+    results = stored(records, tmp_path / "r")
+    printed("export", results, "--format", "every-eval-ever", "-o", tmp_path / "out", "--model", "me/mine")
+    (file,) = eee_files(tmp_path / "out")
+    assert file.parent == tmp_path / "out/data/opens2v-eval/me/mine"
+    content = json.loads(file.read_text())
+    assert content["model_info"]["id"] == "me/mine" and content["schema_version"] == "0.3.0"
+    board = scoreboard(records, OPENS2V_1_1)
+    by_id = {one["evaluation_result_id"]: one for one in content["evaluation_results"]}
+    assert set(by_id) == {
+        f"open-domain/{name}" for name in ("total", *(result.component for result in board.components))
+    }
+    total = by_id["open-domain/total"]
+    assert board.total is not None and board.total_interval is not None
+    assert total["score_details"]["score"] == pytest.approx(100 * board.total, abs=1e-6)
+    interval = total["score_details"]["uncertainty"]["confidence_interval"]
+    assert (interval["lower"], interval["upper"]) == pytest.approx(
+        tuple(100 * bound for bound in board.total_interval), abs=1e-6
+    )
+    assert "covers 12 of the 180 samples" in total["score_details"]["details"]["notes"]
+    assert total["source_data"]["samples_number"] == 12
+    # The same scores give the same file.
+    printed("export", results, "--format", "every-eval-ever", "-o", tmp_path / "out", "--model", "me/mine")
+    assert eee_files(tmp_path / "out") == [file]
+
+
+def test_what_is_no_entry_of_every_eval_ever_is_said(tmp_path: Path) -> None:
+    tiny = [record.model_copy(update={"variant": "tiny-weights"}) for record in full_records()]
+    results = stored([*contest_records("noise", 0.1), *tiny], tmp_path / "r")
+    said = invoke("export", results, "--format", "every-eval-ever", "-o", tmp_path / "out").stderr
+    assert "is no track of" in said and "variant tiny-weights" in said
+    assert eee_files(tmp_path / "out") == []
+
+
+def test_a_figure_of_every_eval_ever_names_its_marks(tmp_path: Path) -> None:
+    records = marked(
+        full_records(), "gmescore", provenance=Provenance(metric_version="1", weights={"net": "tiny:0"})
+    )
+    printed("export", stored(records, tmp_path / "r"), "--format", "every-eval-ever", "-o", tmp_path / "out")
+    (file,) = eee_files(tmp_path / "out")
+    assert file.parent.parent.name == "unknown"
+    notes = {
+        one["evaluation_result_id"]: one["score_details"]["details"]["notes"]
+        for one in json.loads(file.read_text())["evaluation_results"]
+    }
+    assert "tiny random weights" in notes["open-domain/gmescore"]
+    assert "tiny random weights" not in notes["open-domain/aesthetics"]
+
+
+def test_bad_options_of_every_eval_ever_are_one_line(tmp_path: Path) -> None:
+    results = stored(full_records(), tmp_path / "r")
+    form = ("--format", "every-eval-ever", "-o", tmp_path / "out")
+    assert "OWNER/NAME" in complaint("export", results, *form, "--model", "mine")
+    assert "--model is for" in complaint("export", results, "-o", tmp_path / "out", "--model", "me/mine")
+    other = [record.model_copy(update={"method": "other"}) for record in full_records()]
+    both = stored([*full_records(), *other], tmp_path / "two")
+    assert "records are of m, other" in complaint("export", both, *form, "--model", "me/mine")
+
+
+def test_the_validator_of_every_eval_ever_takes_the_file(tmp_path: Path) -> None:
+    pytest.importorskip("every_eval_ever", reason="every-eval-ever needs Python 3.12")
+    printed("export", stored(full_records(), tmp_path / "r"), "--format", "every-eval-ever", "-o", tmp_path)
+    (file,) = eee_files(tmp_path)
+    command = [sys.executable, "-m", "every_eval_ever", "validate", str(file.relative_to(tmp_path))]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
