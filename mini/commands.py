@@ -103,7 +103,9 @@ def build(
     ] = BUILD_HOURS,
     batch: Annotated[
         int,
-        typer.Option("--batch", min=1, help="Times the clips per step of VAE and generators; 8 on a GPU."),
+        typer.Option(
+            "--batch", min=1, help="Times the samples of a step, and its root the clips; 64 for a GPU."
+        ),
     ] = 1,
     workers: Annotated[
         int, typer.Option("--workers", min=0, help="Processes that draw training examples; 0: a thread.")

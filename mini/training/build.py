@@ -32,7 +32,8 @@ OnStep = Callable[[int, int], None]
 class Build:
     """Where and how the weights are built: `scale` times the recipes' steps, on one device.
 
-    `batch`: the clips per step of the VAE and the generators, and the clips they are from, times this.
+    `batch`: the base's samples per step times this; those of VAE and fine-tunings, and the clips that all of
+    them are from, times its square root (`wider`). A GPU takes 64 times as many as fast as one.
     `workers`: processes that draw training examples; 0: a thread. They change no bit.
     """
 
@@ -42,6 +43,11 @@ class Build:
     scale: float = 1.0
     batch: int = 1
     workers: int = 0
+
+    @property
+    def wider(self) -> int:
+        """The square root of `batch`, rounded up."""
+        return math.ceil(math.sqrt(self.batch))
 
     @property
     def weights(self) -> Path:

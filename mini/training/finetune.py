@@ -52,7 +52,7 @@ VARIANTS = (
 
 def make_clips(build: Build, on_step: OnStep) -> None:
     """Write the training clips in OpenS2V-5M's layout."""
-    number = build.count(CLIPS_NUMBER, least=8) * build.batch
+    number = build.count(CLIPS_NUMBER, least=8) * build.wider
     write_training_clips(build.run_folder(CLIPS), number, build.seed, on_step, build.workers)
 
 
@@ -94,7 +94,7 @@ def training_folder(build: Build, variant: Variant, stage: str) -> Path:
 
 def _settings(build: Build, variant: Variant, steps: int, network: Path | None) -> list[object]:
     start = [f"model.transformer={network}"] if network is not None else []
-    samples = build_config(STAGES[0]).run.samples_per_step * build.batch
+    samples = build_config(STAGES[0]).run.samples_per_step * build.wider
     return [
         *start, *variant.overrides, f"run.seed={build.seed}", f"run.max_steps={steps}",
         f"run.samples_per_step={samples}", f"run.samples_per_call={samples}",

@@ -117,12 +117,12 @@ def make(build: Build, on_step: OnStep) -> None:
     write_latents(
         load_vae(build).to(build.device),
         build.run_folder(NAME),
-        build.count(CLIPS, least=32) * build.batch,
+        build.count(CLIPS, least=32) * build.wider,
         build.seed,
         digest,
         on_step,
         build.workers,
-        PIECE * build.batch,
+        PIECE * build.wider,
     )
 
 

@@ -256,7 +256,7 @@ def load_vae(build: Build) -> Any:
 
 def make(build: Build, on_step: OnStep) -> None:
     """Train the VAE and write it."""
-    learner = VaeLearner(build.seed, build.count(START_PICTURES, least=16), build.batch)
+    learner = VaeLearner(build.seed, build.count(START_PICTURES, least=16), build.wider)
     build.train(learner, SCHEDULE, on_step)
     write_vae(learner.network, build.place(REPOSITORY) / NAME, build.seed, build.count(MEASURED_CLIPS))
 

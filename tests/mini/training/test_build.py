@@ -62,4 +62,5 @@ def test_the_scale_is_that_of_steps() -> None:
     schedule = loop.Schedule(steps=1000, learning_rate=1.0, warmup_steps=100)
     assert Build(root=Path(), scale=0.01).scaled(schedule).steps == 10
     assert Build(root=Path(), scale=1e-9).scaled(schedule).warmup_steps == 1
+    assert [Build(root=Path(), batch=batch).wider for batch in (1, 2, 64)] == [1, 2, 8]
     assert Build(root=Path(), scale=3).count(100) == 100 and Build(root=Path(), scale=0.001).count(100) == 4

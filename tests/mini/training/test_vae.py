@@ -12,7 +12,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="training needs the extra 'refalign'")
 pytest.importorskip("diffusers", reason="training needs the extra 'refalign'")
 
-from refbench.mini.training.loop import Run  # noqa: E402
+from refbench.mini.training.loop import Run, made_on, on_device  # noqa: E402
 from refbench.mini.training.vae import SCHEDULE, VaeLearner, new_vae, uncut, write_vae  # noqa: E402
 
 # Pictures of which the linear code at the start is made.
@@ -62,6 +62,16 @@ def test_frames_come_first_then_clips() -> None:
     learner.batch = 2
     assert learner.examples(random.Random(0), 0.0).shape == (20, 3, 1, 64, 64)
     assert clips.min() >= -1 and clips.max() <= 1
+
+
+def test_it_learns_on_another_device_than_the_examples_come_from() -> None:
+    learner = VaeLearner(start_pictures=FEW)
+    learner.network.to("meta")
+    for progress in (0.0, 0.9):
+        batch = on_device(learner.examples(random.Random(0), progress), "meta")
+        with made_on("meta"):
+            sum(learner.losses(batch, None).values()).backward()  # type: ignore[arg-type]
+    assert learner.network.decoder.conv_out.weight.grad.device.type == "meta"
 
 
 def test_it_trains_and_its_folder_loads(tmp_path: Path) -> None:
