@@ -203,9 +203,11 @@ def _as_it_is(batch: Batch) -> Batch:
 
 
 def on_device(batch: Any, device: str | torch.device) -> Any:
-    """A batch (a tensor, or tuples, lists and dataclasses of them) with its tensors on a device."""
+    """A batch (a tensor, or tuples, lists, mappings and dataclasses of them) with its tensors on a device."""
     if isinstance(batch, torch.Tensor):
         return batch.to(device)
+    if isinstance(batch, dict):
+        return {key: on_device(one, device) for key, one in batch.items()}
     if isinstance(batch, tuple | list):
         return type(batch)(on_device(one, device) for one in batch)
     if is_dataclass(batch) and not isinstance(batch, type):

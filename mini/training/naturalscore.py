@@ -44,7 +44,7 @@ from refbench.mini.training.damage import (
     ruined,
     value_of,
 )
-from refbench.mini.training.loop import Schedule, seeded
+from refbench.mini.training.loop import Schedule, on_device, seeded
 from refbench.mini.training.qwen import keep_sizes, save_half, trained_config, trained_processor
 from refbench.mini.training.seen import clips, now_and_then_written, written
 from refbench.mini.training.tokens import text_merges
@@ -166,9 +166,10 @@ class JudgeLearner:
         digits_V5 = digits_V5 + functional.one_hot(index_V + 1, 5) * share_V[:, None]
         digits = torch.tensor(self.digits)
         answers_V1 = digits[digits_V5.argmax(1)][:, None]
-        question = {key: value.repeat_interleave(videos, 0) for key, value in self.question.items()}
+        held = on_device(self.question, answers_V1.device)
+        question = {key: value.repeat_interleave(videos, 0) for key, value in held.items()}
         if "image_grid_thw" in question:
-            question["image_grid_thw"] = self.question["image_grid_thw"].repeat(videos, 1)
+            question["image_grid_thw"] = held["image_grid_thw"].repeat(videos, 1)
         for key, filler in (("input_ids", answers_V1), ("attention_mask", torch.ones_like(answers_V1))):
             question[key] = torch.cat([question[key], filler], 1)
         if "mm_token_type_ids" in question:
