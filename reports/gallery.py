@@ -20,7 +20,7 @@ from refbench.bench.sample import Reference, Sample
 from refbench.bench.scores.aggregate import Scoreboard
 from refbench.bench.scores.columns import COMPONENTS, Component
 from refbench.bench.scores.record import Record, RunKey
-from refbench.reports.page import LONGEST_REASON, page_environment
+from refbench.reports.page_environment import LONGEST_REASON, page_environment
 from refbench.reports.shown_videos import (
     find_videos,
     has_changed,

@@ -21,18 +21,16 @@ from refbench.bench.scores.columns import COMPONENTS
 from refbench.bench.scores.protocol import Protocol
 from refbench.bench.scores.record import NOT_APPLICABLE, Record, RunKey
 from refbench.reports.cards import card_fields
+from refbench.reports.page_environment import LONGEST_REASON, page_environment
 from refbench.reports.plot_figure import Plot
 from refbench.reports.table_formats import heading_lines
 from refbench.reports.tables import NONE, Cell, Table
 
 if TYPE_CHECKING:
-    from jinja2 import Environment
-
     from refbench.reports.contact_sheets import Sheet
 
 TEMPLATE = "report.html.j2"
 REASONS_SHOWN = 3
-LONGEST_REASON = 200
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,20 +100,6 @@ def render_page(
         cardless=[f"{run.label} on {run.track}" for run in runs if run not in run_infos],
         metrics=metric_table(records),
         packages=package_versions(records),
-    )
-
-
-def page_environment() -> Environment:
-    """The template engine of every page: what is put into a template is escaped, and must be there."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    return Environment(
-        loader=PackageLoader("refbench.reports"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
     )
 
 

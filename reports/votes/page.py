@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-from refbench.reports.page import page_environment
+from refbench.reports.page_environment import page_environment
 from refbench.reports.votes.ballot import CRITERIA
 from refbench.reports.votes.vote_file import LONGEST_NAME, LONGEST_S
 
