@@ -27,6 +27,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from refbench.bench.devices import Place
 from refbench.bench.errors import UserError, exit_text, one_line
 
+ON_LINUX = sys.platform == "linux"
 # From <sys/prctl.h>.
 PR_SET_PDEATHSIG = 1
 # Reading the largest model over a slow network; a longer time is a hang.
@@ -330,7 +331,7 @@ def _sent_steps(pipe: Connection, job_id: str) -> OnStep:
 
 def _end_with(driver: int) -> None:
     """Have this process killed when the driver is gone, however that ends and whatever this one hangs in."""
-    if sys.platform == "linux":
+    if ON_LINUX:
         import ctypes
 
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
