@@ -33,9 +33,7 @@ def import_videos(
             "--card", metavar="FILE.json", help="Fields of a method card: how the videos were made."
         ),
     ] = None,
-    out: Annotated[
-        Path, typer.Option("--out", metavar="DIR", help="Videos go to DIR/<method>/<track>/seed-<n>/.")
-    ] = Path("runs"),
+    out: o.VideosOutOption = Path("runs"),
 ) -> None:
     """Make a run of finished videos that another program or service made.
 

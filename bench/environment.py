@@ -10,6 +10,8 @@ from pathlib import Path
 
 from refbench.bench.errors import UserError, one_line
 
+MOST_THREADS_PER_JOB = 8
+
 
 @dataclass(frozen=True, kw_only=True)
 class Environment:
@@ -65,6 +67,17 @@ def quiet_onnx() -> None:
 def usable_cores() -> int:
     """Processor cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def threads_per_job() -> int:
+    """Processor threads that one job uses: `OMP_NUM_THREADS` where it is set, else 8, or the cores if fewer.
+
+    The number does not follow that of workers, because sums that threads share round in the order in which
+    they are shared out: scores must be the same however many workers a run has. Beyond a few threads a job
+    gains little, so a machine with more cores is filled by workers.
+    """
+    first = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    return int(first) if first.isdecimal() and int(first) else min(MOST_THREADS_PER_JOB, usable_cores())
 
 
 def missing_packages(modules: Iterable[str], extra: str = "metrics") -> str | None:

@@ -52,12 +52,17 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove_leftovers_once(path.parent)
-    partial = path.with_name(f".{path.name}.{_machine()}-{os.getpid()}.partial")
+    partial = partial_path(path)
     try:
         yield partial
         partial.replace(path)
     finally:
         _remove(partial)
+
+
+def partial_path(path: Path) -> Path:
+    """The temporary name beside `path` under which this process writes what will become it."""
+    return path.with_name(f".{path.name}.{_machine()}-{os.getpid()}.partial")
 
 
 def remove_leftovers(folder: Path, names: re.Pattern[str] = PARTIAL_NAME) -> None:

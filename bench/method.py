@@ -132,9 +132,19 @@ class Method(ABC):
         """
         return None
 
+    def memory_gib(self, device: str) -> float | None:
+        """About how much memory of the device a loaded generator needs with weights of full size, in GiB;
+        None where that is not known.
+        """
+        return None
+
+    def job_limit_s(self, device: str) -> float:
+        """How many seconds one video may take on a slow device of that kind before it counts as a hang."""
+        return 3600.0
+
     @abstractmethod
     def load(self, environment: Environment) -> Generator:
-        """A ready generator; called once before the first video. Raises MissingWeights."""
+        """A ready generator; called once per worker, before its first video. Raises MissingWeights."""
 
     def option_values(self) -> dict[str, Any]:
         """The options as JSON-serialisable values, for the card."""

@@ -28,6 +28,7 @@ class MetricDeclaration:
     `component` names the protocol's column it fills (None: supplementary). `uses` are the inputs that its
     score depends on; a change of any other leaves its records current. `weights` are the repositories that it
     loads, `optional_weights` those that it loads under certain options only; `refbench weights` knows both.
+    `job_limit_s` is how many seconds one video may take on a slow machine before it counts as a hang.
     `packages` are the distributions whose versions a record states (`Metric.packages` adds an option's).
     """
 
@@ -39,6 +40,7 @@ class MetricDeclaration:
     uses: frozenset[Input] = frozenset({"video"})
     weights: tuple[WeightEntry, ...] = ()
     optional_weights: tuple[WeightEntry, ...] = ()
+    job_limit_s: float = 3600.0
     packages: tuple[str, ...] = ()
 
 

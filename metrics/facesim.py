@@ -103,7 +103,7 @@ class FaceSim(Metric):
         from refbench.metrics.nets.faces import load_faces
 
         device = torch.device(environment.device)
-        faces = load_faces(pack, device.type, environment.threads)
+        faces = load_faces(pack, environment.device, environment.threads)
         network = load_curricularface(network_file, any_layout=is_small(network_file.parent))
         used = {f"{OPENS2V_WEIGHT.name}/{network_file.name}": network_file}
         used |= {f"{pack.name}/{file.name}": file for file in faces.files}

@@ -52,6 +52,8 @@ class GmeScore(Metric):
         source="OpenS2V-Nexus@210eb08 eval/get_gmescore.py",
         uses=frozenset({"video", "prompt"}),
         weights=(GME_QWEN2_VL,),
+        # On a processor; a GPU takes seconds.
+        job_limit_s=7200.0,
         packages=("torch", "transformers", "pillow", "numpy"),
     )
     modules = ("torch", "transformers")

@@ -50,6 +50,7 @@ class MotionAmplitude(Metric):
         summary="size of the mean signed optical flow (OpenCV Farneback); needs no weights",
         source="OpenS2V-Nexus@210eb08 eval/get_motion_amplitude.py",
         uses=frozenset({"video"}),
+        job_limit_s=1800.0,
         packages=("opencv-python", "numpy"),
     )
 

@@ -108,6 +108,8 @@ class MotionSmoothness(Metric):
         source="OpenS2V-Nexus@ef17513 eval/get_motion_smoothness.py",
         uses=frozenset({"video"}),
         weights=(ONE_ALIGN,),
+        # On a processor; a GPU takes seconds.
+        job_limit_s=7200.0,
         packages=("torch", "sentencepiece", "pillow", "numpy"),
     )
     modules = ("torch", "sentencepiece")

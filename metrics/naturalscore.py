@@ -128,6 +128,8 @@ class NaturalScore(Metric):
         source="OpenS2V-Nexus@210eb08 eval/get_naturalscore.py",
         uses=frozenset({"video"}),
         optional_weights=(QWEN25_VL,),
+        # A judge's endpoint may have it wait.
+        job_limit_s=7200.0,
         packages=("opencv-python", "numpy", "openai"),
     )
     Options = NaturalScoreOptions

@@ -151,6 +151,8 @@ class NexusScore(Metric):
         source="OpenS2V-Nexus@210eb08 eval/get_nexusscore.py",
         uses=frozenset({"video", "references"}),
         weights=(OPENS2V_WEIGHT, CLIP_VIT_B32, GME_QWEN2_VL),
+        # On a processor; a GPU takes seconds.
+        job_limit_s=7200.0,
         packages=("torch", "torchvision", "transformers", "opencv-python", "pillow", "numpy"),
     )
     modules = ("torch", "torchvision", "transformers")

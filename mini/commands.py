@@ -43,7 +43,9 @@ def _mini() -> None:
 
 @mini.command()
 def dataset(
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for the list and its pictures.")],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", metavar="DIR", help="Folder for the list and its pictures.")
+    ],
 ) -> None:
     """Write the track `mini` as a data set in OpenS2V-Eval's format: 48 samples, six a category.
 
@@ -62,7 +64,9 @@ def dataset(
 
 @mini.command()
 def clips(
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for videos and annotations.")],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", metavar="DIR", help="Folder for videos and annotations.")
+    ],
     count: Annotated[int, typer.Option("--clips", min=2, help="How many clips.")] = 6000,
     seed: Annotated[int, typer.Option("--seed", help="Which clips.")] = 0,
     workers: Annotated[
@@ -90,7 +94,7 @@ def clips(
 @mini.command()
 def build(
     out: Annotated[
-        Path, typer.Option("--out", metavar="DIR", help="Weights, training states and the log.")
+        Path, typer.Option("--out", "-o", metavar="DIR", help="Weights, training states and the log.")
     ] = Path("mini-build"),
     parts: Annotated[
         list[str] | None, typer.Option("--part", help="Only this part, and what it needs; repeatable.")
@@ -161,9 +165,9 @@ def pack(
     built: Annotated[
         Path, typer.Option("--build", metavar="DIR", help="A finished refbench mini build.")
     ] = Path("mini-build"),
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder to write; it is replaced.")] = (
-        Path("mini-weights")
-    ),
+    out: Annotated[
+        Path, typer.Option("--out", "-o", metavar="DIR", help="Folder to write; it is replaced.")
+    ] = (Path("mini-weights")),
 ) -> None:
     """Collect built weights in one folder, with a log of what built them.
 
@@ -185,9 +189,9 @@ def pack(
 
 @mini.command()
 def directions(
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Data set, videos and scores.")] = Path(
-        "mini-directions"
-    ),
+    out: Annotated[
+        Path, typer.Option("--out", "-o", metavar="DIR", help="Data set, videos and scores.")
+    ] = Path("mini-directions"),
     per_category: Annotated[
         int, typer.Option("--per-category", min=1, max=6, help="Samples of each of the eight categories.")
     ] = 6,
@@ -224,9 +228,9 @@ def directions(
 
 @mini.command()
 def experiment(
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Trainings, videos, scores, tables.")] = (
-        Path("mini-experiment")
-    ),
+    out: Annotated[
+        Path, typer.Option("--out", "-o", metavar="DIR", help="Trainings, videos, scores, tables.")
+    ] = (Path("mini-experiment")),
     built: Annotated[
         Path, typer.Option("--build", metavar="DIR", help="A finished refbench mini build.")
     ] = Path("mini-build"),
@@ -268,7 +272,7 @@ def experiment(
 
 
 def demo(
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where everything goes.")] = Path(
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Where everything goes.")] = Path(
         "demo-output"
     ),
     full: Annotated[bool, typer.Option("--full", help="All 48 samples instead of 16.")] = False,

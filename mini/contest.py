@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 
 from refbench.bench.dataset import Track, load_track
+from refbench.bench.devices import one_device
 from refbench.bench.environment import missing_packages
 from refbench.bench.errors import UserError
 from refbench.bench.runner.evaluate import Evaluated, Evaluation, PreparedEvaluation
@@ -80,7 +81,7 @@ class Contest:
             track=self.track,
             limit=self.limit,
             assignments=_assignments(self.methods),
-            device=self.device,
+            devices=one_device(self.device),
             weights=self.weights,
             runs=self.out / RUNS,
             out=self.results,
@@ -106,7 +107,7 @@ class Contest:
                 track=self.track,
                 limit=self.limit,
                 options=METRIC_OPTIONS,
-                device=self.device,
+                devices=one_device(self.device),
                 weights=self.weights,
                 out=self.results,
                 shuffled_references=SHUFFLE_SEED,

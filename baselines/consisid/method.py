@@ -198,6 +198,15 @@ class ConsisID(Method):
         files = [path for pattern in patterns for path in sorted(folder.glob(pattern))]
         return {CONSISID.name: weights_fingerprint(folder.resolve(), [path.resolve() for path in files])}
 
+    def memory_gib(self, device: str) -> float | None:
+        """As its authors measured it on a GPU."""
+        gigabytes = MEMORY_GB.get(self.options.offload)
+        return gigabytes * 1e9 / 2**30 if gigabytes is not None and device.startswith("cuda") else None
+
+    def job_limit_s(self, device: str) -> float:
+        """Many times what a GPU takes; on a processor a video takes hours."""
+        return 4 * 3600.0 if device.startswith("cuda") else 48 * 3600.0
+
     def load(self, environment: Environment) -> ConsisIDGenerator:
         """A generator with all networks on the device.
 

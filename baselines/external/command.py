@@ -111,6 +111,11 @@ class Command(Method):
             options=self.option_values(),
         )
 
+    def job_limit_s(self, device: str) -> float:
+        """The program's own limit, and the time in which its processes are ended."""
+        timeout_s: float = self.options.timeout_s
+        return timeout_s + 2 * GRACE_S + LONGEST_KILL_S
+
     def load(self, environment: Environment) -> Generator:
         """Make the folder of outputs; UserError when the program cannot be found or executed."""
         program = shlex.split(self.options.template)[0]

@@ -224,18 +224,30 @@ def needed_passes(spec: WanSpec, settings: WanSettings, options: WanOptions) -> 
     return passes_per_step(spec, settings) if options.batch_passes == "yes" else 1
 
 
+def _peaks_under(
+    spec: WanSpec, settings: WanSettings, options: WanOptions, parameter_bytes: int
+) -> dict[Offload, float]:
+    """By offload the estimated peak of the largest sample under these options."""
+    return peak_gib(
+        spec,
+        settings,
+        references_used(spec, MOST_BENCHMARK_REFERENCES),
+        parameter_bytes=parameter_bytes,
+        joined_passes=needed_passes(spec, settings, options),
+        vae_tiling=options.vae_tiling,
+    )
+
+
+def needed_gib(spec: WanSpec, settings: WanSettings, options: WanOptions, *, parameter_bytes: int) -> float:
+    """The estimated peak in GiB of a generator under these options."""
+    return _peaks_under(spec, settings, options, parameter_bytes)[options.offload]
+
+
 def check_memory(spec: WanSpec, settings: WanSettings, options: WanOptions, memory_gib: float) -> None:
     """Raises UserError where a GPU with `memory_gib` free cannot run a method as its options say: how much is
     needed, and which offload would do.
     """
-    peaks = peak_gib(
-        spec,
-        settings,
-        references_used(spec, MOST_BENCHMARK_REFERENCES),
-        parameter_bytes=parameter_bytes_of(options),
-        joined_passes=needed_passes(spec, settings, options),
-        vae_tiling=options.vae_tiling,
-    )
+    peaks = _peaks_under(spec, settings, options, parameter_bytes_of(options))
     if peaks[options.offload] <= memory_gib:
         return
     others = [offload for offload in OFFLOADS if peaks[offload] <= memory_gib]

@@ -21,6 +21,10 @@ from refbench.bench.method import Frames, Generator, Method, MethodCard, OnStep,
 from refbench.bench.sample import Reference, Sample
 from refbench.bench.weights.store import is_small, weights_fingerprint
 
+# What a job's time limit is counted with: far below any device of its kind that works.
+SLOW_GPU_FLOPS = 1e13
+SLOW_CPU_FLOPS = 1e11
+
 if TYPE_CHECKING:
     from PIL import Image
 
@@ -109,6 +113,24 @@ class WanMethod(Method):
         if self.options.segmenter is not None:
             found["segmenter"] = checkpoint_digest(self.options.segmenter)
         return found
+
+    def memory_gib(self, device: str) -> float | None:
+        """The plan's estimate for the options, in float32 on a processor; None for one's own transformer."""
+        from refbench.baselines.wan.cost import FLOAT32_BYTES, needed_gib, parameter_bytes_of
+
+        if self.options.transformer is not None:
+            return None
+        on_gpu = device.startswith("cuda")
+        size = parameter_bytes_of(self.options) if on_gpu else FLOAT32_BYTES
+        return needed_gib(self.spec, self.settings, self.options, parameter_bytes=size)
+
+    def job_limit_s(self, device: str) -> float:
+        """One hour, or what the transformer's operations take on a tenth of a current GPU's throughput."""
+        from refbench.baselines.wan.cost import MOST_BENCHMARK_REFERENCES, references_used, video_cost
+
+        references = references_used(self.spec, MOST_BENCHMARK_REFERENCES)
+        flops = video_cost(self.spec, self.settings, references).flops
+        return max(3600.0, flops / (SLOW_GPU_FLOPS if device.startswith("cuda") else SLOW_CPU_FLOPS))
 
     def load(self, environment: Environment) -> WanGenerator:
         """A generator with all networks on the device.

@@ -7,6 +7,7 @@ decoding are the codec's; the loop does not know whether networks are offloaded 
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -22,6 +23,8 @@ from refbench.bench.method import OnStep, silent
 if TYPE_CHECKING:
     from PIL import Image
 
+# The prompts of the largest track and the negative one; a prompt of 150 tokens takes 1.2 MiB in bfloat16.
+MOST_KEPT_TEXTS = 256
 BatchPasses = Literal["auto", "yes", "no"]
 
 
@@ -31,6 +34,28 @@ class SampledLatents:
 
     latents: torch.Tensor
     notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeptText:
+    """A text's features in the machine's memory, without the `padding` rows of zeros at their end."""
+
+    used_BLD: torch.Tensor
+    padding: int
+    note: str
+
+    @classmethod
+    def of(cls, features_BLD: torch.Tensor, note: str) -> KeptText:
+        """What is to be kept of features as the codec returns them."""
+        used_rows = features_BLD.ne(0).any(dim=2).any(dim=0).nonzero()
+        length = int(used_rows[-1]) + 1 if len(used_rows) else 0
+        # A copy: a part of the whole would keep the whole.
+        used_BLD = features_BLD[:, :length].to("cpu", copy=True)
+        return cls(used_BLD=used_BLD, padding=features_BLD.shape[1] - length, note=note)
+
+    def features(self, device: torch.device) -> torch.Tensor:
+        """The features as they were, on `device`."""
+        return torch.nn.functional.pad(self.used_BLD.to(device), (0, 0, 0, self.padding))
 
 
 class WanSampler:
@@ -45,6 +70,7 @@ class WanSampler:
         self.transformer = transformer
         self.scheduler = scheduler
         self.auto_joins = codec.device.type == "cuda"
+        self._texts: OrderedDict[str, KeptText] = OrderedDict()
 
     def __call__(
         self,
@@ -82,7 +108,7 @@ class WanSampler:
             condition = conditioner.encode(self.codec, references, geometry, generator)
             texts, notes = {}, []
             for name, text in (("prompt", prompt), ("negative", negative_prompt)):
-                texts[name], note = self.codec.encode_text(text)
+                texts[name], note = self.encoded(text)
                 notes += [f"the {name if name == 'prompt' else 'negative prompt'} {note}"] if note else []
             self.scheduler.set_timesteps(steps, device=device)
             latents = self.denoise(
@@ -96,6 +122,19 @@ class WanSampler:
                 on_step=on_step,
             )
         return SampledLatents(latents=latents[:, :, condition.leading_frames :], notes=tuple(notes))
+
+    def encoded(self, text: str) -> tuple[torch.Tensor, str]:
+        """As the codec's `encode_text`; what was encoded lately is not encoded again: the negative prompt is
+        that of every video, a prompt that of all its seeds.
+        """
+        kept = self._texts.get(text)
+        if kept is None:
+            features_BLD, note = self.codec.encode_text(text)
+            kept = self._texts[text] = KeptText.of(features_BLD, note)
+            if len(self._texts) > MOST_KEPT_TEXTS:
+                self._texts.popitem(last=False)
+        self._texts.move_to_end(text)
+        return kept.features(self.codec.device), kept.note
 
     def denoise(
         self,

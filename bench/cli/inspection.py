@@ -282,6 +282,7 @@ def _software() -> dict[str, str]:
 def _devices() -> dict[str, str]:
     from importlib.util import find_spec
 
+    from refbench.bench.devices import auto_devices
     from refbench.bench.environment import usable_cores
 
     devices = {"cpu": f"{usable_cores()} cores usable"}
@@ -295,6 +296,7 @@ def _devices() -> dict[str, str]:
         devices[f"cuda:{index}"] = f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB"
     if len(devices) == 1:
         devices["gpu"] = "none that torch can use"
+    devices["auto"] = f"{', '.join(auto_devices())} (what --devices auto takes, one worker each)"
     return devices
 
 

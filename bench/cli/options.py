@@ -45,6 +45,15 @@ ShardOption = Annotated[
         "--shard", metavar="I/N", help="Only part I of N (several machines; join with refbench merge)."
     ),
 ]
+DevicesOption = Annotated[
+    str,
+    typer.Option(
+        "--devices",
+        "--device",
+        metavar="auto|cpu|cuda:0,cuda:1|N",
+        help="Where models run: every GPU (auto; without one the CPU), those named, or the first N.",
+    ),
+]
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, …: where models run.")]
 WeightsOption = Annotated[
     Path | None,
@@ -75,7 +84,11 @@ ShuffleSeedOption = Annotated[
     int, typer.Option("--shuffle-seed", min=0, help="Seed of --references shuffled.")
 ]
 ResultsOption = Annotated[
-    Path, typer.Option("--out", metavar="DIR", help="Score store: DIR/<method>/<track>.jsonl.")
+    Path, typer.Option("--out", "-o", metavar="DIR", help="Score store: DIR/<method>/<track>.jsonl.")
+]
+VideosOutOption = Annotated[
+    Path,
+    typer.Option("--out", "-o", metavar="DIR", help="Videos go to DIR/<method>/<track>/seed-<n>/."),
 ]
 RunsOption = Annotated[
     Path, typer.Option("--runs", metavar="DIR", help="Where videos go: DIR/<method>/<track>/seed-<n>/.")
@@ -92,7 +105,21 @@ MetricsOption = Annotated[
     ),
 ]
 WorkersOption = Annotated[
-    int, typer.Option("--workers", min=1, help="Worker processes; 1 works in this one.")
+    int,
+    typer.Option("--workers", min=1, help="Worker processes per device; one alone works in this process."),
+]
+JobTimeoutOption = Annotated[
+    float | None,
+    typer.Option(
+        "--job-timeout",
+        min=0,
+        metavar="SECONDS",
+        help="Longest time of one job, after which its worker process is ended and the job has failed; "
+        "0: no limit. Default: as the metric or method declares, where workers have processes of their own.",
+    ),
+]
+SamplesOption = Annotated[
+    str | None, typer.Option("--samples", metavar="ID,…", help="Only the samples of these ids.")
 ]
 MemoryOption = Annotated[
     float | None,

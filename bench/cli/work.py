@@ -36,10 +36,12 @@ def evaluate(
     suite: o.SuiteOption = None,
     metrics: o.MetricsOption = None,
     set_: o.SetOption = None,
+    samples: o.SamplesOption = None,
     limit: o.LimitOption = None,
     shard: o.ShardOption = None,
     workers: o.WorkersOption = 1,
-    device: o.DeviceOption = "auto",
+    devices: o.DevicesOption = "auto",
+    job_timeout: o.JobTimeoutOption = None,
     weights: o.WeightsOption = None,
     memory_gib: o.MemoryOption = None,
     judge_model: o.JudgeModelOption = None,
@@ -85,10 +87,12 @@ def evaluate(
             metrics=metrics,
             options=_metric_options([*(set_ or []), *judge], metrics),
             memory_gib=memory_gib,
+            samples=_ids(samples),
             limit=limit,
             shard=Shard.parse(shard),
             workers=workers,
-            device=device,
+            devices=devices,
+            job_timeout_s=job_timeout,
             weights=weights,
             plugins=tuple(plugin or ()),
             out=out,
@@ -186,14 +190,15 @@ def generate(
     name: o.NameOption = None,
     references: o.ReferencesOption = "own",
     shuffle_seed: o.ShuffleSeedOption = 0,
+    samples: o.SamplesOption = None,
     limit: o.LimitOption = None,
     shard: o.ShardOption = None,
-    device: o.DeviceOption = "auto",
+    workers: o.WorkersOption = 1,
+    devices: o.DevicesOption = "auto",
+    job_timeout: o.JobTimeoutOption = None,
     weights: o.WeightsOption = None,
     plugin: o.PluginOption = None,
-    out: Annotated[
-        Path, typer.Option("--out", metavar="DIR", help="Videos go to DIR/<method>/<track>/seed-<n>/.")
-    ] = Path("runs"),
+    out: o.VideosOutOption = Path("runs"),
 ) -> None:
     """Generate a method's videos for a track.
 
@@ -222,10 +227,14 @@ def generate(
             prompts=_prompts(prompts),
             seeds=check_seeds(seed or [0]),
             shuffled_references=_shuffle(references, shuffle_seed),
+            samples=_ids(samples),
             limit=limit,
             shard=Shard.parse(shard),
-            device=device,
+            workers=workers,
+            devices=devices,
+            job_timeout_s=job_timeout,
             weights=weights,
+            plugins=tuple(plugin or ()),
             out=out,
         )
     )
@@ -268,9 +277,11 @@ def run(
     prompts: o.PromptsOption = None,
     references: o.ReferencesOption = "own",
     shuffle_seed: o.ShuffleSeedOption = 0,
+    samples: o.SamplesOption = None,
     limit: o.LimitOption = None,
     workers: o.WorkersOption = 1,
-    device: o.DeviceOption = "auto",
+    devices: o.DevicesOption = "auto",
+    job_timeout: o.JobTimeoutOption = None,
     weights: o.WeightsOption = None,
     judge_model: o.JudgeModelOption = None,
     judge_url: o.JudgeUrlOption = None,
@@ -313,9 +324,11 @@ def run(
         "prompts": prompts,
         "references": references,
         "shuffle_seed": shuffle_seed,
+        "samples": _ids(samples),
         "limit": limit,
         "workers": workers,
-        "devices": device,
+        "devices": devices,
+        "job_timeout": job_timeout,
         "weights": weights,
         "judge": {
             key: value
@@ -352,7 +365,6 @@ RUN_KEYS = {
     "track": "tracks",
     "seed": "seeds",
     "set_": "options",
-    "device": "devices",
     "plugin": "plugins",
     "judge_model": "judge",
     "judge_url": "judge",
@@ -387,9 +399,11 @@ def _run(config: RunConfig) -> None:
             prompts=_prompts(config.prompts),
             shuffled_references=_shuffle(config.references, config.shuffle_seed),
             metrics=config.metrics,
+            samples=config.samples,
             limit=config.limit,
             workers=config.workers,
-            device=config.devices,
+            devices=config.devices,
+            job_timeout_s=config.job_timeout,
             weights=config.weights,
             plugins=config.plugins,
             runs=config.runs,
@@ -412,6 +426,16 @@ def _run(config: RunConfig) -> None:
     )
     evaluated = [evaluated for one in done for evaluated in one.evaluated]
     exit_on_failure(evaluated, failed=any(one.generation_failed for one in done))
+
+
+def _ids(text: str | None) -> tuple[str, ...]:
+    """The ids of `--samples`; none without it. Raises UserError for a list that names none."""
+    if text is None:
+        return ()
+    ids = tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+    if not ids:
+        raise UserError("--samples names no sample: --samples faceobj_14,singleobj_1, say")
+    return ids
 
 
 def _prompts(path: Path | None) -> PromptSet | None:
@@ -466,6 +490,9 @@ def _print_plan(prepared: PreparedEvaluation, *, json: bool) -> None:
                 "metrics": {name: asdict(counts) for name, counts in plan.per_metric.items()},
                 "not_installed": plan.unregistered,
                 "turns": plan.turns,
+                "workers": [place.device for place in prepared.places],
+                "threads": prepared.environment.threads,
+                "job_limits_s": plan.limits_s,
                 "forecasts": plan.forecasts,
                 "remarks": plan.remarks,
                 "unknown_videos": list(prepared.folder.unknown),
@@ -486,6 +513,8 @@ def _print_plan(prepared: PreparedEvaluation, *, json: bool) -> None:
     print_lines(f"{name} cannot run: {c.cannot}" for name, c in plan.per_metric.items() if c.cannot)
     for number, turn in enumerate(plan.turns, start=1):
         print_text(f"turn {number}: {', '.join(turn)}")
+    if plan.jobs:
+        print_text(f"workers: {prepared.workers_text(plan)}")
     for text in (*plan.forecasts, *plan.remarks):
         print_text(text)
     for label in plan.unregistered:

@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from refbench.bench import DEFAULT_TRACK
+from refbench.bench.console import count_text
 from refbench.bench.dataset import Track, as_track
-from refbench.bench.environment import available_gib
+from refbench.bench.devices import check_memory, chosen_devices, free_gib, one_device, places_of
+from refbench.bench.environment import Environment, threads_per_job
 from refbench.bench.errors import SampleError, UserError
 from refbench.bench.files import scratch_folder
-from refbench.bench.registry import load_plugins
-from refbench.bench.runner.executors import WorkerDied, make_executor
+from refbench.bench.registry import load_plugins, unknown_name
+from refbench.bench.runner.executors import Watcher, WorkerDied, make_executor
 from refbench.bench.runner.plan import Plan, as_selection, make_plan, require_named, selected_metrics
 from refbench.bench.runner.progress import Progress
-from refbench.bench.runner.scoring import (
-    ScoringJob,
-    ScoringOutcome,
-    ScoringWorkerFactory,
-    scoring_environment,
-)
+from refbench.bench.runner.scoring import ScoringJob, ScoringOutcome, ScoringWorkerFactory, need_torch
 from refbench.bench.runs.folder import VideoFolder, scan_videos, stored_run_file, write_run
 from refbench.bench.sample import Sample, shuffle_references
 from refbench.bench.scores.record import (
@@ -67,7 +64,11 @@ EVERYTHING = Shard()
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """What to evaluate. `name` may be None where a `run.json` names the method."""
+    """What to evaluate. `name` may be None where a `run.json` names the method.
+
+    `workers` is their number per device, `devices` as `chosen_devices` reads it; `job_timeout_s` limits each
+    job (0: no limit; None: as its metric declares, where workers have processes of their own).
+    """
 
     videos: Path
     track: Track
@@ -75,10 +76,12 @@ class Evaluation:
     pattern: str | None = None
     metrics: str | None = None
     options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    samples: tuple[str, ...] = ()
     limit: int | None = None
     shard: Shard = EVERYTHING
     workers: int = 1
-    device: str = "auto"
+    devices: str = "auto"
+    job_timeout_s: float | None = None
     weights: Path | None = None
     plugins: tuple[Path, ...] = ()
     out: Path = Path("results")
@@ -122,7 +125,10 @@ def evaluate(
     options: Mapping[str, Mapping[str, Any]] | None = None,
     weights: Path | str | None = None,
     device: str = "auto",
+    devices: str | None = None,
     workers: int = 1,
+    job_timeout_s: float | None = None,
+    samples: Sequence[str] = (),
     limit: int | None = None,
     plugins: Iterable[Path | str] = (),
     out: Path | str = "results",
@@ -133,9 +139,11 @@ def evaluate(
     (`{id}_seed{seed}.mp4`). `track` is a loaded track, or an official one's name, which is read from
     `dataset`. `name` is the method's name (a run folder knows its own).
     `metrics` is `components` (the default: those in TotalScore), `all`, or names, as a list or separated by
-    commas; `options` are values by metric and key. What is current in the store is not scored again. Raises
-    UserError for what the caller can mend (also a metric asked for by name whose weights are missing); a
-    sample that fails is a record with its reason.
+    commas; `options` are values by metric and key. One worker works in this process, on `device`; several, or
+    one with a time limit per job, have processes of their own, on `device` or on each of `devices` (`auto`:
+    all GPUs), and then a script needs its `if __name__ == "__main__":`. What is current in the store is not
+    scored again. Raises UserError for what the caller can mend (also a metric asked for by name whose weights
+    are missing); a sample that fails is a record with its reason.
     """
     paths = tuple(map(Path, plugins))
     load_plugins(paths)
@@ -148,8 +156,10 @@ def evaluate(
             metrics=as_selection(metrics),
             options=options or {},
             weights=Path(weights) if weights is not None else None,
-            device=device,
+            devices=one_device(device) if devices is None else devices,
             workers=workers,
+            job_timeout_s=job_timeout_s,
+            samples=tuple(samples),
             limit=limit,
             plugins=paths,
             out=Path(out),
@@ -168,36 +178,48 @@ class PreparedEvaluation:
         self.metrics = selected_metrics(evaluation.metrics, evaluation.options)
         if not self.metrics:
             raise UserError("no metric is selected; refbench metrics lists them")
-        self.environment = scoring_environment(
-            self.metrics, evaluation.device, evaluation.weights, workers=evaluation.workers
+        self.places = places_of(
+            chosen_devices(evaluation.devices, needs_torch=need_torch(self.metrics, evaluation.weights)),
+            evaluation.workers,
+            own_process=evaluation.job_timeout_s is not None,
+        )
+        self.environment = Environment(
+            device=self.places[0].device, threads=threads_per_job(), weights=evaluation.weights
         )
         self.samples = chosen_samples(
-            evaluation.track, evaluation.shuffled_references, evaluation.shard, evaluation.limit
+            evaluation.track,
+            evaluation.shuffled_references,
+            evaluation.shard,
+            evaluation.limit,
+            evaluation.samples,
         )
 
     def plan(self, held: Mapping[RecordKey, Record] | None = None) -> Plan:
         """The plan against the store's records (read without locking where they are not given)."""
         if held is None:
             held = latest(read_records(self.store)) if self.store.is_file() else {}
-        return make_plan(
+        share_gib = self.evaluation.memory_gib or free_gib(self.places)
+        plan = make_plan(
             run_key=self.run_key,
             samples=self.samples,
             folder=self.folder,
             chosen=self.metrics,
             held=held,
             environment=self.environment,
-            memory_gib=self.evaluation.memory_gib
-            or available_gib(self.environment.device) / self.evaluation.workers,
+            memory_gib=share_gib,
+            job_timeout_s=self.evaluation.job_timeout_s,
         )
+        if self.evaluation.memory_gib is None:
+            check_memory(self.places, plan.needs, share_gib)
+        return plan
 
     def run(self) -> Evaluated:
         """Score what is not current and append it to the store, one record at a time as it comes.
 
         Interrupted at any point, the store holds what was finished; the same call goes on from there.
         """
-        executor = make_executor(self.evaluation.workers)
-        several = self.evaluation.workers > 1
-        run_folder = scratch_folder("run") if several else nullcontext()
+        executor = make_executor(self.places)
+        run_folder = scratch_folder("run") if self.places[0].alone else nullcontext()
         with run_folder as shared, StoreWriter(self.store) as writer:
             factory = ScoringWorkerFactory(
                 options=self.evaluation.options,
@@ -214,7 +236,8 @@ class PreparedEvaluation:
                 with Progress("scoring", len(plan.jobs)) as progress:
                     for text in (*plan.forecasts, *plan.remarks):
                         progress.say(text)
-                    for job, result in executor.run(factory, self._announced(plan.jobs, progress)):
+                    watcher = _NamedJobs(progress) if len(self.places) == 1 else None
+                    for job, result in executor.run(factory, plan.jobs, watcher):
                         outcome = (
                             ScoringOutcome(reason=f"{FAILED}: {result.reason}")
                             if isinstance(result, WorkerDied)
@@ -237,12 +260,21 @@ class PreparedEvaluation:
             left_out=left_out,
         )
 
-    def _announced(self, jobs: Sequence[ScoringJob], progress: Progress) -> Iterator[ScoringJob]:
-        """The jobs, each named when it is begun; several workers take theirs before anything is done."""
-        for job in jobs:
-            if self.evaluation.workers == 1:
-                progress.now(f"{job.metric} {job.sample.id}")
-            yield job
+    def workers_text(self, plan: Plan) -> str:
+        """How many workers there are, where, their threads, and how long a job of each metric may take."""
+        count = count_text(len(self.places), "worker")
+        devices = ", ".join(dict.fromkeys(place.device for place in self.places))
+        each = "; ".join(
+            f"{name} {'any time' if (limit := plan.limits_s[name]) is None else f'{limit:,.0f} s'}"
+            for turn in plan.turns
+            for name in turn
+        )
+        limits = (
+            f"a job may take: {each} (--job-timeout)"
+            if self.places[0].alone
+            else "no time limit in this process (--job-timeout gives the worker one of its own)"
+        )
+        return f"{count} on {devices}, {count_text(self.environment.threads, 'thread')} each; {limits}"
 
     def _counted(self, records: Iterable[Record], plan: Plan) -> tuple[list[Record], str]:
         """The records of what the folder holds, and a line on the values that the store holds besides."""
@@ -265,6 +297,17 @@ class PreparedEvaluation:
         return counted, f"not counted, the store also holds scores: {'; '.join(parts)}" if parts else ""
 
 
+class _NamedJobs(Watcher[ScoringJob]):
+    """Names each job of the one worker when it is begun."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+
+    def begun(self, job: ScoringJob) -> None:
+        """See Watcher.begun."""
+        self._progress.now(f"{job.metric} {job.sample.id}")
+
+
 def _run_key(evaluation: Evaluation, folder: VideoFolder) -> RunKey:
     info = folder.info
     name = evaluation.name or (info.method if info else None)
@@ -280,17 +323,25 @@ def _run_key(evaluation: Evaluation, folder: VideoFolder) -> RunKey:
     )
 
 
-def chosen_samples(track: Track, shuffle_seed: int | None, shard: Shard, limit: int | None) -> list[Sample]:
-    """The samples to work on. References are shuffled over the whole track first (None: they stay), so that a
-    shard or limit changes no pairing. Raises UserError when none is left.
+def chosen_samples(
+    track: Track, shuffle_seed: int | None, shard: Shard, limit: int | None, ids: Sequence[str] = ()
+) -> list[Sample]:
+    """The samples to work on, in the track's order: those of `ids` (none: all), of them the shard's, of these
+    the first. References are shuffled over the whole track before (None: they stay), so that no choice
+    changes a pairing. Raises UserError for an unknown id and when none is left.
     """
+    known = [sample.id for sample in track.samples]
+    for wrong in ids:
+        if wrong not in known:
+            raise UserError(f"--samples: {unknown_name('sample', wrong, known)}")
     samples = list(track.samples)
     if shuffle_seed is not None:
         try:
             samples = shuffle_references(samples, shuffle_seed)
         except SampleError as error:
             raise UserError(str(error)) from None
-    chosen = shard.of(samples)[:limit]
+    named = [sample for sample in samples if not ids or sample.id in ids]
+    chosen = shard.of(named)[:limit]
     if not chosen:
         raise UserError("--limit or --shard leaves no sample")
     return chosen

@@ -9,37 +9,41 @@ without being tried.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field, fields
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from refbench.bench import DEFAULT_TRACK
-from refbench.bench.console import note
+from refbench.bench.console import count_text, note
 from refbench.bench.dataset import Track, as_track, declared_tracks
-from refbench.bench.environment import (
-    Environment,
-    missing_packages,
-    quiet_onnx,
-    resolve_device,
-    usable_cores,
+from refbench.bench.devices import (
+    Place,
+    check_memory,
+    chosen_devices,
+    free_gib,
+    one_device,
+    places_of,
+    use_here,
 )
+from refbench.bench.environment import Environment, missing_packages, quiet_onnx, threads_per_job
 from refbench.bench.errors import MissingWeights, SampleError, UserError, one_line
 from refbench.bench.files import (
     is_disk_error,
     is_there,
+    partial_path,
     regular_size,
     remove_leftovers,
-    replacing,
     write_text,
 )
-from refbench.bench.method import Frames, Generator, Method, MethodCard
+from refbench.bench.method import Frames, Generator, Method, MethodCard, OnStep
 from refbench.bench.options import build_options
 from refbench.bench.prompts import PromptSet
 from refbench.bench.provenance import package_versions, python_version, source_commit
 from refbench.bench.registry import load_plugins, methods
 from refbench.bench.runner.evaluate import EVERYTHING, Shard, chosen_samples
+from refbench.bench.runner.executors import Watcher, WorkerDied, make_executor
 from refbench.bench.runner.progress import Progress
 from refbench.bench.runs.folder import (
     ERROR_SUFFIX,
@@ -58,6 +62,8 @@ from refbench.bench.weights.kind import check_one_kind, joined_kind, kind_of_dig
 SHUFFLED_GENERATION = "generated-shuffled"
 SETTINGS = ("native", "matched")
 NAMED_REFUSALS = 3
+# How often a video is begun whose worker process dies.
+ATTEMPTS = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +71,8 @@ class Generation:
     """What to generate: a method (by registered name) over a track, for the given seeds.
 
     `settings` is `native`, `matched` or None (as the options say); `prompts` replace the benchmark's.
+    `workers` is their number per device, `devices` as `chosen_devices` reads it; `job_timeout_s` limits each
+    video (0: no limit; None: as the method says, where workers have processes of their own).
     """
 
     method: str
@@ -75,10 +83,14 @@ class Generation:
     prompts: PromptSet | None = None
     seeds: tuple[int, ...] = (0,)
     shuffled_references: int | None = None
+    samples: tuple[str, ...] = ()
     limit: int | None = None
     shard: Shard = EVERYTHING
-    device: str = "auto"
+    workers: int = 1
+    devices: str = "auto"
+    job_timeout_s: float | None = None
     weights: Path | None = None
+    plugins: tuple[Path, ...] = ()
     out: Path = Path("runs")
 
 
@@ -127,19 +139,27 @@ def generate(
     settings: str | None = None,
     prompts: PromptSet | None = None,
     seeds: Sequence[int] = (0,),
+    samples: Sequence[str] = (),
     limit: int | None = None,
     weights: Path | str | None = None,
     device: str = "auto",
+    devices: str | None = None,
+    workers: int = 1,
+    job_timeout_s: float | None = None,
     plugins: Iterable[Path | str] = (),
     out: Path | str = "runs",
 ) -> Generated:
     """Make a registered method's videos below `out`, and say how many were made, kept and failed.
 
     `track` is a loaded track, or an official one's name, which is read from `dataset`; `options` are the
-    method's options by name, `settings` `native` or `matched`. What is finished is not made again. Raises
-    UserError for what the caller can mend; a sample that fails leaves its reason and the run goes on.
+    method's options by name, `settings` `native` or `matched`; `samples` are ids (none: all). What is
+    finished is not made again. One worker works in this process, on `device`; several, or one with a time
+    limit per video, have processes of their own, on `device` or on each of `devices` (`auto`: all GPUs), and
+    then a script needs its `if __name__ == "__main__":`. Raises UserError for what the caller can mend; a
+    sample that fails leaves its reason and the run goes on.
     """
-    load_plugins(map(Path, plugins))
+    paths = tuple(map(Path, plugins))
+    load_plugins(paths)
     return run_generation(
         Generation(
             method=method,
@@ -149,9 +169,13 @@ def generate(
             settings=settings,
             prompts=prompts,
             seeds=check_seeds(seeds),
+            samples=tuple(samples),
             limit=limit,
+            workers=workers,
+            devices=one_device(device) if devices is None else devices,
+            job_timeout_s=job_timeout_s,
             weights=Path(weights) if weights is not None else None,
-            device=device,
+            plugins=paths,
             out=Path(out),
         )
     )
@@ -164,7 +188,11 @@ def run_generation(generation: Generation) -> Generated:
     method = make_method(generation.method, generation.options, generation.settings)
     name = checked_name(generation.name or method.name, "--name")
     samples = chosen_samples(
-        generation.track, generation.shuffled_references, generation.shard, generation.limit
+        generation.track,
+        generation.shuffled_references,
+        generation.shard,
+        generation.limit,
+        generation.samples,
     )
     if generation.prompts is not None:
         if method.card().settings == "matched":
@@ -180,22 +208,41 @@ def run_generation(generation: Generation) -> Generated:
     wanted = [(sample, seed) for sample, seed in missing if sample.id not in refused]
     if wanted and problem is not None:
         raise UserError(problem)
+    places = _places(generation, method, digests) if wanted else ()
     info = _run_info(generation, _card(generation, method, digests if wanted else {}), name, variant)
     if is_there(folder / RUN_FILE):
         # Another run's folder is refused before anything is loaded.
         begin_run(folder, info, same_weights=not wanted)
-    for place in (folder, *(folder / f"seed-{seed}" for seed in generation.seeds)):
+    seed_folders = [folder / f"seed-{seed}" for seed in generation.seeds]
+    for place in (folder, *seed_folders):
         remove_leftovers(place)
     failures: dict[tuple[str, int], str] = {}
-    with _loaded(method, generation) if wanted else nullcontext() as generator:
-        # Only now: a method that does not load must not take the run's name.
+
+    def begin() -> None:
         begin_run(folder, info, same_weights=not wanted)
         for sample, seed in missing:
             if sample.id in refused:
                 failures[sample.id, seed] = reason = refused[sample.id]
                 write_text(_error_path(_video_path(folder, sample, seed)), reason + "\n")
-        if generator is not None:
-            failures |= _make(generator, method.card(), name, folder, wanted)
+
+    if wanted:
+        limit_s = method.job_limit_s(places[0].device)
+        if generation.job_timeout_s is not None:
+            limit_s = generation.job_timeout_s
+        jobs = [
+            GenerationJob(
+                sample=sample, seed=seed, video=_video_path(folder, sample, seed), limit_s=limit_s or None
+            )
+            for sample, seed in wanted
+        ]
+        try:
+            _make(generation, places, name, jobs, begin, failures)
+        finally:
+            for place in seed_folders:
+                # Of workers that were ended in the middle of a video.
+                remove_leftovers(place)
+    else:
+        begin()
     return Generated(
         folder=folder,
         made=len(missing) - len(failures),
@@ -210,7 +257,7 @@ def _find_weights(method: Method, folder: Path | None) -> tuple[dict[str, str], 
     if absent is not None:
         return {}, f"{method.name} cannot run: {absent}"
     try:
-        return method.find_weights(Environment(threads=usable_cores(), weights=folder)), None
+        return method.find_weights(Environment(threads=threads_per_job(), weights=folder)), None
     except MissingWeights as error:
         return {}, f"{method.name} cannot run: {one_line(error)}"
     except UserError as error:
@@ -280,43 +327,195 @@ def _run_info(generation: Generation, card: MethodCard, name: str, variant: str)
         dataset=dataset_digest(generation.track),
         versions={"python": python_version(), **package_versions(packages)},
         commit=source_commit(),
+        threads=threads_per_job(),
     )
 
 
-@contextmanager
-def _loaded(method: Method, generation: Generation) -> Iterator[Generator]:
-    """The method's generator, closed at the end. Raises UserError where it cannot be loaded."""
-    quiet_onnx()
-    environment = Environment(
-        device=resolve_device(generation.device, needs_torch=method.needs_torch),
-        threads=usable_cores(),
-        weights=generation.weights,
+def _places(generation: Generation, method: Method, digests: Mapping[str, str]) -> tuple[Place, ...]:
+    """Where the workers run. Raises UserError for devices that are not there and too many workers."""
+    places = places_of(
+        chosen_devices(generation.devices, needs_torch=method.needs_torch),
+        generation.workers,
+        own_process=generation.job_timeout_s is not None,
     )
-    try:
-        generator = method.load(environment)
-    except MissingWeights as error:
-        raise UserError(f"{method.name} cannot run: {one_line(error)}") from None
-    try:
-        yield generator
-    finally:
-        generator.close()
+    needed = method.memory_gib(places[0].device)
+    if (
+        needed is not None
+        and len(places) > 1
+        and joined_kind(map(kind_of_digest, digests.values())) == "real"
+    ):
+        check_memory(places, [(method.name, needed)], free_gib(places))
+    return places
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerationJob:
+    """One video to be made: `video` is where it will stand, which the driver alone writes."""
+
+    sample: Sample
+    seed: int
+    video: Path
+    limit_s: float | None = None
+
+    @property
+    def id(self) -> str:
+        """What no other job of a generation is called."""
+        return f"{self.sample.id} seed {self.seed}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerationOutcome:
+    """A whole video under a temporary name beside its own, or the reason why there is none; with remarks."""
+
+    partial: Path | None = None
+    reason: str | None = None
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerationWorkerFactory:
+    """Makes a generating worker, here or in another process: everything in it can be pickled."""
+
+    method: str
+    options: Mapping[str, Any]
+    settings: str | None
+    environment: Environment
+    plugins: tuple[Path, ...] = ()
+
+    def __call__(self, place: Place) -> GenerationWorker:
+        use_here(place)
+        load_plugins(self.plugins)
+        method = make_method(self.method, self.options, self.settings)
+        return GenerationWorker(method, replace(self.environment, device=place.inside))
+
+
+class GenerationWorker:
+    """Makes videos with one method, which is loaded before the first."""
+
+    def __init__(self, method: Method, environment: Environment) -> None:
+        self._method = method
+        self._environment = environment
+        self._card = method.card()
+        self._generator: Generator | None = None
+
+    def prepare(self, job: GenerationJob) -> None:
+        """Load the method, unless it is. Raises UserError where it cannot be loaded."""
+        if self._generator is None:
+            quiet_onnx()
+            try:
+                self._generator = self._method.load(self._environment)
+            except MissingWeights as error:
+                raise UserError(f"{self._method.name} cannot run: {one_line(error)}") from None
+            if (torch := sys.modules.get("torch")) is not None:
+                torch.set_num_threads(self._environment.threads)
+
+    def work(self, job: GenerationJob, on_step: OnStep) -> GenerationOutcome:
+        """Make one video under a temporary name; whatever the method raises becomes a reason.
+
+        Raises UserError where no further one can be written.
+        """
+        assert self._generator is not None, "prepare() comes first"
+        partial = partial_path(job.video)
+        notes: list[str] = []
+        try:
+            partial.parent.mkdir(parents=True, exist_ok=True)
+            made = self._generator.generate(job.sample, job.seed, on_step)
+            if isinstance(made, Frames):
+                padding = write_video(partial, made.images, made.fps).note
+                notes += [*made.notes, *([padding] if padding else [])]
+            else:
+                _copy(made, partial)
+                _check_copy(Video(partial), self._card)
+        except BaseException as error:
+            partial.unlink(missing_ok=True)
+            if isinstance(error, UserError) or not isinstance(error, Exception):
+                raise
+            return GenerationOutcome(reason=_reason(error, job), notes=tuple(notes))
+        return GenerationOutcome(partial=partial, notes=tuple(notes))
+
+    def close(self) -> None:
+        """Give the method's memory back."""
+        if self._generator is not None:
+            self._generator.close()
+
+
+def _reason(error: Exception, job: GenerationJob) -> str:
+    """Why a sample failed. Raises UserError where the next video would be made for nothing as well."""
+    if isinstance(error, SampleError):
+        return one_line(error, 1000)
+    if is_disk_error(error):
+        raise UserError(
+            f"{job.sample.id}, seed {job.seed}, cannot be written: {one_line(error)}; "
+            "what was finished is kept, and the same command goes on from there"
+        ) from None
+    return f"{type(error).__name__}: {one_line(error)}"
+
+
+class _Begun(Watcher[GenerationJob]):
+    """Calls `begin` when the first worker is ready, and shows the steps of a worker that is the only one."""
+
+    def __init__(self, begin: Callable[[], None], progress: Progress, *, alone: bool) -> None:
+        self._begin = begin
+        self._progress = progress
+        self._alone = alone
+        self._has_begun = False
+
+    def begun(self, job: GenerationJob) -> None:
+        """See Watcher.begun."""
+        if not self._has_begun:
+            # Only now: a method that does not load must not take the run's name.
+            self._has_begun = True
+            self._begin()
+        if self._alone:
+            self._progress.begin(job.sample.id)
+
+    def step(self, job: GenerationJob, done: int, total: int) -> None:
+        """See Watcher.step."""
+        if self._alone:
+            self._progress.part(done, total)
 
 
 def _make(
-    generator: Generator, card: MethodCard, name: str, folder: Path, wanted: Sequence[tuple[Sample, int]]
-) -> dict[tuple[str, int], str]:
-    """Make these videos; the reasons of those that failed."""
-    failures: dict[tuple[str, int], str] = {}
-    with Progress(f"generating {name}", len(wanted)) as progress:
-        for sample, seed in wanted:
-            progress.begin(sample.id)
-            path = _video_path(folder, sample, seed)
-            reason = _generate_one(generator, card, sample, seed, path, progress)
-            if reason is not None:
-                failures[sample.id, seed] = reason
-                progress.say(f"{sample.id}, seed {seed}: {reason}")
+    generation: Generation,
+    places: Sequence[Place],
+    name: str,
+    jobs: Sequence[GenerationJob],
+    begin: Callable[[], None],
+    failures: dict[tuple[str, int], str],
+) -> None:
+    """Make these videos; the reasons of those that failed go into `failures`."""
+    factory = GenerationWorkerFactory(
+        method=generation.method,
+        options=generation.options,
+        settings=generation.settings,
+        environment=Environment(threads=threads_per_job(), weights=generation.weights),
+        plugins=generation.plugins,
+    )
+    with Progress(f"generating {name}", len(jobs)) as progress:
+        if places[0].alone:
+            progress.say(workers_text(places, jobs[0].limit_s))
+        watcher = _Begun(begin, progress, alone=len(places) == 1)
+        executor = make_executor(places, attempts=ATTEMPTS)
+        for job, result in executor.run(factory, jobs, watcher):
+            outcome = GenerationOutcome(reason=result.reason) if isinstance(result, WorkerDied) else result
+            for remark in outcome.notes:
+                progress.say(f"{job.sample.id}: {one_line(remark)}")
+            if outcome.partial is not None:
+                outcome.partial.replace(job.video)
+                _error_path(job.video).unlink(missing_ok=True)
+            else:
+                reason = outcome.reason or "no reason is known"
+                failures[job.sample.id, job.seed] = reason
+                write_text(_error_path(job.video), reason + "\n")
+                progress.say(f"{job.sample.id}, seed {job.seed}: {reason}")
             progress.step()
-    return failures
+
+
+def workers_text(places: Sequence[Place], limit_s: float | None) -> str:
+    """How many workers there are, where, and how long a job may take."""
+    devices = ", ".join(dict.fromkeys(place.device for place in places))
+    limit = "may take any time" if limit_s is None else f"may take {limit_s:,.0f} s (--job-timeout)"
+    return f"{count_text(len(places), 'worker')} on {devices}; a job {limit}"
 
 
 def _is_made(path: Path) -> bool:
@@ -337,40 +536,6 @@ def _video_path(folder: Path, sample: Sample, seed: int) -> Path:
 
 def _error_path(video: Path) -> Path:
     return video.with_name(f"{video.stem}{ERROR_SUFFIX}")
-
-
-def _generate_one(
-    generator: Generator, card: MethodCard, sample: Sample, seed: int, path: Path, progress: Progress
-) -> str | None:
-    """Make one video; the reason where that failed. Raises UserError where no further one can be written."""
-    error_file = _error_path(path)
-    try:
-        with replacing(path) as partial:
-            made = generator.generate(sample, seed, progress.part)
-            if isinstance(made, Frames):
-                padding = write_video(partial, made.images, made.fps).note
-                for remark in (*made.notes, *([padding] if padding else [])):
-                    progress.say(f"{sample.id}: {one_line(remark)}")
-            else:
-                _copy(made, partial)
-                _check_copy(Video(partial), card)
-    except UserError:
-        raise
-    except SampleError as error:
-        reason = one_line(error, 1000)
-    except Exception as error:  # noqa: BLE001 - one sample must not end the run
-        if is_disk_error(error):
-            # The next video would be made for nothing as well.
-            raise UserError(
-                f"{sample.id}, seed {seed}, cannot be written: {one_line(error)}; "
-                "what was finished is kept, and the same command goes on from there"
-            ) from None
-        reason = f"{type(error).__name__}: {one_line(error)}"
-    else:
-        error_file.unlink(missing_ok=True)
-        return None
-    write_text(error_file, reason + "\n")
-    return reason
 
 
 def _copy(source: Path, destination: Path) -> None:

@@ -15,7 +15,7 @@ from refbench.bench.metric import Metric
 from refbench.bench.provenance import digest_of, package_versions
 from refbench.bench.registry import metrics
 from refbench.bench.runner.scoring import ScoringJob, ScoringOutcome, make_metric
-from refbench.bench.runner.turns import turns
+from refbench.bench.runner.turns import WORKING_GIB, needed_gib, turns
 from refbench.bench.runs.folder import VideoFolder
 from refbench.bench.sample import Sample
 from refbench.bench.scores.columns import COMPONENTS
@@ -53,7 +53,8 @@ class MetricPlan:
 @dataclass
 class Plan:
     """`jobs` are to be scored; `settled` are records known without scoring that the store does not hold
-    yet; `remarks` name files that are read otherwise than ordinary ones.
+    yet; `remarks` name files that are read otherwise than ordinary ones. `limits_s` are the seconds that a
+    job of each metric may take, `needs` the memory in GiB of each that has jobs and weights of full size.
     """
 
     run_key: RunKey
@@ -62,6 +63,8 @@ class Plan:
     per_metric: dict[str, MetricPlan] = field(default_factory=dict)
     unregistered: list[str] = field(default_factory=list)
     turns: list[list[str]] = field(default_factory=list)
+    limits_s: dict[str, float | None] = field(default_factory=dict)
+    needs: list[tuple[str, float]] = field(default_factory=list)
     forecasts: list[str] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
     blanks: dict[tuple[str, str, int], Record] = field(default_factory=dict)
@@ -158,6 +161,7 @@ def make_plan(
     held: Mapping[RecordKey, Record],
     environment: Environment,
     memory_gib: float,
+    job_timeout_s: float | None = None,
 ) -> Plan:
     """Decide for each metric, sample and seed what is to be done; `held` are the store's latest records.
 
@@ -180,6 +184,8 @@ def make_plan(
         name = metric.declaration.name
         counts = plan.per_metric[name] = MetricPlan()
         counts.cannot = metric.unavailable(environment) or ""
+        limit_s = metric.declaration.job_limit_s if job_timeout_s is None else job_timeout_s
+        plan.limits_s[name] = limit_s or None
         settings = digest_of(metric.settings())
         kind = kind_on_disk(metric.declaration.weights, environment.weights)
         for sample in samples:
@@ -218,7 +224,18 @@ def make_plan(
                 assert video is not None
                 counts.to_score += 1
                 plan.blanks[name, sample.id, seed] = blank
-                plan.jobs.append(ScoringJob(turn=0, metric=name, sample=sample, seed=seed, video=video))
+                plan.jobs.append(
+                    ScoringJob(
+                        turn=0,
+                        metric=name,
+                        sample=sample,
+                        seed=seed,
+                        video=video,
+                        limit_s=plan.limits_s[name],
+                    )
+                )
+        if counts.to_score and metric.declaration.weights and kind == "real":
+            plan.needs.append((name, needed_gib([metric]) + WORKING_GIB))
     busy = [metric for metric in chosen if plan.per_metric[metric.declaration.name].to_score]
     plan.turns = [[metric.declaration.name for metric in turn] for turn in turns(busy, memory_gib)]
     plan.jobs = _in_turns(plan.jobs, plan.turns)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from refbench.bench.console import inform, note
 from refbench.bench.dataset import Track
+from refbench.bench.devices import chosen_devices
 from refbench.bench.environment import Environment
 from refbench.bench.metric import Metric
 from refbench.bench.options import assignments_by_owner
@@ -16,6 +17,7 @@ from refbench.bench.registry import methods as method_registry
 from refbench.bench.runner.evaluate import Evaluated, Evaluation, PreparedEvaluation
 from refbench.bench.runner.generate import Generated, Generation, check_seeds, make_method, run_generation
 from refbench.bench.runner.plan import require_named, selected_metrics
+from refbench.bench.runner.scoring import need_torch
 from refbench.bench.scores.store import StorePart, store_path
 
 
@@ -35,9 +37,11 @@ class MethodsRun:
     prompts: PromptSet | None = None
     shuffled_references: int | None = None
     metrics: str | None = None
+    samples: Sequence[str] = ()
     limit: int | None = None
     workers: int = 1
-    device: str = "auto"
+    devices: str = "auto"
+    job_timeout_s: float | None = None
     weights: Path | None = None
     plugins: tuple[Path, ...] = ()
     runs: Path = Path("runs")
@@ -92,8 +96,14 @@ def check_names(
 
 
 def check_run(run: MethodsRun) -> CheckedNames:
-    """As `check_names`, and that metrics asked for by name can run; what is wrong is a UserError."""
+    """As `check_names`, and that the devices are there and metrics asked for by name can run.
+
+    Raises UserError for what is wrong.
+    """
     checked = check_names(run.methods, run.assignments, run.settings, run.metrics)
+    by_torch = [method_registry.get(name).needs_torch for name in checked.methods]
+    by_torch.append(need_torch(checked.metrics, run.weights))
+    chosen_devices(run.devices, needs_torch=any(by_torch))
     if not all(store_path(run.out, name, run.track.name).exists() for name in checked.methods):
         # Nothing can be current yet; where something may be, the evaluation decides.
         every = {metric.declaration.name: len(run.track.samples) for metric in checked.metrics}
@@ -116,9 +126,13 @@ def run_methods(run: MethodsRun) -> MethodsDone:
                 prompts=run.prompts,
                 seeds=check_seeds(run.seeds),
                 shuffled_references=run.shuffled_references,
+                samples=tuple(run.samples),
                 limit=run.limit,
-                device=run.device,
+                workers=run.workers,
+                devices=_devices_of(run, needs_torch=method_registry.get(name).needs_torch),
+                job_timeout_s=run.job_timeout_s,
                 weights=run.weights,
+                plugins=run.plugins,
                 out=run.runs,
             )
         )
@@ -129,9 +143,11 @@ def run_methods(run: MethodsRun) -> MethodsDone:
                 track=run.track,
                 metrics=run.metrics,
                 options=checked.metric_options,
+                samples=tuple(run.samples),
                 limit=run.limit,
                 workers=run.workers,
-                device=run.device,
+                devices=_devices_of(run, needs_torch=need_torch(checked.metrics, run.weights)),
+                job_timeout_s=run.job_timeout_s,
                 weights=run.weights,
                 plugins=run.plugins,
                 out=run.out,
@@ -142,6 +158,11 @@ def run_methods(run: MethodsRun) -> MethodsDone:
             note(done.left_out)
         evaluated.append(done)
     return MethodsDone(evaluated=evaluated, generation_failed=failed)
+
+
+def _devices_of(run: MethodsRun, *, needs_torch: bool) -> str:
+    """The devices of one part of a run: what needs no torch runs beside it on the CPU."""
+    return run.devices if needs_torch else "cpu"
 
 
 def generate_and_say(generation: Generation) -> Generated:

@@ -38,18 +38,9 @@ def _listed(value: Any) -> Any:
 
 
 def _joined(value: Any) -> Any:
-    """A selection of metrics, which may be a list of names."""
+    """A selection of metrics or devices, which may be a list of names."""
     if isinstance(value, list) and value and all(isinstance(name, str) for name in value):
         return ",".join(value)
-    return value
-
-
-def _one_device(value: Any) -> Any:
-    """The one device of today, also as a list of one."""
-    if isinstance(value, list):
-        if len(value) != 1:
-            raise ValueError("one device is taken (auto, cpu, cuda, cuda:1), not several")
-        return value[0]
     return value
 
 
@@ -89,9 +80,11 @@ class RunConfig(BaseModel):
     prompts: Path | None = None
     references: str = "own"
     shuffle_seed: int = Field(default=0, ge=0)
+    samples: Names = ()
     limit: int | None = Field(default=None, ge=1)
     workers: int = Field(default=1, ge=1)
-    devices: Annotated[str, BeforeValidator(_one_device)] = "auto"
+    devices: Annotated[str, BeforeValidator(_joined)] = "auto"
+    job_timeout: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     weights: Path | None = None
     plugins: Annotated[tuple[Path, ...], BeforeValidator(_listed)] = ()
     runs: Path = Path("runs")

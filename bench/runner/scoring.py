@@ -7,13 +7,15 @@ import math
 import sys
 from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from refbench.bench.environment import Environment, quiet_onnx, resolve_device, usable_cores
+from refbench.bench.devices import Place, use_here
+from refbench.bench.environment import Environment, quiet_onnx, resolve_device, threads_per_job
 from refbench.bench.errors import MissingWeights, SampleError, UserError, one_line
 from refbench.bench.files import is_disk_error
+from refbench.bench.method import OnStep, silent
 from refbench.bench.metric import Metric, Scorer
 from refbench.bench.options import build_options
 from refbench.bench.registry import load_plugins, metrics
@@ -35,6 +37,12 @@ class ScoringJob:
     sample: Sample
     seed: int
     video: Path
+    limit_s: float | None = None
+
+    @property
+    def id(self) -> str:
+        """What no other job of an evaluation is called."""
+        return f"{self.metric} {self.sample.id} seed {self.seed}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,18 +62,18 @@ def make_metric(name: str, assignments: Mapping[str, Any] | None = None) -> Metr
     return metric_class(build_options(metric_class.Options, assignments or {}, owner))
 
 
-def scoring_environment(
-    metrics: Iterable[Metric], device: str, weights: Path | None, *, workers: int = 1
-) -> Environment:
-    """Where these metrics run: the device (see `resolve_device`) and each worker's share of the cores."""
+def need_torch(metrics: Iterable[Metric], weights: Path | None) -> bool:
+    """Whether any of these metrics runs here by torch."""
     # Without its weights a metric does not run, and torch need not be imported to learn of a GPU.
     anywhere = Environment(weights=weights)
-    needs_torch = any(
-        "torch" in metric.packages() and metric.unavailable(anywhere) is None for metric in metrics
-    )
+    return any("torch" in metric.packages() and metric.unavailable(anywhere) is None for metric in metrics)
+
+
+def scoring_environment(metrics: Iterable[Metric], device: str, weights: Path | None) -> Environment:
+    """Where these metrics run within this process: the device (see `resolve_device`) and its threads."""
     return Environment(
-        device=resolve_device(device, needs_torch=needs_torch),
-        threads=max(usable_cores() // workers, 1),
+        device=resolve_device(device, needs_torch=need_torch(metrics, weights)),
+        threads=threads_per_job(),
         weights=weights,
     )
 
@@ -87,9 +95,10 @@ class ScoringWorkerFactory:
     environment: Environment
     plugins: tuple[Path, ...] = ()
 
-    def __call__(self) -> ScoringWorker:
+    def __call__(self, place: Place) -> ScoringWorker:
+        use_here(place)
         load_plugins(self.plugins)
-        return ScoringWorker(self.options, self.environment)
+        return ScoringWorker(self.options, replace(self.environment, device=place.inside), place.device)
 
 
 class ScoringWorker:
@@ -97,21 +106,32 @@ class ScoringWorker:
     begins.
     """
 
-    def __init__(self, options: Mapping[str, Mapping[str, Any]], environment: Environment) -> None:
+    def __init__(
+        self,
+        options: Mapping[str, Mapping[str, Any]],
+        environment: Environment,
+        device: str | None = None,
+    ) -> None:
+        """`device` is what the machine calls the environment's device, where that is another name."""
         self._options = options
         self._environment = environment
+        self._device = device or environment.device
         self._turn = 0
         # Of each metric the scorer, or the reason why it could not be loaded.
         self._loaded: dict[str, LoadedMetric | str] = {}
         self._video: Video | None = None
 
-    def work(self, job: ScoringJob) -> ScoringOutcome:
-        """The outcome of a job. Whatever a metric raises becomes a reason, but for a UserError."""
+    def prepare(self, job: ScoringJob) -> None:
+        """Load the job's metric, unless it is. Raises UserError."""
         if job.turn != self._turn:
             self.close()
             self._turn = job.turn
         if job.metric not in self._loaded:
             self._loaded[job.metric] = self._load(job.metric)
+
+    def work(self, job: ScoringJob, on_step: OnStep = silent) -> ScoringOutcome:
+        """The outcome of a job. Whatever a metric raises becomes a reason, but for a UserError."""
+        self.prepare(job)
         loaded = self._loaded[job.metric]
         if isinstance(loaded, str):
             return ScoringOutcome(reason=loaded)
@@ -136,8 +156,16 @@ class ScoringWorker:
         return ScoringOutcome(
             value=float(score.value),
             details={**score.details, READING: remarks} if remarks else score.details,
-            provenance={"device": loaded.device, **loaded.scorer.provenance()},
+            provenance=self._provenance(loaded),
         )
+
+    def _provenance(self, loaded: LoadedMetric) -> dict[str, Any]:
+        """What a metric says of its making, with the device as the machine names it."""
+        said = {"device": loaded.device, "threads": self._environment.threads, **loaded.scorer.provenance()}
+        inside = self._environment.device
+        if inside != self._device and said["device"].startswith(inside):
+            said["device"] = self._device + said["device"].removeprefix(inside)
+        return said
 
     def close(self) -> None:
         """Close all loaded metrics."""

@@ -46,7 +46,8 @@ SEED_FOLDER_LIKE = re.compile(r"seed[-_ ]?([0-9]{1,18})", re.IGNORECASE)
 class RunInfo(BaseModel):
     """What `run.json` says: who made the videos, for what, and with which software.
 
-    `dataset` is the digest of the track's samples, `references` whether each sample had its own or another's.
+    `dataset` is the digest of the track's samples, `references` whether each sample had its own or another's,
+    `threads` the processor threads of one worker.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -61,6 +62,7 @@ class RunInfo(BaseModel):
     dataset: str | None = None
     versions: dict[str, str] = Field(default_factory=dict)
     commit: str | None = None
+    threads: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -63,7 +63,8 @@ class RecordKey(NamedTuple):
 class Provenance(BaseModel):
     """What a score was made from: SHA-256 digests of its inputs, and how it was computed.
 
-    An input that the metric does not use has no digest. `source` names the file of an imported score.
+    An input that the metric does not use has no digest. `threads` are the processor threads of the job,
+    `source` names the file of an imported score.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -77,6 +78,7 @@ class Provenance(BaseModel):
     device: str | None = None
     dtype: str | None = None
     batch_size: int | None = None
+    threads: int | None = None
     packages: dict[str, str] = Field(default_factory=dict)
     source: str | None = None
 

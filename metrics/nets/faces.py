@@ -16,7 +16,7 @@ Axes: H W rows and columns, C channels, F faces, D embedding.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -192,6 +192,12 @@ class FaceFinder:
                 yield Path(model.model_file)
 
 
+def provider_options(device: str, providers: Sequence[str]) -> list[dict[str, int]]:
+    """For each provider its options: CUDA's works on the GPU that the device names, by default the first."""
+    number = int(device.partition(":")[2] or 0)
+    return [{"device_id": number} if name == "CUDAExecutionProvider" else {} for name in providers]
+
+
 def execution_providers(device: str) -> list[str]:
     """ONNX Runtime's providers for a device: CUDA where it is asked for and available, else the CPU."""
     import onnxruntime
@@ -219,6 +225,7 @@ def load_faces(folder: Path, device: str, threads: int) -> FaceFinder:
             name=str(folder.resolve(strict=True)),
             allowed_modules=["detection", "recognition"],
             providers=providers,
+            provider_options=provider_options(device, providers),
             sess_options=options,
         )
         analysis.prepare(

@@ -23,7 +23,7 @@ def vote(
         str | None, typer.Option("--track", help="Needed where the stores hold several.")
     ] = None,
     out: Annotated[
-        Path, typer.Option("--out", metavar="FILE", help="Vote file; answers are appended.")
+        Path, typer.Option("--out", "-o", metavar="FILE", help="Vote file; answers are appended.")
     ] = Path("votes.jsonl"),
     export: Annotated[
         Path | None,

@@ -105,6 +105,35 @@ def test_a_prompt_that_is_too_long_is_cut_and_said(sampler: WanSampler) -> None:
     assert made.notes == (f"the prompt {note}",)
 
 
+def test_a_text_is_encoded_once_for_all_seeds_and_samples(
+    sampler: WanSampler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two samples with three seeds each share a negative prompt: three texts, and the same latents."""
+    encoded: list[str] = []
+    encode = WanCodec.encode_text
+
+    def counted(codec: WanCodec, text: str) -> tuple[torch.Tensor, str]:
+        encoded.append(text)
+        return encode(codec, text)
+
+    monkeypatch.setattr(WanCodec, "encode_text", counted)
+    prompts = ("a cup on a table", "shop " * 600)
+    many = WanSampler(codec=sampler.codec, transformer=sampler.transformer, scheduler=sampler.scheduler)
+    for seed in range(3):
+        for prompt in prompts:
+            alone = WanSampler(
+                codec=sampler.codec, transformer=sampler.transformer, scheduler=sampler.scheduler
+            )
+            made, expected = (
+                sample(one, prompt=prompt, steps=1, generator=torch.Generator().manual_seed(seed))
+                for one in (many, alone)
+            )
+            assert torch.equal(made.latents, expected.latents)
+            assert made.notes == expected.notes
+    # Samplers of one video encode two texts each.
+    assert len(encoded) == 3 + 2 * 6
+
+
 def test_latents_are_normalised_and_the_round_trip_is_the_vae_s(codec: WanCodec) -> None:
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 96, 3), dtype=np.uint8))
     pixels = to_tensor(picture)[None, :, None]

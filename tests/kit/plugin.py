@@ -4,6 +4,7 @@ PLUGIN = '''
 """A dummy metric and a dummy method: they make the whole pipeline testable."""
 import os
 import signal
+import threading
 import time
 from dataclasses import dataclass
 
@@ -64,6 +65,8 @@ class GreyOptions:
     width: int = 64
     height: int = 48
     fail_on: str = ""
+    die_on: str = ""
+    hang_on: str = ""
 
 
 @methods.register
@@ -86,6 +89,10 @@ class GreyGenerator(Generator):
     def generate(self, sample, seed, on_step=silent):
         if sample.id == self.options.fail_on:
             raise SampleError("asked to fail")
+        if sample.id == self.options.die_on:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if sample.id == self.options.hang_on:
+            threading.Event().wait()
         level = (self.options.level + 7 * sum(map(ord, sample.id)) + 31 * seed) % 200
         shape = (self.options.height, self.options.width, 3)
         return Frames(images=(np.full(shape, level + i, np.uint8) for i in range(4)), fps=8)

@@ -26,6 +26,7 @@ from refbench.metrics.nets.faces import (  # noqa: E402
     halved,
     largest,
     load_faces,
+    provider_options,
 )
 
 OPENCV = "new" if int(cv2.__version__.split(".")[0]) >= 5 else "old"
@@ -212,3 +213,10 @@ def test_providers_are_the_cpu_unless_cuda_is_asked_for_and_there(monkeypatch: p
     assert execution_providers("cpu") == [cpu]
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [cpu])
     assert execution_providers("cuda") == [cpu]
+
+
+def test_the_detector_runs_on_the_gpu_that_is_meant() -> None:
+    providers = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    assert provider_options("cuda:3", providers) == [{"device_id": 3}, {}]
+    assert provider_options("cuda", providers) == [{"device_id": 0}, {}]
+    assert provider_options("cpu", providers[1:]) == [{}]

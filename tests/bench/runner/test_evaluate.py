@@ -216,6 +216,31 @@ def test_a_worker_that_dies_costs_its_sample_only(
     assert sum(isinstance(value, float) for value in scored.values()) == 5
 
 
+def test_a_job_that_takes_too_long_is_ended_and_the_plan_says_how_long_it_may_take(
+    refbench: Run, videos: Path, dataset: Path, plugin: Path
+) -> None:
+    base = (
+        "evaluate", videos, "--name", "mine", "--dataset", dataset, "--plugin", plugin,
+        "--metrics", "dummy-brightness",
+    )  # fmt: skip
+    limits = {
+        words: json.loads(refbench(*base, "--dry-run", "--json", *words).stdout)["job_limits_s"]
+        for words in ((), ("--job-timeout", 7), ("--job-timeout", 0))
+    }
+    assert [one["dummy-brightness"] for one in limits.values()] == [3600, 7, None]
+    assert "no time limit in this process" in refbench(*base, "--dry-run").stdout
+    said = "2 workers on cpu, 1 thread each; a job may take: dummy-brightness 3,600 s (--job-timeout)"
+    assert said in refbench(*base, "--dry-run", "--workers", 2).stdout
+    hangs = ("--set", "sleep_s=1000", "--samples", "faceobj_2", "--job-timeout", 0.2)
+    done = refbench(*base, *hangs, expect=1)
+    reason = "failed: it took longer than 0.2 s (--job-timeout) and was ended"
+    assert reason in done.stderr
+    store = refbench.folder / "results/mine/open-domain.jsonl"
+    assert values(records_of(store), "dummy-brightness") == {"faceobj_2": reason}
+    refbench(*base, "--workers", 2)
+    assert {one.provenance.threads for one in records_of(store) if one.value is not None} == {1}
+
+
 def test_failures_weights_and_options_of_a_metric(
     refbench: Run, videos: Path, dataset: Path, plugin: Path
 ) -> None:

@@ -9,7 +9,9 @@ import shutil
 import signal
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -203,6 +205,70 @@ def test_what_the_user_can_mend_is_one_line(
     done = refbench("generate", *arguments, "--dataset", dataset, expect=2)
     assert message in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_one_worker_two_and_four_make_the_same_videos(refbench: Run, dataset: Path, plugin: Path) -> None:
+    made = []
+    for workers in (1, 2, 4):
+        out = refbench.folder / f"runs-{workers}"
+        done = refbench(
+            "generate", "dummy-grey", "--dataset", dataset, "--plugin", plugin, "-o", out, "--seed", 0,
+            "--seed", 1, "--workers", workers,
+        )  # fmt: skip
+        assert "12 made, 0 there already, 0 failed" in done.stderr
+        assert ("workers on cpu; a job may take 3,600 s (--job-timeout)" in done.stderr) == (workers > 1)
+        folder = out / "dummy-grey/open-domain"
+        made.append((contents(folder), (folder / "run.json").read_text()))
+        assert not list(folder.rglob(".*"))
+    assert made[0] == made[1] == made[2]
+    assert json.loads(made[0][1])["threads"] == 1
+
+
+def test_a_worker_that_dies_or_hangs_costs_its_video_only(refbench: Run, dataset: Path, plugin: Path) -> None:
+    base = ("generate", "dummy-grey", "--dataset", dataset, "--plugin", plugin)
+    died = "the worker process died (signal SIGKILL), each of 2 times"
+    done = refbench(*base, "--workers", 2, "--set", "die_on=faceobj_2", expect=1)
+    assert f"faceobj_2, seed 0: {died}" in done.stderr
+    folder = refbench.folder / "runs/dummy-grey/open-domain"
+    assert (folder / "seed-0/faceobj_2.error.txt").read_text() == f"{died}\n"
+    assert len(contents(folder)) == 5
+    assert not list(folder.rglob(".*"))
+    # Whether another video takes longer than a limit is the machine's affair: only one is made.
+    hangs = (*base, "-o", "hung", "--set", "hang_on=faceobj_2", "--samples", "faceobj_2")
+    done = refbench(*hangs, "--job-timeout", 0.2, expect=1)
+    assert "faceobj_2, seed 0: it took longer than 0.2 s (--job-timeout) and was ended" in done.stderr
+    assert "1 worker on cpu; a job may take" in done.stderr
+
+
+def test_samples_are_made_scored_and_run_by_name(refbench: Run, dataset: Path, plugin: Path) -> None:
+    base = ("--dataset", dataset, "--plugin", plugin, "--samples", "singleobj_1, faceobj_2")
+    refbench("generate", "dummy-grey", *base)
+    folder = refbench.folder / "runs/dummy-grey/open-domain"
+    assert sorted(contents(folder)) == ["seed-0/faceobj_2.mp4", "seed-0/singleobj_1.mp4"]
+    refbench("generate", "dummy-grey", "--dataset", dataset, "--plugin", plugin)
+    motion = ("--metrics", "motion-amplitude", "--json")
+    (board,) = json.loads(refbench("evaluate", folder, *base, *motion, "-o", "scores").stdout)
+    assert board["components"]["motion_amplitude"]["expected"] == 2
+    done = json.loads(refbench("run", "dummy-grey", *base, *motion).stdout)["scoreboards"]
+    assert done[0]["components"]["motion_amplitude"]["expected"] == 2
+    wrong = ("--dataset", dataset, "--plugin", plugin, "--samples", "faceobj_22")
+    told = refbench("generate", "dummy-grey", *wrong, expect=2).stderr
+    assert "--samples: unknown sample 'faceobj_22'; did you mean faceobj_2" in told
+
+
+def test_wherever_out_is_its_short_form_is() -> None:
+    from typer.main import get_command
+
+    from refbench.bench.cli.main import app
+
+    def options(command: Any) -> Iterator[list[str]]:
+        for name in getattr(command, "list_commands", lambda _: [])(None):
+            yield from options(command.get_command(None, name))
+        yield from (parameter.opts for parameter in command.params)
+
+    with_out = [names for names in options(get_command(app)) if "--out" in names]
+    assert len(with_out) > 10
+    assert all("-o" in names for names in with_out)
 
 
 MODEL_PLUGIN = '''

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from refbench.bench.devices import Place
 from refbench.bench.environment import Environment
 from refbench.bench.errors import UserError
 from refbench.bench.runner.executors import ProcessPoolExecutor
@@ -42,4 +43,4 @@ def test_a_full_disk_ends_an_evaluation_and_is_no_samples_fault(tmp_path: Path) 
     sample = Sample(id="singleobj_1", category="singleobj", prompt="", references=())
     job = ScoringJob(turn=1, metric="dummy-caching", sample=sample, seed=0, video=tmp_path / "x.mp4")
     with pytest.raises(UserError, match=r"dummy-caching: .* No space left on device"):
-        list(ProcessPoolExecutor[ScoringJob, ScoringOutcome](1).run(factory, [job]))
+        list(ProcessPoolExecutor[ScoringJob, ScoringOutcome]([Place()]).run(factory, [job]))
