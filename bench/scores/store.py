@@ -72,8 +72,8 @@ class StoreWriter:
             whole = 0
             if self.path.exists():
                 with _collecting_nothing():
-                    for one in _stored(self.path):
-                        self.records[one.record.key] = self._compact.compact(one.record)
+                    for one in _stored(self.path, self._compact):
+                        self.records[one.record.key] = one.record
                         whole = one.end
             self._file = self.path.open("ab")
             if whole < self._file.tell():
@@ -138,12 +138,12 @@ class _Stored(NamedTuple):
     end: int
 
 
-def _stored(path: Path) -> Iterator[_Stored]:
+def _stored(path: Path, records: CompactRecords) -> Iterator[_Stored]:
     """The records of one file in order, read once and a line at a time; see `read_records`."""
     lines = _whole_lines(path)
     for number, (start, line) in enumerate(lines, start=1):
         try:
-            record = Record.model_validate_json(line[:-1])
+            record = records.from_line(line[:-1])
         except ValidationError as error:
             for _ in lines:
                 # A file that does not end as a store does says so instead.
@@ -200,16 +200,15 @@ def read_records(path: Path) -> list[Record]:
     Equal parts of them (`provenance.weights`) are one object and not to be changed. Raises UserError with
     the line number for anything else that is no record, and for what is no regular file or far too large.
     """
-    shared = CompactRecords()
     with _collecting_nothing():
-        return [shared.compact(one.record) for one in _stored(path)]
+        return [one.record for one in _stored(path, CompactRecords())]
 
 
 def read_latest(files: Iterable[Path]) -> dict[RecordKey, Record]:
     """The latest record of every key in these files, as `read_records` reads them, in order of appearance."""
     shared = CompactRecords()
     with _collecting_nothing():
-        return latest(shared.compact(one.record) for file in files for one in _stored(file))
+        return latest(one.record for file in files for one in _stored(file, shared))
 
 
 @dataclass(frozen=True)
