@@ -28,7 +28,7 @@ SHARED_TYPES = (str, str | None, int, int | None)
 # The fields of a record whose value matters beside its type: of those that were taken once, what stands here.
 CHECKED_FIELDS = ("schema_version", "method", "track", "variant", "reason")
 # Equal provenances stand near each other in a store: of so many the last ones are looked through.
-MOST_PROVENANCES = 10_000
+MOST_PROVENANCES = 1000
 
 
 def _shared_fields(model: type[BaseModel]) -> tuple[str, ...]:
