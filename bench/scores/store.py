@@ -12,6 +12,7 @@ import gc
 import os
 import platform
 import re
+import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from typing import TYPE_CHECKING, BinaryIO, NamedTuple, Self
 from pydantic import ValidationError
 
 from refbench.bench.errors import UserError, first_fault, one_line
-from refbench.bench.files import is_there, lock_for_writing, regular_size
+from refbench.bench.files import is_there, lock_for_writing, regular_size, replacing
 from refbench.bench.scores.compact_records import CompactRecords
 from refbench.bench.scores.record import Record, RecordKey, generated_with, latest
 from refbench.bench.weights.kind import WeightsKind
@@ -209,6 +210,62 @@ def read_latest(files: Iterable[Path]) -> dict[RecordKey, Record]:
     shared = CompactRecords()
     with _collecting_nothing():
         return latest(one.record for file in files for one in _stored(file, shared))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compacted:
+    """What a file of a store held before it was compacted, and what went. A torn last line is no line."""
+
+    lines: int
+    removed_lines: int
+    size_bytes: int
+    removed_bytes: int
+
+
+def compact_store(path: Path) -> Compacted:
+    """Rewrite a file of a store without the lines that a later one supersedes, and without a torn last line.
+
+    The lines that stay are those of the latest records, byte for byte, in the order of `read_latest`. The
+    file is replaced as a whole, under the writer's lock: who reads, and a process that is killed, leaves or
+    finds the former file or the new one. A file with nothing to remove is left alone.
+
+    Raises UserError when another process writes the file, and as `read_records` does.
+    """
+    lock = _taken_lock(path)
+    try:
+        size_bytes = regular_size(path, LARGEST_STORE_BYTES)
+        places: dict[RecordKey, tuple[int, int]] = {}
+        lines = 0
+        with _collecting_nothing():
+            for one in _stored(path, CompactRecords()):
+                places[one.record.key] = (one.start, one.end)
+                lines += 1
+        kept_bytes = sum(end - start for start, end in places.values())
+        if kept_bytes < size_bytes:
+            # A link goes on leading to the file that it led to.
+            file = path.resolve()
+            with replacing(file) as partial:
+                _copy_parts(file, partial, places.values())
+    finally:
+        lock.release()
+    return Compacted(
+        lines=lines,
+        removed_lines=lines - len(places),
+        size_bytes=size_bytes,
+        removed_bytes=size_bytes - kept_bytes,
+    )
+
+
+def _copy_parts(source: Path, target: Path, parts: Iterable[tuple[int, int]]) -> None:
+    """Write parts (start and end, in bytes) of a file into a new one of its mode, down to the disk."""
+    with source.open("rb", READ_BYTES) as old, target.open("wb", READ_BYTES) as new:
+        for start, end in parts:
+            # In a buffered file a step within the buffer reads nothing.
+            old.seek(start)
+            new.write(old.read(end - start))
+        new.flush()
+        os.fsync(new.fileno())
+    shutil.copymode(source, target)
 
 
 @dataclass(frozen=True)
