@@ -204,9 +204,20 @@ def scoreboard(records: list[Record], protocol: Protocol) -> Scoreboard:
     values, strict = scores.values(), scores.strict_values()
     draws = scores.resampled() if len(scores.samples) > 1 else np.full((1, len(columns)), np.nan)
     weights = protocol.weights(domain)
+    seeds = {record.seed for record in records}
+    by_metric: dict[str, list[Record]] = {}
+    for record in records:
+        by_metric.setdefault(record.metric, []).append(record)
     components = tuple(
         _component_result(
-            column, records, weights[column.component.name], values, strict, interval(draws[:, index])
+            column,
+            by_metric.get(column.component.metric, []),
+            set(scores.samples),
+            len(seeds),
+            weights[column.component.name],
+            values,
+            strict,
+            interval(draws[:, index]),
         )
         for index, column in enumerate(columns)
     )
@@ -224,7 +235,7 @@ def scoreboard(records: list[Record], protocol: Protocol) -> Scoreboard:
         protocol=protocol.name,
         domain=domain,
         samples=len(scores.samples),
-        seeds=tuple(sorted({record.seed for record in records})),
+        seeds=tuple(sorted(seeds)),
         components=components,
         total=total if official else None,
         total_interval=interval(scores.resampled_total(draws, protocol, domain)) if official else None,
@@ -295,23 +306,24 @@ def natural_order(text: str) -> list[tuple[int, int | str]]:
 
 def _component_result(
     column: Column,
-    records: list[Record],
+    own: list[Record],
+    samples: set[str],
+    seeds: int,
     weight: float,
     values: Mapping[str, float | None],
     strict: Mapping[str, float | None],
     spread: Interval | None,
 ) -> ComponentResult:
+    """The result of a component from its own records of a run with these samples and so many seeds."""
     component = column.component
-    seeds = {record.seed for record in records}
-    videos = {(record.sample, seed) for record in records for seed in seeds}
-    own = [record for record in records if record.metric == component.metric]
     inapplicable = {record.sample for record in own if record.reason_kind == NOT_APPLICABLE}
-    expected = {video for video in videos if video[0] not in inapplicable}
+    expected = len(samples - inapplicable) * seeds
     scored = [record for record in own if record.value is not None]
     reasons = Counter(
         record.reason_kind for record in own if record.reason_kind not in (None, NOT_APPLICABLE)
     )
-    unrecorded = len(expected - {(record.sample, record.seed) for record in own})
+    recorded = {(record.sample, record.seed) for record in own if record.sample not in inapplicable}
+    unrecorded = expected - len(recorded)
     return ComponentResult(
         component=component.name,
         label=component.label,
@@ -319,7 +331,7 @@ def _component_result(
         value=values[component.name],
         strict=strict[component.name] if values[component.name] is not None else None,
         interval=spread,
-        expected=len(expected),
+        expected=expected,
         scored=len(scored),
         dropped=sum(record.value is not None and column.clip(record.value) is None for record in scored),
         reasons={str(kind): count for kind, count in sorted(reasons.items(), key=str)}
@@ -366,7 +378,7 @@ def unofficial_reasons(records: Iterable[Record], protocol: Protocol, domain: st
         elif judge != "local" and record.unofficial:
             reasons.add(record.unofficial)
     reasons |= {f"{WEIGHTS_TEXT[kind]} in {', '.join(sorted(names))}" for kind, names in refused.items()}
-    generators = {generated_with(record.variant) for record in records} - {None}
+    generators = {generated_with(variant) for variant in {record.variant for record in records}} - {None}
     reasons |= {f"generated with {kind} weights" for kind in generators - protocol.accepted_weights}
     return tuple(sorted(reasons))
 

@@ -155,7 +155,8 @@ class Record(BaseModel):
     @property
     def unofficial(self) -> str:
         """What the metric says keeps its score out of a TotalScore (`local judge …`), or an empty text."""
-        return one_line(self.details.get("unofficial") or "")
+        said = self.details.get("unofficial")
+        return one_line(said) if said else ""
 
     @property
     def reading(self) -> tuple[str, ...]:
