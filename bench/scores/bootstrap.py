@@ -7,7 +7,7 @@ fixed: the same records give the same intervals.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -72,16 +72,24 @@ def resampled_means(values_SC: np.ndarray, resamples: int = RESAMPLES) -> np.nda
     `values_SC` is (samples, columns) with NaN for "no value"; the result is (resamples, columns), NaN where a
     resample holds no value of the column.
     """
-    present_SC = np.isfinite(values_SC)
-    filled_SC = np.where(present_SC, values_SC, 0.0)
-    both = np.concatenate([filled_SC, present_SC], axis=1, dtype=np.float64)
-    columns = values_SC.shape[1]
-    blocks = []
-    for counts_RS in count_blocks(len(values_SC), resamples):
-        sums = counts_RS @ both
-        with np.errstate(invalid="ignore", divide="ignore"):
-            blocks.append(sums[:, :columns] / sums[:, columns:])
-    return np.concatenate(blocks)
+    return resampled_means_of([values_SC], resamples)[0]
+
+
+def resampled_means_of(several_SC: Sequence[np.ndarray], resamples: int = RESAMPLES) -> list[np.ndarray]:
+    """`resampled_means` of each of several tables of as many samples, which are drawn once for all."""
+    tables = []
+    for values_SC in several_SC:
+        present_SC = np.isfinite(values_SC)
+        filled_SC = np.where(present_SC, values_SC, 0.0)
+        tables.append(np.concatenate([filled_SC, present_SC], axis=1, dtype=np.float64))
+    blocks: list[list[np.ndarray]] = [[] for _ in tables]
+    for counts_RS in count_blocks(len(several_SC[0]), resamples):
+        for table, means in zip(tables, blocks, strict=True):
+            sums = counts_RS @ table
+            columns = table.shape[1] // 2
+            with np.errstate(invalid="ignore", divide="ignore"):
+                means.append(sums[:, :columns] / sums[:, columns:])
+    return [np.concatenate(means) for means in blocks]
 
 
 def interval(draws: np.ndarray) -> Interval | None:
