@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from refbench.bench.errors import UserError
 from refbench.bench.runs.folder import RunInfo, read_run, stored_run_file
 from refbench.bench.scores.aggregate import by_run
-from refbench.bench.scores.record import Record, RunKey, latest
+from refbench.bench.scores.record import Record, RunKey, key_values
 from refbench.bench.scores.store import Store, StorePart, read_records, store_files, store_paths
 
 
@@ -66,5 +66,5 @@ def read_stored_runs(stores: Store | Iterable[Store]) -> StoredRuns:
 
 def in_key_order(records: Iterable[Record]) -> tuple[Record, ...]:
     """The latest records sorted by key, so that nothing made from them depends on the order of reading."""
-    by_key = latest(records)
+    by_key = {key_values(record): record for record in records}
     return tuple(by_key[key] for key in sorted(by_key))

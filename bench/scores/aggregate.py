@@ -24,6 +24,7 @@ from refbench.bench.scores.record import (
     Record,
     RunKey,
     generated_with,
+    key_values,
     latest,
 )
 from refbench.bench.weights.kind import WeightsKind, kind_of_digest
@@ -213,7 +214,7 @@ def by_run(records: Iterable[Record]) -> dict[RunKey, list[Record]]:
 
 def scoreboard(records: list[Record], protocol: Protocol) -> Scoreboard:
     """The scoreboard of the records of one (method, track, variant), whatever their order."""
-    records = sorted(records, key=lambda record: record.key)
+    records = sorted(records, key=key_values)
     first = records[0]
     domain = domain_of(first.track)
     columns = protocol.weighted_columns(domain)

