@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from refbench.bench.dataset import declared_tracks, domain_of
-from refbench.bench.scores.bootstrap import Interval, interval, resampled_means_of
+from refbench.bench.scores.bootstrap import Interval, interval, resampled_means
 from refbench.bench.scores.columns import COMPONENTS
 from refbench.bench.scores.protocol import Column, Protocol, protocol_of
 from refbench.bench.scores.record import (
@@ -85,7 +85,7 @@ def resampled_together(several: Sequence[SampleScores]) -> list[np.ndarray]:
     if len({len(scores.samples) for scores in several}) > 1:
         return [scores.resampled() for scores in several]
     holding_dropped = [index for index, scores in enumerate(several) if scores.dropped_SC.any()]
-    means = resampled_means_of(
+    means = resampled_means(
         [scores.official_SC for scores in several]
         + [np.where(several[index].dropped_SC, 1.0, np.nan) for index in holding_dropped]
     )

@@ -66,17 +66,12 @@ def count_blocks(samples: int, resamples: int = RESAMPLES) -> Iterator[np.ndarra
         yield part
 
 
-def resampled_means(values_SC: np.ndarray, resamples: int = RESAMPLES) -> np.ndarray:
-    """Means of each column over the drawn samples that have a value.
+def resampled_means(several_SC: Sequence[np.ndarray], resamples: int = RESAMPLES) -> list[np.ndarray]:
+    """For each of several tables, the means of each column over the drawn samples that have a value.
 
-    `values_SC` is (samples, columns) with NaN for "no value"; the result is (resamples, columns), NaN where a
-    resample holds no value of the column.
+    Tables are (samples, columns) with NaN for "no value", of as many samples, which are drawn once for all;
+    results are (resamples, columns), NaN where a resample holds no value of the column.
     """
-    return resampled_means_of([values_SC], resamples)[0]
-
-
-def resampled_means_of(several_SC: Sequence[np.ndarray], resamples: int = RESAMPLES) -> list[np.ndarray]:
-    """`resampled_means` of each of several tables of as many samples, which are drawn once for all."""
     tables = []
     for values_SC in several_SC:
         present_SC = np.isfinite(values_SC)

@@ -161,6 +161,14 @@ def test_values_on_fewer_runs_of_the_judge_are_said() -> None:
     assert not any("3 of 3" in text for text in notes)
 
 
+def test_tables_of_as_many_samples_are_resampled_as_each_alone() -> None:
+    generator = np.random.default_rng(1)
+    tables = [np.where(generator.random((9, 3)) < 0.3, np.nan, generator.random((9, 3))) for _ in range(3)]
+    together = resampled_means(tables, 50)
+    for table, means in zip(tables, together, strict=True):
+        assert np.array_equal(means, resampled_means([table], 50)[0], equal_nan=True)
+
+
 def test_natural_order() -> None:
     ids = ["faceobj_10", "faceobj_2", "a", "faceobj_1"]
     assert sorted(ids, key=natural_order) == ["a", "faceobj_1", "faceobj_2", "faceobj_10"]
@@ -169,7 +177,7 @@ def test_natural_order() -> None:
 def test_resampled_means_are_means_of_drawn_samples() -> None:
     values = np.array([[1.0, np.nan], [2.0, 5.0], [4.0, 7.0]])
     counts = np.concatenate(list(count_blocks(3)))
-    means = resampled_means(values)
+    (means,) = resampled_means([values])
     assert counts.shape == (RESAMPLES, 3)
     assert (counts.sum(axis=1) == 3).all()
     for row in range(50):
@@ -184,7 +192,7 @@ def test_resampled_means_are_means_of_drawn_samples() -> None:
 
 def test_intervals_have_the_width_theory_gives() -> None:
     values = np.random.default_rng(0).normal(0.5, 0.1, (180, 1))
-    low, high = interval(resampled_means(values)[:, 0]) or (0, 0)
+    low, high = interval(resampled_means([values])[0][:, 0]) or (0, 0)
     expected = 1.96 * values.std() / np.sqrt(180)
     assert (high - low) / 2 == pytest.approx(expected, rel=0.05)
     assert low < values.mean() < high
