@@ -135,10 +135,21 @@ def _flat(value: object, name: str) -> Iterator[tuple[str, str]]:
 
 def _scoring_fields(records: Iterable[Record]) -> dict[str, str]:
     found: dict[str, set[str]] = {}
+    scored_alike: set[tuple[object, ...]] = set()
     for record in records:
         if record.value is None:
             continue
         made_from = record.provenance
+        alike = (
+            record.metric,
+            made_from.metric_version,
+            made_from.settings,
+            made_from.dtype,
+            *made_from.weights.items(),
+        )
+        if alike in scored_alike:
+            continue
+        scored_alike.add(alike)
         known = {
             "version": made_from.metric_version,
             "settings": made_from.settings,

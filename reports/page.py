@@ -204,9 +204,22 @@ def card_sections(runs: Iterable[RunKey], run_infos: Mapping[RunKey, RunInfo]) -
 def metric_table(records: Iterable[Record]) -> Table:
     """How each metric was computed: all versions, devices, dtypes and weights seen in its records."""
     seen: dict[str, dict[str, set[str]]] = {}
+    # The records of a store share their provenances' weights: few of many differ in what is told here.
+    unlike: dict[tuple[object, ...], Record] = {}
     for record in records:
-        if record.value is None:
-            continue
+        if record.value is not None:
+            made_from = record.provenance
+            told = (
+                record.metric,
+                made_from.metric_version,
+                made_from.device,
+                made_from.dtype,
+                made_from.batch_size,
+                made_from.source,
+                id(made_from.weights),
+            )
+            unlike.setdefault(told, record)
+    for record in unlike.values():
         made_from = record.provenance
         columns = seen.setdefault(
             record.metric, {name: set() for name in ("version", "on", "weights", "source")}
@@ -233,8 +246,10 @@ def metric_table(records: Iterable[Record]) -> Table:
 def package_versions(records: Iterable[Record]) -> dict[str, str]:
     """Package → every version seen in the records."""
     seen: dict[str, set[str]] = {}
-    for record in records:
-        for package, version in record.provenance.packages.items():
+    # One for many records of a store.
+    objects = {id(packages): packages for packages in (record.provenance.packages for record in records)}
+    for packages in objects.values():
+        for package, version in packages.items():
             seen.setdefault(package, set()).add(version)
     return {package: _listed(versions) for package, versions in sorted(seen.items())}
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from refbench.bench.errors import UserError
 from refbench.bench.runs.folder import RunInfo, read_run, stored_run_file
-from refbench.bench.scores.aggregate import group_records
-from refbench.bench.scores.record import Record, RunKey, latest
+from refbench.bench.scores.aggregate import by_run
+from refbench.bench.scores.record import Record, RunKey, key_values
 from refbench.bench.scores.store import Store, StorePart, read_records, store_files, store_paths
 
 
@@ -26,7 +26,7 @@ class StoredRuns:
 
     def groups(self) -> dict[RunKey, list[Record]]:
         """The records of each run."""
-        return group_records(self.records)
+        return by_run(self.records)
 
 
 def read_stored_runs(stores: Store | Iterable[Store]) -> StoredRuns:
@@ -49,7 +49,7 @@ def read_stored_runs(stores: Store | Iterable[Store]) -> StoredRuns:
                 in_file = [record for record in in_file if record.key in parts[file]]
             infos = {
                 key: read_run(run_file)
-                for key in group_records(in_file)
+                for key in dict.fromkeys(record.run for record in in_file)
                 if (run_file := stored_run_file(file, key.variant)).is_file()
             }
         except UserError as error:
@@ -66,5 +66,5 @@ def read_stored_runs(stores: Store | Iterable[Store]) -> StoredRuns:
 
 def in_key_order(records: Iterable[Record]) -> tuple[Record, ...]:
     """The latest records sorted by key, so that nothing made from them depends on the order of reading."""
-    by_key = latest(records)
+    by_key = {key_values(record): record for record in records}
     return tuple(by_key[key] for key in sorted(by_key))

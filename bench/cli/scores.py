@@ -1,4 +1,4 @@
-"""The commands on score stores: import-scores, export, merge."""
+"""The commands on score stores: import-scores, export, merge, compact."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ def add_commands(app: typer.Typer) -> None:
     app.command("import-scores")(import_scores)
     app.command()(export)
     app.command()(merge)
+    app.command()(compact)
 
 
 def import_scores(
@@ -154,3 +155,23 @@ def merge(
 
     for path, count in merge_stores(stores, out).items():
         print_text(f"{path}: {count} records added or changed")
+
+
+def compact(stores: o.StoresArgument) -> None:
+    """Rewrite score stores without superseded lines.
+
+    A store keeps each line that was ever written; of those of one score the last counts. Tables and reports
+    stay the same. A file that a run is writing is refused; killed at any moment, this leaves the former file
+    or the new one.
+
+    Example: refbench compact results/
+    """
+    from refbench.bench.console import count_text, print_text
+    from refbench.bench.scores.store import compact_store, store_files
+
+    for file in store_files(stores):
+        done = compact_store(file)
+        print_text(
+            f"{file}: {done.removed_lines} of {count_text(done.lines, 'line')} removed, "
+            f"{done.removed_bytes} of {done.size_bytes} bytes"
+        )

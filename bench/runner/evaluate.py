@@ -30,9 +30,8 @@ from refbench.bench.scores.record import (
     RecordKey,
     RunKey,
     joined_variant,
-    latest,
 )
-from refbench.bench.scores.store import StoreWriter, checked_name, read_records, store_path
+from refbench.bench.scores.store import StoreWriter, checked_name, read_latest, store_path
 
 SHUFFLED_SCORING = "scored-shuffled"
 
@@ -197,7 +196,7 @@ class PreparedEvaluation:
     def plan(self, held: Mapping[RecordKey, Record] | None = None) -> Plan:
         """The plan against the store's records (read without locking where they are not given)."""
         if held is None:
-            held = latest(read_records(self.store)) if self.store.is_file() else {}
+            held = read_latest([self.store]) if self.store.is_file() else {}
         share_gib = self.evaluation.memory_gib or free_gib(self.places)
         plan = make_plan(
             run_key=self.run_key,

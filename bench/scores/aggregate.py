@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,9 +24,10 @@ from refbench.bench.scores.record import (
     Record,
     RunKey,
     generated_with,
+    key_values,
     latest,
 )
-from refbench.bench.weights.kind import WeightsKind
+from refbench.bench.weights.kind import WeightsKind, kind_of_digest
 
 WEIGHTS_TEXT: Mapping[WeightsKind, str] = {
     "tiny": "tiny random weights",
@@ -70,21 +71,33 @@ class SampleScores:
 
     def resampled(self) -> np.ndarray:
         """Bootstrap draws of the normalised component means, (resamples, columns)."""
-        worst = np.array([column.worst for column in self.columns])
-        best = np.array([column.best for column in self.columns])
-        means = resampled_means(self.official_SC)
-        if self.dropped_SC.any():
-            # Officially the mean of dropped scores alone is 0, not missing.
-            holds_dropped = np.isfinite(resampled_means(np.where(self.dropped_SC, 1.0, np.nan)))
-            means = np.where(np.isnan(means) & holds_dropped, 0.0, means)
-        draws: np.ndarray = (means - worst) / (best - worst)
-        return draws
+        return resampled_together([self])[0]
 
     def resampled_total(self, draws: np.ndarray, protocol: Protocol, domain: str) -> np.ndarray:
         """TotalScore of each draw, (resamples,); NaN where a component has no sample in it."""
         weights = protocol.weights(domain)
         totals: np.ndarray = draws @ np.array([weights[column.component.name] for column in self.columns])
         return totals
+
+
+def resampled_together(several: Sequence[SampleScores]) -> list[np.ndarray]:
+    """`SampleScores.resampled` of each; where all have as many samples, these are drawn once for all."""
+    if len({len(scores.samples) for scores in several}) > 1:
+        return [scores.resampled() for scores in several]
+    holding_dropped = [index for index, scores in enumerate(several) if scores.dropped_SC.any()]
+    means = resampled_means(
+        [scores.official_SC for scores in several]
+        + [np.where(several[index].dropped_SC, 1.0, np.nan) for index in holding_dropped]
+    )
+    for index, dropped in zip(holding_dropped, means[len(several) :], strict=True):
+        # Officially the mean of dropped scores alone is 0, not missing.
+        means[index] = np.where(np.isnan(means[index]) & np.isfinite(dropped), 0.0, means[index])
+    draws = []
+    for scores, own in zip(several, means, strict=False):
+        worst = np.array([column.worst for column in scores.columns])
+        best = np.array([column.best for column in scores.columns])
+        draws.append((own - worst) / (best - worst))
+    return draws
 
 
 def _mean(column: Column, clipped: np.ndarray, *, all_dropped: bool = False) -> float | None:
@@ -188,15 +201,20 @@ def scoreboards(records: Iterable[Record], protocol: str | None = None) -> list[
 
 def group_records(records: Iterable[Record]) -> dict[RunKey, list[Record]]:
     """The latest records by run, in order of first appearance."""
+    return by_run(latest(records).values())
+
+
+def by_run(records: Iterable[Record]) -> dict[RunKey, list[Record]]:
+    """Records, of each key one, by run, in order of first appearance."""
     groups: dict[RunKey, list[Record]] = {}
-    for record in latest(records).values():
+    for record in records:
         groups.setdefault(record.run, []).append(record)
     return groups
 
 
 def scoreboard(records: list[Record], protocol: Protocol) -> Scoreboard:
     """The scoreboard of the records of one (method, track, variant), whatever their order."""
-    records = sorted(records, key=lambda record: record.key)
+    records = sorted(records, key=key_values)
     first = records[0]
     domain = domain_of(first.track)
     columns = protocol.weighted_columns(domain)
@@ -204,9 +222,20 @@ def scoreboard(records: list[Record], protocol: Protocol) -> Scoreboard:
     values, strict = scores.values(), scores.strict_values()
     draws = scores.resampled() if len(scores.samples) > 1 else np.full((1, len(columns)), np.nan)
     weights = protocol.weights(domain)
+    seeds = {record.seed for record in records}
+    by_metric: dict[str, list[Record]] = {}
+    for record in records:
+        by_metric.setdefault(record.metric, []).append(record)
     components = tuple(
         _component_result(
-            column, records, weights[column.component.name], values, strict, interval(draws[:, index])
+            column,
+            by_metric.get(column.component.metric, []),
+            set(scores.samples),
+            len(seeds),
+            weights[column.component.name],
+            values,
+            strict,
+            interval(draws[:, index]),
         )
         for index, column in enumerate(columns)
     )
@@ -224,7 +253,7 @@ def scoreboard(records: list[Record], protocol: Protocol) -> Scoreboard:
         protocol=protocol.name,
         domain=domain,
         samples=len(scores.samples),
-        seeds=tuple(sorted({record.seed for record in records})),
+        seeds=tuple(sorted(seeds)),
         components=components,
         total=total if official else None,
         total_interval=interval(scores.resampled_total(draws, protocol, domain)) if official else None,
@@ -247,37 +276,51 @@ def sample_scores(records: Iterable[Record], columns: tuple[Column, ...]) -> Sam
     columns_by_metric = {column.component.metric: index for index, column in enumerate(columns)}
     categories: dict[str, str] = {}
     seeds: set[int] = set()
-    values: dict[tuple[str, int], list[float]] = {}
+    counted: dict[str, list[list[float]]] = {}
     dropped: set[tuple[str, int]] = set()
     not_applicable: set[tuple[str, int]] = set()
     for record in records:
-        categories[record.sample] = record.category
+        sample, value = record.sample, record.value
+        categories[sample] = record.category
         seeds.add(record.seed)
         index = columns_by_metric.get(record.metric)
         if index is None:
             continue
-        if record.reason_kind == NOT_APPLICABLE:
-            not_applicable.add((record.sample, index))
-        elif record.value is not None:
-            clipped = columns[index].clip(record.value)
-            if clipped is None:
-                dropped.add((record.sample, index))
-            else:
-                values.setdefault((record.sample, index), []).append(clipped)
+        if value is None:
+            if record.reason_kind == NOT_APPLICABLE:
+                not_applicable.add((sample, index))
+            continue
+        clipped = columns[index].clip(value)
+        if clipped is None:
+            dropped.add((sample, index))
+            continue
+        if sample not in counted:
+            counted[sample] = [[] for _ in columns]
+        counted[sample][index].append(clipped)
 
     samples = sorted(categories, key=natural_order)
-    official_SC = np.full((len(samples), len(columns)), np.nan)
-    strict_SC = np.full((len(samples), len(columns)), np.nan)
-    dropped_SC = np.zeros((len(samples), len(columns)), dtype=bool)
-    for row, sample in enumerate(samples):
-        for index, column in enumerate(columns):
-            counted = values.get((sample, index), [])
-            dropped_SC[row, index] = (sample, index) in dropped
-            if counted:
-                official_SC[row, index] = sum(counted) / len(counted)
-            if (sample, index) not in not_applicable:
-                worst = [column.worst] * (len(seeds) - len(counted))
-                strict_SC[row, index] = sum(counted + worst) / len(seeds)
+    shape = (len(samples), len(columns))
+    nothing: list[list[float]] = [[] for _ in columns]
+    rows = [counted.get(sample, nothing) for sample in samples]
+    official_SC = np.array(
+        [[sum(one) / len(one) if one else np.nan for one in row] for row in rows], dtype=np.float64
+    ).reshape(shape)
+    strict_SC = np.array(
+        [
+            [
+                sum(one + [column.worst] * (len(seeds) - len(one))) / len(seeds)
+                for column, one in zip(columns, row, strict=True)
+            ]
+            for row in rows
+        ],
+        dtype=np.float64,
+    ).reshape(shape)
+    dropped_SC = np.zeros(shape, dtype=bool)
+    row_of = {sample: row for row, sample in enumerate(samples)}
+    for sample, index in not_applicable:
+        strict_SC[row_of[sample], index] = np.nan
+    for sample, index in dropped:
+        dropped_SC[row_of[sample], index] = True
     return SampleScores(
         columns=columns,
         samples=tuple(samples),
@@ -295,23 +338,24 @@ def natural_order(text: str) -> list[tuple[int, int | str]]:
 
 def _component_result(
     column: Column,
-    records: list[Record],
+    own: list[Record],
+    samples: set[str],
+    seeds: int,
     weight: float,
     values: Mapping[str, float | None],
     strict: Mapping[str, float | None],
     spread: Interval | None,
 ) -> ComponentResult:
+    """The result of a component from its own records of a run with these samples and so many seeds."""
     component = column.component
-    seeds = {record.seed for record in records}
-    videos = {(record.sample, seed) for record in records for seed in seeds}
-    own = [record for record in records if record.metric == component.metric]
     inapplicable = {record.sample for record in own if record.reason_kind == NOT_APPLICABLE}
-    expected = {video for video in videos if video[0] not in inapplicable}
+    expected = len(samples - inapplicable) * seeds
     scored = [record for record in own if record.value is not None]
     reasons = Counter(
         record.reason_kind for record in own if record.reason_kind not in (None, NOT_APPLICABLE)
     )
-    unrecorded = len(expected - {(record.sample, record.seed) for record in own})
+    recorded = {(record.sample, record.seed) for record in own if record.sample not in inapplicable}
+    unrecorded = expected - len(recorded)
     return ComponentResult(
         component=component.name,
         label=component.label,
@@ -319,7 +363,7 @@ def _component_result(
         value=values[component.name],
         strict=strict[component.name] if values[component.name] is not None else None,
         interval=spread,
-        expected=len(expected),
+        expected=expected,
         scored=len(scored),
         dropped=sum(record.value is not None and column.clip(record.value) is None for record in scored),
         reasons={str(kind): count for kind, count in sorted(reasons.items(), key=str)}
@@ -355,18 +399,22 @@ def unofficial_reasons(records: Iterable[Record], protocol: Protocol, domain: st
     weighed = {column.component.metric for column in protocol.weighted_columns(domain)}
     reasons: set[str] = set()
     refused: dict[WeightsKind, set[str]] = {}
+    # Of the records of a store few digests differ; each is looked at once.
+    kinds: dict[str, WeightsKind] = {}
     for record in records:
         if record.metric not in weighed or record.value is None:
             continue
-        for kind in record.provenance.weights_kinds - protocol.accepted_weights:
-            refused.setdefault(kind, set()).add(record.metric)
+        for digest in record.provenance.weights.values():
+            kind = kinds.get(digest) or kinds.setdefault(digest, kind_of_digest(digest))
+            if kind not in protocol.accepted_weights:
+                refused.setdefault(kind, set()).add(record.metric)
         judge = record.judge_kind
         if judge is not None and judge not in protocol.accepted_judges:
             reasons.add(record.unofficial or f"{judge} judge")
         elif judge != "local" and record.unofficial:
             reasons.add(record.unofficial)
     reasons |= {f"{WEIGHTS_TEXT[kind]} in {', '.join(sorted(names))}" for kind, names in refused.items()}
-    generators = {generated_with(record.variant) for record in records} - {None}
+    generators = {generated_with(variant) for variant in {record.variant for record in records}} - {None}
     reasons |= {f"generated with {kind} weights" for kind in generators - protocol.accepted_weights}
     return tuple(sorted(reasons))
 

@@ -18,7 +18,12 @@ import numpy as np
 from refbench.bench.console import count_text
 from refbench.bench.dataset import domain_of
 from refbench.bench.errors import UserError
-from refbench.bench.scores.aggregate import SampleScores, sample_scores, unofficial_reasons
+from refbench.bench.scores.aggregate import (
+    SampleScores,
+    resampled_together,
+    sample_scores,
+    unofficial_reasons,
+)
 from refbench.bench.scores.bootstrap import CONFIDENCE, Interval, interval
 from refbench.bench.scores.protocol import Protocol
 from refbench.bench.scores.record import FAILED, MISSING_VIDEO, MISSING_WEIGHTS, Record
@@ -130,7 +135,7 @@ def compare_records(
         for reason in unofficial_reasons(records, protocol, domain)
     }
     notes += [f"not a TotalScore: {text}" for text in sorted(unofficial)]
-    draws_a, draws_b = scores_a.resampled(), scores_b.resampled()
+    draws_a, draws_b = resampled_together([scores_a, scores_b])
     values_a, values_b = scores_a.values(), scores_b.values()
     components = tuple(
         _difference(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from copy import copy
 from typing import TYPE_CHECKING
 
 from refbench.bench.errors import UserError
@@ -56,7 +57,8 @@ def records(source: Source) -> pd.DataFrame:
 
     rows = [
         [getattr(record, name) for name in RECORD_COLUMNS]
-        + [getattr(record.provenance, name) for name in Provenance.model_fields]
+        # Records of a store share their dictionaries.
+        + [copy(getattr(record.provenance, name)) for name in Provenance.model_fields]
         for record in latest_records(source)
     ]
     table = pd.DataFrame(rows, columns=[*RECORD_COLUMNS, *PROVENANCE_COLUMNS])

@@ -8,20 +8,23 @@ a crash loses at most that line.
 from __future__ import annotations
 
 import codecs
+import gc
 import os
 import platform
 import re
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, BinaryIO, Self
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple, Self
 
 from pydantic import ValidationError
 
 from refbench.bench.errors import UserError, first_fault, one_line
-from refbench.bench.files import is_there, lock_for_writing, read_bytes
+from refbench.bench.files import is_there, lock_for_writing, regular_size, replacing
+from refbench.bench.scores.compact_records import CompactRecords
 from refbench.bench.scores.record import Record, RecordKey, generated_with, latest
 from refbench.bench.weights.kind import WeightsKind
 
@@ -33,6 +36,8 @@ Store = str | os.PathLike[str]
 
 # Room for millions of records, several thousand times what one method on an official track leaves.
 LARGEST_STORE_BYTES = 16 * 2**30
+# Read at once: far more than a line.
+READ_BYTES = 2**20
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
 
 
@@ -58,27 +63,23 @@ class StoreWriter:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.records: dict[RecordKey, Record] = {}
+        self._compact = CompactRecords()
         self._lock: FileLock | None = None
         self._file: BinaryIO | None = None
 
     def __enter__(self) -> Self:
-        def taken(lock_file: Path) -> str:
-            return (
-                f"{self.path} is being written by another run{_owner(lock_file)}; wait for it, or use "
-                f"another --out and merge. If no such run is left (a machine that went away), remove "
-                f"{lock_file}"
-            )
-
-        self._lock = lock_for_writing(self.path, taken)
-        # For whoever finds it taken: on a shared disk the owner may be another machine.
-        with suppress(OSError):
-            Path(self._lock.lock_file).write_text(
-                f"process {os.getpid()} on {platform.node()}\n", encoding="utf-8"
-            )
+        self._lock = _taken_lock(self.path)
         try:
-            self.records = latest(read_records(self.path)) if self.path.exists() else {}
+            whole = 0
+            if self.path.exists():
+                with _collecting_nothing():
+                    for one in _stored(self.path, self._compact):
+                        self.records[one.record.key] = one.record
+                        whole = one.end
             self._file = self.path.open("ab")
-            self._cut_torn_line()
+            if whole < self._file.tell():
+                # Torn by a crash.
+                os.truncate(self.path, whole)
         except BaseException:
             self._lock.release()
             raise
@@ -99,14 +100,25 @@ class StoreWriter:
         assert self._file is not None, "append() outside of the with block"
         for record in records:
             self._file.write(record.model_dump_json().encode() + b"\n")
-            self.records[record.key] = record
+            self.records[record.key] = self._compact.compact(record)
         self._file.flush()
 
-    def _cut_torn_line(self) -> None:
-        content = self.path.read_bytes()
-        end = content.rfind(b"\n") + 1
-        if end < len(content):
-            os.truncate(self.path, end)
+
+def _taken_lock(path: Path) -> FileLock:
+    """The lock of a store file, which says in its file who has it. Raises UserError when another has."""
+
+    def taken(lock_file: Path) -> str:
+        return (
+            f"{path} is being written by another run{_owner(lock_file)}; wait for it, or use "
+            f"another --out and merge. If no such run is left (a machine that went away), remove "
+            f"{lock_file}"
+        )
+
+    lock = lock_for_writing(path, taken)
+    # For whoever finds it taken: on a shared disk the owner may be another machine.
+    with suppress(OSError):
+        Path(lock.lock_file).write_text(f"process {os.getpid()} on {platform.node()}\n", encoding="utf-8")
+    return lock
 
 
 def _owner(lock_file: Path) -> str:
@@ -119,27 +131,141 @@ def _owner(lock_file: Path) -> str:
     return f" ({said})" if said else ""
 
 
+class _Stored(NamedTuple):
+    """A record and where its line stands in the file, in bytes; `end` is after the line's end."""
+
+    record: Record
+    start: int
+    end: int
+
+
+def _stored(path: Path, records: CompactRecords) -> Iterator[_Stored]:
+    """The records of one file in order, read once and a line at a time; see `read_records`."""
+    lines = _whole_lines(path)
+    for number, (start, line) in enumerate(lines, start=1):
+        try:
+            record = records.from_line(line[:-1])
+        except ValidationError as error:
+            for _ in lines:
+                # A file that does not end as a store does says so instead.
+                pass
+            raise UserError(f"{path}, line {number} is no score record: {first_fault(error)}") from None
+        yield _Stored(record, start, start + len(line))
+
+
+def _whole_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """The lines that have an end, each with the position of its first byte.
+
+    Raises UserError for what is no regular file, far too large or unreadable; and, after the last line, when
+    what follows is not the beginning of a record.
+    """
+    regular_size(path, LARGEST_STORE_BYTES)
+    try:
+        with path.open("rb", READ_BYTES) as file:
+            # An editor on another system may have put a byte order mark before the first line.
+            mark = file.peek(len(codecs.BOM_UTF8)).startswith(codecs.BOM_UTF8)
+            position = file.seek(len(codecs.BOM_UTF8) if mark else 0)
+            number = 1
+            for line in file:
+                if not line.endswith(b"\n"):
+                    # Torn: a record's beginning, or nothing where a disk lost it. What a writer adds to it
+                    # in this moment is read the next time.
+                    torn = line.strip(b"\0")
+                    if torn and not torn.startswith(b"{"):
+                        raise UserError(f"{path}, line {number} is no score record, nor the beginning of one")
+                    return
+                yield position, line
+                position += len(line)
+                number += 1
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {one_line(error)}") from None
+
+
+@contextmanager
+def _collecting_nothing() -> Iterator[None]:
+    """Python looks for garbage after every few hundred objects: a fifth of the time that a million records
+    take, which are none.
+    """
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
 def read_records(path: Path) -> list[Record]:
     """All records of one file, in order; a torn last line is left out.
 
-    Raises UserError with the line number for anything else that is no record, and for what is no regular
-    file or far too large.
+    Equal parts of them (`provenance.weights`) are one object and not to be changed. Raises UserError with
+    the line number for anything else that is no record, and for what is no regular file or far too large.
     """
-    content = read_bytes(path, LARGEST_STORE_BYTES)
-    # An editor on another system may have put a byte order mark before the first line.
-    lines = content.removeprefix(codecs.BOM_UTF8).split(b"\n")
-    # What follows the last newline is empty or torn: a record's beginning, or nothing where a disk lost it.
-    torn = lines.pop().strip(b"\0")
-    if torn and not torn.startswith(b"{"):
-        raise UserError(f"{path}, line {len(lines) + 1} is no score record, nor the beginning of one")
-    records = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            records.append(Record.model_validate_json(line))
-        except ValidationError as error:
-            fault = first_fault(error)
-            raise UserError(f"{path}, line {number} is no score record: {fault}") from None
-    return records
+    with _collecting_nothing():
+        return [one.record for one in _stored(path, CompactRecords())]
+
+
+def read_latest(files: Iterable[Path]) -> dict[RecordKey, Record]:
+    """The latest record of every key in these files, as `read_records` reads them, in order of appearance."""
+    shared = CompactRecords()
+    with _collecting_nothing():
+        return latest(one.record for file in files for one in _stored(file, shared))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compacted:
+    """What a file of a store held before it was compacted, and what went. A torn last line is no line."""
+
+    lines: int
+    removed_lines: int
+    size_bytes: int
+    removed_bytes: int
+
+
+def compact_store(path: Path) -> Compacted:
+    """Rewrite a file of a store without the lines that a later one supersedes, and without a torn last line.
+
+    The lines that stay are those of the latest records, byte for byte, in the order of `read_latest`. The
+    file is replaced as a whole, under the writer's lock: who reads, and a process that is killed, leaves or
+    finds the former file or the new one. A file with nothing to remove is left alone.
+
+    Raises UserError when another process writes the file, and as `read_records` does.
+    """
+    lock = _taken_lock(path)
+    try:
+        size_bytes = regular_size(path, LARGEST_STORE_BYTES)
+        places: dict[RecordKey, tuple[int, int]] = {}
+        lines = 0
+        with _collecting_nothing():
+            for one in _stored(path, CompactRecords()):
+                places[one.record.key] = (one.start, one.end)
+                lines += 1
+        kept_bytes = sum(end - start for start, end in places.values())
+        if kept_bytes < size_bytes:
+            # A link goes on leading to the file that it led to.
+            file = path.resolve()
+            with replacing(file) as partial:
+                _copy_parts(file, partial, places.values())
+    finally:
+        lock.release()
+    return Compacted(
+        lines=lines,
+        removed_lines=lines - len(places),
+        size_bytes=size_bytes,
+        removed_bytes=size_bytes - kept_bytes,
+    )
+
+
+def _copy_parts(source: Path, target: Path, parts: Iterable[tuple[int, int]]) -> None:
+    """Write parts (start and end, in bytes) of a file into a new one of its mode, down to the disk."""
+    with source.open("rb", READ_BYTES) as old, target.open("wb", READ_BYTES) as new:
+        for start, end in parts:
+            # In a buffered file a step within the buffer reads nothing.
+            old.seek(start)
+            new.write(old.read(end - start))
+        new.flush()
+        os.fsync(new.fileno())
+    shutil.copymode(source, target)
 
 
 @dataclass(frozen=True)
@@ -185,7 +311,7 @@ def store_files(stores: Store | Iterable[Store]) -> list[Path]:
 
 def load_records(stores: Store | Iterable[Store]) -> list[Record]:
     """The latest record of every key in the given stores, in order of the files."""
-    return list(latest(record for file in store_files(stores) for record in read_records(file)).values())
+    return list(read_latest(store_files(stores)).values())
 
 
 def merge_stores(stores: Iterable[Store], root: Path) -> dict[Path, int]:

@@ -32,9 +32,9 @@ def resampled(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     calls: list[int] = []
     original = aggregate.resampled_means
 
-    def counted(values_SC: np.ndarray) -> np.ndarray:
-        calls.append(len(values_SC))
-        return original(values_SC)
+    def counted(several_SC: list[np.ndarray]) -> list[np.ndarray]:
+        calls.extend(map(len, several_SC))
+        return original(several_SC)
 
     monkeypatch.setattr(aggregate, "resampled_means", counted)
     return calls

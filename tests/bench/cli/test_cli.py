@@ -23,6 +23,7 @@ COMMANDS = [
     "import-videos",
     "export",
     "merge",
+    "compact",
     "publish",
     "methods",
     "metrics",

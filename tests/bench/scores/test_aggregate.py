@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from kit.records import full_records, record
 from refbench.bench.errors import UserError
 from refbench.bench.scores.aggregate import Scoreboard, group_records, natural_order, scoreboard, scoreboards
-from refbench.bench.scores.bootstrap import RESAMPLES, count_blocks, interval, resampled_means
+from refbench.bench.scores.bootstrap import RESAMPLES, SEED, _counts, count_blocks, interval, resampled_means
 from refbench.bench.scores.columns import COMPONENTS
 from refbench.bench.scores.comparison import DETECTABLE_STANDARD_ERRORS, compare_records
 from refbench.bench.scores.protocol import OPENS2V_1_0 as V10
@@ -161,6 +161,14 @@ def test_values_on_fewer_runs_of_the_judge_are_said() -> None:
     assert not any("3 of 3" in text for text in notes)
 
 
+def test_tables_of_as_many_samples_are_resampled_as_each_alone() -> None:
+    generator = np.random.default_rng(1)
+    tables = [np.where(generator.random((9, 3)) < 0.3, np.nan, generator.random((9, 3))) for _ in range(3)]
+    together = resampled_means(tables, 50)
+    for table, means in zip(tables, together, strict=True):
+        assert np.array_equal(means, resampled_means([table], 50)[0], equal_nan=True)
+
+
 def test_natural_order() -> None:
     ids = ["faceobj_10", "faceobj_2", "a", "faceobj_1"]
     assert sorted(ids, key=natural_order) == ["a", "faceobj_1", "faceobj_2", "faceobj_10"]
@@ -169,7 +177,7 @@ def test_natural_order() -> None:
 def test_resampled_means_are_means_of_drawn_samples() -> None:
     values = np.array([[1.0, np.nan], [2.0, 5.0], [4.0, 7.0]])
     counts = np.concatenate(list(count_blocks(3)))
-    means = resampled_means(values)
+    (means,) = resampled_means([values])
     assert counts.shape == (RESAMPLES, 3)
     assert (counts.sum(axis=1) == 3).all()
     for row in range(50):
@@ -184,7 +192,7 @@ def test_resampled_means_are_means_of_drawn_samples() -> None:
 
 def test_intervals_have_the_width_theory_gives() -> None:
     values = np.random.default_rng(0).normal(0.5, 0.1, (180, 1))
-    low, high = interval(resampled_means(values)[:, 0]) or (0, 0)
+    low, high = interval(resampled_means([values])[0][:, 0]) or (0, 0)
     expected = 1.96 * values.std() / np.sqrt(180)
     assert (high - low) / 2 == pytest.approx(expected, rel=0.05)
     assert low < values.mean() < high
@@ -192,10 +200,48 @@ def test_intervals_have_the_width_theory_gives() -> None:
 
 def test_large_sample_sets_are_drawn_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("refbench.bench.scores.bootstrap.BLOCK_ENTRIES", 1000)
-    blocks = list(count_blocks(90, 100))
+    blocks = [block.copy() for block in count_blocks(90, 100)]
     assert len(blocks) == 10
     assert sum(map(len, blocks)) == 100
     assert len({block.tobytes() for block in blocks}) == 10
+
+
+@pytest.mark.parametrize(("samples", "resamples"), [(1, 7), (3, 50), (7, 41), (180, 33)])
+@pytest.mark.parametrize("block_entries", [500, 20_000_000])
+def test_draws_do_not_depend_on_how_many_are_counted_at_once(
+    monkeypatch: pytest.MonkeyPatch, samples: int, resamples: int, block_entries: int
+) -> None:
+    monkeypatch.setattr("refbench.bench.scores.bootstrap.BLOCK_ENTRIES", block_entries)
+    monkeypatch.setattr("refbench.bench.scores.bootstrap.COUNTED_ENTRIES", 40)
+    _counts.cache_clear()
+    expected = []
+    rows = min(resamples, block_entries // samples)
+    for block, start in enumerate(range(0, resamples, rows)):
+        # One call for the whole block, as the figures that are published were drawn.
+        size = (min(rows, resamples - start), samples)
+        drawn = np.random.default_rng([SEED, samples, block]).integers(0, samples, size=size)
+        expected += [np.bincount(row, minlength=samples) for row in drawn]
+    counted = np.concatenate([block.copy() for block in count_blocks(samples, resamples)])
+    assert counted.dtype == np.float64
+    assert np.array_equal(counted, expected)
+
+
+def test_counts_of_expected_videos_over_seeds() -> None:
+    """Expected: every sample in every seed of the run, but samples to which the component does not apply."""
+    records = [
+        record("facesim", "a_1", 0.5, seed=0),
+        record("facesim", "a_1", reason="failed: no face", seed=1),
+        record("facesim", "a_2", reason="not_applicable: nobody", seed=0),
+        record("facesim", "a_3", 0.7, seed=2),
+        # Not of the component: it only makes a sample known.
+        record("clip-t", "a_4", 0.3, seed=0),
+    ]
+    results = {result.component: result for result in scoreboard(records, V11).components}
+    facesim, gmescore = results["facesim"], results["gmescore"]
+    # Samples 1, 3 and 4 in three seeds; of these 9 two have a value, one a reason.
+    assert (facesim.expected, facesim.scored) == (9, 2)
+    assert facesim.reasons == {"failed": 1, "not_scored": 6}
+    assert (gmescore.expected, gmescore.scored, gmescore.reasons) == (12, 0, {"not_scored": 12})
 
 
 def test_no_interval_where_resamples_are_incomplete() -> None:
