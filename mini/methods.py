@@ -24,7 +24,7 @@ from refbench.mini.weights import (
 from refbench.mini.world import FPS, NUM_FRAMES, SIZE_PX
 from refbench.refalign.method import RefAlign13B, RefAlignMethod
 
-NETWORK = WanNetwork(width=192, ffn_width=384, layers=8, heads=4)
+NETWORK = WanNetwork(width=192, ffn_width=384, layers=6, heads=4, patch=1)
 SETTINGS = WanSettings(width=SIZE_PX, height=SIZE_PX, num_frames=NUM_FRAMES, fps=FPS, steps=20, shift=3.0)
 LICENCE = "Apache-2.0"
 BASE_MODEL = "mini (drawn world)"

@@ -17,7 +17,6 @@ from dataclasses import dataclass
 
 from refbench.baselines.wan.guidance import RULES
 from refbench.baselines.wan.spec import (
-    SIZE_MULTIPLE_PX,
     Offload,
     WanNetwork,
     WanOptions,
@@ -31,10 +30,10 @@ GIB = 2.0**30
 # The benchmark's samples have one to three references.
 MOST_BENCHMARK_REFERENCES = 3
 
-# What all released Wan2.1 networks share (`config.json` of Wan-AI/Wan2.1-T2V-14B-Diffusers and its kin).
+# What all Wan2.1 networks share (`config.json` of Wan-AI/Wan2.1-T2V-14B-Diffusers and its kin).
 FRAMES_PER_LATENT = 4
 LATENT_CHANNELS = 16
-PATCH_CELLS = 4
+VAE_STRIDE_PX = 8
 TEXT_WIDTH = 4096
 TIME_WIDTH = 256
 CLIP_WIDTH = 1280
@@ -83,14 +82,14 @@ def _base_parameters(network: WanNetwork) -> int:
     # Two attentions (four projections, two norms of queries and keys), a norm, the modulation table.
     block = 2 * (4 * square + 2 * d) + feed_forward + 2 * d + 6 * d
     outer = (
-        (network.in_channels * PATCH_CELLS * d + d)
+        (network.in_channels * network.patch**2 * d + d)
         + (TEXT_WIDTH * d + d + square)
         + (TIME_WIDTH * d + d + square + 6 * square)
-        + (2 * d + (d + 1) * LATENT_CHANNELS * PATCH_CELLS)
+        + (2 * d + (d + 1) * LATENT_CHANNELS * network.patch**2)
     )
     # A projection behind each block of VACE's branch, one before the first, and its patch embedding.
     extra = network.extra_blocks * (block + square)
-    extra += square + VACE_CHANNELS * PATCH_CELLS * d + d if network.extra_blocks else 0
+    extra += square + VACE_CHANNELS * network.patch**2 * d + d if network.extra_blocks else 0
     return network.layers * block + outer + extra
 
 
@@ -106,7 +105,8 @@ def _image_parameters(network: WanNetwork) -> int:
 def tokens_per_call(spec: WanSpec, settings: WanSettings, references: int) -> int:
     """Tokens of the video and of its references in one call for one pass."""
     frames = 1 + (settings.num_frames - 1) // FRAMES_PER_LATENT
-    per_frame = (settings.height // SIZE_MULTIPLE_PX) * (settings.width // SIZE_MULTIPLE_PX)
+    side_px = VAE_STRIDE_PX * spec.network.patch
+    per_frame = (settings.height // side_px) * (settings.width // side_px)
     return (frames + spec.reference_slots + spec.reference_frames * references) * per_frame
 
 

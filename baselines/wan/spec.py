@@ -49,7 +49,8 @@ class WanNetwork:
     """Sizes of the transformer, from which the cost of a call and the memory of its weights follow.
 
     `width` channels, `layers` blocks, `extra_blocks` of VACE's side branch, `image_branch` whether CLIP
-    tokens are attended to, `in_channels` of the patch embedding.
+    tokens are attended to, `in_channels` of the patch embedding. A token is `patch` × `patch` latents of a
+    frame.
     """
 
     width: int
@@ -59,6 +60,7 @@ class WanNetwork:
     in_channels: int = 16
     extra_blocks: int = 0
     image_branch: bool = False
+    patch: int = 2
 
 
 WAN_1_3B = WanNetwork(width=1536, ffn_width=8960, layers=30, heads=12)

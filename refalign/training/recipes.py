@@ -335,7 +335,7 @@ def tiny() -> TrainingConfig:
 
 
 def mini_stage1() -> TrainingConfig:
-    """RefAlign in the drawn world of the track `mini`, stage 1: from its text-to-video base of 3.9 million
+    """RefAlign in the drawn world of the track `mini`, stage 1: from its text-to-video base of 3 million
     parameters, on clips of 64×64 and 9 frames, with its own small teacher in DINOv3's place.
 
     RA at a third of the blocks, as in the paper (9 of 30); regular and cross pairs 6 to 4. The rest is ours.
@@ -348,13 +348,13 @@ def mini_stage1() -> TrainingConfig:
             references=ReferenceRates(cross_pair=0.4),
             workers=0,
         ),
-        alignment=AlignmentConfig(blocks=(0, 1, 2), teachers=("dinov3-vitb16",)),
+        alignment=AlignmentConfig(blocks=(0, 1), teachers=("dinov3-vitb16",)),
         flow=FlowConfig(shift=3.0),
-        optimizer=OptimizerConfig(learning_rate=3e-4, warmup_steps=100, max_gradient_norm=1.0),
+        optimizer=OptimizerConfig(learning_rate=5e-4, warmup_steps=100, max_gradient_norm=1.0),
         run=RunConfig(
             max_steps=1500,
-            samples_per_step=16,
-            samples_per_call=16,
+            samples_per_step=8,
+            samples_per_call=8,
             precision="float32",
             gradient_checkpointing=False,
         ),
