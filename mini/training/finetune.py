@@ -5,6 +5,7 @@ Features are prepared once and serve all variants; each command runs in a proces
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -57,10 +58,14 @@ def make_clips(build: Build, on_step: OnStep) -> None:
 
 
 def make_features(build: Build, clips: Path) -> None:
-    """Encode the clips of a folder once: latents, text, references and the teacher's tokens."""
+    """Encode the clips of a folder once: latents, text, references and the teacher's tokens.
+
+    A GPU's build does it on the processors: one clip at a time is all host's work to networks this small.
+    """
     refbench(
         "prepare", STAGES[0], f"run.seed={build.seed}",
         "--data", clips, "--out", build.run_folder(FEATURES), "--weights", build.weights,
+        processes=1 if build.device == "cpu" else max(build.workers, 1),
     )  # fmt: skip
 
 
@@ -110,10 +115,16 @@ def newest(out: Path) -> Path:
     return found[-1]
 
 
-def refbench(*words: object) -> None:
-    """Run a command of this project in a process of its own; its lines go where ours go. Raises UserError."""
-    command: Sequence[str] = [sys.executable, "-m", "refbench", *map(str, words)]
-    done = subprocess.run(command, stdout=subprocess.DEVNULL, check=False)
+def refbench(*words: object, processes: int = 1) -> None:
+    """Run a command of this project in a process of its own, or in several that share its work on processors
+    alone; its lines go where ours go. Raises UserError.
+    """
+    start, changed = [sys.executable, "-m"], {}
+    if processes > 1:
+        start += ["torch.distributed.run", "--nproc_per_node", str(processes), "-m"]
+        changed = {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    command: Sequence[str] = [*start, "refbench", *map(str, words)]
+    done = subprocess.run(command, stdout=subprocess.DEVNULL, check=False, env=os.environ | changed)
     if done.returncode:
         raise UserError(
             f"refbench {words[0]} {words[1]} ended with {done.returncode}; its lines above say why"
