@@ -12,9 +12,9 @@ import pytest
 
 pytest.importorskip("torch", reason="training needs the extra 'refalign'")
 
-from refbench.bench.errors import UserError  # noqa: E402
-from refbench.mini.training.build import Build  # noqa: E402
-from refbench.mini.training.finetune import make_features, refbench  # noqa: E402
+from refbench.bench.errors import UserError
+from refbench.mini.training.build import Build
+from refbench.mini.training.finetune import make_features, refbench
 
 
 @pytest.fixture
