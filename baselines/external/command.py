@@ -1,4 +1,4 @@
-"""command: an external program, in its own environment, run once per sample.
+"""command: an external program, in its own environment, run once per sample, or started once for many.
 
 For a generator whose packages cannot be installed beside this project's. Nothing is expected of the scores:
 they are the program's. An example of the option `template`:
@@ -17,10 +17,15 @@ replaced, once. No shell takes part and nothing is split or expanded again, so a
     {output}           path at which the program must leave the mp4 (required)
     {seed}, {id}       the seed, the sample's id
 
+With `serve=true` the program is started once, without placeholders, and gets each sample as a line of JSON on
+its input (see `serving.py`), so that a large model is loaded once:
+
+    refbench generate command --name mine --set serve=true --set template='python serve.py' …
+
 Reference paths are absolute. The program inherits the environment, which is where an API key belongs: the
-template is part of the method card and is stored. It gets no input, and of what it prints only the end is
-kept. All its processes end with it: what it leaves in the background, and everything after a time-out, an
-interruption, or when the process that runs it is gone (see `session.py`). Needs a POSIX system.
+template is part of the method card and is stored. Without `serve` it gets no input, and of what it prints
+only the end is kept. All its processes end with it: what it leaves in the background, and everything after a
+time-out, an interruption, or when the process that runs it is gone (see `session.py`). Needs a POSIX system.
 
 Source: this project.
 """
@@ -29,23 +34,19 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
 import shlex
 import shutil
-import subprocess
-import sys
 import tempfile
-import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
-from refbench.baselines.external import session as session_module
+from refbench.baselines.external.program import GRACE_S, check_output, run_program
+from refbench.baselines.external.serving import ServedProgram
 from refbench.baselines.external.session import LONGEST_KILL_S
 from refbench.bench.environment import Environment
-from refbench.bench.errors import SampleError, UserError, exit_text, one_line
+from refbench.bench.errors import SampleError, UserError, one_line
 from refbench.bench.files import scratch_folder
 from refbench.bench.method import Generator, Method, MethodCard, OnStep, silent
 from refbench.bench.registry import methods
@@ -53,11 +54,6 @@ from refbench.bench.sample import Reference, Sample
 
 PLACEHOLDER = re.compile(r"\{(\w*)\}")
 PLACEHOLDER_NAMES = ("prompt", "prompt_file", "references", "references_json", "output", "seed", "id")
-# What is kept of the program's messages.
-LONGEST_MESSAGE_CHARACTERS = 2000
-PIPE_BYTES = 64 * 2**10
-# Between asking a program to stop and stopping it.
-GRACE_S = 3.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +67,8 @@ class CommandOptions:
     """Command line of the program, with placeholders such as {prompt}, {references} and {output}."""
     timeout_s: float = 3600.0
     """Longest time that one sample may take, in seconds, above 0; the program is then stopped."""
+    serve: bool = False
+    """Start the program once and give it each sample as a line of JSON; the template has no placeholders."""
 
     def __post_init__(self) -> None:
         try:
@@ -88,7 +86,9 @@ class CommandOptions:
             if name not in PLACEHOLDER_NAMES:
                 known = ", ".join(f"{{{known_name}}}" for known_name in PLACEHOLDER_NAMES)
                 raise ValueError(f"unknown placeholder {{{name}}}; known: {known}")
-        if "output" not in used:
+        if self.serve and used:
+            raise ValueError(f"with serve=true samples come as lines of input: leave {{{used[0]}}} out")
+        if not self.serve and "output" not in used:
             raise ValueError("the template needs {output}, where the program leaves its mp4")
         if not 0 < self.timeout_s < math.inf:
             raise ValueError(f"timeout_s must be a positive number of seconds, {self.timeout_s} is not")
@@ -124,15 +124,21 @@ class Command(Method):
                 f"the program {one_line(program, 120)!r} was not found or may not be executed; "
                 "no shell takes part, so ~ and $VARIABLES stay as they are"
             )
-        return CommandGenerator(options=self.options, outputs=scratch_folder("command"))
+        served = None
+        if self.options.serve:
+            served = ServedProgram(shlex.split(self.options.template), self.options.timeout_s)
+        return CommandGenerator(options=self.options, outputs=scratch_folder("command"), served=served)
 
 
 @dataclass(frozen=True, kw_only=True)
 class CommandGenerator(Generator):
-    """Runs the program; `outputs` is a temporary folder for its latest output, removed by `close`."""
+    """Runs the program, or asks the one that is `served`; `outputs` is a temporary folder for its latest
+    output, removed by `close`.
+    """
 
     options: CommandOptions
     outputs: tempfile.TemporaryDirectory[str]
+    served: ServedProgram | None = None
 
     def generate(self, sample: Sample, seed: int, on_step: OnStep = silent) -> Path:
         """The mp4 that the program left, valid until the next call or `close`.
@@ -147,16 +153,41 @@ class CommandGenerator(Generator):
         folder = Path(tempfile.mkdtemp(prefix=f"{sample.id[:64]}-", dir=self.outputs.name))
         output = folder / f"{sample.id}.mp4"
         try:
-            arguments = arguments_for(self.options.template, sample, seed, folder, output)
-            run_program(arguments, self.options.timeout_s, output)
+            if self.served is not None:
+                self.served.ask(request_for(sample, seed, output))
+                check_output(output, "the program answered but", "")
+            else:
+                arguments = arguments_for(self.options.template, sample, seed, folder, output)
+                run_program(arguments, self.options.timeout_s, output)
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
         return output
 
     def close(self) -> None:
-        """Remove the outputs."""
+        """End a program that is served, and remove the outputs."""
+        if self.served is not None:
+            self.served.close()
         self.outputs.cleanup()
+
+
+def request_for(sample: Sample, seed: int, output: Path) -> dict[str, object]:
+    """What a served program is told of a sample. Raises SampleError for a missing reference image."""
+    return {
+        "id": sample.id,
+        "seed": seed,
+        "prompt": sample.prompt,
+        "references": described(sample),
+        "output": str(output),
+    }
+
+
+def described(sample: Sample) -> list[dict[str, str]]:
+    """The references as a program reads them. Raises SampleError for a missing one."""
+    return [
+        {"path": absolute_path(reference), "label": reference.label, "kind": reference.kind}
+        for reference in sample.references
+    ]
 
 
 def arguments_for(template: str, sample: Sample, seed: int, folder: Path, output: Path) -> list[str]:
@@ -177,11 +208,7 @@ def arguments_for(template: str, sample: Sample, seed: int, folder: Path, output
 
     def references_json() -> str:
         path = folder / "references.json"
-        entries = [
-            {"path": file, "label": reference.label, "kind": reference.kind}
-            for file, reference in zip(references, sample.references, strict=True)
-        ]
-        path.write_text(json.dumps(entries, indent=1), encoding="utf-8")
+        path.write_text(json.dumps(described(sample), indent=1), encoding="utf-8")
         return str(path)
 
     values: dict[str, Callable[[], str]] = {
@@ -225,100 +252,3 @@ def comma_joined(references: list[str]) -> str:
                 "of its own, or use {references_json}"
             )
     return ",".join(references)
-
-
-class Tail:
-    """The end of what a program writes into a pipe. A thread empties it: nothing blocks, little is held."""
-
-    def __init__(self, pipe: IO[bytes]) -> None:
-        self._kept = b""
-        self._thread = threading.Thread(target=self._read, args=(pipe.fileno(),), daemon=True)
-        self._thread.start()
-
-    def _read(self, pipe: int) -> None:
-        # A character of UTF-8 has at most four bytes.
-        while piece := os.read(pipe, PIPE_BYTES):
-            self._kept = (self._kept + piece)[-4 * LONGEST_MESSAGE_CHARACTERS :]
-
-    def line(self) -> str:
-        """The end in one line; to be asked when the program has ended, which closes the pipe."""
-        self._thread.join(GRACE_S)
-        text = self._kept.decode("utf-8", errors="replace")[-LONGEST_MESSAGE_CHARACTERS:]
-        return one_line(text, LONGEST_MESSAGE_CHARACTERS)
-
-
-def run_program(arguments: list[str], timeout_s: float, output: Path) -> None:
-    """Run the program to its end and check that it left `output`; SampleError says what went wrong."""
-    status_reading, status_writing = os.pipe()
-    with os.fdopen(status_reading, "rb") as status:
-        session = start_session(arguments, status_writing)
-        with session:
-            assert session.stdout is not None and session.stderr is not None
-            tails = (Tail(session.stderr), Tail(session.stdout))
-            try:
-                session.wait(timeout_s)
-            except subprocess.TimeoutExpired:
-                end_session(session)
-                message = last_message(tails)
-                raise SampleError(f"the program was stopped after {timeout_s:g} s{message}") from None
-            except BaseException:
-                # Ctrl-C reaches us alone: the program has a session of its own.
-                end_session(session)
-                raise
-            message = last_message(tails)
-        answer = status.read().decode().split()
-    match answer:
-        case ["exit", "0"]:
-            pass
-        case ["exit", code]:
-            raise SampleError(f"the program ended with {exit_text(int(code))}{message}")
-        case ["error", number, *_]:
-            raise SampleError(f"the program could not be started: {os.strerror(int(number))}")
-        case _:
-            raise SampleError(f"the program was lost: its session ended with {exit_text(session.returncode)}")
-    if not output.is_file():
-        raise SampleError(f"the program ended well but wrote no file to {{output}}{message}")
-    if output.stat().st_size == 0:
-        raise SampleError(f"the program ended well but its output file is empty{message}")
-
-
-def start_session(arguments: list[str], status_writing: int) -> subprocess.Popen[bytes]:
-    """Start the process that runs the program; it takes over the pipe `status_writing`, for its answer."""
-    own = (
-        sys.executable,
-        "-I",
-        "-S",
-        session_module.__file__,
-        str(GRACE_S),
-        str(status_writing),
-        str(os.getpid()),
-    )
-    try:
-        return subprocess.Popen(
-            [*own, *arguments],
-            bufsize=0,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            start_new_session=True,
-            pass_fds=(status_writing,),
-        )
-    except OSError as error:
-        raise SampleError(f"the program could not be started: {one_line(error.strerror)}") from None
-    finally:
-        os.close(status_writing)
-
-
-def end_session(session: subprocess.Popen[bytes]) -> None:
-    """Have all processes of the program ended: asked to stop, and after the grace period killed."""
-    session.terminate()
-    try:
-        session.wait(GRACE_S + LONGEST_KILL_S + GRACE_S)
-    except subprocess.TimeoutExpired:
-        session.kill()
-        session.wait()
-
-
-def last_message(tails: Iterable[Tail]) -> str:
-    """`: ` and the end of the first pipe into which anything was written, in one line, or nothing."""
-    return next((f": {line}" for tail in tails if (line := tail.line())), "")

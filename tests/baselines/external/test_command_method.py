@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kit.processes import ends, wait_for
-from refbench.baselines.external import command as command_module
+from refbench.baselines.external import program as program_module
 from refbench.baselines.external.command import Command, CommandOptions, arguments_for
 from refbench.bench.environment import Environment
 from refbench.bench.errors import SampleError, UserError
@@ -292,7 +292,7 @@ time.sleep(60)
 def test_a_time_out_ends_the_program_and_its_children(
     build: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stubborn: bool
 ) -> None:
-    monkeypatch.setattr(command_module, "GRACE_S", 0.5)
+    monkeypatch.setattr(program_module, "GRACE_S", 0.5)
     beats = tmp_path / "beats"
     generator = build(BEATING.format(beats=str(beats), stubborn=stubborn), timeout_s=1.0)
     start = time.monotonic()
@@ -397,7 +397,7 @@ def family(tmp_path: Path, end: str, *, stubborn: bool = False) -> tuple[str, Pa
 def test_what_a_program_leaves_in_the_background_ends_with_it(
     build: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stubborn: bool
 ) -> None:
-    monkeypatch.setattr(command_module, "GRACE_S", 0.2)
+    monkeypatch.setattr(program_module, "GRACE_S", 0.2)
     script, pids = family(tmp_path, LEAVES, stubborn=stubborn)
     assert output_of(build(script), make_sample()).read_text() == "video"
     program, *children = map(int, pids.read_text().split())
