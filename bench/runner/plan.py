@@ -17,7 +17,7 @@ from refbench.bench.registry import metrics
 from refbench.bench.runner.scoring import ScoringJob, ScoringOutcome, make_metric
 from refbench.bench.runner.turns import WORKING_GIB, needed_gib, turns
 from refbench.bench.runs.folder import VideoFolder
-from refbench.bench.sample import Sample
+from refbench.bench.sample import Input, Sample
 from refbench.bench.scores.columns import COMPONENTS
 from refbench.bench.scores.record import (
     FAILED,
@@ -89,7 +89,7 @@ class Plan:
         uses = metrics.get(record.metric).declaration.uses
         return (
             record.provenance.video == video
-            and record.provenance.sample == sample.digest(uses)
+            and record.provenance.sample == digests.sample(sample, uses)
             and ("references" not in uses or record.provenance.references == digests.references(sample))
         )
 
@@ -173,11 +173,7 @@ def make_plan(
     """
     plan = Plan(run_key=run_key)
     chosen = list(chosen)
-    by_inputs = {
-        (record.sample, record.seed, record.metric, record.provenance.inputs()): record
-        for record in held.values()
-        if record.value is not None
-    }
+    by_inputs: dict[tuple[Any, ...], Record] | None = None
     digests = plan.digests = Digests(folder)
     samples = list(samples)
     for metric in chosen:
@@ -211,6 +207,9 @@ def make_plan(
                         # No score depends on it, but the tables by category do.
                         plan.settled.append(current.model_copy(update={"category": sample.category}))
                     continue
+                if by_inputs is None:
+                    # Only now: of a large store in which all is current it would take as long as reading it.
+                    by_inputs = _by_inputs(held.values())
                 twin = by_inputs.get((sample.id, seed, name, blank.provenance.inputs()))
                 if twin is not None and stands(twin):
                     counts.reused += 1
@@ -254,6 +253,15 @@ def make_plan(
     return plan
 
 
+def _by_inputs(records: Iterable[Record]) -> dict[tuple[Any, ...], Record]:
+    """The last value that was made for a sample, seed and metric from these inputs, whatever its variant."""
+    return {
+        (record.sample, record.seed, record.metric, record.provenance.inputs()): record
+        for record in records
+        if record.value is not None
+    }
+
+
 def _in_turns(jobs: Iterable[ScoringJob], turns_of_names: list[list[str]]) -> list[ScoringJob]:
     """Jobs by turn, then video by video, so that a decoded video's facts serve all metrics of the turn."""
     position = {
@@ -274,6 +282,7 @@ class Digests:
     def __init__(self, folder: VideoFolder) -> None:
         self._folder = folder
         self._videos: dict[Path, str | SampleError] = {}
+        self._samples: dict[tuple[str, frozenset[str]], str] = {}
         self._references: dict[str, str] = {}
         self._remarks: dict[tuple[str, int], tuple[str, ...]] = {}
 
@@ -298,6 +307,13 @@ class Digests:
             except SampleError:
                 self._remarks[key] = ()
         return self._remarks[key]
+
+    def sample(self, sample: Sample, uses: Iterable[Input]) -> str:
+        """The SHA-256 of what a metric with these inputs sees of a sample; see `Sample.digest`."""
+        key = (sample.id, frozenset(uses))
+        if key not in self._samples:
+            self._samples[key] = sample.digest(uses)
+        return self._samples[key]
 
     def references(self, sample: Sample) -> str:
         """The SHA-256 of a sample's reference images; see `Sample.references_digest`."""
@@ -324,7 +340,7 @@ def _blank(
         provenance=Provenance(
             metric_version=metric.declaration.version,
             video=video if isinstance(video, str) else None,
-            sample=sample.digest(uses),
+            sample=digests.sample(sample, uses),
             references=digests.references(sample) if "references" in uses else None,
             settings=settings,
             packages=package_versions(("av", *metric.packages())),

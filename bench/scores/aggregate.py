@@ -25,7 +25,6 @@ from refbench.bench.scores.record import (
     RunKey,
     generated_with,
     key_values,
-    latest,
 )
 from refbench.bench.weights.kind import WeightsKind, kind_of_digest
 
@@ -201,7 +200,7 @@ def scoreboards(records: Iterable[Record], protocol: str | None = None) -> list[
 
 def group_records(records: Iterable[Record]) -> dict[RunKey, list[Record]]:
     """The latest records by run, in order of first appearance."""
-    return by_run(latest(records).values())
+    return by_run({key_values(record): record for record in records}.values())
 
 
 def by_run(records: Iterable[Record]) -> dict[RunKey, list[Record]]:

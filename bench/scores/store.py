@@ -163,7 +163,7 @@ def _whole_lines(path: Path) -> Iterator[tuple[int, bytes]]:
     try:
         with path.open("rb", READ_BYTES) as file:
             # An editor on another system may have put a byte order mark before the first line.
-            mark = file.peek(len(codecs.BOM_UTF8)).startswith(codecs.BOM_UTF8)
+            mark = file.read(len(codecs.BOM_UTF8)) == codecs.BOM_UTF8
             position = file.seek(len(codecs.BOM_UTF8) if mark else 0)
             number = 1
             for line in file:
