@@ -11,6 +11,7 @@ from typing import Any
 from refbench.bench.console import count_text, interval_text, percent
 from refbench.bench.errors import UserError, one_line
 from refbench.bench.runs.folder import RunInfo
+from refbench.bench.scores.compact_records import collecting_nothing
 from refbench.bench.scores.comparison import Comparison, Difference, compare_records
 from refbench.bench.scores.protocol import Protocol, protocol_of
 from refbench.bench.scores.record import Record
@@ -73,11 +74,12 @@ def compare(
     >>> print(f"{amplitude.label}: {amplitude.difference:.2f}, n = {amplitude.n}")
     MotionAmplitude: -0.51, n = 3
     """
-    run_a, run_b = stored_run(a, track, variant), stored_run(b, track, variant)
-    if run_a.label == run_b.label:
-        run_a = replace(run_a, label=f"{run_a.label} of {os.fspath(a)}")
-        run_b = replace(run_b, label=f"{run_b.label} of {os.fspath(b)}")
-    return compare_runs(run_a, run_b, protocol_of(run_a.records[0].track, protocol))
+    with collecting_nothing():
+        run_a, run_b = stored_run(a, track, variant), stored_run(b, track, variant)
+        if run_a.label == run_b.label:
+            run_a = replace(run_a, label=f"{run_a.label} of {os.fspath(a)}")
+            run_b = replace(run_b, label=f"{run_b.label} of {os.fspath(b)}")
+        return compare_runs(run_a, run_b, protocol_of(run_a.records[0].track, protocol))
 
 
 def stored_run(store: Store, track: str | None, variant: str | None) -> ComparedRun:

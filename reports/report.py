@@ -15,6 +15,7 @@ from refbench.bench.dataset import OFFICIAL_TRACKS, domain_of
 from refbench.bench.errors import UserError
 from refbench.bench.runs.folder import RunInfo
 from refbench.bench.scores.aggregate import Scoreboard, scoreboards
+from refbench.bench.scores.compact_records import collecting_nothing
 from refbench.bench.scores.protocol import Protocol, get_protocol, protocol_of
 from refbench.bench.scores.record import Record, RunKey
 from refbench.bench.scores.store import Store, checked_name
@@ -130,7 +131,8 @@ def report(
         get_protocol(protocol)
     if runs is None and (dataset is not None or suite is not None):
         raise UserError("a data set or suite is shown beside videos: say with --runs DIR where they are")
-    made = build_report(read_stored_runs(stores), protocol)
+    with collecting_nothing():
+        made = build_report(read_stored_runs(stores), protocol)
     if runs is not None:
         made = replace(made, gallery=_gallery(made, Path(runs), dataset, suite))
     if out is not None:

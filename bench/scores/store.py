@@ -8,13 +8,12 @@ a crash loses at most that line.
 from __future__ import annotations
 
 import codecs
-import gc
 import os
 import platform
 import re
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -24,7 +23,7 @@ from pydantic import ValidationError
 
 from refbench.bench.errors import UserError, first_fault, one_line
 from refbench.bench.files import is_there, lock_for_writing, regular_size, replacing
-from refbench.bench.scores.compact_records import CompactRecords
+from refbench.bench.scores.compact_records import CompactRecords, collecting_nothing
 from refbench.bench.scores.record import Record, RecordKey, generated_with, latest
 from refbench.bench.weights.kind import WeightsKind
 
@@ -72,7 +71,7 @@ class StoreWriter:
         try:
             whole = 0
             if self.path.exists():
-                with _collecting_nothing():
+                with collecting_nothing():
                     for one in _stored(self.path, self._compact):
                         self.records[one.record.key] = one.record
                         whole = one.end
@@ -181,34 +180,20 @@ def _whole_lines(path: Path) -> Iterator[tuple[int, bytes]]:
         raise UserError(f"{path} cannot be read: {one_line(error)}") from None
 
 
-@contextmanager
-def _collecting_nothing() -> Iterator[None]:
-    """Python looks for garbage after every few hundred objects: a fifth of the time that a million records
-    take, which are none.
-    """
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
-
-
 def read_records(path: Path) -> list[Record]:
     """All records of one file, in order; a torn last line is left out.
 
     Equal parts of them (`provenance.weights`) are one object and not to be changed. Raises UserError with
     the line number for anything else that is no record, and for what is no regular file or far too large.
     """
-    with _collecting_nothing():
+    with collecting_nothing():
         return [one.record for one in _stored(path, CompactRecords())]
 
 
 def read_latest(files: Iterable[Path]) -> dict[RecordKey, Record]:
     """The latest record of every key in these files, as `read_records` reads them, in order of appearance."""
     shared = CompactRecords()
-    with _collecting_nothing():
+    with collecting_nothing():
         return latest(one.record for file in files for one in _stored(file, shared))
 
 
@@ -236,7 +221,7 @@ def compact_store(path: Path) -> Compacted:
         size_bytes = regular_size(path, LARGEST_STORE_BYTES)
         places: dict[RecordKey, tuple[int, int]] = {}
         lines = 0
-        with _collecting_nothing():
+        with collecting_nothing():
             for one in _stored(path, CompactRecords()):
                 places[one.record.key] = (one.start, one.end)
                 lines += 1

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from kit.cli import complaint, printed
 from kit.records import record
 from refbench.bench import files
 from refbench.bench.errors import UserError
@@ -198,6 +199,15 @@ def test_killed_at_any_line_the_file_is_the_former_or_the_new_one(tmp_path: Path
     assert int(steps) > 50
     # What the killed ones were writing went with the last one.
     assert set(names) == {path.name, path.with_suffix(".lock").name}
+
+
+def test_the_command_says_how_many_lines_and_bytes_went(tmp_path: Path) -> None:
+    path = tmp_path / "m/open-domain.jsonl"
+    before, after = write_store(path)
+    went = len(before) - len(after)
+    assert printed("compact", tmp_path) == f"{path}: 3 of 6 lines removed, {went} of {len(before)} bytes\n"
+    assert printed("compact", path) == f"{path}: 0 of 3 lines removed, 0 of {len(after)} bytes\n"
+    assert "does not exist" in complaint("compact", tmp_path / "nowhere")
 
 
 def test_what_a_killed_one_was_writing_is_no_store(tmp_path: Path) -> None:
