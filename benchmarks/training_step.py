@@ -35,7 +35,7 @@ from refbench.bench.video import write_video
 from refbench.refalign.data.dataset import PositionSampler
 from refbench.refalign.teacher import get_teacher_spec
 from refbench.refalign.training.assembly import StartingPoint
-from refbench.refalign.training.batch import PATCH, Example, Features
+from refbench.refalign.training.batch import Example, Features
 from refbench.refalign.training.encoder import latent_shape
 from refbench.refalign.training.examples import EncodedSource, ExampleSource
 from refbench.refalign.training.parallel import Parallel
@@ -61,7 +61,7 @@ class DrawnSource(ExampleSource):
         self.length = 1000
         self.teacher_widths = tuple(get_teacher_spec(name).width for name in teacher_names(config))
         channels, frames, rows, columns = latent_shape(config.data.clip)
-        tokens = (rows // PATCH) * (columns // PATCH)
+        tokens = (rows // config.model.patch) * (columns // config.model.patch)
         self._features = Features(
             latents_CFhw=torch.randn(channels, frames, rows, columns),
             text_LD=torch.randn(TEXT_ROWS, text_width),
@@ -128,7 +128,7 @@ def peak_flops(given_tflops: float | None) -> float | None:
 def report_step(config: TrainingConfig, trainer: Trainer, seconds: float, peak_tflops: float | None) -> None:
     """Tokens per second and utilisation of updates with three references in each sample."""
     _, frames, rows, columns = latent_shape(config.data.clip)
-    tokens = (frames + REFERENCES) * (rows // PATCH) * (columns // PATCH)
+    tokens = (frames + REFERENCES) * (rows // config.model.patch) * (columns // config.model.patch)
     samples = config.run.samples_per_step
     speed = samples / seconds
     print(f"  {speed:.3f} samples/s, {speed * tokens:.0f} tokens/s ({tokens} a sample)")

@@ -32,7 +32,7 @@ from refbench.refalign.alignment import AlignmentProjectors
 from refbench.refalign.data.draws import uniform
 from refbench.refalign.training.checkpoints import ADAPTER, PROJECTORS, TRANSFORMER, Checkpoint
 from refbench.refalign.training.model import TrainingModel
-from refbench.refalign.training.recipes import LoraConfig, TrainingConfig
+from refbench.refalign.training.recipes import RELEASED_PATCH, LoraConfig, TrainingConfig
 from refbench.refalign.transformer import RefAlignTransformer3DModel
 
 ADAPTER_NAME = "default"
@@ -123,8 +123,14 @@ def empty_model(
     """The training model with the weights of `network` (None: fresh ones) and fresh projectors and adapters,
     on torch's default device.
 
-    Raises UserError for aligned blocks that the network does not have.
+    Raises UserError for aligned blocks that the network does not have, and for tokens of another size.
     """
+    # A configuration that does not name it has the class's default.
+    patch = tuple(architecture.get("patch_size", (1, RELEASED_PATCH, RELEASED_PATCH)))
+    if patch != (1, config.model.patch, config.model.patch):
+        raise UserError(
+            f"the network makes a token of {'×'.join(map(str, patch))} latents; give model.patch={patch[-1]}"
+        )
     layers = architecture["num_layers"]
     if config.alignment.enabled and config.alignment.blocks[-1] >= layers:
         raise UserError(

@@ -22,9 +22,6 @@ from refbench.refalign.data.draws import uniform
 from refbench.refalign.data.sample import Skipped
 from refbench.refalign.flow_matching import LEVELS, FlowSchedule
 
-# A token of the network stands for 2×2 latent pixels of one frame.
-PATCH = 2
-
 
 @dataclass(frozen=True, kw_only=True)
 class Features:
@@ -85,8 +82,8 @@ class Batch:
     @property
     def tokens(self) -> int:
         """Tokens in the network's sequences, padding included."""
-        frames, rows, columns = self.latents_BCFhw.shape[2:]
-        video: int = frames * (rows // PATCH) * (columns // PATCH)
+        tokens_each = int(self.subject_BT.shape[1]) // self.references_BCNhw.shape[2]
+        video = self.latents_BCFhw.shape[2] * tokens_each
         return len(self.latents_BCFhw) * (video + int(self.subject_BT.shape[1]))
 
 
@@ -112,9 +109,13 @@ class NoiseDraw:
 
 
 def collate(
-    examples: Sequence[Example], schedule: FlowSchedule, seed: int, text_rows: int = MAX_TEXT_TOKENS
+    examples: Sequence[Example],
+    schedule: FlowSchedule,
+    seed: int,
+    text_rows: int = MAX_TEXT_TOKENS,
+    patch: int = 2,
 ) -> Batch:
-    """A batch of examples with the noise of their positions.
+    """A batch of examples with the noise of their positions; a token stands for `patch` × `patch` latents.
 
     Text is filled with rows of zeros to `text_rows`, references with zeros to the most that an example has.
     Raises RuntimeError for examples of different sizes.
@@ -128,7 +129,7 @@ def collate(
     counts = [max(sample.references_CNhw.shape[1], 1) for sample in samples]
     most = max(counts)
     rows, columns = samples[0].latents_CFhw.shape[2:]
-    tokens_each = (rows // PATCH) * (columns // PATCH)
+    tokens_each = (rows // patch) * (columns // patch)
     subject_BT = torch.full((len(samples), most * tokens_each), -1)
     for row, count in zip(subject_BT, counts, strict=True):
         row[: count * tokens_each] = torch.arange(count).repeat_interleave(tokens_each)

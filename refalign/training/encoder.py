@@ -24,7 +24,7 @@ from refbench.baselines.wan.codec import WanCodec
 from refbench.baselines.wan.conditioning import LATENT_CHANNELS, SPATIAL_COMPRESSION, TEMPORAL_COMPRESSION
 from refbench.refalign.data.sample import ClipRule, TrainingSample
 from refbench.refalign.teacher import Teacher
-from refbench.refalign.training.batch import PATCH, Features
+from refbench.refalign.training.batch import Features
 
 BYTE_SCALE = 2 / 255
 
@@ -43,7 +43,8 @@ class FeatureEncoder:
     """The frozen networks: VAE, text encoder and teachers.
 
     `parts` are tokenizer, text encoder and VAE (`baselines.wan.loading.load_base`). Text and teacher
-    features get `dtype`, latents stay in float32.
+    features get `dtype`, latents stay in float32. `patch`: rows and columns of latents in a token, to which
+    the teachers' tokens are resampled.
     """
 
     def __init__(
@@ -54,8 +55,10 @@ class FeatureEncoder:
         rule: ClipRule,
         device: torch.device | str,
         dtype: torch.dtype,
+        patch: int = 2,
     ) -> None:
         self.rule = rule
+        self.patch = patch
         self.teachers = dict(teachers)
         self.dtype = dtype
         for name in ("text_encoder", "vae"):
@@ -94,7 +97,7 @@ class FeatureEncoder:
 
     def _teach(self, teacher: Teacher, pictures_NHWC: np.ndarray) -> torch.Tensor:
         _, _, rows, columns = latent_shape(self.rule)
-        grid = (rows // PATCH, columns // PATCH)
+        grid = (rows // self.patch, columns // self.patch)
         if not len(pictures_NHWC):
             return torch.zeros(0, grid[0] * grid[1], teacher.width, dtype=self.dtype)
         pictures = torch.from_numpy(np.ascontiguousarray(pictures_NHWC))

@@ -96,6 +96,7 @@ def feature_settings(config: TrainingConfig) -> dict[str, Any]:
         "data": data,
         "seed": config.run.seed,
         "base": config.model.base,
+        "model.patch": config.model.patch,
         "teachers": list(teacher_names(config)),
         "precision": config.run.precision,
     }

@@ -51,11 +51,14 @@ OTHER_NAMES = {
     "save_every": "checkpoints.every",
     "save_steps": "checkpoints.every",
 }
+# A token of all released networks stands for 2×2 latents of one frame.
+RELEASED_PATCH = 2
 # What settings that older files do not name stood for.
 SETTINGS_OF_BEFORE: dict[str, Any] = {
     "data.open_shards": 1,
     "data.mixture": [],
     "model.text_rows": MAX_TEXT_TOKENS,
+    "model.patch": RELEASED_PATCH,
 }
 # Where the settings are that stood directly in `data` in version 1 of the files that store a configuration.
 MOVED_DATA_SETTINGS = {
@@ -80,7 +83,8 @@ class ModelConfig:
     `transformer`: another network to start from, a file or folder of either naming, with or without
     projectors. `random`: no network is read but one of the base's configuration, freshly initialised from the
     seed, is trained. `needs_transformer`: `transformer` has to be given (stage 2). `text_rows`: rows of text
-    that the network attends to, of which those after the prompt's end are zero.
+    that the network attends to, of which those after the prompt's end are zero. `patch`: rows and columns of
+    latents of which the network makes a token.
     """
 
     base: str
@@ -88,6 +92,7 @@ class ModelConfig:
     random: bool = False
     needs_transformer: bool = False
     text_rows: int = MAX_TEXT_TOKENS
+    patch: int = RELEASED_PATCH
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -342,7 +347,7 @@ def mini_stage1() -> TrainingConfig:
     """
     return TrainingConfig(
         recipe="mini_stage1",
-        model=ModelConfig(base="mini-base", text_rows=64),
+        model=ModelConfig(base="mini-base", text_rows=64, patch=1),
         data=DataConfig(
             clip=ClipRule(width=64, height=64, num_frames=9, stride=1),
             references=ReferenceRates(cross_pair=0.4),

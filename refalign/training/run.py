@@ -233,7 +233,12 @@ def make_encoder(config: TrainingConfig, weights: Path | None, device: torch.dev
     # Teachers first: a missing one should not be found out after reading a text encoder of 11 GB.
     teachers = load_teachers(teacher_names(config), weights, device=device, dtype=dtype)
     return FeatureEncoder(
-        load_base(base, dtype=dtype), teachers, rule=config.data.clip, device=device, dtype=dtype
+        load_base(base, dtype=dtype),
+        teachers,
+        rule=config.data.clip,
+        patch=config.model.patch,
+        device=device,
+        dtype=dtype,
     )
 
 

@@ -182,7 +182,9 @@ class Trainer:
         for _ in range(parallel.accumulation):
             chosen = [next(examples) for _ in range(config.run.samples_per_call)]
             used += chosen
-            batch = collate(chosen, self.schedule, config.run.seed, config.model.text_rows)
+            batch = collate(
+                chosen, self.schedule, config.run.seed, config.model.text_rows, config.model.patch
+            )
             batch = batch.to(parallel.device)
             with parallel.micro_step(self.wrapped_model) as last:
                 with parallel.accelerator.autocast():

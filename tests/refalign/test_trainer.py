@@ -332,8 +332,9 @@ def test_recipes_are_whole(name: str) -> None:
     config = build_config(name, ["model.transformer=stage1"] if second else [])
     assert config.recipe == name and json.dumps(config.plain())
     if name.startswith("mini"):
-        assert config.optimizer.learning_rate == pytest.approx(6e-5 if second else 3e-4)
+        assert config.optimizer.learning_rate == pytest.approx(1e-4 if second else 5e-4)
         assert config.data.references.cross_pair == 0.4 and config.model.base == "mini-base"
+        assert config.model.patch == 1
     elif name != "tiny":
         assert config.optimizer.learning_rate == (1e-5 if second else 5e-5)
         large = name.endswith("14b")
@@ -395,6 +396,8 @@ def test_what_cannot_run_is_said_at_once(tmp_path: Path, monkeypatch: pytest.Mon
         run(small("log.wandb=true"), tmp_path)
     with pytest.raises(UserError, match=r"blocks names block 5, the network has 3 \(0\.\.2\)"):
         run(small("alignment.blocks=0,5"), tmp_path)
+    with pytest.raises(UserError, match=r"makes a token of 1×2×2 latents; give model.patch=2"):
+        run(small("model.patch=1"), tmp_path)
     monkeypatch.setenv("WORLD_SIZE", "3")
     with pytest.raises(UserError, match=r"step=2 does not divide into 3 processes .* multiple of 3"):
         run(small(), tmp_path)
