@@ -180,7 +180,7 @@ def test_interrupting_stops_cleanly_and_resumes(
 ) -> None:
     arguments = (
         "evaluate", videos, "--name", "mine", "--dataset", dataset, "--plugin", plugin,
-        "--metrics", "dummy-brightness", "--set", "sleep_s=0.4",
+        "--metrics", "dummy-brightness", "--set", "sleep_s=1",
     )  # fmt: skip
     for workers, stop in ((1, signal.SIGINT), (2, signal.SIGTERM)):
         process = subprocess.Popen(
