@@ -6,8 +6,10 @@ columns.
 
 from __future__ import annotations
 
+import hashlib
+from collections import OrderedDict
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -16,13 +18,17 @@ import torch
 from refbench.baselines.wan.finite import check_pixels
 from refbench.baselines.wan.prompts import MAX_TEXT_TOKENS, cleaned_prompt
 
+# Pictures whose posteriors are kept: the references of some samples, 2.4 MB each at 832×480.
+MOST_KEPT_PICTURES = 16
+
 
 @dataclass(frozen=True, kw_only=True)
 class WanCodec:
     """Tokenizer and text encoder (UMT5's) and VAE of a Wan generator, which run on `device`.
 
     The VAE keeps a dtype of its own (float32 as in the original code); text features get `dtype`, the
-    transformer's. Offloaded models come to `device` when they are used and leave it again.
+    transformer's. Offloaded models come to `device` when they are used and leave it again. A picture that was
+    encoded lately is not encoded again: a reference is that of all seeds of its sample.
     """
 
     tokenizer: Any
@@ -30,6 +36,7 @@ class WanCodec:
     vae: Any
     device: torch.device
     dtype: torch.dtype
+    kept_pictures: OrderedDict[bytes, Any] = field(default_factory=OrderedDict, compare=False, repr=False)
 
     @property
     def models(self) -> dict[str, torch.nn.Module]:
@@ -68,10 +75,24 @@ class WanCodec:
 
         The posterior's mode, or a draw from it with `generator`. Never tiled: tiling changes latents.
         """
-        posterior = self.vae.encode(pixels_B3FHW.to(self.device, self.vae.dtype)).latent_dist
+        posterior = self._posterior(pixels_B3FHW)
         latents_B16FHW: torch.Tensor = posterior.mode() if generator is None else posterior.sample(generator)
         mean, std = self._latent_statistics(latents_B16FHW)
         return (latents_B16FHW - mean) / std
+
+    def _posterior(self, pixels_B3FHW: torch.Tensor) -> Any:
+        """The VAE's posterior; that of a single picture is kept."""
+        given = pixels_B3FHW.to(self.device, self.vae.dtype)
+        if pixels_B3FHW.shape[2] > 1:
+            return self.vae.encode(given).latent_dist
+        pixels = pixels_B3FHW.float().contiguous().cpu().numpy()
+        key = hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).digest()
+        if key not in self.kept_pictures:
+            self.kept_pictures[key] = self.vae.encode(given).latent_dist
+            if len(self.kept_pictures) > MOST_KEPT_PICTURES:
+                self.kept_pictures.popitem(last=False)
+        self.kept_pictures.move_to_end(key)
+        return self.kept_pictures[key]
 
     def decode(self, latents_B16FHW: torch.Tensor, *, tiling: bool = False) -> Iterator[np.ndarray]:
         """RGB uint8 frames (height,width,3) of latents (1,16,F,h,w); values are truncated, as in Wan's code.

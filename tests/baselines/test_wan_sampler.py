@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +134,42 @@ def test_a_text_is_encoded_once_for_all_seeds_and_samples(
             assert made.notes == expected.notes
     # Samplers of one video encode two texts each.
     assert len(encoded) == 3 + 2 * 6
+
+
+def test_a_picture_is_encoded_once_and_a_draw_stays_one(
+    codec: WanCodec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Six references of which three differ: three encodings; the mode and a draw are those of the VAE."""
+    codec = replace(codec, kept_pictures=OrderedDict())
+    encoded: list[tuple[int, ...]] = []
+    encode = codec.vae.encode
+
+    def counted(pixels: torch.Tensor) -> object:
+        encoded.append(tuple(pixels.shape))
+        return encode(pixels)
+
+    monkeypatch.setattr(codec.vae, "encode", counted)
+    monkeypatch.setattr("refbench.baselines.wan.codec.MOST_KEPT_PICTURES", 3)
+    pictures = [torch.rand(1, 3, 1, 32, 48, generator=torch.Generator().manual_seed(n)) for n in range(3)]
+    with torch.no_grad():
+        for seed in range(2):
+            for picture in pictures:
+                fresh = replace(codec, kept_pictures=OrderedDict())
+                assert torch.equal(codec.encode(picture), fresh.encode(picture))
+                draws = [
+                    one.encode(picture, generator=torch.Generator().manual_seed(seed))
+                    for one in (codec, fresh)
+                ]
+                assert torch.equal(*draws) and not torch.equal(draws[0], codec.encode(picture))
+        # Fresh ones encode each picture once, the kept ones three in all.
+        assert len(encoded) == 3 + 6
+        # A clip is no picture, and a fourth picture takes the place of the oldest.
+        codec.encode(torch.zeros(1, 3, 5, 32, 48))
+        codec.encode(torch.zeros(1, 3, 1, 32, 48))
+        codec.encode(pictures[2])
+        assert len(encoded) == 11 and len(codec.kept_pictures) == 3
+        codec.encode(pictures[0])
+        assert len(encoded) == 12
 
 
 def test_latents_are_normalised_and_the_round_trip_is_the_vae_s(codec: WanCodec) -> None:
