@@ -82,9 +82,9 @@ class Batch:
     @property
     def tokens(self) -> int:
         """Tokens in the network's sequences, padding included."""
-        tokens_each = int(self.subject_BT.shape[1]) // self.references_BCNhw.shape[2]
-        video = self.latents_BCFhw.shape[2] * tokens_each
-        return len(self.latents_BCFhw) * (video + int(self.subject_BT.shape[1]))
+        of_references = int(self.subject_BT.shape[1])
+        of_video = int(self.latents_BCFhw.shape[2]) * (of_references // int(self.references_BCNhw.shape[2]))
+        return len(self.latents_BCFhw) * (of_video + of_references)
 
 
 @dataclass(frozen=True, kw_only=True)
