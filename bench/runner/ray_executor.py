@@ -61,6 +61,9 @@ ATTEMPTS = 3
 MOST_FAILED_STARTS = 3
 # Sent files that the driver holds ready, for the other metrics of a video.
 HELD_READY = 16
+# No reports to Ray's makers, and none of the lines on dead workers that Ray prints on standard output, which
+# may be JSON: the driver says itself what becomes of a job.
+RAY_VARIABLES = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DEDUP_LOGS_SKIP_REGEX": ".*"}
 CLIENT_SCHEME = "ray://"
 # In a process of its own: an address that accepts connections and then says nothing holds Ray for minutes.
 TRY_ADDRESS = """
@@ -95,7 +98,8 @@ def connected(address: str | None, threads: int) -> Iterator[None]:
     answer in time.
     """
     require_ray()
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    for name, value in RAY_VARIABLES.items():
+        os.environ.setdefault(name, value)
     import ray
 
     if ray.is_initialized():
