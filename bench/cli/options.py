@@ -130,7 +130,7 @@ RayAddressOption = Annotated[
     str | None,
     typer.Option(
         "--ray-address",
-        metavar="HOST:PORT|auto",
+        metavar="HOST:PORT|auto|local",
         help="The Ray cluster. Default: $RAY_ADDRESS or this machine's, else Ray is started here.",
     ),
 ]

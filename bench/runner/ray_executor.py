@@ -64,6 +64,8 @@ HELD_READY = 16
 # No reports to Ray's makers, and none of the lines on dead workers that Ray prints on standard output, which
 # may be JSON: the driver says itself what becomes of a job.
 RAY_VARIABLES = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DEDUP_LOGS_SKIP_REGEX": ".*"}
+# Ray's own name for a cluster of this machine alone, begun for the purpose.
+ALONE = "local"
 CLIENT_SCHEME = "ray://"
 # In a process of its own: an address that accepts connections and then says nothing holds Ray for minutes.
 TRY_ADDRESS = """
@@ -92,10 +94,10 @@ def require_ray() -> None:
 def connected(address: str | None, threads: int) -> Iterator[None]:
     """Within the block this process is connected to a cluster, which is left (or ended, if we began it).
 
-    `address` is HOST:PORT, `auto` (the cluster of this machine, which must be there) or None: that of
-    RAY_ADDRESS or of this machine if there is one, else Ray is started on this machine alone. A connection
-    that is there already is used and stays. Raises UserError for a cluster that is not there or does not
-    answer in time.
+    `address` is HOST:PORT, `auto` (the cluster of this machine, which must be there), `local` (Ray is started
+    on this machine alone) or None: the cluster of RAY_ADDRESS or of this machine if there is one, else as
+    `local`. A connection that is there already is used and stays. Raises UserError for a cluster that is not
+    there or does not answer in time.
     """
     require_ray()
     for name, value in RAY_VARIABLES.items():
@@ -109,7 +111,7 @@ def connected(address: str | None, threads: int) -> Iterator[None]:
     alone = {} if where else {"num_cpus": usable_cores(), "include_dashboard": False}
     try:
         ray.init(
-            address=where or "local",
+            address=where or ALONE,
             log_to_driver=False,
             logging_level="ERROR",
             # As in worker processes of this machine; Ray would set the cores of each actor.
@@ -127,6 +129,8 @@ def connected(address: str | None, threads: int) -> Iterator[None]:
 def _answering(address: str | None) -> str | None:
     """The address of a cluster that answers, or None where none was asked for and none is there."""
     named = address or os.environ.get("RAY_ADDRESS") or None
+    if named == ALONE:
+        return None
     if named is not None and named.startswith(CLIENT_SCHEME):
         raise UserError(
             f"--ray-address {named}: Ray's client is not supported; run refbench on a node of the cluster "
@@ -292,7 +296,9 @@ class Cluster(Generic[Found]):
                 return
         del self._asked[node.id]
         if isinstance(answer, str):
-            self.refuse(node, answer)
+            # One that has died meanwhile has nothing to be named for.
+            if any(node.id == living.id for living in living_nodes()):
+                self.refuse(node, answer)
         else:
             self.found[node.id] = (node, answer[0])
 

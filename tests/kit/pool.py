@@ -16,8 +16,8 @@ from refbench.bench.errors import UserError
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """`what` is `answer`, `slow`, `visible`, `hang`, `die`, `die once` (it leaves `mark`), `refuse` or
-    `break`.
+    """`what` is `answer`, `slow`, `wait` (for `mark`), `visible`, `hang`, `die`, `die once` (it leaves
+    `mark`), `refuse` or `break`.
     """
 
     id: str
@@ -43,6 +43,8 @@ class Talker:
 
     def work(self, job: Task, on_step: Callable[[int, int], None]) -> str:
         on_step(1, 2)
+        while job.what == "wait" and not job.mark.exists():
+            time.sleep(0.02)
         if job.what == "slow":
             time.sleep(0.1)
         if job.what == "hang":

@@ -15,7 +15,7 @@ def nothing() -> None:
 
 if __name__ == "__main__":
     address, mark = sys.argv[1:]
-    with connected(None if address == "local" else address, 1):
+    with connected(address, 1):
         cluster = Cluster(Demand.of("cpu", 1, 1, needs_torch=False), nothing, ())
         cluster.look(wait=True)
         executor = RayExecutor[Task, str](cluster)
