@@ -46,7 +46,7 @@ $(VENV)/.docs: $(VENV)/bin/python pyproject.toml constraints.txt
 $(VENV)/.dev: $(VENV)/bin/python pyproject.toml constraints.txt
 	@echo "Installing the core, the learned metrics and generators (torch: several GB) and the development tools into $(VENV) …"
 	@rm -rf *.egg-info
-	@$(INSTALL) --editable '.[metrics,refalign,dev]'
+	@$(INSTALL) --editable '.[metrics,refalign,ray,dev]'
 	@touch $@
 
 $(VENV)/bin/python:

@@ -62,7 +62,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 def partial_path(path: Path) -> Path:
     """The temporary name beside `path` under which this process writes what will become it."""
-    return path.with_name(f".{path.name}.{_machine()}-{os.getpid()}.partial")
+    return path.with_name(f".{path.name}.{machine()}-{os.getpid()}.partial")
 
 
 def remove_leftovers(folder: Path, names: re.Pattern[str] = PARTIAL_NAME) -> None:
@@ -77,7 +77,7 @@ def remove_leftovers(folder: Path, names: re.Pattern[str] = PARTIAL_NAME) -> Non
     with suppress(OSError):
         for path in folder.iterdir():
             match = names.fullmatch(path.name)
-            if match is None or match[1] != _machine() or _lives(int(match[2])):
+            if match is None or match[1] != machine() or _lives(int(match[2])):
                 continue
             with suppress(OSError):
                 if path.lstat().st_uid == os.getuid():
@@ -101,13 +101,26 @@ def _remove_leftovers_once(folder: Path) -> None:
 def scratch_folder(purpose: str) -> tempfile.TemporaryDirectory[str]:
     """A temporary folder; those that killed processes left are removed first. `purpose` is one word."""
     remove_leftovers(Path(tempfile.gettempdir()), SCRATCH_NAME)
-    prefix = f"refbench-{purpose}-{_machine()}-{os.getpid()}-"
+    prefix = f"refbench-{purpose}-{machine()}-{os.getpid()}-"
     # Where a network's memory is that of its file, systems that cannot remove this yet leave it.
     return tempfile.TemporaryDirectory(prefix=prefix, ignore_cleanup_errors=True)
 
 
+def family_folder(purpose: str, token: str) -> Path:
+    """A temporary folder, made where it is missing, that the processes of one parent share.
+
+    `purpose` and `token` are one word each. Once the parent has ended it is removed as what `scratch_folder`
+    makes.
+    """
+    folder = Path(tempfile.gettempdir())
+    remove_leftovers(folder, SCRATCH_NAME)
+    family = folder / f"refbench-{purpose}-{machine()}-{os.getppid()}-{token}"
+    family.mkdir(mode=0o700, exist_ok=True)
+    return family
+
+
 @cache
-def _machine() -> str:
+def machine() -> str:
     """What process ids belong to: the host, and within it the container, as eight hexadecimal digits."""
     try:
         container = str(Path("/proc/self/ns/pid").readlink())

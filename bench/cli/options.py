@@ -118,6 +118,22 @@ JobTimeoutOption = Annotated[
         "0: no limit. Default: as the metric or method declares, where workers have processes of their own.",
     ),
 ]
+ExecutorOption = Annotated[
+    str,
+    typer.Option(
+        "--executor",
+        metavar="local|ray",
+        help="Where workers run: processes of this machine, or actors of a Ray cluster.",
+    ),
+]
+RayAddressOption = Annotated[
+    str | None,
+    typer.Option(
+        "--ray-address",
+        metavar="HOST:PORT|auto|local",
+        help="The Ray cluster. Default: $RAY_ADDRESS or this machine's, else Ray is started here.",
+    ),
+]
 SamplesOption = Annotated[
     str | None, typer.Option("--samples", metavar="ID,…", help="Only the samples of these ids.")
 ]

@@ -42,6 +42,8 @@ def evaluate(
     workers: o.WorkersOption = 1,
     devices: o.DevicesOption = "auto",
     job_timeout: o.JobTimeoutOption = None,
+    executor: o.ExecutorOption = "local",
+    ray_address: o.RayAddressOption = None,
     weights: o.WeightsOption = None,
     memory_gib: o.MemoryOption = None,
     judge_model: o.JudgeModelOption = None,
@@ -93,6 +95,8 @@ def evaluate(
             workers=workers,
             devices=devices,
             job_timeout_s=job_timeout,
+            executor=executor,
+            ray_address=ray_address,
             weights=weights,
             plugins=tuple(plugin or ()),
             out=out,
@@ -196,6 +200,8 @@ def generate(
     workers: o.WorkersOption = 1,
     devices: o.DevicesOption = "auto",
     job_timeout: o.JobTimeoutOption = None,
+    executor: o.ExecutorOption = "local",
+    ray_address: o.RayAddressOption = None,
     weights: o.WeightsOption = None,
     plugin: o.PluginOption = None,
     out: o.VideosOutOption = Path("runs"),
@@ -233,6 +239,8 @@ def generate(
             workers=workers,
             devices=devices,
             job_timeout_s=job_timeout,
+            executor=executor,
+            ray_address=ray_address,
             weights=weights,
             plugins=tuple(plugin or ()),
             out=out,
@@ -282,6 +290,8 @@ def run(
     workers: o.WorkersOption = 1,
     devices: o.DevicesOption = "auto",
     job_timeout: o.JobTimeoutOption = None,
+    executor: o.ExecutorOption = "local",
+    ray_address: o.RayAddressOption = None,
     weights: o.WeightsOption = None,
     judge_model: o.JudgeModelOption = None,
     judge_url: o.JudgeUrlOption = None,
@@ -329,6 +339,8 @@ def run(
         "workers": workers,
         "devices": devices,
         "job_timeout": job_timeout,
+        "executor": executor,
+        "ray_address": ray_address,
         "weights": weights,
         "judge": {
             key: value
@@ -380,6 +392,7 @@ def _was_typed(context: typer.Context, name: str) -> bool:
 
 def _run(config: RunConfig) -> None:
     """Generate, evaluate and report what a configuration says; it is kept beside the scores."""
+    from refbench.bench.runner.executors import connection
     from refbench.bench.runner.run import MethodsRun, check_run, run_methods
     from refbench.bench.scores.protocol import protocol_of
 
@@ -404,6 +417,8 @@ def _run(config: RunConfig) -> None:
             workers=config.workers,
             devices=config.devices,
             job_timeout_s=config.job_timeout,
+            executor=config.executor,
+            ray_address=config.ray_address,
             weights=config.weights,
             plugins=config.plugins,
             runs=config.runs,
@@ -414,7 +429,8 @@ def _run(config: RunConfig) -> None:
     for one in planned:
         check_run(one)
     config.write(config.out)
-    done = [run_methods(one) for one in planned]
+    with connection(config.executor, config.ray_address):
+        done = [run_methods(one) for one in planned]
     other_command("report")(
         stores=[store for one in done for store in one.stores],
         out=config.report,

@@ -3,22 +3,39 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from refbench.bench import DEFAULT_TRACK
 from refbench.bench.console import count_text
 from refbench.bench.dataset import Track, as_track
-from refbench.bench.devices import check_memory, chosen_devices, free_gib, one_device, places_of
+from refbench.bench.devices import Place, check_memory, chosen_devices, free_gib, one_device, places_of
 from refbench.bench.environment import Environment, threads_per_job
 from refbench.bench.errors import SampleError, UserError
 from refbench.bench.files import scratch_folder
 from refbench.bench.registry import load_plugins, unknown_name
-from refbench.bench.runner.executors import Watcher, WorkerDied, make_executor
-from refbench.bench.runner.plan import Plan, as_selection, make_plan, require_named, selected_metrics
+from refbench.bench.runner.executors import (
+    LOCAL,
+    RAY,
+    Executor,
+    Watcher,
+    WorkerDied,
+    connection,
+    make_executor,
+)
+from refbench.bench.runner.plan import (
+    Ability,
+    Plan,
+    abilities,
+    as_selection,
+    make_plan,
+    require_named,
+    selected_metrics,
+)
 from refbench.bench.runner.progress import Progress
 from refbench.bench.runner.scoring import ScoringJob, ScoringOutcome, ScoringWorkerFactory, need_torch
 from refbench.bench.runs.folder import VideoFolder, scan_videos, stored_run_file, write_run
@@ -66,7 +83,8 @@ class Evaluation:
     """What to evaluate. `name` may be None where a `run.json` names the method.
 
     `workers` is their number per device, `devices` as `chosen_devices` reads it; `job_timeout_s` limits each
-    job (0: no limit; None: as its metric declares, where workers have processes of their own).
+    job (0: no limit; None: as its metric declares, where workers have processes of their own). `executor` is
+    `local` or `ray`, `ray_address` as `ray_executor.connected` takes it.
     """
 
     videos: Path
@@ -81,6 +99,8 @@ class Evaluation:
     workers: int = 1
     devices: str = "auto"
     job_timeout_s: float | None = None
+    executor: str = LOCAL
+    ray_address: str | None = None
     weights: Path | None = None
     plugins: tuple[Path, ...] = ()
     out: Path = Path("results")
@@ -127,6 +147,8 @@ def evaluate(
     devices: str | None = None,
     workers: int = 1,
     job_timeout_s: float | None = None,
+    executor: str = LOCAL,
+    ray_address: str | None = None,
     samples: Sequence[str] = (),
     limit: int | None = None,
     plugins: Iterable[Path | str] = (),
@@ -140,9 +162,10 @@ def evaluate(
     `metrics` is `components` (the default: those in TotalScore), `all`, or names, as a list or separated by
     commas; `options` are values by metric and key. One worker works in this process, on `device`; several, or
     one with a time limit per job, have processes of their own, on `device` or on each of `devices` (`auto`:
-    all GPUs), and then a script needs its `if __name__ == "__main__":`. What is current in the store is not
-    scored again. Raises UserError for what the caller can mend (also a metric asked for by name whose weights
-    are missing); a sample that fails is a record with its reason.
+    all GPUs), and then a script needs its `if __name__ == "__main__":`. With `executor="ray"` they are actors
+    of a Ray cluster (`ray_address`: HOST:PORT or `auto`; None: one that is there, else this machine). What is
+    current in the store is not scored again. Raises UserError for what the caller can mend (also a metric
+    asked for by name whose weights are missing); a sample that fails is a record with its reason.
     """
     paths = tuple(map(Path, plugins))
     load_plugins(paths)
@@ -158,12 +181,29 @@ def evaluate(
             devices=one_device(device) if devices is None else devices,
             workers=workers,
             job_timeout_s=job_timeout_s,
+            executor=executor,
+            ray_address=ray_address,
             samples=tuple(samples),
             limit=limit,
             plugins=paths,
             out=Path(out),
         )
     ).run()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoringSite:
+    """Where an evaluation's scoring is done: a place for each worker, those of them that share the memory of
+    one device (`free_gib` is the share of each), what each metric can do there, and what workers there need.
+    """
+
+    places: tuple[Place, ...]
+    sharing: tuple[Place, ...]
+    able: Mapping[str, Ability]
+    free_gib: Callable[[], float]
+    executor: Executor[ScoringJob, ScoringOutcome]
+    weights: Path | None
+    plugins: tuple[Path, ...]
 
 
 class PreparedEvaluation:
@@ -174,16 +214,22 @@ class PreparedEvaluation:
         self.folder = scan_videos(evaluation.videos, evaluation.track, evaluation.pattern)
         self.run_key = _run_key(evaluation, self.folder)
         self.store = store_path(evaluation.out, self.run_key.method, self.run_key.track)
+        # Faults are said before anything is read; nothing is connected yet.
+        self._connection()
         self.metrics = selected_metrics(evaluation.metrics, evaluation.options)
         if not self.metrics:
             raise UserError("no metric is selected; refbench metrics lists them")
-        self.places = places_of(
-            chosen_devices(evaluation.devices, needs_torch=need_torch(self.metrics, evaluation.weights)),
-            evaluation.workers,
-            own_process=evaluation.job_timeout_s is not None,
-        )
+        self.places: tuple[Place, ...] = ()
+        if evaluation.executor == LOCAL:
+            self.places = places_of(
+                chosen_devices(evaluation.devices, needs_torch=need_torch(self.metrics, evaluation.weights)),
+                evaluation.workers,
+                own_process=evaluation.job_timeout_s is not None,
+            )
         self.environment = Environment(
-            device=self.places[0].device, threads=threads_per_job(), weights=evaluation.weights
+            device=self.places[0].device if self.places else "cpu",
+            threads=threads_per_job(),
+            weights=evaluation.weights,
         )
         self.samples = chosen_samples(
             evaluation.track,
@@ -197,37 +243,67 @@ class PreparedEvaluation:
         """The plan against the store's records (read without locking where they are not given)."""
         if held is None:
             held = read_latest([self.store]) if self.store.is_file() else {}
-        share_gib = self.evaluation.memory_gib or free_gib(self.places)
-        plan = make_plan(
-            run_key=self.run_key,
-            samples=self.samples,
-            folder=self.folder,
-            chosen=self.metrics,
-            held=held,
-            environment=self.environment,
-            memory_gib=share_gib,
-            job_timeout_s=self.evaluation.job_timeout_s,
-        )
-        if self.evaluation.memory_gib is None:
-            check_memory(self.places, plan.needs, share_gib)
-        return plan
+        with self._connection():
+            return self._plan(self._site(), held)
 
     def run(self) -> Evaluated:
         """Score what is not current and append it to the store, one record at a time as it comes.
 
         Interrupted at any point, the store holds what was finished; the same call goes on from there.
         """
-        executor = make_executor(self.places)
-        run_folder = scratch_folder("run") if self.places[0].alone else nullcontext()
+        with self._connection():
+            return self._run(self._site())
+
+    def _connection(self) -> AbstractContextManager[None]:
+        return connection(self.evaluation.executor, self.evaluation.ray_address)
+
+    def _site(self) -> ScoringSite:
+        """Where the scoring is done; for Ray within a connection."""
+        if self.evaluation.executor == RAY:
+            from refbench.bench.runner.ray_sites import ray_scoring_site
+
+            site = ray_scoring_site(self.evaluation, self.metrics)
+            self.places = site.places
+            return site
+        return ScoringSite(
+            places=self.places,
+            sharing=self.places,
+            able=abilities(self.metrics, self.environment),
+            free_gib=partial(free_gib, self.places),
+            executor=make_executor(self.places),
+            weights=self.evaluation.weights,
+            plugins=self.evaluation.plugins,
+        )
+
+    def _plan(self, site: ScoringSite, held: Mapping[RecordKey, Record]) -> Plan:
+        share_gib = self.evaluation.memory_gib or site.free_gib()
+        plan = make_plan(
+            run_key=self.run_key,
+            samples=self.samples,
+            folder=self.folder,
+            chosen=self.metrics,
+            held=held,
+            able=site.able,
+            memory_gib=share_gib,
+            job_timeout_s=self.evaluation.job_timeout_s,
+        )
+        if self.evaluation.memory_gib is None:
+            check_memory(site.sharing, plan.needs, share_gib)
+        return plan
+
+    def _run(self, site: ScoringSite) -> Evaluated:
+        run_folder = scratch_folder("run") if site.places[0].alone else nullcontext()
         with run_folder as shared, StoreWriter(self.store) as writer:
             factory = ScoringWorkerFactory(
                 options=self.evaluation.options,
-                environment=replace(self.environment, shared=Path(shared) if shared else None),
-                plugins=self.evaluation.plugins,
+                environment=replace(
+                    self.environment, weights=site.weights, shared=Path(shared) if shared else None
+                ),
+                plugins=site.plugins,
             )
-            plan = self.plan(writer.records)
+            plan = self._plan(site, writer.records)
             lacking = {name: counts.lacking for name, counts in plan.per_metric.items()}
-            require_named(self.evaluation.metrics, self.metrics, self.environment, lacking)
+            require_named(self.evaluation.metrics, self.metrics, site.able, lacking)
             writer.append(plan.settled)
             if self.folder.info is not None:
                 write_run(stored_run_file(self.store, self.run_key.variant), self.folder.info)
@@ -236,7 +312,7 @@ class PreparedEvaluation:
                     for text in (*plan.forecasts, *plan.remarks):
                         progress.say(text)
                     watcher = _NamedJobs(progress) if len(self.places) == 1 else None
-                    for job, result in executor.run(factory, plan.jobs, watcher):
+                    for job, result in site.executor.run(factory, plan.jobs, watcher):
                         outcome = (
                             ScoringOutcome(reason=f"{FAILED}: {result.reason}")
                             if isinstance(result, WorkerDied)

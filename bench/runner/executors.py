@@ -19,14 +19,18 @@ import time
 from abc import ABC, abstractmethod
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Any, Generic, Protocol, TypeVar
 
 from refbench.bench.devices import Place
+from refbench.bench.environment import threads_per_job
 from refbench.bench.errors import UserError, exit_text, one_line
 
+# What `--executor` may be: this machine's processes, or a Ray cluster (`ray_executor`).
+LOCAL = "local"
+RAY = "ray"
 ON_LINUX = sys.platform == "linux"
 # From <sys/prctl.h>.
 PR_SET_PDEATHSIG = 1
@@ -355,3 +359,19 @@ def make_executor(places: Sequence[Place], *, attempts: int = 1) -> Executor[Any
     if len(places) == 1 and not places[0].alone:
         return InProcessExecutor(places[0])
     return ProcessPoolExecutor(places, attempts=attempts)
+
+
+def connection(executor: str, ray_address: str | None) -> AbstractContextManager[None]:
+    """Within the block an executor of this name can be used: Ray is connected, or begun and then ended.
+
+    Raises UserError for another name, an address without Ray, and as `ray_executor.connected`.
+    """
+    if executor not in (LOCAL, RAY):
+        raise UserError(f"--executor is {LOCAL} or {RAY}, not {one_line(executor, 60)!r}")
+    if executor == LOCAL:
+        if ray_address is not None:
+            raise UserError("--ray-address goes with --executor ray")
+        return nullcontext()
+    from refbench.bench.runner.ray_executor import connected
+
+    return connected(ray_address, threads_per_job())

@@ -12,6 +12,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,15 @@ from refbench.bench.prompts import PromptSet
 from refbench.bench.provenance import package_versions, python_version, source_commit
 from refbench.bench.registry import load_plugins, methods
 from refbench.bench.runner.evaluate import EVERYTHING, Shard, chosen_samples
-from refbench.bench.runner.executors import Watcher, WorkerDied, make_executor
+from refbench.bench.runner.executors import (
+    LOCAL,
+    RAY,
+    Executor,
+    Watcher,
+    WorkerDied,
+    connection,
+    make_executor,
+)
 from refbench.bench.runner.progress import Progress
 from refbench.bench.runs.folder import (
     ERROR_SUFFIX,
@@ -62,6 +71,8 @@ from refbench.bench.weights.kind import check_one_kind, joined_kind, kind_of_dig
 SHUFFLED_GENERATION = "generated-shuffled"
 SETTINGS = ("native", "matched")
 NAMED_REFUSALS = 3
+# The distributions whose versions a run states.
+RUN_PACKAGES = ("av", "numpy", "opencv-python", "torch", "transformers", "diffusers")
 # How often a video is begun whose worker process dies.
 ATTEMPTS = 2
 
@@ -72,7 +83,8 @@ class Generation:
 
     `settings` is `native`, `matched` or None (as the options say); `prompts` replace the benchmark's.
     `workers` is their number per device, `devices` as `chosen_devices` reads it; `job_timeout_s` limits each
-    video (0: no limit; None: as the method says, where workers have processes of their own).
+    video (0: no limit; None: as the method says, where workers have processes of their own). `executor` is
+    `local` or `ray`, `ray_address` as `ray_executor.connected` takes it.
     """
 
     method: str
@@ -89,6 +101,8 @@ class Generation:
     workers: int = 1
     devices: str = "auto"
     job_timeout_s: float | None = None
+    executor: str = LOCAL
+    ray_address: str | None = None
     weights: Path | None = None
     plugins: tuple[Path, ...] = ()
     out: Path = Path("runs")
@@ -146,6 +160,8 @@ def generate(
     devices: str | None = None,
     workers: int = 1,
     job_timeout_s: float | None = None,
+    executor: str = LOCAL,
+    ray_address: str | None = None,
     plugins: Iterable[Path | str] = (),
     out: Path | str = "runs",
 ) -> Generated:
@@ -155,8 +171,9 @@ def generate(
     method's options by name, `settings` `native` or `matched`; `samples` are ids (none: all). What is
     finished is not made again. One worker works in this process, on `device`; several, or one with a time
     limit per video, have processes of their own, on `device` or on each of `devices` (`auto`: all GPUs), and
-    then a script needs its `if __name__ == "__main__":`. Raises UserError for what the caller can mend; a
-    sample that fails leaves its reason and the run goes on.
+    then a script needs its `if __name__ == "__main__":`. With `executor="ray"` they are actors of a Ray
+    cluster (`ray_address`: HOST:PORT or `auto`; None: one that is there, else this machine). Raises UserError
+    for what the caller can mend; a sample that fails leaves its reason and the run goes on.
     """
     paths = tuple(map(Path, plugins))
     load_plugins(paths)
@@ -174,6 +191,8 @@ def generate(
             workers=workers,
             devices=one_device(device) if devices is None else devices,
             job_timeout_s=job_timeout_s,
+            executor=executor,
+            ray_address=ray_address,
             weights=Path(weights) if weights is not None else None,
             plugins=paths,
             out=Path(out),
@@ -185,6 +204,11 @@ def run_generation(generation: Generation) -> Generated:
     """Make the videos that are not there yet. Raises UserError before any long work for what the user can
     mend.
     """
+    with connection(generation.executor, generation.ray_address):
+        return _run_generation(generation)
+
+
+def _run_generation(generation: Generation) -> Generated:
     method = make_method(generation.method, generation.options, generation.settings)
     name = checked_name(generation.name or method.name, "--name")
     samples = chosen_samples(
@@ -198,7 +222,8 @@ def run_generation(generation: Generation) -> Generated:
         if method.card().settings == "matched":
             raise UserError("matched settings take the benchmark's prompts: leave --prompts out")
         samples = generation.prompts.applied(samples)
-    digests, problem = _find_weights(method, generation.weights)
+    site = _site(generation, method)
+    digests, problem = site.digests, site.problem
     _check_weights(method, generation.track, digests)
     variant = _variant(generation, digests)
     folder = run_folder(generation.out, name, generation.track.name, variant)
@@ -208,7 +233,7 @@ def run_generation(generation: Generation) -> Generated:
     wanted = [(sample, seed) for sample, seed in missing if sample.id not in refused]
     if wanted and problem is not None:
         raise UserError(problem)
-    places = _places(generation, method, digests) if wanted else ()
+    places = site.places() if wanted else ()
     info = _run_info(generation, _card(generation, method, digests if wanted else {}), name, variant)
     if is_there(folder / RUN_FILE):
         # Another run's folder is refused before anything is loaded.
@@ -236,7 +261,7 @@ def run_generation(generation: Generation) -> Generated:
             for sample, seed in wanted
         ]
         try:
-            _make(generation, places, name, jobs, begin, failures)
+            _make(generation, site, places, name, jobs, begin, failures)
         finally:
             for place in seed_folders:
                 # Of workers that were ended in the middle of a video.
@@ -251,7 +276,38 @@ def run_generation(generation: Generation) -> Generated:
     )
 
 
-def _find_weights(method: Method, folder: Path | None) -> tuple[dict[str, str], str | None]:
+@dataclass(frozen=True, kw_only=True)
+class GenerationSite:
+    """Where a generation is done: the digests of the weights there, or why the method cannot run; a place for
+    each worker, as soon as there is work, and its executor; and what workers there need.
+    """
+
+    digests: Mapping[str, str]
+    problem: str | None
+    places: Callable[[], tuple[Place, ...]]
+    executor: Callable[[Sequence[Place]], Executor[GenerationJob, GenerationOutcome]]
+    weights: Path | None
+    plugins: tuple[Path, ...]
+
+
+def _site(generation: Generation, method: Method) -> GenerationSite:
+    """Where the videos are made; for Ray within a connection."""
+    if generation.executor == RAY:
+        from refbench.bench.runner.ray_sites import ray_generation_site
+
+        return ray_generation_site(generation, method)
+    digests, problem = find_method_weights(method, generation.weights)
+    return GenerationSite(
+        digests=digests,
+        problem=problem,
+        places=partial(_places, generation, method, digests),
+        executor=partial(make_executor, attempts=ATTEMPTS),
+        weights=generation.weights,
+        plugins=generation.plugins,
+    )
+
+
+def find_method_weights(method: Method, folder: Path | None) -> tuple[dict[str, str], str | None]:
     """Digests of what the method would load, and why it cannot run here (which matters only if it must)."""
     absent = missing_packages(method.modules, "baselines")
     if absent is not None:
@@ -316,7 +372,6 @@ def _card(generation: Generation, method: Method, digests: Mapping[str, str]) ->
 
 def _run_info(generation: Generation, card: MethodCard, name: str, variant: str) -> RunInfo:
     shuffled = generation.shuffled_references is not None
-    packages = ("av", "numpy", "opencv-python", "torch", "transformers", "diffusers")
     return RunInfo(
         method=name,
         track=generation.track.name,
@@ -325,7 +380,7 @@ def _run_info(generation: Generation, card: MethodCard, name: str, variant: str)
         references="shuffled" if shuffled else "own",
         reference_seed=generation.shuffled_references,
         dataset=dataset_digest(generation.track),
-        versions={"python": python_version(), **package_versions(packages)},
+        versions={"python": python_version(), **package_versions(RUN_PACKAGES)},
         commit=source_commit(),
         threads=threads_per_job(),
     )
@@ -477,6 +532,7 @@ class _Begun(Watcher[GenerationJob]):
 
 def _make(
     generation: Generation,
+    site: GenerationSite,
     places: Sequence[Place],
     name: str,
     jobs: Sequence[GenerationJob],
@@ -488,15 +544,14 @@ def _make(
         method=generation.method,
         options=generation.options,
         settings=generation.settings,
-        environment=Environment(threads=threads_per_job(), weights=generation.weights),
-        plugins=generation.plugins,
+        environment=Environment(threads=threads_per_job(), weights=site.weights),
+        plugins=site.plugins,
     )
     with Progress(f"generating {name}", len(jobs)) as progress:
         if places[0].alone:
             progress.say(workers_text(places, jobs[0].limit_s))
         watcher = _Begun(begin, progress, alone=len(places) == 1)
-        executor = make_executor(places, attempts=ATTEMPTS)
-        for job, result in executor.run(factory, jobs, watcher):
+        for job, result in site.executor(places).run(factory, jobs, watcher):
             outcome = GenerationOutcome(reason=result.reason) if isinstance(result, WorkerDied) else result
             for remark in outcome.notes:
                 progress.say(f"{job.sample.id}: {one_line(remark)}")

@@ -108,8 +108,30 @@ class Plan:
         )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Ability:
+    """Whether a metric can run somewhere: why it cannot (empty where it can), and its weights' kind there."""
+
+    cannot: str
+    kind: WeightsKind
+
+
+def abilities(chosen: Iterable[Metric], environment: Environment) -> dict[str, Ability]:
+    """What each of these metrics, by name, can do in an environment."""
+    return {
+        metric.declaration.name: Ability(
+            cannot=metric.unavailable(environment) or "",
+            kind=kind_on_disk(metric.declaration.weights, environment.weights),
+        )
+        for metric in chosen
+    }
+
+
 def require_named(
-    selection: str | None, chosen: Iterable[Metric], environment: Environment, videos: Mapping[str, int]
+    selection: str | None,
+    chosen: Iterable[Metric],
+    able: Mapping[str, Ability],
+    videos: Mapping[str, int],
 ) -> None:
     """See that metrics that were asked for by name can run, where `videos` (by metric) wait for them.
 
@@ -120,8 +142,8 @@ def require_named(
         return
     for metric in chosen:
         name = metric.declaration.name
-        missing = metric.unavailable(environment) if videos.get(name) else None
-        if missing is not None:
+        missing = able[name].cannot if videos.get(name) else ""
+        if missing:
             raise UserError(f"{name} was asked for and cannot run: {missing}")
 
 
@@ -159,11 +181,12 @@ def make_plan(
     folder: VideoFolder,
     chosen: Iterable[Metric],
     held: Mapping[RecordKey, Record],
-    environment: Environment,
+    able: Mapping[str, Ability],
     memory_gib: float,
     job_timeout_s: float | None = None,
 ) -> Plan:
-    """Decide for each metric, sample and seed what is to be done; `held` are the store's latest records.
+    """Decide for each metric, sample and seed what is to be done; `held` are the store's latest records, and
+    `able` says which metrics can run where the work will be done.
 
     A held value is current while its metric version and digests match, no judge's run is missing from it
     (one that is missing is asked again, where the judge can be asked), and it says of an unusual video how
@@ -179,11 +202,11 @@ def make_plan(
     for metric in chosen:
         name = metric.declaration.name
         counts = plan.per_metric[name] = MetricPlan()
-        counts.cannot = metric.unavailable(environment) or ""
+        counts.cannot = able[name].cannot
         limit_s = metric.declaration.job_limit_s if job_timeout_s is None else job_timeout_s
         plan.limits_s[name] = limit_s or None
         settings = digest_of(metric.settings())
-        kind = kind_on_disk(metric.declaration.weights, environment.weights)
+        kind = able[name].kind
         for sample in samples:
             inapplicable = metric.not_applicable(sample)
             for seed in folder.seeds:

@@ -15,8 +15,9 @@ from refbench.bench.options import assignments_by_owner
 from refbench.bench.prompts import PromptSet
 from refbench.bench.registry import methods as method_registry
 from refbench.bench.runner.evaluate import Evaluated, Evaluation, PreparedEvaluation
+from refbench.bench.runner.executors import LOCAL, RAY, connection
 from refbench.bench.runner.generate import Generated, Generation, check_seeds, make_method, run_generation
-from refbench.bench.runner.plan import require_named, selected_metrics
+from refbench.bench.runner.plan import abilities, require_named, selected_metrics
 from refbench.bench.runner.scoring import need_torch
 from refbench.bench.scores.store import StorePart, store_path
 
@@ -42,6 +43,8 @@ class MethodsRun:
     workers: int = 1
     devices: str = "auto"
     job_timeout_s: float | None = None
+    executor: str = LOCAL
+    ray_address: str | None = None
     weights: Path | None = None
     plugins: tuple[Path, ...] = ()
     runs: Path = Path("runs")
@@ -101,19 +104,29 @@ def check_run(run: MethodsRun) -> CheckedNames:
     Raises UserError for what is wrong.
     """
     checked = check_names(run.methods, run.assignments, run.settings, run.metrics)
+    if run.executor == RAY:
+        # What is there is asked of the nodes, by the generation and the evaluation.
+        return checked
     by_torch = [method_registry.get(name).needs_torch for name in checked.methods]
     by_torch.append(need_torch(checked.metrics, run.weights))
     chosen_devices(run.devices, needs_torch=any(by_torch))
     if not all(store_path(run.out, name, run.track.name).exists() for name in checked.methods):
         # Nothing can be current yet; where something may be, the evaluation decides.
         every = {metric.declaration.name: len(run.track.samples) for metric in checked.metrics}
-        require_named(run.metrics, checked.metrics, Environment(weights=run.weights), every)
+        able = abilities(checked.metrics, Environment(weights=run.weights))
+        require_named(run.metrics, checked.metrics, able, every)
     return checked
 
 
 def run_methods(run: MethodsRun) -> MethodsDone:
     """Generate and evaluate each method; names and options of all are checked before the first begins."""
     checked = check_run(run)
+    # One connection, and perhaps one start of Ray, for all parts of the run.
+    with connection(run.executor, run.ray_address):
+        return _run_methods(run, checked)
+
+
+def _run_methods(run: MethodsRun, checked: CheckedNames) -> MethodsDone:
     evaluated = []
     failed = False
     for name in checked.methods:
@@ -131,6 +144,8 @@ def run_methods(run: MethodsRun) -> MethodsDone:
                 workers=run.workers,
                 devices=_devices_of(run, needs_torch=method_registry.get(name).needs_torch),
                 job_timeout_s=run.job_timeout_s,
+                executor=run.executor,
+                ray_address=run.ray_address,
                 weights=run.weights,
                 plugins=run.plugins,
                 out=run.runs,
@@ -148,6 +163,8 @@ def run_methods(run: MethodsRun) -> MethodsDone:
                 workers=run.workers,
                 devices=_devices_of(run, needs_torch=need_torch(checked.metrics, run.weights)),
                 job_timeout_s=run.job_timeout_s,
+                executor=run.executor,
+                ray_address=run.ray_address,
                 weights=run.weights,
                 plugins=run.plugins,
                 out=run.out,
@@ -162,7 +179,7 @@ def run_methods(run: MethodsRun) -> MethodsDone:
 
 def _devices_of(run: MethodsRun, *, needs_torch: bool) -> str:
     """The devices of one part of a run: what needs no torch runs beside it on the CPU."""
-    return run.devices if needs_torch else "cpu"
+    return run.devices if needs_torch or run.executor == RAY else "cpu"
 
 
 def generate_and_say(generation: Generation) -> Generated:

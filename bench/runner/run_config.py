@@ -85,6 +85,8 @@ class RunConfig(BaseModel):
     workers: int = Field(default=1, ge=1)
     devices: Annotated[str, BeforeValidator(_joined)] = "auto"
     job_timeout: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    executor: Literal["local", "ray"] = "local"
+    ray_address: str | None = None
     weights: Path | None = None
     plugins: Annotated[tuple[Path, ...], BeforeValidator(_listed)] = ()
     runs: Path = Path("runs")

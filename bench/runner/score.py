@@ -10,7 +10,7 @@ from refbench.bench.environment import Environment, available_gib
 from refbench.bench.errors import UserError
 from refbench.bench.metric import Metric
 from refbench.bench.registry import load_plugins
-from refbench.bench.runner.plan import as_selection, require_named, selected_metrics
+from refbench.bench.runner.plan import abilities, as_selection, require_named, selected_metrics
 from refbench.bench.runner.scoring import (
     ScoringJob,
     ScoringOutcome,
@@ -56,7 +56,7 @@ def score(
     chosen = selected_metrics(selection, given)
     environment = scoring_environment(chosen, device, Path(weights) if weights is not None else None)
     applicable = {m.declaration.name: 1 for m in chosen if m.not_applicable(sample) is None}
-    require_named(selection, chosen, environment, applicable)
+    require_named(selection, chosen, abilities(chosen, environment), applicable)
     outcomes: dict[str, ScoringOutcome] = {}
     ready = []
     for metric in chosen:

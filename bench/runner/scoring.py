@@ -14,7 +14,7 @@ from typing import Any
 from refbench.bench.devices import Place, use_here
 from refbench.bench.environment import Environment, quiet_onnx, resolve_device, threads_per_job
 from refbench.bench.errors import MissingWeights, SampleError, UserError, one_line
-from refbench.bench.files import is_disk_error
+from refbench.bench.files import family_folder, is_disk_error
 from refbench.bench.method import OnStep, silent
 from refbench.bench.metric import Metric, Scorer
 from refbench.bench.options import build_options
@@ -98,7 +98,12 @@ class ScoringWorkerFactory:
     def __call__(self, place: Place) -> ScoringWorker:
         use_here(place)
         load_plugins(self.plugins)
-        return ScoringWorker(self.options, replace(self.environment, device=place.inside), place.device)
+        shared = self.environment.shared
+        if shared is not None and not shared.is_dir():
+            # Another machine than the driver's: its workers count together, for themselves.
+            shared = family_folder("node", shared.name.rpartition("-")[2])
+        environment = replace(self.environment, device=place.inside, shared=shared)
+        return ScoringWorker(self.options, environment, place.device)
 
 
 class ScoringWorker:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,9 @@ from refbench.bench.errors import UserError
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """`what` is `answer`, `visible`, `hang`, `die`, `die once` (it leaves `mark`), `refuse` or `break`."""
+    """`what` is `answer`, `slow`, `wait` (for `mark`), `visible`, `hang`, `die`, `die once` (it leaves
+    `mark`), `refuse` or `break`.
+    """
 
     id: str
     what: str = "answer"
@@ -40,6 +43,10 @@ class Talker:
 
     def work(self, job: Task, on_step: Callable[[int, int], None]) -> str:
         on_step(1, 2)
+        while job.what == "wait" and not job.mark.exists():
+            time.sleep(0.02)
+        if job.what == "slow":
+            time.sleep(0.1)
         if job.what == "hang":
             threading.Event().wait()
         if job.what == "die" or (job.what == "die once" and not job.mark.exists()):

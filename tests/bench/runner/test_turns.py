@@ -18,7 +18,7 @@ from refbench.bench.environment import Environment, resolve_device
 from refbench.bench.errors import UserError
 from refbench.bench.metric import Metric, Score, Scorer
 from refbench.bench.registry import metrics
-from refbench.bench.runner.plan import Plan, RunKey, make_plan
+from refbench.bench.runner.plan import Plan, RunKey, abilities, make_plan
 from refbench.bench.runner.scoring import ScoringJob, ScoringOutcome, ScoringWorker
 from refbench.bench.runner.turns import WORKING_GIB, needed_gib, turns
 from refbench.bench.runs.folder import VideoFolder
@@ -169,13 +169,14 @@ def test_mapped_keeps_the_order_and_its_bounds() -> None:
 
 def gme_plan(clip: Path, weights: Path, held: dict[RecordKey, Record]) -> Plan:
     """The plan of GmeScore for one video."""
+    chosen = [metrics.get("gmescore")()]
     return make_plan(
         run_key=RunKey(method="m", track="open-domain"),
         samples=[Sample(id="a_1", category="a", prompt="p", references=())],
         folder=VideoFolder(info=None, videos={("a_1", 0): clip}, errors={}, unknown=(), seeds=(0,)),
-        chosen=[metrics.get("gmescore")()],
+        chosen=chosen,
         held=held,
-        environment=Environment(weights=weights),
+        able=abilities(chosen, Environment(weights=weights)),
         memory_gib=100,
     )
 

@@ -1,0 +1,816 @@
+"""Jobs on a Ray cluster: an actor per GPU, or per so many processor cores, each with a worker of its own.
+
+The driver looks at the nodes before it plans and again between results: a node with another version of this
+package, without weights that others have, or without an answer is named in one line and not used; one that
+joins later is. An actor has one job and at most one queued behind it. Each job is handed out with a ticket
+that its answer must bear, so that no result can be taken for another job's. Nothing here needs a shared file
+system (`shipping`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import secrets
+import subprocess
+import sys
+import time
+from collections import Counter, OrderedDict, defaultdict, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from refbench.bench.console import count_text, note
+from refbench.bench.devices import AUTO, VISIBLE_GPUS, Place
+from refbench.bench.environment import usable_cores
+from refbench.bench.errors import UserError, one_line
+from refbench.bench.files import family_folder, scratch_folder
+from refbench.bench.method import silent
+from refbench.bench.provenance import package_version, source_commit
+from refbench.bench.registry import load_plugins
+from refbench.bench.runner.executors import (
+    LONGEST_LOADING_S,
+    Executor,
+    Job,
+    Result,
+    Watcher,
+    Worker,
+    WorkerDied,
+)
+from refbench.bench.runner.shipping import (
+    NodeFiles,
+    Parcel,
+    SentPlugin,
+    Shipping,
+    digest_of_file,
+    placed_plugins,
+)
+
+# How long a cluster may take to answer, and a node to say what it has.
+LONGEST_ANSWER_S = 30.0
+LONGEST_SURVEY_S = 120.0
+# The node list is read so often while jobs run, and a run without any node waits so long for one.
+POLL_S = 5.0
+LONGEST_WITHOUT_NODES_S = 120.0
+# A job is begun so often whose actor or node dies; a node whose actors do not start is then given up.
+ATTEMPTS = 3
+MOST_FAILED_STARTS = 3
+# Sent files that the driver holds ready, for the other metrics of a video.
+HELD_READY = 16
+# No reports to Ray's makers, and none of the lines on dead workers that Ray prints on standard output, which
+# may be JSON: the driver says itself what becomes of a job.
+RAY_VARIABLES = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DEDUP_LOGS_SKIP_REGEX": ".*"}
+# Ray's own name for a cluster of this machine alone, begun for the purpose.
+ALONE = "local"
+CLIENT_SCHEME = "ray://"
+# In a process of its own: an address that accepts connections and then says nothing holds Ray for minutes.
+TRY_ADDRESS = """
+import os, sys
+os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+import ray
+try:
+    ray.init(address=sys.argv[1], logging_level="ERROR", log_to_driver=False)
+except ConnectionError:
+    sys.exit(3)
+sys.stdout.write(ray.get_runtime_context().gcs_address)
+ray.shutdown()
+"""
+NO_CLUSTER_CODE = 3
+
+Found = TypeVar("Found")
+
+
+def require_ray() -> None:
+    """Raises UserError where Ray is not installed."""
+    if find_spec("ray") is None:
+        raise UserError("--executor ray needs Ray: pip install 'refalign-bench[ray]'")
+
+
+@contextmanager
+def connected(address: str | None, threads: int) -> Iterator[None]:
+    """Within the block this process is connected to a cluster, which is left (or ended, if we began it).
+
+    `address` is HOST:PORT, `auto` (the cluster of this machine, which must be there), `local` (Ray is started
+    on this machine alone) or None: the cluster of RAY_ADDRESS or of this machine if there is one, else as
+    `local`. A connection that is there already is used and stays. Raises UserError for a cluster that is not
+    there or does not answer in time.
+    """
+    require_ray()
+    for name, value in RAY_VARIABLES.items():
+        os.environ.setdefault(name, value)
+    import ray
+
+    if ray.is_initialized():
+        yield
+        return
+    where = _answering(address)
+    alone = {} if where else {"num_cpus": usable_cores(), "include_dashboard": False}
+    try:
+        ray.init(
+            address=where or ALONE,
+            log_to_driver=False,
+            logging_level="ERROR",
+            # As in worker processes of this machine; Ray would set the cores of each actor.
+            runtime_env={"env_vars": {"OMP_NUM_THREADS": str(threads)}},
+            **alone,
+        )
+    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+        raise UserError(f"Ray could not be used ({where or 'this machine'}): {one_line(error)}") from None
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _answering(address: str | None) -> str | None:
+    """The address of a cluster that answers, or None where none was asked for and none is there."""
+    named = address or os.environ.get("RAY_ADDRESS") or None
+    if named == ALONE:
+        return None
+    if named is not None and named.startswith(CLIENT_SCHEME):
+        raise UserError(
+            f"--ray-address {named}: Ray's client is not supported; run refbench on a node of the cluster "
+            "(ray job submit) and give HOST:PORT or auto"
+        )
+    text = f"--ray-address {one_line(named or AUTO, 80)}"
+    try:
+        tried = subprocess.run(
+            [sys.executable, "-c", TRY_ADDRESS, named or AUTO],
+            capture_output=True,
+            text=True,
+            timeout=LONGEST_ANSWER_S,
+        )
+    except subprocess.TimeoutExpired:
+        raise UserError(f"{text}: no answer within {LONGEST_ANSWER_S:g} s") from None
+    if tried.returncode == 0:
+        return tried.stdout.strip()
+    if tried.returncode == NO_CLUSTER_CODE and named is None:
+        return None
+    if tried.returncode == NO_CLUSTER_CODE:
+        raise UserError(f"{text}: there is no Ray cluster; start one with ray start, or leave the option out")
+    last = (tried.stderr.strip().splitlines() or ["no reason is known"])[-1]
+    raise UserError(f"{text} cannot be used: {one_line(last)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Demand:
+    """What an actor takes: a share of a GPU, or processor cores; `devices` bounds how many GPUs (or groups of
+    cores) are used (None: all), `workers` is the number of actors on each.
+    """
+
+    gpus: bool | None
+    devices: int | None
+    workers: int
+    threads: int
+
+    @classmethod
+    def of(cls, devices: str, workers: int, threads: int, *, needs_torch: bool) -> Demand:
+        """As `--devices` says it: `auto` (GPUs if a node has any), `cpu`, `cuda`, or how many of `auto`'s.
+
+        Raises UserError for a device by number: Ray gives GPUs out.
+        """
+        if workers < 1:
+            raise UserError(f"--workers must be at least 1, not {workers}")
+        kinds = {AUTO: None, "cpu": False, "cuda": True}
+        text = devices.strip()
+        count = int(text) if text.isdecimal() else None
+        if (text not in kinds and count is None) or count == 0:
+            raise UserError(
+                f"--devices {one_line(devices, 60)}: with --executor ray it is auto, cpu, cuda or a number; "
+                "Ray gives the devices out"
+            )
+        gpus = kinds.get(text) if needs_torch else False
+        return cls(gpus=gpus, devices=count, workers=workers, threads=threads)
+
+    def resources(self, node: Node) -> dict[str, float]:
+        """What Ray reserves for an actor on a node."""
+        if self.gpus:
+            return {"num_gpus": 1 / self.workers, "num_cpus": 0}
+        return {"num_gpus": 0, "num_cpus": min(self.threads, node.cores) / self.workers}
+
+    def devices_of(self, node: Node) -> int:
+        """How many GPUs, or groups of cores, a node has."""
+        if self.gpus:
+            return node.gpus
+        return max(int(node.cores // self.threads), 1) if node.cores >= 1 else 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Node:
+    """A living node of the cluster with what it gives to actors."""
+
+    id: str
+    name: str
+    cores: float
+    gpus: int
+
+
+def living_nodes() -> list[Node]:
+    """The cluster's nodes, in the order of their ids."""
+    import ray
+
+    nodes = [
+        Node(
+            id=node["NodeID"],
+            name=f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})",
+            cores=node["Resources"].get("CPU", 0),
+            gpus=int(node["Resources"].get("GPU", 0)),
+        )
+        for node in ray.nodes()
+        if node["Alive"]
+    ]
+    return sorted(nodes, key=lambda node: node.id)
+
+
+@dataclass(eq=False)
+class _Asked:
+    """A node that was asked for its versions, or what there is, and has not answered yet."""
+
+    node: Node
+    answer: Any
+    is_survey: bool = False
+    deadline: float = field(default_factory=lambda: time.monotonic() + LONGEST_SURVEY_S)
+
+
+class Cluster(Generic[Found]):
+    """The nodes that can do the work, as far as they were looked at.
+
+    `survey` is called on each node (it can be pickled) and says what is there. `accept` says why a node of
+    which that was found is not used, or None; it may be set once the first nodes were looked at.
+    """
+
+    def __init__(self, demand: Demand, survey: Callable[[], Found], plugins: Sequence[SentPlugin]) -> None:
+        self.run = secrets.token_hex(4)
+        self.plugins = tuple(plugins)
+        self.found: dict[str, tuple[Node, Found]] = {}
+        self.accept: Callable[[Found], str | None] = lambda found: None
+        self.say: Callable[[str], None] = note
+        self._survey = survey
+        self._asked: dict[str, _Asked] = {}
+        self._refused: set[str] = set()
+        self._reasons: dict[str, str] = {}
+        if demand.gpus is None:
+            demand = Demand(
+                gpus=any(node.gpus for node in living_nodes()),
+                devices=demand.devices,
+                workers=demand.workers,
+                threads=demand.threads,
+            )
+        self.demand = demand
+
+    def look(self, *, wait: bool) -> None:
+        """Look at the nodes that were not looked at yet; without `wait`, what they answer is taken later."""
+        import ray
+
+        for node in living_nodes():
+            known = node.id in self.found or node.id in self._refused or node.id in self._asked
+            if not known and self.demand.devices_of(node) > 0:
+                check = self._on(node, ray.remote(_version_check())).remote()
+                self._asked[node.id] = _Asked(node=node, answer=check)
+        while self._asked:
+            asked = {one.answer: one for one in self._asked.values()}
+            first = min(one.deadline for one in asked.values()) - time.monotonic()
+            ready, _ = ray.wait(list(asked), num_returns=1, timeout=max(first, 0) if wait else 0)
+            late = [one.answer for one in asked.values() if one.deadline <= time.monotonic()]
+            for reference in dict.fromkeys([*ready, *late]):
+                self._hear(asked[reference])
+            if not ready and not wait:
+                return
+
+    def _hear(self, asked: _Asked) -> None:
+        """Take what a node answered: its versions, and then what was found there."""
+        import ray
+
+        node = asked.node
+        answer = _answer(asked)
+        if not isinstance(answer, str) and not asked.is_survey:
+            answer = _version_fault((package_version("refalign-bench"), source_commit()), answer)
+            if answer is None:
+                survey = self._on(node, ray.remote(_surveyed))
+                asked.answer = survey.remote(self._survey, self.plugins, self.run)
+                asked.is_survey = True
+                return
+        del self._asked[node.id]
+        if isinstance(answer, str):
+            # One that has died meanwhile has nothing to be named for.
+            if any(node.id == living.id for living in living_nodes()):
+                self.refuse(node, answer)
+        else:
+            self.found[node.id] = (node, answer[0])
+
+    def nodes(self) -> list[Node]:
+        """The nodes to be used; those that `accept` turns away are named."""
+        for node, found in list(self.found.values()):
+            reason = self.accept(found)
+            if reason is not None:
+                self.refuse(node, reason)
+        return [node for node, _ in self.found.values()]
+
+    def refuse(self, node: Node, reason: str) -> None:
+        """Say in one line why a node is not used (any more)."""
+        self._refused.add(node.id)
+        self._reasons[node.name] = reason
+        self.found.pop(node.id, None)
+        self.say(f"the node {node.name} is not used: {reason}")
+
+    def require_a_node(self) -> None:
+        """Raises UserError where no node can be used."""
+        if self.found:
+            return
+        if self._reasons:
+            name, reason = next(iter(self._reasons.items()))
+            raise UserError(f"no node of the Ray cluster can be used ({name}: {one_line(reason, 200)})")
+        what = "a GPU" if self.demand.gpus else "a free processor core"
+        raise UserError(f"no node of the Ray cluster has {what}")
+
+    def places(self) -> tuple[Place, ...]:
+        """A place for each actor that the nodes now hold."""
+        device = "cuda" if self.demand.gpus else "cpu"
+        count = sum(self.demand.devices_of(node) for node in self.nodes())
+        if self.demand.devices is not None:
+            count = min(count, self.demand.devices)
+        return (Place(device=device, alone=True),) * (count * self.demand.workers)
+
+    def most_on_a_device(self) -> tuple[Place, ...]:
+        """The places of those actors that share the memory of one GPU, or of one node."""
+        device = "cuda" if self.demand.gpus else "cpu"
+        shared = 1 if self.demand.gpus else max(map(self.demand.devices_of, self.nodes()), default=1)
+        return (Place(device=device, alone=True),) * (shared * self.demand.workers)
+
+    def _on(self, node: Node, remote: Any) -> Any:
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        # A trace of a GPU, so that the device can be looked at.
+        share = {"num_gpus": 0.001} if self.demand.gpus else {}
+        return remote.options(
+            num_cpus=0,
+            max_retries=0,
+            scheduling_strategy=NodeAffinitySchedulingStrategy(node_id=node.id, soft=False),
+            **share,
+        )
+
+
+def _version_check() -> Callable[[], tuple[str | None, str | None]]:
+    """A function that travels as code, and so runs where this package is another one or not installed."""
+
+    def versions() -> tuple[str | None, str | None]:
+        from refbench.bench.provenance import package_version, source_commit
+
+        return package_version("refalign-bench"), source_commit()
+
+    return versions
+
+
+def _version_fault(
+    expected: tuple[str | None, str | None], there: tuple[str | None, str | None]
+) -> str | None:
+    for mine, theirs in zip(expected, there, strict=True):
+        if mine is not None and theirs is not None and mine != theirs:
+            return f"it has refalign-bench {_version_text(there)}, and the driver {_version_text(expected)}"
+    return None
+
+
+def _version_text(versions: tuple[str | None, str | None]) -> str:
+    version, commit = versions
+    return f"{version or '?'}{f' (commit {commit[:12]}{commit[40:]})' if commit else ''}"
+
+
+def _surveyed(survey: Callable[[], Found], plugins: Sequence[SentPlugin], run: str) -> tuple[Found]:
+    """What a survey finds on this node, in a tuple: a text alone is a fault."""
+    load_plugins(placed_plugins(plugins, family_folder("node", run)))
+    return (survey(),)
+
+
+def _answer(asked: _Asked) -> Any:
+    """What a node answered, or as a text why it did not."""
+    import ray
+
+    try:
+        return ray.get(asked.answer, timeout=0.1)
+    except ray.exceptions.GetTimeoutError:
+        ray.cancel(asked.answer, force=True)
+        return f"it did not answer within {LONGEST_SURVEY_S:g} s"
+    except ray.exceptions.RayTaskError as error:
+        cause = getattr(error, "cause", None) or error
+        if isinstance(cause, ModuleNotFoundError) and (cause.name or "").startswith("refbench"):
+            return "refalign-bench is not installed there"
+        return f"{type(cause).__name__}: {one_line(cause, 200)}"
+    except ray.exceptions.RayError as error:
+        return one_line(error, 200)
+
+
+Ticket = tuple[str, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer(Generic[Result]):
+    """What an actor says of the job of a ticket.
+
+    `kind` is `begun`, `lacks` (it needs the files of the digests in `said`), `user_error` (with a text in
+    `said`), `unprepared`, or `result`.
+    """
+
+    ticket: Ticket
+    kind: str
+    said: Any = None
+    result: Result | None = None
+    content: bytes | None = None
+    digest: str | None = None
+
+
+class RayWorker(Generic[Job, Result]):
+    """The life of an actor: as that of a worker process, but that files may be sent to it."""
+
+    def __init__(
+        self,
+        factory: Callable[[Place], Worker[Job, Result]],
+        shipping: Shipping[Job, Result],
+        plugins: Sequence[SentPlugin],
+        run: str,
+        *,
+        gpu: bool,
+    ) -> None:
+        self._factory = factory
+        self._shipping = shipping
+        self._plugins = plugins
+        self._run = run
+        self._gpu = gpu
+        self._worker: Worker[Job, Result] | None = None
+        self._scratch = scratch_folder("ray")
+        self._files = NodeFiles(Path(self._scratch.name))
+        self._ready: tuple[Ticket, Job] | None = None
+        if not gpu:
+            os.environ[VISIBLE_GPUS] = ""
+
+    def hello(self) -> int:
+        """That it has started: its process."""
+        return os.getpid()
+
+    def prepare(self, ticket: Ticket, parcel: Parcel[Job], sent: dict[str, list[Any]]) -> Answer[Result]:
+        """Take the files that were sent and load what the job needs."""
+        import ray
+
+        self._ready = None
+        digests = [file.digest for file in parcel.files]
+        for digest in self._files.lacking(parcel.files):
+            if digest in sent:
+                self._files.keep(digest, ray.get(sent[digest][0]), digests)
+        lacking = self._files.lacking(parcel.files)
+        if lacking:
+            return Answer(ticket=ticket, kind="lacks", said=lacking)
+        job = self._shipping.placed(parcel, self._files)
+        try:
+            if self._worker is None:
+                load_plugins(placed_plugins(self._plugins, family_folder("node", self._run)))
+                self._worker = self._factory(self._place())
+            self._worker.prepare(job)
+        except UserError as error:
+            return Answer(ticket=ticket, kind="user_error", said=str(error))
+        except Exception as error:  # noqa: BLE001 - every other worker would fail at it as well
+            text = f"a worker could not be made ready: {type(error).__name__}: {one_line(error)}"
+            return Answer(ticket=ticket, kind="user_error", said=text)
+        self._ready = (ticket, job)
+        return Answer(ticket=ticket, kind="begun")
+
+    def work(self, ticket: Ticket) -> Answer[Result]:
+        """Do the job that was prepared."""
+        if self._ready is None or self._ready[0] != ticket or self._worker is None:
+            return Answer(ticket=ticket, kind="unprepared")
+        try:
+            result = self._worker.work(self._ready[1], silent)
+        except UserError as error:
+            return Answer(ticket=ticket, kind="user_error", said=str(error))
+        result, content = self._shipping.packed(result)
+        digest = None if content is None else hashlib.sha256(content).hexdigest()
+        return Answer(ticket=ticket, kind="result", result=result, content=content, digest=digest)
+
+    def _place(self) -> Place:
+        """The GPU that Ray has given to this actor, as its machine numbers them, or the CPU."""
+        if not self._gpu:
+            return Place(device="cpu", alone=True)
+        import ray
+
+        return Place(device=f"cuda:{ray.get_gpu_ids()[0]}", alone=True)
+
+
+@dataclass(eq=False)
+class _Flight(Generic[Job]):
+    """A job that was handed to an actor: its two answers are still to come, or the second."""
+
+    job: Job
+    ticket: Ticket
+    preparing: Any
+    working: Any
+    has_begun: bool = False
+
+    @property
+    def next(self) -> Any:
+        return self.working if self.has_begun else self.preparing
+
+    def check(self, answer: Answer[Any]) -> None:
+        """Raises RuntimeError for the answer to another ticket, which must never become this job's."""
+        if answer.ticket != self.ticket or answer.ticket[0] != self.job.id:
+            raise RuntimeError(f"{answer.ticket} was answered, and {self.ticket} asked")
+
+
+@dataclass(eq=False)
+class _Actor(Generic[Job]):
+    """An actor as the driver knows it. `hello` is what it first answers, None once it has."""
+
+    node: Node
+    handle: Any
+    hello: Any
+    flights: deque[_Flight[Job]] = field(default_factory=deque)
+    deadline: float = math.inf
+    # It does not see the driver's files: they are sent along.
+    is_elsewhere: bool = False
+    sent: set[str] = field(default_factory=set)
+
+    @property
+    def next(self) -> Any:
+        if self.hello is not None:
+            return self.hello
+        return self.flights[0].next if self.flights else None
+
+
+class RayExecutor(Executor[Job, Result]):
+    """Actors on all nodes of a cluster; to be run within `connected`.
+
+    A job whose actor or node dies is begun again, on another node if there is one, up to ATTEMPTS times; one
+    that takes too long is not.
+    """
+
+    def __init__(self, cluster: Cluster[Any], shipping: Shipping[Job, Result] | None = None) -> None:
+        self._cluster = cluster
+        self._shipping = shipping or Shipping[Job, Result]()
+        self._actors: list[_Actor[Job]] = []
+        self._waiting: deque[Job] = deque()
+        self._tickets: Counter[str] = Counter()
+        self._deaths: Counter[str] = Counter()
+        self._died_on: defaultdict[str, set[str]] = defaultdict(set)
+        self._failed_starts: Counter[str] = Counter()
+        self._held: OrderedDict[str, Any] = OrderedDict()
+        self._factory: Any = None
+
+    def run(
+        self,
+        factory: Callable[[Place], Worker[Job, Result]],
+        jobs: Iterable[Job],
+        watcher: Watcher[Job] | None = None,
+    ) -> Iterator[tuple[Job, Result | WorkerDied]]:
+        """See Executor.run. The steps within a job are not heard of."""
+        watcher = watcher or Watcher()
+        self._waiting = deque(jobs)
+        self._factory = factory
+        polled = -math.inf
+        seen_alive = time.monotonic()
+        try:
+            while self._waiting or any(actor.flights for actor in self._actors):
+                now = time.monotonic()
+                if now - polled >= POLL_S:
+                    self._use_nodes()
+                    polled = now
+                if self._actors:
+                    seen_alive = now
+                elif now - seen_alive > LONGEST_WITHOUT_NODES_S:
+                    raise UserError(
+                        "no node of the Ray cluster is left; what was finished is kept, and the same command "
+                        "goes on from there"
+                    )
+                self._hand_out()
+                yield from self._hear(watcher, polled + POLL_S)
+        finally:
+            for actor in self._actors:
+                _kill(actor)
+            self._actors = []
+            self._held.clear()
+
+    def _use_nodes(self) -> None:
+        """Start actors on nodes that have room for more, and forget nodes that are gone."""
+        alive = {node.id for node in living_nodes()}
+        for node, _ in list(self._cluster.found.values()):
+            if node.id not in alive:
+                self._cluster.found.pop(node.id)
+                self._cluster.say(f"the node {node.name} is gone")
+        self._cluster.look(wait=False)
+        demand = self._cluster.demand
+        wanted = len(self._waiting) + sum(len(actor.flights) for actor in self._actors)
+        most = math.inf if demand.devices is None else demand.devices * demand.workers
+        for node in self._cluster.nodes():
+            here = sum(actor.node.id == node.id for actor in self._actors)
+            for _ in range(demand.devices_of(node) * demand.workers - here):
+                if len(self._actors) < min(most, wanted):
+                    self._start(node)
+
+    def _start(self, node: Node) -> None:
+        import ray
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        demand = self._cluster.demand
+        handle = (
+            ray.remote(RayWorker)
+            .options(
+                **demand.resources(node),
+                max_restarts=0,
+                scheduling_strategy=NodeAffinitySchedulingStrategy(node_id=node.id, soft=False),
+            )
+            .remote(
+                self._factory,
+                self._shipping,
+                self._cluster.plugins,
+                self._cluster.run,
+                gpu=bool(demand.gpus),
+            )
+        )
+        self._actors.append(_Actor(node=node, handle=handle, hello=handle.hello.remote()))
+
+    def _hand_out(self) -> None:
+        """A job to each idle actor; one more to each where there are more than one for every actor."""
+        up = [actor for actor in self._actors if actor.hello is None]
+        for most in (1, 2):
+            for actor in up:
+                enough = most == 1 or len(self._waiting) > len(self._actors)
+                if self._waiting and enough and len(actor.flights) < most:
+                    job = self._next_for(actor, up)
+                    if job is not None:
+                        self._give(actor, job)
+
+    def _next_for(self, actor: _Actor[Job], up: Sequence[_Actor[Job]]) -> Job | None:
+        """The next job; one that a node's death cost goes to another node while there is one."""
+        for index, job in enumerate(self._waiting):
+            bad = self._died_on.get(job.id, set())
+            if actor.node.id not in bad or all(other.node.id in bad for other in up):
+                del self._waiting[index]
+                return job
+        return None
+
+    def _give(self, actor: _Actor[Job], job: Job) -> None:
+        self._tickets[job.id] += 1
+        ticket = (job.id, self._tickets[job.id])
+        parcel = self._shipping.parcel(job)
+        sent = {}
+        if actor.is_elsewhere:
+            paths = {file.digest: file.path for file in parcel.files}
+            # What it was sent once it may still have; else it asks.
+            sent = {
+                digest: [self._held_ready(digest, path)]
+                for digest, path in paths.items()
+                if digest not in actor.sent
+            }
+            actor.sent.update(paths)
+        flight = _Flight(
+            job=job,
+            ticket=ticket,
+            preparing=actor.handle.prepare.remote(ticket, parcel, sent),
+            working=actor.handle.work.remote(ticket),
+        )
+        actor.flights.append(flight)
+        if len(actor.flights) == 1:
+            actor.deadline = time.monotonic() + LONGEST_LOADING_S
+
+    def _held_ready(self, digest: str, path: Path) -> Any:
+        """A file's bytes in the object store. Raises UserError where it holds no more."""
+        import ray
+
+        if digest not in self._held:
+            try:
+                content = path.read_bytes()
+            except OSError:
+                # It was missing, or is by now: the job says so where it is done.
+                content = b""
+            try:
+                self._held[digest] = ray.put(content)
+            except (ray.exceptions.ObjectStoreFullError, ray.exceptions.OutOfDiskError) as error:
+                raise UserError(f"Ray's object store is full: {one_line(error, 160)}") from None
+        self._held.move_to_end(digest)
+        while len(self._held) > HELD_READY:
+            self._held.popitem(last=False)
+        return self._held[digest]
+
+    def _hear(self, watcher: Watcher[Job], until: float) -> Iterator[tuple[Job, Result | WorkerDied]]:
+        """Wait for the next answers or deadlines, and take them."""
+        import ray
+
+        asked = {actor.next: actor for actor in self._actors if actor.next is not None}
+        first = min([until, *(actor.deadline for actor in self._actors if actor.flights)])
+        seconds = max(first - time.monotonic(), 0)
+        if not asked:
+            time.sleep(min(seconds, POLL_S))
+            return
+        ready, waiting = ray.wait(list(asked), num_returns=1, timeout=seconds)
+        if waiting:
+            ready += ray.wait(waiting, num_returns=len(waiting), timeout=0)[0]
+        for reference in ready:
+            yield from self._take(asked[reference], reference, watcher)
+        for actor in list(self._actors):
+            if actor.flights and actor.deadline <= time.monotonic() and actor.next not in ready:
+                yield from self._end(actor)
+
+    def _take(
+        self, actor: _Actor[Job], reference: Any, watcher: Watcher[Job]
+    ) -> Iterator[tuple[Job, Result | WorkerDied]]:
+        """Take one answer of an actor, or that it is gone."""
+        import ray
+
+        try:
+            answer = ray.get(reference)
+        except (ray.exceptions.RayError, OSError) as error:
+            yield from self._lose(actor, error)
+            return
+        if actor.hello is not None:
+            actor.hello = None
+            return
+        flight = actor.flights[0]
+        flight.check(answer)
+        if answer.kind == "user_error":
+            raise UserError(answer.said)
+        if answer.kind == "begun":
+            flight.has_begun = True
+            limit_s = flight.job.limit_s
+            actor.deadline = time.monotonic() + (math.inf if limit_s is None else limit_s)
+            watcher.begun(flight.job)
+            return
+        actor.flights.popleft()
+        self._failed_starts.pop(actor.node.id, None)
+        actor.deadline = time.monotonic() + LONGEST_LOADING_S
+        if answer.kind == "lacks":
+            yield from self._send_again(actor, flight.job, answer.said)
+            return
+        if answer.digest is not None and hashlib.sha256(answer.content).hexdigest() != answer.digest:
+            raise RuntimeError(f"the video of {flight.job.id} arrived damaged")
+        yield flight.job, self._shipping.unpacked(flight.job, answer.result, answer.content)
+
+    def _send_again(
+        self, actor: _Actor[Job], job: Job, lacking: Sequence[str]
+    ) -> Iterator[tuple[Job, Result | WorkerDied]]:
+        """Give the actor its job with the files that it lacks, unless they are no longer what they were."""
+        paths = {file.digest: file.path for file in self._shipping.parcel(job).files}
+        for digest in lacking:
+            path = paths.get(digest)
+            if path is None or digest_of_file(path) != digest:
+                name = "a file" if path is None else path.name
+                yield job, WorkerDied(reason=f"{name} has changed while the work went on")
+                return
+        actor.is_elsewhere = True
+        actor.sent.difference_update(lacking)
+        self._give(actor, job)
+
+    def _lose(self, actor: _Actor[Job], error: BaseException) -> Iterator[tuple[Job, Result | WorkerDied]]:
+        """An actor that died: its job is begun again, elsewhere if that is possible, or has failed."""
+        job = self._let_go(actor)
+        if job is None:
+            self._failed_starts[actor.node.id] += 1
+            if self._failed_starts[actor.node.id] >= MOST_FAILED_STARTS:
+                self._cluster.refuse(actor.node, f"no worker starts there: {_cause(error)}")
+            return
+        self._deaths[job.id] += 1
+        self._died_on[job.id].add(actor.node.id)
+        if self._deaths[job.id] < ATTEMPTS:
+            self._waiting.appendleft(job)
+        else:
+            reason = f"the worker process died, each of {ATTEMPTS} times: {_cause(error)}"
+            yield job, WorkerDied(reason=reason)
+        self._use_nodes()
+
+    def _end(self, actor: _Actor[Job]) -> Iterator[tuple[Job, Result | WorkerDied]]:
+        """Kill an actor whose job has taken too long."""
+        was_ready = actor.flights[0].has_begun
+        job = self._let_go(actor)
+        assert job is not None
+        limit_s = job.limit_s if was_ready and job.limit_s is not None else LONGEST_LOADING_S
+        reason = (
+            f"it took longer than {limit_s:g} s (--job-timeout) and was ended"
+            if was_ready
+            else f"its worker was not ready after {limit_s:g} s and was ended"
+        )
+        yield job, WorkerDied(reason=reason)
+        self._use_nodes()
+
+    def _let_go(self, actor: _Actor[Job]) -> Job | None:
+        """Kill an actor and give back what waited behind its job, which is returned."""
+        _kill(actor)
+        self._actors.remove(actor)
+        jobs = [flight.job for flight in actor.flights]
+        self._waiting.extendleft(reversed(jobs[1:]))
+        return jobs[0] if jobs else None
+
+
+def _kill(actor: _Actor[Any]) -> None:
+    import ray
+
+    ray.kill(actor.handle, no_restart=True)
+
+
+def _cause(error: BaseException) -> str:
+    """What Ray says of a death, in its first line."""
+    text = str(error).strip().splitlines()
+    return one_line(text[0] if text else type(error).__name__, 160)
+
+
+def actors_text(places: Sequence[Place]) -> str:
+    """How many actors work, and on what."""
+    return f"{count_text(len(places), 'Ray actor')} on {places[0].device}" if places else "no Ray actor"
