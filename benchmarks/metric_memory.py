@@ -21,7 +21,7 @@ from refbench.bench.cli.main import app
 from refbench.bench.dataset import load_track
 from refbench.bench.environment import Environment
 from refbench.bench.method import Frames
-from refbench.bench.runner.generate import make_method
+from refbench.bench.runner.generating import make_method
 from refbench.bench.video import write_video
 from refbench.mini.demo import write_demo_dataset
 

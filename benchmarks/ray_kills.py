@@ -76,20 +76,22 @@ class SlowScorer(Scorer):
 '''
 
 
-def commands(plugin: Path, suite: Path, more: tuple[str, ...] = ()) -> list[list[str]]:
-    """Generate, and evaluate, in the working folder; `more` says on what."""
-    refbench = [sys.executable, "-m", "refbench"]
+def generate(plugin: Path, suite: Path, *more: str) -> list[str]:
+    """The command that makes the videos in the working folder; `more` says on what."""
     common = ["--suite", str(suite), "--plugin", str(plugin), *more]
-    videos = f"runs/slow-grey/{suite.stem}"
-    return [
-        [*refbench, "generate", "slow-grey", *common],
-        [*refbench, "evaluate", videos, "--metrics", "slow-brightness", *common, "--json"],
-    ]
+    return [sys.executable, "-m", "refbench", "generate", "slow-grey", *common]
 
 
-def result(folder: Path, plugin: Path, suite: Path) -> tuple[dict[str, bytes], bytes]:
-    """The videos by name, and the table; what is missing would be made here, and is not: all is there."""
-    table = subprocess.run(commands(plugin, suite)[1], cwd=folder, capture_output=True, check=True).stdout
+def evaluate(plugin: Path, suite: Path, track: str, *more: str) -> list[str]:
+    """The command that scores them; a suite's track has a name of its own."""
+    common = ["--suite", str(suite), "--plugin", str(plugin), "--metrics", "slow-brightness", *more]
+    return [sys.executable, "-m", "refbench", "evaluate", f"runs/slow-grey/{track}", *common, "--json"]
+
+
+def result(folder: Path, plugin: Path, suite: Path, track: str) -> tuple[dict[str, bytes], bytes]:
+    """The videos by name, and the table; what is missing would be scored here, and is not: all is there."""
+    command = evaluate(plugin, suite, track)
+    table = subprocess.run(command, cwd=folder, capture_output=True, check=True).stdout
     return {path.name: path.read_bytes() for path in sorted(folder.glob("runs/**/*.mp4"))}, table
 
 
@@ -165,9 +167,9 @@ def main(kills: int = 50, seconds: float = 1800) -> None:
         rows = [{"id": f"thing_{number}", "prompt": "grey", "references": []} for number in range(SAMPLES)]
         suite.write_text("".join(json.dumps(row) + "\n" for row in rows))
         (folder / "alone").mkdir()
-        for command in commands(plugin, suite):
-            subprocess.run(command, cwd=folder / "alone", check=True, capture_output=True)
-        expected = result(folder / "alone", plugin, suite)
+        subprocess.run(generate(plugin, suite), cwd=folder / "alone", check=True, capture_output=True)
+        (track,) = [path.name for path in (folder / "alone/runs/slow-grey").iterdir()]
+        expected = result(folder / "alone", plugin, suite, track)
         cluster = Cluster(
             initialize_head=True,
             head_node_args={"num_cpus": 0, "object_store_memory": 100 * 2**20, "include_dashboard": False},
@@ -180,9 +182,9 @@ def main(kills: int = 50, seconds: float = 1800) -> None:
                 rounds += 1
                 place = folder / f"round-{rounds}"
                 place.mkdir()
-                for command in commands(plugin, suite, ray):
+                for command in (generate(plugin, suite, *ray), evaluate(plugin, suite, track, *ray)):
                     killed += disturbed(place, command, cluster, choice)
-                if result(place, plugin, suite) != expected:
+                if result(place, plugin, suite, track) != expected:
                     raise SystemExit(f"round {rounds} differs, after {dict(killed)}")
                 spent = time.monotonic() - begun
                 print(f"round {rounds}: equal; so far {dict(killed)} killed in {spent:.0f} s", flush=True)

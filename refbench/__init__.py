@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from refbench.bench.errors import UserError as UserError
     from refbench.bench.runner.evaluate import evaluate as evaluate
     from refbench.bench.runner.generate import generate as generate
-    from refbench.bench.runner.generate import make_method as get_method
+    from refbench.bench.runner.generating import make_method as get_method
     from refbench.bench.runner.score import score as score
     from refbench.bench.runner.scoring import make_metric as get_metric
     from refbench.bench.scores.results import records as records

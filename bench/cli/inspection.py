@@ -62,7 +62,7 @@ def _show_method(name: str, assignments: list[str], *, json: bool) -> None:
     from refbench.bench.console import print_json
     from refbench.bench.options import describe_options, parse_assignments
     from refbench.bench.registry import methods as registry
-    from refbench.bench.runner.generate import make_method
+    from refbench.bench.runner.generating import make_method
 
     method_class = registry.get(name)
     options = describe_options(method_class.Options)

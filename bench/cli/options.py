@@ -130,8 +130,9 @@ RayAddressOption = Annotated[
     str | None,
     typer.Option(
         "--ray-address",
-        metavar="HOST:PORT|auto|local",
-        help="The Ray cluster. Default: $RAY_ADDRESS or this machine's, else Ray is started here.",
+        metavar="ADDRESS",
+        help="The Ray cluster: HOST:PORT, auto (this machine's) or local (started for the run). Default: "
+        "$RAY_ADDRESS or this machine's, else local.",
     ),
 ]
 SamplesOption = Annotated[

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -21,14 +21,12 @@ from refbench.bench.registry import load_plugins, unknown_name
 from refbench.bench.runner.executors import (
     LOCAL,
     RAY,
-    Executor,
     Watcher,
     WorkerDied,
     connection,
     make_executor,
 )
 from refbench.bench.runner.plan import (
-    Ability,
     Plan,
     abilities,
     as_selection,
@@ -38,6 +36,7 @@ from refbench.bench.runner.plan import (
 )
 from refbench.bench.runner.progress import Progress
 from refbench.bench.runner.scoring import ScoringJob, ScoringOutcome, ScoringWorkerFactory, need_torch
+from refbench.bench.runner.sites import ScoringSite
 from refbench.bench.runs.folder import VideoFolder, scan_videos, stored_run_file, write_run
 from refbench.bench.sample import Sample, shuffle_references
 from refbench.bench.scores.record import (
@@ -84,7 +83,7 @@ class Evaluation:
 
     `workers` is their number per device, `devices` as `chosen_devices` reads it; `job_timeout_s` limits each
     job (0: no limit; None: as its metric declares, where workers have processes of their own). `executor` is
-    `local` or `ray`, `ray_address` as `ray_executor.connected` takes it.
+    `local` or `ray`, `ray_address` as `ray_connection.connected` takes it.
     """
 
     videos: Path
@@ -191,21 +190,6 @@ def evaluate(
     ).run()
 
 
-@dataclass(frozen=True, kw_only=True)
-class ScoringSite:
-    """Where an evaluation's scoring is done: a place for each worker, those of them that share the memory of
-    one device (`free_gib` is the share of each), what each metric can do there, and what workers there need.
-    """
-
-    places: tuple[Place, ...]
-    sharing: tuple[Place, ...]
-    able: Mapping[str, Ability]
-    free_gib: Callable[[], float]
-    executor: Executor[ScoringJob, ScoringOutcome]
-    weights: Path | None
-    plugins: tuple[Path, ...]
-
-
 class PreparedEvaluation:
     """An evaluation whose inputs are read and checked; it can be planned, and carried out."""
 
@@ -262,7 +246,14 @@ class PreparedEvaluation:
         if self.evaluation.executor == RAY:
             from refbench.bench.runner.ray_sites import ray_scoring_site
 
-            site = ray_scoring_site(self.evaluation, self.metrics)
+            site = ray_scoring_site(
+                self.metrics,
+                options=self.evaluation.options,
+                weights=self.evaluation.weights,
+                devices=self.evaluation.devices,
+                workers=self.evaluation.workers,
+                plugins=self.evaluation.plugins,
+            )
             self.places = site.places
             return site
         return ScoringSite(

@@ -364,7 +364,7 @@ def make_executor(places: Sequence[Place], *, attempts: int = 1) -> Executor[Any
 def connection(executor: str, ray_address: str | None) -> AbstractContextManager[None]:
     """Within the block an executor of this name can be used: Ray is connected, or begun and then ended.
 
-    Raises UserError for another name, an address without Ray, and as `ray_executor.connected`.
+    Raises UserError for another name, an address without Ray, and as `ray_connection.connected`.
     """
     if executor not in (LOCAL, RAY):
         raise UserError(f"--executor is {LOCAL} or {RAY}, not {one_line(executor, 60)!r}")
@@ -372,6 +372,6 @@ def connection(executor: str, ray_address: str | None) -> AbstractContextManager
         if ray_address is not None:
             raise UserError("--ray-address goes with --executor ray")
         return nullcontext()
-    from refbench.bench.runner.ray_executor import connected
+    from refbench.bench.runner.ray_connection import connected
 
     return connected(ray_address, threads_per_job())

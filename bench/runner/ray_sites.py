@@ -14,19 +14,13 @@ from refbench.bench.files import machine
 from refbench.bench.method import Method
 from refbench.bench.metric import Metric
 from refbench.bench.provenance import package_versions
-from refbench.bench.runner.evaluate import Evaluation, ScoringSite
-from refbench.bench.runner.generate import (
-    RUN_PACKAGES,
-    Generation,
-    GenerationSite,
-    find_method_weights,
-    make_method,
-)
+from refbench.bench.runner.generating import RUN_PACKAGES, find_method_weights, make_method
 from refbench.bench.runner.plan import Ability, abilities
 from refbench.bench.runner.ray_executor import Cluster, Demand, RayExecutor
 from refbench.bench.runner.run_config import JUDGED_METRIC
 from refbench.bench.runner.scoring import make_metric
 from refbench.bench.runner.shipping import GenerationShipping, ScoringShipping, sent_plugins
+from refbench.bench.runner.sites import GenerationSite, ScoringSite
 from refbench.bench.weights.kind import joined_kind, kind_of_digest
 from refbench.bench.weights.store import weights_folder
 
@@ -105,21 +99,29 @@ def _scoring_packages(chosen: Sequence[Metric]) -> dict[str, str]:
     return package_versions(("av", *(name for metric in chosen for name in metric.packages())))
 
 
-def ray_scoring_site(evaluation: Evaluation, metrics: Sequence[Metric]) -> ScoringSite:
+def ray_scoring_site(
+    metrics: Sequence[Metric],
+    *,
+    options: Mapping[str, Mapping[str, Any]],
+    weights: Path | None,
+    devices: str,
+    workers: int,
+    plugins: Sequence[Path],
+) -> ScoringSite:
     """The cluster as a place to score. Raises UserError where no node can be used."""
-    weights = _weights(evaluation.weights)
+    weights = _weights(weights)
     demand = Demand.of(
-        evaluation.devices,
-        evaluation.workers,
+        devices,
+        workers,
         threads_per_job(),
         needs_torch=any("torch" in metric.packages() for metric in metrics),
     )
     survey = ScoringSurvey(
         metrics=tuple(metric.declaration.name for metric in metrics),
-        options=evaluation.options,
+        options=options,
         weights=weights,
     )
-    cluster = Cluster(demand, survey, sent_plugins(evaluation.plugins))
+    cluster = Cluster(demand, survey, sent_plugins(plugins))
     cluster.look(wait=True)
     cluster.require_a_node()
     # A metric that runs on some node must run on all that are used.
@@ -129,7 +131,7 @@ def ray_scoring_site(evaluation: Evaluation, metrics: Sequence[Metric]) -> Scori
             if name not in able or (able[name].cannot and not ability.cannot):
                 able[name] = ability
     packages = _scoring_packages(metrics)
-    has_budget = evaluation.options.get(JUDGED_METRIC, {}).get("budget") is not None
+    has_budget = options.get(JUDGED_METRIC, {}).get("budget") is not None
 
     def accept(found: ScoringFound) -> str | None:
         for name, ability in found.able.items():
@@ -155,19 +157,27 @@ def ray_scoring_site(evaluation: Evaluation, metrics: Sequence[Metric]) -> Scori
     )
 
 
-def ray_generation_site(generation: Generation, method: Method) -> GenerationSite:
+def ray_generation_site(
+    method: Method,
+    *,
+    name: str,
+    options: Mapping[str, Any],
+    settings: str | None,
+    weights: Path | None,
+    devices: str,
+    workers: int,
+    plugins: Sequence[Path],
+) -> GenerationSite:
     """The cluster as a place to generate. Raises UserError where no node can be used."""
-    weights = _weights(generation.weights)
-    demand = Demand.of(
-        generation.devices, generation.workers, threads_per_job(), needs_torch=method.needs_torch
-    )
+    weights = _weights(weights)
+    demand = Demand.of(devices, workers, threads_per_job(), needs_torch=method.needs_torch)
     survey = GenerationSurvey(
-        method=generation.method,
-        options=generation.options,
-        settings=generation.settings,
+        method=name,
+        options=options,
+        settings=settings,
         weights=weights,
     )
-    cluster = Cluster(demand, survey, sent_plugins(generation.plugins))
+    cluster = Cluster(demand, survey, sent_plugins(plugins))
     cluster.look(wait=True)
     cluster.require_a_node()
     every = [found for _, found in cluster.found.values()]

@@ -16,7 +16,8 @@ from refbench.bench.prompts import PromptSet
 from refbench.bench.registry import methods as method_registry
 from refbench.bench.runner.evaluate import Evaluated, Evaluation, PreparedEvaluation
 from refbench.bench.runner.executors import LOCAL, RAY, connection
-from refbench.bench.runner.generate import Generated, Generation, check_seeds, make_method, run_generation
+from refbench.bench.runner.generate import Generated, Generation, check_seeds, run_generation
+from refbench.bench.runner.generating import make_method
 from refbench.bench.runner.plan import abilities, require_named, selected_metrics
 from refbench.bench.runner.scoring import need_torch
 from refbench.bench.scores.store import StorePart, store_path

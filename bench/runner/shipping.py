@@ -19,7 +19,7 @@ from typing import Any, Generic
 from refbench.bench.errors import SampleError, UserError, one_line
 from refbench.bench.files import leaves_its_folder, partial_path, regular_size, replacing
 from refbench.bench.runner.executors import Job, Result
-from refbench.bench.runner.generate import GenerationJob, GenerationOutcome
+from refbench.bench.runner.generating import GenerationJob, GenerationOutcome
 from refbench.bench.runner.scoring import ScoringJob, ScoringOutcome
 from refbench.bench.sample import Reference, Sample
 from refbench.bench.video import LARGEST_VIDEO_BYTES

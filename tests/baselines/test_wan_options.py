@@ -11,7 +11,7 @@ import pytest
 from refbench.baselines.wan.spec import WanOptions, parse_scales, resolved_settings
 from refbench.bench.errors import UserError
 from refbench.bench.registry import methods
-from refbench.bench.runner.generate import make_method
+from refbench.bench.runner.generating import make_method
 from refbench.bench.sample import Reference, Sample
 
 # Of the released networks: those of the drawn world have settings of their own.

@@ -6,7 +6,8 @@ import sys
 from pathlib import Path
 
 from kit.pool import Task, make_talker
-from refbench.bench.runner.ray_executor import Cluster, Demand, RayExecutor, connected
+from refbench.bench.runner.ray_connection import connected
+from refbench.bench.runner.ray_executor import Cluster, Demand, RayExecutor
 
 
 def nothing() -> None:

@@ -13,7 +13,7 @@ from refbench.bench.cli.main import app
 from refbench.bench.dataset import load_track
 from refbench.bench.environment import Environment
 from refbench.bench.method import Frames
-from refbench.bench.runner.generate import make_method
+from refbench.bench.runner.generating import make_method
 from refbench.bench.scores.columns import COMPONENTS
 from refbench.bench.scores.store import read_records
 from refbench.bench.video import write_video

@@ -25,15 +25,15 @@ from kit.clips import SMALL_IDS
 from kit.pool import Task, make_talker
 from kit.processes import ends, wait_for
 from refbench.bench.errors import UserError
-from refbench.bench.runner import ray_executor
+from refbench.bench.runner import ray_connection, ray_executor
 from refbench.bench.runner.executors import Watcher, WorkerDied
+from refbench.bench.runner.ray_connection import connected
 from refbench.bench.runner.ray_executor import (
     Answer,
     Cluster,
     Demand,
     RayExecutor,
     _Flight,
-    connected,
 )
 from refbench.bench.runner.shipping import NodeFiles, SentFile
 
@@ -251,7 +251,7 @@ def test_an_address_that_does_not_answer_is_said_in_one_line(monkeypatch: pytest
     """A port that accepts connections and says nothing."""
     import socket
 
-    monkeypatch.setattr(ray_executor, "LONGEST_ANSWER_S", 3.0)
+    monkeypatch.setattr(ray_connection, "LONGEST_ANSWER_S", 3.0)
     with socket.create_server(("127.0.0.1", 0)) as deaf:
         where = f"127.0.0.1:{deaf.getsockname()[1]}"
         start = threading.active_count()
@@ -282,7 +282,7 @@ def test_devices_by_number_are_rays_to_give() -> None:
 
 
 def test_without_ray_one_line_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ray_executor, "find_spec", lambda name: None)
+    monkeypatch.setattr(ray_connection, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"pip install 'refalign-bench\[ray\]'"), connected(None, 1):
         pass
 
