@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from refbench.bench.environment import Environment
-from refbench.bench.runner.plan import Digests, Plan, ScoringOutcome, make_plan, selected_metrics
+from refbench.bench.runner.plan import Digests, Plan, ScoringOutcome, abilities, make_plan, selected_metrics
 from refbench.bench.runs.folder import VideoFolder
 from refbench.bench.sample import Sample
 from refbench.bench.scores.record import Record, RecordKey, RunKey, latest
@@ -24,13 +24,14 @@ FOLDER = VideoFolder(
 
 
 def planned(held: dict[RecordKey, Record], variant: str = "plain") -> Plan:
+    chosen = selected_metrics("motion-amplitude", {})
     return make_plan(
         run_key=RunKey("m", "open-domain", variant),
         samples=SAMPLES,
         folder=FOLDER,
-        chosen=selected_metrics("motion-amplitude", {}),
+        chosen=chosen,
         held=held,
-        environment=Environment(),
+        able=abilities(chosen, Environment()),
         memory_gib=8,
     )
 
