@@ -104,11 +104,15 @@ class Command(Method):
 
     def card(self) -> MethodCard:
         """The method card; only the template says what the program is."""
+        options = dict(self.option_values())
+        if not self.options.serve:
+            # Runs of before there was this option go on.
+            del options["serve"]
         return MethodCard(
             name=self.name,
             summary=self.summary,
             reference_preparation="the program's own; it gets the files as they are",
-            options=self.option_values(),
+            options=options,
         )
 
     def job_limit_s(self, device: str) -> float:
