@@ -22,10 +22,10 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-SAMPLES = 12
+SAMPLES = 24
 NODES = 3
 # Starting Ray's actors takes seconds: between two kills some work is to be done.
-SECONDS_BETWEEN_KILLS = (0.5, 3.0)
+SECONDS_BETWEEN_KILLS = (1.0, 6.0)
 PLUGIN = '''
 """A method and a metric that are slow enough to be killed at their work."""
 import time
@@ -112,7 +112,7 @@ def actors_of(raylet: int) -> list[int]:
 
 def kill_one(cluster: Any, driver: subprocess.Popen[bytes], choice: random.Random) -> str | None:
     """Kill something by SIGKILL and say what, or None where it was not there."""
-    what = choice.choices(("actor", "node", "driver"), weights=(6, 2, 2))[0]
+    what = choice.choices(("actor", "node", "driver"), weights=(8, 1, 1))[0]
     workers = [node for node in cluster.list_all_nodes() if not node.head]
     if what == "driver":
         driver.kill()

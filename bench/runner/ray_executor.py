@@ -637,14 +637,15 @@ class RayExecutor(Executor[Job, Result]):
             actor.deadline = time.monotonic() + (math.inf if limit_s is None else limit_s)
             watcher.begun(flight.job)
             return
+        if answer.digest is not None and hashlib.sha256(answer.content).hexdigest() != answer.digest:
+            yield from self._lose(actor, OSError("the video arrived damaged"))
+            return
         actor.flights.popleft()
         self._failed_starts.pop(actor.node.id, None)
         actor.deadline = time.monotonic() + LONGEST_LOADING_S
         if answer.kind == "lacks":
             yield from self._send_again(actor, flight.job, answer.said)
             return
-        if answer.digest is not None and hashlib.sha256(answer.content).hexdigest() != answer.digest:
-            raise RuntimeError(f"the video of {flight.job.id} arrived damaged")
         yield flight.job, self._shipping.unpacked(flight.job, answer.result, answer.content)
 
     def _send_again(
