@@ -89,6 +89,18 @@ class WorkerDied:
     reason: str
 
 
+def overdue(limit_s: float | None, *, was_ready: bool) -> WorkerDied:
+    """What is said of a job whose worker was ended: it, or loading what it needs, took too long."""
+    if was_ready and limit_s is not None:
+        return WorkerDied(reason=f"it took longer than {limit_s:g} s (--job-timeout) and was ended")
+    return WorkerDied(reason=f"its worker was not ready after {LONGEST_LOADING_S:g} s and was ended")
+
+
+def unready_text(error: Exception) -> str:
+    """What is said of a worker that cannot be made, or cannot load what a job needs."""
+    return f"a worker could not be made ready: {type(error).__name__}: {one_line(error)}"
+
+
 class Executor(ABC, Generic[Job, Result]):
     """Runs jobs on workers made by a picklable factory, which is called with the worker's place."""
 
@@ -263,10 +275,7 @@ class _Process(Generic[Job, Result]):
         self.was_ended = True
         self.pipe.close()
         self._kill()
-        if not self._is_ready:
-            return WorkerDied(reason=f"its worker was not ready after {LONGEST_LOADING_S:g} s and was ended")
-        limit_s = self.job.limit_s
-        return WorkerDied(reason=f"it took longer than {limit_s:g} s (--job-timeout) and was ended")
+        return overdue(self.job.limit_s, was_ready=self._is_ready)
 
     def stop(self) -> None:
         self.pipe.close()
@@ -315,8 +324,7 @@ def _serve(pipe: Connection, factory: Callable[[Place], Worker[Any, Any]], place
                 pipe.send(("user_error", job.id, str(error)))
                 continue
             except Exception as error:  # noqa: BLE001 - every other worker would fail at it as well
-                text = f"a worker could not be made ready: {type(error).__name__}: {one_line(error)}"
-                pipe.send(("user_error", job.id, text))
+                pipe.send(("user_error", job.id, unready_text(error)))
                 continue
             pipe.send(("begun", job.id, None))
             try:

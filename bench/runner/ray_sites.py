@@ -16,7 +16,8 @@ from refbench.bench.metric import Metric
 from refbench.bench.provenance import package_versions
 from refbench.bench.runner.generating import RUN_PACKAGES, find_method_weights, make_method
 from refbench.bench.runner.plan import Ability, abilities
-from refbench.bench.runner.ray_executor import Cluster, Demand, RayExecutor
+from refbench.bench.runner.ray_cluster import Cluster, Demand
+from refbench.bench.runner.ray_executor import RayExecutor
 from refbench.bench.runner.run_config import JUDGED_METRIC
 from refbench.bench.runner.scoring import make_metric
 from refbench.bench.runner.shipping import GenerationShipping, ScoringShipping, sent_plugins

@@ -6,8 +6,9 @@ import sys
 from pathlib import Path
 
 from kit.pool import Task, make_talker
+from refbench.bench.runner.ray_cluster import Cluster, Demand
 from refbench.bench.runner.ray_connection import connected
-from refbench.bench.runner.ray_executor import Cluster, Demand, RayExecutor
+from refbench.bench.runner.ray_executor import RayExecutor
 
 
 def nothing() -> None:

@@ -27,14 +27,9 @@ from kit.processes import ends, wait_for
 from refbench.bench.errors import UserError
 from refbench.bench.runner import ray_connection, ray_executor
 from refbench.bench.runner.executors import Watcher, WorkerDied
+from refbench.bench.runner.ray_cluster import Cluster, Demand
 from refbench.bench.runner.ray_connection import connected
-from refbench.bench.runner.ray_executor import (
-    Answer,
-    Cluster,
-    Demand,
-    RayExecutor,
-    _Flight,
-)
+from refbench.bench.runner.ray_executor import Answer, RayExecutor, _Flight
 from refbench.bench.runner.shipping import NodeFiles, SentFile
 
 pytest.importorskip("ray", reason="Ray is not installed: pip install 'refalign-bench[ray]'")
@@ -146,7 +141,7 @@ def test_a_node_with_another_version_or_without_what_is_needed_is_named_and_not_
         assert said[-1].endswith(" is not used: it has no weights")
         assert head != other
 
-        monkeypatch.setattr(ray_executor, "package_version", lambda name: "0.0.9")
+        monkeypatch.setattr(f"{Cluster.__module__}.package_version", lambda name: "0.0.9")
         cluster = Cluster(demand, os.getpid, ())
         cluster.say = said.append
         cluster.look(wait=True)
