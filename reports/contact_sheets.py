@@ -6,7 +6,6 @@ other sheets too.
 
 from __future__ import annotations
 
-import base64
 import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from refbench.bench.sample import Reference
 from refbench.bench.scores.protocol import Column
 from refbench.bench.video import Video, uniform_frames
 from refbench.reports.gallery import GallerySection, SampleBlock, VideoCell
+from refbench.reports.page_environment import data_uri
 
 FRAMES = 3
 TILE_PX = 112
@@ -146,4 +146,4 @@ def jpeg_uri(picture: Image.Image) -> str:
     """A picture as a data address."""
     buffer = io.BytesIO()
     picture.save(buffer, "JPEG", quality=JPEG_QUALITY)
-    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    return data_uri(buffer.getvalue(), "jpeg")

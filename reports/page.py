@@ -6,7 +6,6 @@ the page forbids the browser to load anything from elsewhere.
 
 from __future__ import annotations
 
-import base64
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from refbench.bench.scores.columns import COMPONENTS
 from refbench.bench.scores.protocol import Protocol
 from refbench.bench.scores.record import NOT_APPLICABLE, Record, RunKey
 from refbench.reports.cards import card_fields
-from refbench.reports.page_environment import LONGEST_REASON, page_environment
+from refbench.reports.page_environment import LONGEST_REASON, data_uri, page_environment
 from refbench.reports.plot_figure import Plot
 from refbench.reports.table_formats import heading_lines
 from refbench.reports.tables import NONE, Cell, Table
@@ -79,7 +78,7 @@ def render_page(
     not be read, `videos_page` where the page of videos is, if there is one.
     """
     environment = page_environment()
-    environment.filters["data_uri"] = png_data_uri
+    environment.filters["data_uri"] = data_uri
     environment.filters["heading_lines"] = heading_lines
     runs = dict.fromkeys(record.run for record in records)
     return environment.get_template(TEMPLATE).render(
@@ -271,11 +270,6 @@ def weight_table(protocol: Protocol, tracks: Iterable[str]) -> Table:
         title="Weights", headings=("Component", *(f"Weight, {name}" for name in domains), "What it measures"),
         rows=tuple(rows),
     )  # fmt: skip
-
-
-def png_data_uri(png: bytes) -> str:
-    """A picture as a URI that needs no request."""
-    return f"data:image/png;base64,{base64.b64encode(png).decode()}"
 
 
 def _listed(texts: Iterable[str], limit: int = 6) -> str:

@@ -1,7 +1,8 @@
-"""What all pages share: the template engine, and how long a reason may be on a page."""
+"""What all pages share: the template engine, pictures within a page, and how long a reason may be on it."""
 
 from __future__ import annotations
 
+import base64
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -22,3 +23,8 @@ def page_environment() -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
+
+
+def data_uri(content: bytes, kind: str = "png") -> str:
+    """A picture as a URI that needs no request."""
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"

@@ -4,7 +4,7 @@ output.
 For a program that takes minutes to load its model. It reads lines until its input ends, and answers each:
 
     {"id": "faceobj_14", "seed": 0, "prompt": "…", "references": [{"path": "…", "label": "…", "kind": "…"}],
-     "output": "/tmp/…/faceobj_14.mp4"}
+     "output": "…/faceobj_14.mp4"}
 
     {"id": "faceobj_14", "seed": 0}                        the mp4 is at `output`
     {"id": "faceobj_14", "seed": 0, "error": "no memory"}  it could not be made; the next sample may follow

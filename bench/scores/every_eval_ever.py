@@ -25,7 +25,7 @@ from refbench.bench.files import write_json
 from refbench.bench.scores.aggregate import Scoreboard, group_records, scoreboard
 from refbench.bench.scores.bootstrap import RESAMPLES
 from refbench.bench.scores.columns import COMPONENTS
-from refbench.bench.scores.exports import Figure, figures, in_percent
+from refbench.bench.scores.exports import Figure, figures, in_percent, joined
 from refbench.bench.scores.official_files import Exported
 from refbench.bench.scores.protocol import protocol_of
 from refbench.bench.scores.record import PLAIN, Record, RunKey
@@ -119,7 +119,7 @@ def _result(run: RunKey, board: Scoreboard, figure: Figure, data: dict[str, Any]
         meaning = COMPONENTS[figure.component].meaning
     score: dict[str, Any] = {
         "score": in_percent(figure.value),
-        "details": {"protocol": board.protocol, "notes": "; ".join(filter(None, figure.words))},
+        "details": {"protocol": board.protocol, "notes": joined(figure.words)},
     }
     if figure.interval is not None:
         low, high = figure.interval

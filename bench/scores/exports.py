@@ -92,7 +92,7 @@ def export_eval_results(
                 dataset_id=HUB_DATASET,
                 task_id="/".join(filter(None, (run.track, figure.component))),
                 value=in_percent(figure.value),
-                notes=_joined([figure.label, _interval_words(figure.interval), *figure.words]),
+                notes=joined([figure.label, _interval_words(figure.interval), *figure.words]),
             )
             for figure in figures(board, of_run)
         ]
@@ -159,7 +159,8 @@ def in_percent(value: float) -> float:
     return round(100 * value, 6)
 
 
-def _joined(words: Iterable[str]) -> str:
+def joined(words: Iterable[str]) -> str:
+    """What must be said beside a figure, in one text."""
     return "; ".join(word for word in words if word)
 
 

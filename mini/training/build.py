@@ -33,7 +33,7 @@ class Build:
     """Where and how the weights are built: `scale` times the recipes' steps, on one device.
 
     `batch`: the base's samples per step times this; those of VAE and fine-tunings, and the clips that all of
-    them are from, times its square root (`wider`). A GPU takes 64 times as many as fast as one.
+    them are from, times its square root (`wider`). Small steps leave a GPU idle.
     `workers`: processes that draw training examples; 0: a thread. They change no bit.
     """
 
