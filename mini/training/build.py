@@ -85,6 +85,7 @@ class Build:
             seed=self.seed,
             device=self.device,
             workers=self.workers,
+            batch=self.batch,
         ).train(on_step)
 
 

@@ -74,6 +74,7 @@ class Run(Generic[Batch]):
     """A training run of one learner in a folder of its own.
 
     `workers`: processes that prepare the examples; 0: a thread beside the training. They change no bit.
+    `batch`: how many times its own number of examples the learner gives; a run goes on with the same only.
     """
 
     learner: Learner[Batch]
@@ -82,6 +83,7 @@ class Run(Generic[Batch]):
     seed: int = 0
     device: str = "cpu"
     workers: int = 0
+    batch: int = 1
 
     def train(self, on_step: Callable[[int, int], None] = lambda done, total: None) -> None:
         """Train to the end, from where an earlier call stopped; then the network holds the weights to keep,
@@ -148,7 +150,7 @@ class Run(Generic[Batch]):
         return zlib.crc32(f"{self.learner.name}/{self.seed}/{step}/{what}".encode())
 
     def _settings(self) -> dict[str, Any]:
-        return {"name": self.learner.name, "seed": self.seed, **asdict(self.schedule)}
+        return {"name": self.learner.name, "seed": self.seed, "batch": self.batch, **asdict(self.schedule)}
 
     def _restore(self, network: nn.Module, optimizer: torch.optim.Optimizer, average: Average | None) -> int:
         path = self.folder / STATE_FILE

@@ -101,6 +101,8 @@ def test_other_settings_are_no_continuation(tmp_path: Path) -> None:
     trained(tmp_path, Line())
     with pytest.raises(UserError, match="of other settings"):
         trained(tmp_path, Line(), learning_rate=0.2)
+    with pytest.raises(UserError, match="of other settings"):
+        Run(learner=Line(), schedule=SCHEDULE, folder=tmp_path, batch=2).train()
 
 
 def test_it_learns_and_logs(tmp_path: Path) -> None:
