@@ -154,9 +154,9 @@ class BaseLearner:
     def losses(self, batch: TextBatch, generator: torch.Generator) -> dict[str, torch.Tensor]:
         """The squared error of the predicted velocity."""
         clean = batch.latents_BCFHW
-        uniform_B = torch.rand(len(clean), generator=generator)
+        uniform_B = torch.rand(len(clean), generator=generator, device=clean.device)
         sigma_B = SHIFT * uniform_B / (1 + (SHIFT - 1) * uniform_B)
-        noise = torch.randn(clean.shape, generator=generator)
+        noise = torch.randn(clean.shape, generator=generator, device=clean.device)
         sigma = sigma_B.view(-1, 1, 1, 1, 1)
         prediction = self.network((1 - sigma) * clean + sigma * noise, 1000 * sigma_B, batch)
         return {"velocity": functional.mse_loss(prediction, noise - clean)}
@@ -184,7 +184,7 @@ def make(build: Build, on_step: OnStep) -> None:
     write_tokenizer(place / "tokenizer", pieces(), TEXT_ROWS)
     tokenizer = load_tokenizer(place / "tokenizer")
     learner = BaseLearner(build.run_folder(LATENTS), tokenizer, build.seed, build.seed, build.batch)
-    build.train(learner, SCHEDULE, on_step)
+    build.train(learner, SCHEDULE, on_step, compiled=True)
     write_base(learner.network.cpu(), place)
 
 

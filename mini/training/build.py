@@ -74,8 +74,12 @@ class Build:
         """A number of examples to prepare or to measure on, times `scale` where that is below 1."""
         return max(round(number * min(self.scale, 1.0)), min(least, number))
 
-    def train(self, learner: Learner[Any], schedule: Schedule, on_step: OnStep) -> None:
-        """Train a learner from where an earlier call stopped; then its network holds the weights to keep."""
+    def train(
+        self, learner: Learner[Any], schedule: Schedule, on_step: OnStep, *, compiled: bool = False
+    ) -> None:
+        """Train a learner from where an earlier call stopped; then its network holds the weights to keep.
+        For `compiled`, see `Run`.
+        """
         from refbench.mini.training.loop import Run
 
         Run(
@@ -86,6 +90,7 @@ class Build:
             device=self.device,
             workers=self.workers,
             batch=self.batch,
+            compiled=compiled,
         ).train(on_step)
 
 

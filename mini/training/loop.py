@@ -24,6 +24,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from refbench.bench.errors import UserError
 from refbench.bench.files import replacing
+from refbench.mini.training.replay import ReplayedLosses
 
 # Sums come out in another order with another number of threads.
 THREADS = 2
@@ -75,6 +76,8 @@ class Run(Generic[Batch]):
 
     `workers`: processes that prepare the examples; 0: a thread beside the training. They change no bit.
     `batch`: how many times its own number of examples the learner gives; a run goes on with the same only.
+    `compiled`: on a GPU, forward and backward are compiled, in bfloat16, and replayed as one graph. For
+    learners whose batches all have the same shapes, and whose losses are work of the GPU alone.
     """
 
     learner: Learner[Batch]
@@ -84,6 +87,7 @@ class Run(Generic[Batch]):
     device: str = "cpu"
     workers: int = 0
     batch: int = 1
+    compiled: bool = False
 
     def train(self, on_step: Callable[[int, int], None] = lambda done, total: None) -> None:
         """Train to the end, from where an earlier call stopped; then the network holds the weights to keep,
@@ -91,44 +95,70 @@ class Run(Generic[Batch]):
 
         Raises UserError when the folder holds a run of other settings, or the loss is not finite.
         """
-        learner, schedule = self.learner, self.schedule
+        schedule = self.schedule
         if self.device != "cpu":
             # Tensor cores: eleven bits of a product's factors are enough to learn by.
             torch.set_float32_matmul_precision("high")
             torch.backends.cudnn.benchmark = True
-        network = learner.network.to(self.device).train()
+        network = self.learner.network.to(self.device).train()
         optimizer = torch.optim.AdamW(
             network.parameters(), lr=1.0, weight_decay=schedule.weight_decay, fused=True
         )
         average = Average(network, schedule.average) if schedule.average is not None else None
         step = self._restore(network, optimizer, average)
+        gradients = self._gradients()
+        finite = torch.ones((), dtype=torch.bool, device=self.device)
         saved = time.monotonic()
         with fixed_threads():
             for batch in self._batches(step):
-                generator = torch.Generator(self.device).manual_seed(self._number("loss", step))
-                with made_on(self.device):
-                    terms = learner.losses(on_device(batch, self.device), generator)
-                loss = torch.stack(list(terms.values())).sum()
-                if not bool(torch.isfinite(loss)):
-                    raise UserError(f"{learner.name}: the loss is not finite at step {step}")
+                terms = gradients(on_device(batch, self.device), self._number("loss", step))
                 for group in optimizer.param_groups:
                     group["lr"] = schedule.rate(step)
-                optimizer.zero_grad(set_to_none=True)
-                loss.backward()
                 nn.utils.clip_grad_norm_(network.parameters(), schedule.max_gradient_norm)
                 optimizer.step()
                 step += 1
                 if average is not None:
                     average.update(network, step)
-                if step % LOG_EVERY_STEPS == 0 or step == schedule.steps:
+                finite &= torch.stack(list(terms.values())).isfinite().all()
+                last = step == schedule.steps
+                saving = last or time.monotonic() - saved > SAVE_EVERY_S
+                # To look at a value is to wait for the GPU.
+                if (saving or step % LOG_EVERY_STEPS == 0 or self.device == "cpu") and not bool(finite):
+                    raise UserError(f"{self.learner.name}: the loss is not finite at step {step - 1}")
+                if last or step % LOG_EVERY_STEPS == 0:
                     self._log(step, {name: term.item() for name, term in terms.items()})
-                if time.monotonic() - saved > SAVE_EVERY_S or step == schedule.steps:
+                if saving:
                     self._save(step, network, optimizer, average)
                     saved = time.monotonic()
                 on_step(step, schedule.steps)
         if average is not None:
             average.copy_to(network)
         network.eval()
+
+    def _gradients(self) -> Callable[[Batch, int], dict[str, torch.Tensor]]:
+        """What gives the terms of a batch, by a seed, and leaves the gradients at the parameters."""
+        learner, network = self.learner, self.learner.network
+        compiled = self.compiled and self.device != "cpu"
+
+        def once(batch: Batch, generator: torch.Generator) -> dict[str, torch.Tensor]:
+            # A default device would break the compiled graph into pieces.
+            with (
+                made_on("cpu" if compiled else self.device),
+                torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=compiled),
+            ):
+                terms = learner.losses(batch, generator)
+                loss = torch.stack(list(terms.values())).sum()
+            loss.backward()
+            return {name: term.detach() for name, term in terms.items()}
+
+        def in_turn(batch: Batch, seed: int) -> dict[str, torch.Tensor]:
+            network.zero_grad(set_to_none=True)
+            return once(batch, torch.Generator(self.device).manual_seed(seed))
+
+        if not compiled:
+            return in_turn
+        network.compile(dynamic=False)
+        return ReplayedLosses(once, network, self.device)
 
     def _batches(self, first: int) -> Iterator[Batch]:
         """The examples of the steps from `first` on, prepared ahead."""
