@@ -238,6 +238,10 @@ def experiment(
     per_category: Annotated[
         int, typer.Option("--per-category", min=1, max=6, help="Samples of each of the eight categories.")
     ] = 6,
+    variant: Annotated[
+        list[str] | None,
+        typer.Option("--variant", help="Only this one of the three (the first is compared); repeatable."),
+    ] = None,
     budget: Annotated[
         float, typer.Option("--budget", metavar="HOURS", help="The budget that the build had.")
     ] = BUILD_HOURS,
@@ -260,13 +264,18 @@ def experiment(
     from refbench.mini.training.finetune import VARIANTS
 
     made = Build(root=built, device=device, scale=budget / BUILD_HOURS)
-    with Progress("experiment", seeds * (len(VARIANTS) + 1)) as progress:
+    known = {one.entry.name: one for one in VARIANTS}
+    if unknown := set(variant or ()) - set(known):
+        raise UserError(f"no variant {', '.join(sorted(unknown))}; there are {', '.join(known)}")
+    chosen = [known[name] for name in dict.fromkeys(variant or known)]
+    setting = Experiment(build=made, out=out, seeds=seeds, per_category=per_category, variants=chosen)
+    with Progress("experiment", seeds * (len(chosen) + 1)) as progress:
 
         def begin(text: str) -> None:
             progress.now(text)
             progress.step(text)
 
-        run_experiment(Experiment(build=made, out=out, seeds=seeds, per_category=per_category), begin)
+        run_experiment(setting, begin)
     print_text(read_text(out / "experiment.md"))
     print_text(f"figures: {out / 'experiment.json'}; pictures: {out / 'features.png'}, {out / 'curves.png'}")
 

@@ -54,12 +54,21 @@ PAPER = {
 
 @dataclass(frozen=True, kw_only=True)
 class Experiment:
-    """Where the trained parts are (`build`), where the experiment goes, and its size."""
+    """Where the trained parts are (`build`), where the experiment goes, and its size.
+
+    `variants`: what is trained and compared; the first is compared with each other one.
+    """
 
     build: Build
     out: Path
     seeds: int
     per_category: int
+    variants: Sequence[Variant] = VARIANTS
+
+    @property
+    def methods(self) -> list[str]:
+        """The variants as methods."""
+        return [variant.entry.name for variant in self.variants]
 
     def seed_build(self, seed: int) -> Build:
         """The build of one seed: its variants are its own, everything else is linked from the build.
@@ -102,12 +111,12 @@ class Experiment:
         write_json(note, {"seed": seed, "variant": variant.entry.name, "scale": self.build.scale})
 
     def score(self, seed: int) -> list[Record]:
-        """Generate and score the three variants of a seed."""
+        """Generate and score the variants of a seed."""
         made = self.seed_build(seed)
         contest = Contest(
             out=made.root / "contest",
             per_category=self.per_category,
-            methods=[variant.entry.name for variant in VARIANTS],
+            methods=self.methods,
             weights=made.weights,
             device=self.build.device,
             shuffled=False,
@@ -124,15 +133,16 @@ class Estimate:
     by_seed: tuple[float | None, ...]
 
 
-def estimates(records: Sequence[Iterable[Record]], protocol: Protocol) -> dict[str, dict[str, Estimate]]:
+def estimates(
+    records: Sequence[Iterable[Record]],
+    protocol: Protocol,
+    methods: Sequence[str],
+) -> dict[str, dict[str, Estimate]]:
     """Method → component (and `total`) → estimate, and under `A - B` the differences to the first method.
 
     `records` are those of each training seed.
     """
-    drawn = {
-        method: _Drawn.of([_of_method(one, method) for one in records], protocol)
-        for method in (variant.entry.name for variant in VARIANTS)
-    }
+    drawn = {method: _Drawn.of([_of_method(one, method) for one in records], protocol) for method in methods}
     first, *others = drawn
     result = {method: one.estimates() for method, one in drawn.items()}
     for other in others:

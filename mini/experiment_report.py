@@ -21,7 +21,7 @@ from refbench.mini.experiment_pictures import (
 )
 from refbench.mini.protocol import MINI_1_0
 from refbench.mini.track import MINI
-from refbench.mini.training.finetune import FEATURES, STAGES, VARIANTS, training_folder
+from refbench.mini.training.finetune import FEATURES, STAGES, training_folder
 from refbench.mini.training.vae import REPOSITORY
 
 LOG = "log.jsonl"
@@ -39,12 +39,12 @@ def run_experiment(
     """
     records: list[list[Record]] = []
     for seed in range(experiment.seeds):
-        for variant in VARIANTS:
+        for variant in experiment.variants:
             begin(f"seed {seed}: {variant.entry.name}")
             experiment.train(seed, variant)
         begin(f"seed {seed}: videos and scores")
         records.append(experiment.score(seed))
-    found = estimates(records, MINI_1_0)
+    found = estimates(records, MINI_1_0, experiment.methods)
     separable = write_pictures(experiment)
     figures = {
         "protocol": MINI_1_0.name,
@@ -63,10 +63,10 @@ def run_experiment(
 def write_pictures(experiment: Experiment) -> dict[str, float]:
     """Write features.png and curves.png of one seed; returns the separability of each network's tokens."""
     made = experiment.seed_build(SHOWN_SEED)
-    trained = made if made.run_folder(f"{VARIANTS[0].entry.name}-{STAGES[0]}").is_dir() else experiment.build
+    trained = made if made.run_folder(f"{experiment.methods[0]}-{STAGES[0]}").is_dir() else experiment.build
     examples = examples_with_several(experiment.build.run_folder(FEATURES), experiment.build.weights)
     networks = {"before training": made.weights / REPOSITORY / "transformer"} | {
-        variant.entry.name: made.weights / variant.entry.repository for variant in VARIANTS
+        variant.entry.name: made.weights / variant.entry.repository for variant in experiment.variants
     }
     tokens = {name: reference_tokens(network, examples) for name, network in networks.items()}
     most = max(range(len(examples)), key=lambda index: tokens["before training"][index].shape[0])
@@ -74,7 +74,7 @@ def write_pictures(experiment: Experiment) -> dict[str, float]:
     write_bytes(experiment.out / "features.png", shown)
     curves = {
         variant.entry.name: read_losses(training_folder(trained, variant, STAGES[0]) / LOG)
-        for variant in VARIANTS
+        for variant in experiment.variants
     }
     write_bytes(experiment.out / "curves.png", draw_losses(curves))
     return {name: separability(states) for name, states in tokens.items()}
