@@ -1,5 +1,5 @@
-# The quick demo in a container: drawn samples, three controls, one component, a report. The main demo needs
-# trained weights, which do not come with the package yet: `refbench demo --weights …` of a build of your own.
+# The demo in a container: a small drawn world in which RefAlign and other methods make videos, all seven
+# components score them, and a page shows them.
 #
 #   docker build -t refbench .
 #   docker run --rm -v "$PWD/demo-output:/output" --user "$(id -u):$(id -g)" refbench
@@ -17,7 +17,7 @@ RUN apt-get update \
     && rm -rf /var/lib/apt/lists/*
 
 # `--build-arg EXTRAS=` is the core alone, without torch: enough for `demo --quick`.
-ARG EXTRAS=[metrics,refalign]
+ARG EXTRAS=[metrics,baselines]
 
 WORKDIR /source
 COPY . .
@@ -30,4 +30,4 @@ ENV HOME=/tmp
 WORKDIR /output
 
 ENTRYPOINT ["refbench"]
-CMD ["demo", "--quick", "--out", "/output/demo"]
+CMD ["demo", "--out", "/output/demo"]

@@ -7,8 +7,8 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --co
 
 .PHONY: demo test lint format benchmark docs clean
 
-demo: $(VENV)/.core
-	$(BIN)/refbench demo --quick --out demo-output
+demo: $(VENV)/.demo
+	$(BIN)/refbench demo --out demo-output
 
 test: lint
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
@@ -32,10 +32,10 @@ benchmark: $(VENV)/.dev
 docs: $(VENV)/.docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-# What is installed is older than what is asked for: install again. The .dev set includes the core.
-$(VENV)/.core: $(VENV)/bin/python pyproject.toml constraints.txt
+# What is installed is older than what is asked for: install again. The .dev set includes the others.
+$(VENV)/.demo: $(VENV)/bin/python pyproject.toml constraints.txt
 	@rm -rf *.egg-info  # an older one would shadow the entry points
-	@if [ ! -e $(VENV)/.dev ]; then echo "Installing the core into $(VENV) …"; $(INSTALL) --editable .; fi
+	@if [ ! -e $(VENV)/.dev ]; then echo "Installing the core, the learned metrics and generators (torch: several GB) into $(VENV) …"; $(INSTALL) --editable '.[metrics,baselines]'; fi
 	@touch $@
 
 $(VENV)/.docs: $(VENV)/bin/python pyproject.toml constraints.txt

@@ -73,7 +73,7 @@ class Contest:
                 f"there are no trained weights in {self.weights}: refbench mini build makes them, then "
                 "--weights mini-build/weights; refbench demo --quick needs none"
             )
-        absent = missing_packages(("torch", "diffusers", "onnxruntime", "openai"), "metrics,refalign")
+        absent = missing_packages(("torch", "diffusers", "onnxruntime", "openai"), "metrics,baselines")
         if absent is not None:
             raise UserError(absent)
         run = MethodsRun(

@@ -2,12 +2,14 @@
 
 OUT/weights/…            what `--weights` takes: repositories in their published formats, marked as mini
 OUT/runs/<part>/         the state of a part's training, and its log
-OUT/parts/<part>.json    what a finished part is: seconds, settings, digests of its files, measured values
+OUT/parts/<part>.json    what a finished part is: machine, seconds, settings, digests, measured values
 """
 
 from __future__ import annotations
 
 import math
+import os
+import platform
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -16,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from refbench.bench.errors import UserError
 from refbench.bench.files import read_json_object, write_json
+from refbench.bench.provenance import package_versions, python_version
 from refbench.bench.weights.kind import kind_of_folder
 from refbench.bench.weights.store import sha256_of
 from refbench.bench.weights.tiny import marked_folder
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
     from refbench.mini.training.loop import Learner, Schedule
 
 LEAST_STEPS = 2
+PACKAGES = ("torch", "diffusers", "transformers", "numpy", "opencv-python")
 
 OnStep = Callable[[int, int], None]
 
@@ -130,6 +134,7 @@ def make_part(build: Build, part: Part, on_step: OnStep, *, any_settings: bool =
     done = {
         "part": part.name,
         "settings": settings,
+        "machine": machine(build.device),
         "seconds": round(time.monotonic() - started, 1),
         "files": {str(path.relative_to(build.weights)): sha256_of(path) for path in written(build, part)},
         # What could not be measured (no value at all) is null.
@@ -151,3 +156,22 @@ def written(build: Build, part: Part) -> list[Path]:
             raise UserError(f"{part.name} wrote no {build.weights / pattern}")
         found += files
     return found
+
+
+def machine(device: str) -> dict[str, Any]:
+    """What trained a part: the name of the GPU or processor, the number of cores, and versions."""
+    import torch
+
+    name = processor() if device == "cpu" else torch.cuda.get_device_name(device)
+    versions = {"python": python_version(), **package_versions(PACKAGES)}
+    return {"device": name, "cores": os.cpu_count(), "versions": versions}
+
+
+def processor() -> str:
+    """The processor's name, as the system gives it."""
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

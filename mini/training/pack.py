@@ -1,27 +1,24 @@
 """Built weights as they come with the package: the files, and one log that names what built them.
 
 DIR/<owner>/<repository>/…   what `--weights` takes
-DIR/build.json               machine, versions; of each part seconds, settings, digests and measured values
+DIR/build.json               of each part machine, seconds, settings, digests and measured values
 """
 
 from __future__ import annotations
 
-import os
-import platform
 import shutil
 from pathlib import Path
 from typing import Any
 
 from refbench.bench.errors import UserError
 from refbench.bench.files import read_json_object, write_json
-from refbench.bench.provenance import package_versions, python_version, source_commit
+from refbench.bench.provenance import source_commit
 from refbench.bench.weights.kind import MARKERS
 from refbench.bench.weights.store import sha256_of
 
 LOG = "build.json"
 MEBIBYTE = 2**20
 LARGEST_MIB, LARGEST_FILE_MIB = 48, 12
-PACKAGES = ("torch", "diffusers", "transformers", "numpy", "opencv-python")
 
 
 def pack(root: Path, out: Path) -> dict[str, Any]:
@@ -54,8 +51,6 @@ def pack(root: Path, out: Path) -> dict[str, Any]:
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(weights / name, target)
     log = {
-        "machine": {"processor": processor(), "cores": os.cpu_count(), "system": platform.system()},
-        "versions": {"python": python_version(), **package_versions(PACKAGES)},
         "commit": source_commit(),
         "mebibytes": round(sum(sizes.values()), 2),
         "parts": notes,
@@ -64,23 +59,15 @@ def pack(root: Path, out: Path) -> dict[str, Any]:
     return log
 
 
-def processor() -> str:
-    """The processor's name, as the system gives it."""
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
-
-
 def log_table(log: dict[str, Any]) -> str:
     """The log as a Markdown table: a row for each part."""
-    lines = ["| part | seconds | measured on held-out identities |", "|---|---|---|"]
+    lines = ["| part | trained on | seconds | measured on held-out identities |", "|---|---|---|---|"]
     for note in log["parts"]:
         measured = ", ".join(
             f"{name} {'–' if value is None else format(value, 'g')}"
             for name, value in note["measured"].items()
         )
-        lines.append(f"| `{note['part']}` | {note['seconds']:.0f} | {measured} |")
+        lines.append(
+            f"| `{note['part']}` | {note['machine']['device']} | {note['seconds']:.0f} | {measured} |"
+        )
     return "\n".join(lines) + "\n"

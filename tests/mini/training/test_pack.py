@@ -40,7 +40,7 @@ def test_finished_parts_are_collected_with_their_log(tmp_path: Path) -> None:
     found = {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()}
     assert found == {"owner/net/model.safetensors", "owner/net/REFBENCH_MINI", "build.json"}
     log = read_json_object(out / "build.json")
-    assert log["parts"][0]["part"] == "net" and log["machine"]["processor"]
+    assert log["parts"][0]["part"] == "net" and log["parts"][0]["machine"]["device"]
     # Packing again replaces what is there; a folder of something else is left alone.
     printed("mini", "pack", "--build", tmp_path / "build", "--out", out)
     (tmp_path / "mine").mkdir()
