@@ -233,13 +233,27 @@ def metric_table(records: Iterable[Record]) -> Table:
         (Cell(text=metric), *(Cell(text=_listed(texts)) for texts in columns.values()))
         for metric, columns in sorted(seen.items())
     ]
-    mixed = [metric for metric, columns in sorted(seen.items()) if len(columns["version"]) > 1]
+    notes = [
+        f"{metric}: the records mix several {what}, compare with care."
+        for metric, columns in sorted(seen.items())
+        for what, are_mixed in (
+            ("versions", len(columns["version"]) > 1),
+            ("weights", _of_one_name(columns["weights"])),
+        )
+        if are_mixed
+    ]
     return Table(
         title="Metrics",
         headings=("Metric", "Version", "Computed on", "Weights (digest)", "Imported from"),
         rows=tuple(rows),
-        notes=tuple(f"{metric}: the records mix several versions, compare with care." for metric in mixed),
+        notes=tuple(notes),
     )
+
+
+def _of_one_name(weights: Iterable[str]) -> bool:
+    """Whether several digests have the same file's name; each text is a name and a digest."""
+    names = [text.rpartition(" ")[0] for text in weights]
+    return len(set(names)) < len(names)
 
 
 def package_versions(records: Iterable[Record]) -> dict[str, str]:

@@ -158,6 +158,20 @@ def test_mixed_metric_versions_are_pointed_out() -> None:
     assert "several versions" in table.notes[0]
 
 
+def test_mixed_weights_are_pointed_out() -> None:
+    from refbench.reports.page import metric_table
+
+    def scored(sample: str, **weights: str) -> Record:
+        return record("gmescore", sample, 0.5, provenance=Provenance(metric_version="1", weights=weights))
+
+    two = metric_table([scored("singleobj_1", net="a" * 64), scored("singleobj_2", net="b" * 64)])
+    assert two.notes == ("gmescore: the records mix several weights, compare with care.",)
+    one = metric_table(
+        [scored("singleobj_1", net="a" * 64, head="b" * 64), scored("singleobj_2", net="a" * 64)]
+    )
+    assert one.notes == ()
+
+
 def test_stores_are_read_with_the_run_descriptions_beside_them(tmp_path: Path) -> None:
     store(tmp_path, run_records("b", ids=IDS), run_info())
     store(tmp_path, run_records("b", ids=IDS, variant="shuffled"), run_info(steps=7))
