@@ -88,7 +88,7 @@ CORE, EDGE = 0.35, 0.7
 NEAREST_PX = 17.0
 BOX_WEIGHT, SIDES_WEIGHT, NAMES_WEIGHT = 2.0, 1.0, 1.0
 TRAITS_WEIGHT = 30.0
-SCHEDULE = Schedule(steps=1200, learning_rate=3e-3, warmup_steps=50, average=0.99)
+SCHEDULE = Schedule(steps=2400, learning_rate=3e-3, warmup_steps=50, average=0.99)
 
 MEASURED_SCENES = 60
 CRF = 18
