@@ -35,6 +35,7 @@ EXAMPLES = 60
 # The middle of the noise levels, where the alignment loss and the denoising both have something to say.
 TIMESTEP, SIGMA = 500.0, 0.5
 SMOOTHED_STEPS = 25
+FONT_PT = 7
 Tokens = list[np.ndarray]
 
 
@@ -106,10 +107,10 @@ def draw_tokens(panels: Mapping[str, np.ndarray]) -> bytes:
             axis.scatter(
                 *points.T, s=9, color=COLOURS[number % len(COLOURS)], label=f"reference {number + 1}", lw=0
             )
-        axis.set_title(title)
+        axis.set_title(title, fontsize=FONT_PT)
         axis.set_xticks([])
         axis.set_yticks([])
-    axes[0].legend(frameon=False, loc="best")
+    _legend_below(figure, axes[0])
     return _png(figure)
 
 
@@ -129,10 +130,11 @@ def draw_losses(curves: Mapping[str, Mapping[str, Sequence[float]]]) -> bytes:
                     lw=0.9,
                     label=training,
                 )
-        axis.set_title(name)
-        axis.set_xlabel("step of stage 1")
+        axis.set_title(name, fontsize=FONT_PT)
+        axis.set_xlabel("step of stage 1", fontsize=FONT_PT)
+        axis.tick_params(labelsize=FONT_PT)
         axis.spines[["top", "right"]].set_visible(False)
-    axes[0].legend(frameon=False)
+    _legend_below(figure, axes[0])
     return _png(figure)
 
 
@@ -161,6 +163,14 @@ def _figure(panels: int, panel_width_in: float) -> tuple[Any, list[Any]]:
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(min(panels * panel_width_in, PAGE_WIDTH_IN), 1.9), layout="constrained")
         return figure, [figure.add_subplot(1, panels, number + 1) for number in range(panels)]
+
+
+def _legend_below(figure: Any, axis: Any) -> None:
+    """The lines and points of one panel stand for all."""
+    handles, labels = axis.get_legend_handles_labels()
+    figure.legend(
+        handles, labels, loc="outside lower center", ncols=len(labels), fontsize=FONT_PT, frameon=False
+    )
 
 
 def _png(figure: Any) -> bytes:

@@ -16,7 +16,11 @@ from functools import partial
 from refbench.bench.scores.protocol import OPENS2V_1_1, Column, Protocol
 from refbench.mini.track import MINI
 
-RANGES: dict[str, tuple[float, float]] = {}
+RANGES: dict[str, tuple[float, float]] = {
+    "aesthetics": (2.0, 6.6),
+    "facesim": (0.0, 0.93),
+    "gmescore": (0.0, 0.82),
+}
 
 
 def between(worst: float, best: float, score: float) -> float:
