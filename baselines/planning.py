@@ -32,6 +32,7 @@ OFFICIAL_REFERENCES = {
 NATIVE = "native"
 PETA = 1e15
 SECONDS_PER_HOUR = 3600
+WITH_CACHE = "operations and hours are those without the step cache: what it skips depends on the video"
 WEIGHTS = "weights GiB"
 # Headings of the table; those dropped where a screen is narrow are the ones that the sums were made of.
 PLAN_HEADINGS = (
@@ -52,8 +53,9 @@ class MethodPlan:
 
     `by_references` are costs of one video for each number of references that occurs (as used by the method)
     with how many videos have it; `weights_gib` are the sizes of the method's parts, or of its repositories
-    where its parts are not known here. A method whose work is not counted has a `note`, zeros and no
-    `peak_gib`. `tflops` is the throughput that its hours were counted with.
+    where its parts are not known here. A method whose work is not counted has zeros, no `peak_gib`, and a
+    `note` that says so; another's `note` says what the count leaves out. `tflops` is the throughput that its
+    hours were counted with.
     """
 
     method: str
@@ -270,6 +272,7 @@ def plan_method(
 
 def _plan_wan(method: WanMethod, samples: Sequence[Sample], *, seeds: int, assumed: AssumedGpu) -> MethodPlan:
     from refbench.baselines.wan import cost
+    from refbench.baselines.wan.step_cache import NO_CACHE
 
     spec, settings, options = method.spec, method.settings, method.options
     kept = [sample for sample in samples if method.refuses(sample) is None]
@@ -284,6 +287,7 @@ def _plan_wan(method: WanMethod, samples: Sequence[Sample], *, seeds: int, assum
     memory_facts: dict[str, Any] = {
         "parameter_bytes": parameter_bytes,
         "vae_tiling": options.vae_tiling,
+        "step_cache": options.cache,
     }
     peaks = cost.peak_gib(spec, settings, most, joined_passes=passes, **memory_facts)
     memory = assumed.memory_gib
@@ -291,7 +295,8 @@ def _plan_wan(method: WanMethod, samples: Sequence[Sample], *, seeds: int, assum
     joined_fit = None
     if fits_with is not None:
         together = cost.peak_gib(spec, settings, most, joined_passes=joined, **memory_facts)
-        joined_fit = spec.joins_passes and together[fits_with] <= memory
+        may_join = options.cache == NO_CACHE or options.batch_passes == "yes"
+        joined_fit = spec.joins_passes and may_join and together[fits_with] <= memory
     return MethodPlan(
         method=spec.name,
         videos=len(kept) * seeds,
@@ -313,6 +318,7 @@ def _plan_wan(method: WanMethod, samples: Sequence[Sample], *, seeds: int, assum
         pflop=pflop,
         tflops=tflops,
         hours=pflop * PETA / (tflops * 1e12) / SECONDS_PER_HOUR,
+        note="" if options.cache == NO_CACHE else WITH_CACHE,
     )
 
 
