@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,7 +19,9 @@ from refbench.bench.errors import UserError
 
 if TYPE_CHECKING:
     from refbench.baselines.gpus import Gpu
+    from refbench.baselines.scoring_plan import Videos
     from refbench.baselines.wan.method import WanMethod
+    from refbench.bench.method import Method
     from refbench.bench.sample import Sample
 
 # Samples by number of references in OpenS2V-Eval's lists, for planning without the data set: half of
@@ -29,6 +31,7 @@ OFFICIAL_REFERENCES = {
     "human-domain": {1: 60},
     "single-domain": {1: 90},
 }
+PUBLISHED_COUNTS = "OpenS2V-Eval's published counts"
 NATIVE = "native"
 PETA = 1e15
 SECONDS_PER_HOUR = 3600
@@ -55,7 +58,7 @@ class MethodPlan:
     with how many videos have it; `weights_gib` are the sizes of the method's parts, or of its repositories
     where its parts are not known here. A method whose work is not counted has zeros, no `peak_gib`, and a
     `note` that says so; another's `note` says what the count leaves out. `tflops` is the throughput that its
-    hours were counted with.
+    hours were counted with. `job_limits_s` are the seconds that a video may take, by kind of device.
     """
 
     method: str
@@ -70,6 +73,7 @@ class MethodPlan:
     tflops: float | None = None
     hours: float = 0.0
     note: str = ""
+    job_limits_s: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,16 +149,26 @@ def plan(
             help="Sustained throughput of one GPU in TFLOP/s. Default: 45.5 % of its peak.",
         ),
     ] = None,
+    evaluate: Annotated[
+        bool, typer.Option("--evaluate", help="Plan the scoring of the videos instead of generating them.")
+    ] = False,
+    metrics: o.MetricsOption = None,
+    devices: Annotated[
+        int, typer.Option("--devices", min=1, metavar="N", help="With --evaluate: how many such GPUs score.")
+    ] = 1,
     plugin: o.PluginOption = None,
     json: o.JsonOption = False,
 ) -> None:
-    """Estimate tokens, operations, hours and memory of generating a track.
+    """Estimate tokens, operations, hours and memory of generating a track, or of scoring its videos.
 
-    Analytic, from the sizes of the networks; nothing is loaded. Without a data set (--dataset, --suite or
+    Analytic, from the sizes of the networks, and for scoring from what each metric was measured to take;
+    nothing is loaded, and the plan says what it assumes. Without a data set (--dataset, --suite or
     $REFBENCH_DATASET) the official numbers of references are taken. Hours and memory are those of one --gpu;
-    where a method does not fit, the plan says so. Example:
+    where a method does not fit, the plan says so. Examples:
 
     refbench plan phantom-14b vace-14b --track open-domain --gpu a100
+
+    refbench plan phantom-14b --evaluate --gpu l40s --devices 4
     """
     from refbench.baselines.gpus import DEFAULT_GPU, get_gpu
     from refbench.bench.console import print_json
@@ -165,7 +179,41 @@ def plan(
     # The name on the command line may be spelt in another case.
     chosen = list(dict.fromkeys(methods.get(name).name for name in names))
     samples, source = planned_samples(track, dataset, suite)
-    options = _options_by_method(set_ or [], chosen)
+    if not evaluate and (metrics is not None or devices != 1):
+        raise UserError("--metrics and --devices go with --evaluate")
+    options, metric_options = _options_by_owner(set_ or [], chosen, with_metrics=evaluate)
+    common = {
+        "track": track or (suite.stem if suite is not None else DEFAULT_TRACK),
+        "references_from": source,
+        "samples": len(samples),
+        "seeds": seeds,
+        "settings": settings or NATIVE,
+        "gpu": asdict(assumed.gpu),
+        "gpu_named": gpu is not None,
+        "gpu_memory_gib": assumed.memory_gib,
+        "tflops": assumed.tflops(2),
+    }
+    title = f"{len(samples)} samples, references from {source}"
+    if evaluate:
+        from refbench.baselines.scoring_plan import print_scoring_plan, scoring_plan
+        from refbench.bench.runner.plan import selected_metrics
+
+        made = {name: planned_method(name, options.get(name, {}), settings or NATIVE) for name in chosen}
+        scoring = scoring_plan(
+            selected_metrics(metrics, metric_options),
+            [planned_videos(name, method, samples, seeds) for name, method in made.items()],
+            assumed,
+            devices=devices,
+            placeholders=source == PUBLISHED_COUNTS,
+            generation_limits_s={
+                name: job_limits_s(method) for name, method in made.items() if method is not None
+            },
+        )
+        if json:
+            print_json({**common, "methods": chosen, **scoring.json()})
+        else:
+            print_scoring_plan(scoring, f"Scoring: {title}", assumed, named=gpu is not None)
+        return
     plans = [
         plan_method(
             name, options.get(name, {}), samples, settings=settings or NATIVE, seeds=seeds, assumed=assumed
@@ -175,15 +223,7 @@ def plan(
     if json:
         print_json(
             {
-                "track": track or (suite.stem if suite is not None else DEFAULT_TRACK),
-                "references_from": source,
-                "samples": len(samples),
-                "seeds": seeds,
-                "settings": settings or NATIVE,
-                "gpu": asdict(assumed.gpu),
-                "gpu_named": gpu is not None,
-                "gpu_memory_gib": assumed.memory_gib,
-                "tflops": assumed.tflops(2),
+                **common,
                 "methods": [asdict(one) for one in plans],
                 "total": {
                     "videos": sum(one.videos for one in plans),
@@ -193,7 +233,7 @@ def plan(
             }
         )
         return
-    _print_plans(plans, f"{len(samples)} samples, references from {source}", assumed, named=gpu is not None)
+    _print_plans(plans, title, assumed, named=gpu is not None)
 
 
 def planned_samples(
@@ -214,7 +254,7 @@ def planned_samples(
         return o.chosen_track(name, None, dataset).samples, "the data set"
     counts = OFFICIAL_REFERENCES[name]
     placeholders = [_placeholder(count) for count, samples in counts.items() for _ in range(samples)]
-    return placeholders, "OpenS2V-Eval's published counts"
+    return placeholders, PUBLISHED_COUNTS
 
 
 def _placeholder(references: int) -> Sample:
@@ -225,17 +265,57 @@ def _placeholder(references: int) -> Sample:
     return Sample(id="placeholder", category="placeholder", prompt="", references=(one,) * references)
 
 
-def _options_by_method(assignments: list[str], names: Sequence[str]) -> dict[str, dict[str, str]]:
+def _options_by_owner(
+    assignments: list[str], names: Sequence[str], *, with_metrics: bool
+) -> tuple[dict[str, dict[str, str]], dict[str, dict[str, str]]]:
+    """`--set` as options by method, and `with_metrics` also by metric."""
     from refbench.bench.options import assignments_by_owner
-    from refbench.bench.registry import methods
+    from refbench.bench.registry import methods, metrics
 
     result: dict[str, dict[str, str]] = {}
-    for owner, options in assignments_by_owner(assignments, "method's").items():
+    of_metrics: dict[str, dict[str, str]] = {}
+    owners = "method's or metric's" if with_metrics else "method's"
+    for owner, options in assignments_by_owner(assignments, owners).items():
+        if with_metrics and owner in metrics.names():
+            of_metrics[owner] = options
+            continue
         name = methods.get(owner).name
         if name not in names:
             raise UserError(f"--set {owner}.{next(iter(options))}: {name} is not among the methods to plan")
         result[name] = {**result.get(name, {}), **options}
-    return result
+    return result, of_metrics
+
+
+def planned_method(name: str, assignments: Mapping[str, str], settings: str) -> Method | None:
+    """The method with its options; None where it has required ones and none was given.
+
+    Raises UserError for options that the method does not have.
+    """
+    from dataclasses import fields
+
+    from refbench.bench.options import build_options, describe_options
+    from refbench.bench.registry import methods
+
+    method_class = methods.get(name)
+    if not assignments and any(option.required for option in describe_options(method_class.Options)):
+        return None
+    has_settings = any(field.name == "settings" for field in fields(method_class.Options))
+    values = {**({"settings": settings} if has_settings else {}), **assignments}
+    return method_class(build_options(method_class.Options, values, f"the method {name}"))
+
+
+def planned_videos(name: str, method: Method | None, samples: Sequence[Sample], seeds: int) -> Videos:
+    """The videos that a method makes of these samples; all, of the usual length, where it is not known."""
+    from refbench.baselines.scoring_plan import USUAL_FRAMES, Videos
+
+    kept = samples if method is None else [one for one in samples if method.refuses(one) is None]
+    frames = None if method is None else method.card().num_frames
+    return Videos(method=name, samples=kept, seeds=seeds, frames=frames or USUAL_FRAMES)
+
+
+def job_limits_s(method: Method) -> dict[str, float]:
+    """How many seconds a video may take to generate, by kind of device."""
+    return {kind: method.job_limit_s(device) for kind, device in (("GPU", "cuda"), ("CPU", "cpu"))}
 
 
 def plan_method(
@@ -249,16 +329,12 @@ def plan_method(
 ) -> MethodPlan:
     """One method's plan. Raises UserError for options that the method does not have."""
     from refbench.baselines.wan.method import WanMethod
-    from refbench.bench.options import build_options
     from refbench.bench.registry import methods
 
-    method_class = methods.get(name)
-    if issubclass(method_class, WanMethod):
-        values = {"settings": settings, **assignments}
-        method = method_class(build_options(method_class.Options, values, f"the method {name}"))
+    method = planned_method(name, assignments, settings)
+    if isinstance(method, WanMethod):
         return _plan_wan(method, samples, seeds=seeds, assumed=assumed)
-    if assignments:
-        build_options(method_class.Options, assignments, f"the method {name}")
+    method_class = methods.get(name)
     return MethodPlan(
         method=name,
         videos=len(samples) * seeds,
@@ -267,6 +343,7 @@ def plan_method(
         note="not of the Wan family: not counted"
         if method_class.needs_torch
         else "runs no network of this project: nothing to count",
+        job_limits_s={} if method is None else job_limits_s(method),
     )
 
 
@@ -319,10 +396,12 @@ def _plan_wan(method: WanMethod, samples: Sequence[Sample], *, seeds: int, assum
         tflops=tflops,
         hours=pflop * PETA / (tflops * 1e12) / SECONDS_PER_HOUR,
         note="" if options.cache == NO_CACHE else WITH_CACHE,
+        job_limits_s=job_limits_s(method),
     )
 
 
 def _print_plans(plans: Sequence[MethodPlan], title: str, assumed: AssumedGpu, *, named: bool) -> None:
+    from refbench.baselines.scoring_plan import limit_lines
     from refbench.bench.console import print_lines, print_table
 
     left_out = print_table(title, PLAN_HEADINGS, _rows(plans), short=SHORT_HEADINGS, drop=DROPPED_FIRST)
@@ -331,6 +410,7 @@ def _print_plans(plans: Sequence[MethodPlan], title: str, assumed: AssumedGpu, *
         lines.append("weights: network + text encoder + VAE (+ image encoder)")
     for one in plans:
         lines += [f"{one.method}: {line}" for line in _remarks(one, assumed)]
+    lines += limit_lines({one.method: one.job_limits_s for one in plans if one.job_limits_s})
     videos, pflop, hours = (sum(getattr(one, name) for one in plans) for name in ("videos", "pflop", "hours"))
     lines.append(
         f"in all: {videos} videos, {pflop:,.0f} PFLOP, {hours:,.1f} GPU hours (the transformer; text, VAE "
