@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from refbench.baselines.gpus import DEFAULT_GPU, AssumedGpu, get_gpu, plain
 from refbench.bench import DEFAULT_TRACK
 from refbench.bench.cli import options as o
 from refbench.bench.errors import UserError
 
 if TYPE_CHECKING:
-    from refbench.baselines.gpus import Gpu
     from refbench.baselines.scoring_plan import Videos
     from refbench.baselines.wan.method import WanMethod
     from refbench.bench.method import Method
@@ -76,50 +76,6 @@ class MethodPlan:
     job_limits_s: Mapping[str, float] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, kw_only=True)
-class AssumedGpu:
-    """The card that a plan counts with: a known one, whose memory (GiB) and sustained throughput (TFLOP/s)
-    the user may replace. Raises UserError for a throughput that the card cannot reach.
-    """
-
-    gpu: Gpu
-    given_gib: float | None = None
-    given_tflops: float | None = None
-
-    def __post_init__(self) -> None:
-        peak = self.gpu.peak_tflops()
-        if self.given_tflops is not None and self.given_tflops > peak:
-            raise UserError(
-                f"--tflops {self.given_tflops:g} is above the peak of the {self.gpu.title}, {peak:g} TFLOP/s "
-                "(dense bfloat16); --gpu names another card"
-            )
-
-    @property
-    def memory_gib(self) -> float:
-        """Memory to plan with, in GiB."""
-        return self.gpu.memory_gib if self.given_gib is None else self.given_gib
-
-    def tflops(self, parameter_bytes: int) -> float:
-        """Sustained throughput for parameters of two bytes or four; what was given, up to the card's peak."""
-        if self.given_tflops is None:
-            return self.gpu.sustained_tflops(parameter_bytes)
-        return min(self.given_tflops, self.gpu.peak_tflops(parameter_bytes))
-
-    def sentence(self, *, named: bool) -> str:
-        """What is assumed, with its source; whether the user `named` the card or it is the default."""
-        gpu = self.gpu
-        memory = f"{_plain(self.memory_gib)} GiB" + (
-            f" ({gpu.memory_gb:g} GB)" if self.given_gib is None else " (--gpu-memory)"
-        )
-        tflops = self.tflops(2)
-        share = "--tflops" if self.given_tflops is not None else f"{100 * tflops / gpu.peak_tflops():.1f} %"
-        return (
-            f"GPU: {gpu.title}{'' if named else ' (assumed; --gpu names another)'}, {memory}, "
-            f"{_plain(tflops)} TFLOP/s sustained ({share}) of a peak of {gpu.peak_tflops():g} "
-            f"(dense bfloat16); source: {gpu.source}"
-        )
-
-
 def plan(
     names: Annotated[list[str], typer.Argument(metavar="METHOD...", help="Registered methods.")],
     track: o.TrackOption = None,
@@ -170,7 +126,6 @@ def plan(
 
     refbench plan phantom-14b --evaluate --gpu l40s --devices 4
     """
-    from refbench.baselines.gpus import DEFAULT_GPU, get_gpu
     from refbench.bench.console import print_json
     from refbench.bench.registry import load_plugins, methods
 
@@ -444,11 +399,6 @@ def _rows(plans: Sequence[MethodPlan]) -> list[list[str]]:
     return rows
 
 
-def _plain(number: float) -> str:
-    """With one decimal, or none where that is 0."""
-    return f"{number:.1f}".removesuffix(".0")
-
-
 def _each(texts: Any) -> str:
     return "\n".join(dict.fromkeys(texts)) or "–"
 
@@ -462,12 +412,12 @@ def _remarks(one: MethodPlan, assumed: AssumedGpu) -> list[str]:
     if not one.peak_gib:
         return lines
     if one.tflops is not None and one.tflops != assumed.tflops(2):
-        lines.append(f"float32: {_plain(one.tflops)} TFLOP/s of a peak of {assumed.gpu.peak_tflops(4):g}")
+        lines.append(f"float32: {plain(one.tflops)} TFLOP/s of a peak of {assumed.gpu.peak_tflops(4):g}")
     if one.fits_with is None:
         least = min(one.peak_gib.values())
-        lines.append(f"does not fit into {_plain(memory)} GiB, with no offload (at least {least:.1f} GiB)")
+        lines.append(f"does not fit into {plain(memory)} GiB, with no offload (at least {least:.1f} GiB)")
     else:
         how = "resident" if one.fits_with == "none" else f"with --set offload={one.fits_with}"
         passes = "joined in one call" if one.joined_passes_fit else "in separate calls"
-        lines.append(f"fits into {_plain(memory)} GiB {how}, guidance passes {passes}")
+        lines.append(f"fits into {plain(memory)} GiB {how}, guidance passes {passes}")
     return lines

@@ -10,13 +10,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from refbench.baselines.gpus import get_gpu
+from refbench.baselines.gpus import AssumedGpu, get_gpu
 from refbench.bench.environment import MOST_THREADS_PER_JOB
 from refbench.bench.metric import Metric, ScoringCost
 from refbench.bench.runner.turns import WORKING_GIB, needed_gib, turns
 
 if TYPE_CHECKING:
-    from refbench.baselines.planning import AssumedGpu
     from refbench.bench.sample import Sample
 
 # 0.20 and 0.36 s of one thread of an Intel Xeon for the two real videos of 69 frames, 832×480.
