@@ -158,14 +158,16 @@ def _forecast(
     metric: Metric, videos: Sequence[Videos], assumed: AssumedGpu, *, placeholders: bool
 ) -> MetricForecast:
     declaration, cost = metric.declaration, metric.cost()
-    scored, left_out, amount = 0, 0, 0.0
+    scored, left_out, gpu_total, cpu_total = 0, 0, 0.0, 0.0
     for one in videos:
         for sample in one.samples:
             if not placeholders and metric.not_applicable(sample) is not None:
                 left_out += one.seeds
                 continue
             scored += one.seeds
-            amount += one.seeds * _amount(cost, sample, one.frames)
+            if cost is not None:
+                gpu_total += one.seeds * video_s(cost, sample, one.frames, assumed)
+                cpu_total += one.seeds * video_s(cost, sample, one.frames, None)
     weights_gib = needed_gib([metric])
     common: dict[str, Any] = {
         "metric": declaration.name,
@@ -177,11 +179,8 @@ def _forecast(
     if cost is None:
         working = weights_gib + WORKING_GIB
         return MetricForecast(**common, peak_gib=working, cpu_gib=working)
-    gpu_s, cpu_s = _gpu_s(cost, assumed), _cpu_s(cost)
     is_card = assumed.gpu.name == cost.gpu and assumed.given_tflops is None
     runs_network = bool(cost.tflop)
-    gpu_total = amount * gpu_s + scored * DECODING_S
-    cpu_total = amount * cpu_s + scored * DECODING_S
     return MetricForecast(
         **common,
         gpu_s=gpu_total / scored if scored else 0.0,
@@ -205,9 +204,17 @@ def _basis(cost: ScoringCost, *, is_card: bool) -> str:
     return MEASURED if is_card else SCALED
 
 
-def _amount(cost: ScoringCost | None, sample: Sample, frames: int) -> float:
+def video_s(cost: ScoringCost, sample: Sample, frames: int, assumed: AssumedGpu | None) -> float:
+    """Seconds of scoring one video of that many frames, decoded for this metric: with the assumed card, or
+    (None) by the threads of a processor alone.
+    """
+    measured = _cpu_s(cost) if assumed is None else _gpu_s(cost, assumed)
+    return measured * _amount(cost, sample, frames) + DECODING_S
+
+
+def _amount(cost: ScoringCost, sample: Sample, frames: int) -> float:
     """How often the cost of a measured video this one has: by its frames, or its sample's references."""
-    if cost is None or cost.grows_with is None:
+    if cost.grows_with is None:
         return 1.0
     return (frames if cost.grows_with == "frames" else len(sample.references)) / cost.measured_at
 
