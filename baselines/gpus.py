@@ -141,6 +141,55 @@ GPUS = {
 DEFAULT_GPU = "h100"
 
 
+@dataclass(frozen=True, kw_only=True)
+class AssumedGpu:
+    """The card that a plan counts with: a known one, whose memory (GiB) and sustained throughput (TFLOP/s)
+    the user may replace. Raises UserError for a throughput that the card cannot reach.
+    """
+
+    gpu: Gpu
+    given_gib: float | None = None
+    given_tflops: float | None = None
+
+    def __post_init__(self) -> None:
+        peak = self.gpu.peak_tflops()
+        if self.given_tflops is not None and self.given_tflops > peak:
+            raise UserError(
+                f"--tflops {self.given_tflops:g} is above the peak of the {self.gpu.title}, {peak:g} TFLOP/s "
+                "(dense bfloat16); --gpu names another card"
+            )
+
+    @property
+    def memory_gib(self) -> float:
+        """Memory to plan with, in GiB."""
+        return self.gpu.memory_gib if self.given_gib is None else self.given_gib
+
+    def tflops(self, parameter_bytes: int) -> float:
+        """Sustained throughput for parameters of two bytes or four; what was given, up to the card's peak."""
+        if self.given_tflops is None:
+            return self.gpu.sustained_tflops(parameter_bytes)
+        return min(self.given_tflops, self.gpu.peak_tflops(parameter_bytes))
+
+    def sentence(self, *, named: bool) -> str:
+        """What is assumed, with its source; whether the user `named` the card or it is the default."""
+        gpu = self.gpu
+        memory = f"{plain(self.memory_gib)} GiB" + (
+            f" ({gpu.memory_gb:g} GB)" if self.given_gib is None else " (--gpu-memory)"
+        )
+        tflops = self.tflops(2)
+        share = "--tflops" if self.given_tflops is not None else f"{100 * tflops / gpu.peak_tflops():.1f} %"
+        return (
+            f"GPU: {gpu.title}{'' if named else ' (assumed; --gpu names another)'}, {memory}, "
+            f"{plain(tflops)} TFLOP/s sustained ({share}) of a peak of {gpu.peak_tflops():g} "
+            f"(dense bfloat16); source: {gpu.source}"
+        )
+
+
+def plain(number: float) -> str:
+    """With one decimal, or none where that is 0."""
+    return f"{number:.1f}".removesuffix(".0")
+
+
 def get_gpu(name: str) -> Gpu:
     """The card of that name; case and words like `RTX` do not matter. UserError, with the nearest names, for
     an unknown one.

@@ -7,19 +7,21 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from refbench.baselines.gpus import DEFAULT_GPU, AssumedGpu, get_gpu, plain
 from refbench.bench import DEFAULT_TRACK
 from refbench.bench.cli import options as o
 from refbench.bench.errors import UserError
 
 if TYPE_CHECKING:
-    from refbench.baselines.gpus import Gpu
+    from refbench.baselines.scoring_plan import Videos
     from refbench.baselines.wan.method import WanMethod
+    from refbench.bench.method import Method
     from refbench.bench.sample import Sample
 
 # Samples by number of references in OpenS2V-Eval's lists, for planning without the data set: half of
@@ -29,9 +31,11 @@ OFFICIAL_REFERENCES = {
     "human-domain": {1: 60},
     "single-domain": {1: 90},
 }
+PUBLISHED_COUNTS = "OpenS2V-Eval's published counts"
 NATIVE = "native"
 PETA = 1e15
 SECONDS_PER_HOUR = 3600
+WITH_CACHE = "operations and hours are those without the step cache: what it skips depends on the video"
 WEIGHTS = "weights GiB"
 # Headings of the table; those dropped where a screen is narrow are the ones that the sums were made of.
 PLAN_HEADINGS = (
@@ -52,8 +56,9 @@ class MethodPlan:
 
     `by_references` are costs of one video for each number of references that occurs (as used by the method)
     with how many videos have it; `weights_gib` are the sizes of the method's parts, or of its repositories
-    where its parts are not known here. A method whose work is not counted has a `note`, zeros and no
-    `peak_gib`. `tflops` is the throughput that its hours were counted with.
+    where its parts are not known here. A method whose work is not counted has zeros, no `peak_gib`, and a
+    `note` that says so; another's `note` says what the count leaves out. `tflops` is the throughput that its
+    hours were counted with. `job_limits_s` are the seconds that a video may take, by kind of device.
     """
 
     method: str
@@ -68,50 +73,7 @@ class MethodPlan:
     tflops: float | None = None
     hours: float = 0.0
     note: str = ""
-
-
-@dataclass(frozen=True, kw_only=True)
-class AssumedGpu:
-    """The card that a plan counts with: a known one, whose memory (GiB) and sustained throughput (TFLOP/s)
-    the user may replace. Raises UserError for a throughput that the card cannot reach.
-    """
-
-    gpu: Gpu
-    given_gib: float | None = None
-    given_tflops: float | None = None
-
-    def __post_init__(self) -> None:
-        peak = self.gpu.peak_tflops()
-        if self.given_tflops is not None and self.given_tflops > peak:
-            raise UserError(
-                f"--tflops {self.given_tflops:g} is above the peak of the {self.gpu.title}, {peak:g} TFLOP/s "
-                "(dense bfloat16); --gpu names another card"
-            )
-
-    @property
-    def memory_gib(self) -> float:
-        """Memory to plan with, in GiB."""
-        return self.gpu.memory_gib if self.given_gib is None else self.given_gib
-
-    def tflops(self, parameter_bytes: int) -> float:
-        """Sustained throughput for parameters of two bytes or four; what was given, up to the card's peak."""
-        if self.given_tflops is None:
-            return self.gpu.sustained_tflops(parameter_bytes)
-        return min(self.given_tflops, self.gpu.peak_tflops(parameter_bytes))
-
-    def sentence(self, *, named: bool) -> str:
-        """What is assumed, with its source; whether the user `named` the card or it is the default."""
-        gpu = self.gpu
-        memory = f"{_plain(self.memory_gib)} GiB" + (
-            f" ({gpu.memory_gb:g} GB)" if self.given_gib is None else " (--gpu-memory)"
-        )
-        tflops = self.tflops(2)
-        share = "--tflops" if self.given_tflops is not None else f"{100 * tflops / gpu.peak_tflops():.1f} %"
-        return (
-            f"GPU: {gpu.title}{'' if named else ' (assumed; --gpu names another)'}, {memory}, "
-            f"{_plain(tflops)} TFLOP/s sustained ({share}) of a peak of {gpu.peak_tflops():g} "
-            f"(dense bfloat16); source: {gpu.source}"
-        )
+    job_limits_s: Mapping[str, float] = field(default_factory=dict)
 
 
 def plan(
@@ -143,18 +105,27 @@ def plan(
             help="Sustained throughput of one GPU in TFLOP/s. Default: 45.5 % of its peak.",
         ),
     ] = None,
+    evaluate: Annotated[
+        bool, typer.Option("--evaluate", help="Plan the scoring of the videos instead of generating them.")
+    ] = False,
+    metrics: o.MetricsOption = None,
+    devices: Annotated[
+        int, typer.Option("--devices", min=1, metavar="N", help="With --evaluate: how many such GPUs score.")
+    ] = 1,
     plugin: o.PluginOption = None,
     json: o.JsonOption = False,
 ) -> None:
-    """Estimate tokens, operations, hours and memory of generating a track.
+    """Estimate tokens, operations, hours and memory of generating a track, or of scoring its videos.
 
-    Analytic, from the sizes of the networks; nothing is loaded. Without a data set (--dataset, --suite or
+    Analytic, from the sizes of the networks, and for scoring from what each metric was measured to take;
+    nothing is loaded, and the plan says what it assumes. Without a data set (--dataset, --suite or
     $REFBENCH_DATASET) the official numbers of references are taken. Hours and memory are those of one --gpu;
-    where a method does not fit, the plan says so. Example:
+    where a method does not fit, the plan says so. Examples:
 
     refbench plan phantom-14b vace-14b --track open-domain --gpu a100
+
+    refbench plan phantom-14b --evaluate --gpu l40s --devices 4
     """
-    from refbench.baselines.gpus import DEFAULT_GPU, get_gpu
     from refbench.bench.console import print_json
     from refbench.bench.registry import load_plugins, methods
 
@@ -163,7 +134,41 @@ def plan(
     # The name on the command line may be spelt in another case.
     chosen = list(dict.fromkeys(methods.get(name).name for name in names))
     samples, source = planned_samples(track, dataset, suite)
-    options = _options_by_method(set_ or [], chosen)
+    if not evaluate and (metrics is not None or devices != 1):
+        raise UserError("--metrics and --devices go with --evaluate")
+    options, metric_options = _options_by_owner(set_ or [], chosen, with_metrics=evaluate)
+    common = {
+        "track": track or (suite.stem if suite is not None else DEFAULT_TRACK),
+        "references_from": source,
+        "samples": len(samples),
+        "seeds": seeds,
+        "settings": settings or NATIVE,
+        "gpu": asdict(assumed.gpu),
+        "gpu_named": gpu is not None,
+        "gpu_memory_gib": assumed.memory_gib,
+        "tflops": assumed.tflops(2),
+    }
+    title = f"{len(samples)} samples, references from {source}"
+    if evaluate:
+        from refbench.baselines.scoring_plan import print_scoring_plan, scoring_plan
+        from refbench.bench.runner.plan import selected_metrics
+
+        made = {name: planned_method(name, options.get(name, {}), settings or NATIVE) for name in chosen}
+        scoring = scoring_plan(
+            selected_metrics(metrics, metric_options),
+            [planned_videos(name, method, samples, seeds) for name, method in made.items()],
+            assumed,
+            devices=devices,
+            placeholders=source == PUBLISHED_COUNTS,
+            generation_limits_s={
+                name: job_limits_s(method) for name, method in made.items() if method is not None
+            },
+        )
+        if json:
+            print_json({**common, "methods": chosen, **scoring.json()})
+        else:
+            print_scoring_plan(scoring, f"Scoring: {title}", assumed, named=gpu is not None)
+        return
     plans = [
         plan_method(
             name, options.get(name, {}), samples, settings=settings or NATIVE, seeds=seeds, assumed=assumed
@@ -173,15 +178,7 @@ def plan(
     if json:
         print_json(
             {
-                "track": track or (suite.stem if suite is not None else DEFAULT_TRACK),
-                "references_from": source,
-                "samples": len(samples),
-                "seeds": seeds,
-                "settings": settings or NATIVE,
-                "gpu": asdict(assumed.gpu),
-                "gpu_named": gpu is not None,
-                "gpu_memory_gib": assumed.memory_gib,
-                "tflops": assumed.tflops(2),
+                **common,
                 "methods": [asdict(one) for one in plans],
                 "total": {
                     "videos": sum(one.videos for one in plans),
@@ -191,7 +188,7 @@ def plan(
             }
         )
         return
-    _print_plans(plans, f"{len(samples)} samples, references from {source}", assumed, named=gpu is not None)
+    _print_plans(plans, title, assumed, named=gpu is not None)
 
 
 def planned_samples(
@@ -212,7 +209,7 @@ def planned_samples(
         return o.chosen_track(name, None, dataset).samples, "the data set"
     counts = OFFICIAL_REFERENCES[name]
     placeholders = [_placeholder(count) for count, samples in counts.items() for _ in range(samples)]
-    return placeholders, "OpenS2V-Eval's published counts"
+    return placeholders, PUBLISHED_COUNTS
 
 
 def _placeholder(references: int) -> Sample:
@@ -223,17 +220,57 @@ def _placeholder(references: int) -> Sample:
     return Sample(id="placeholder", category="placeholder", prompt="", references=(one,) * references)
 
 
-def _options_by_method(assignments: list[str], names: Sequence[str]) -> dict[str, dict[str, str]]:
+def _options_by_owner(
+    assignments: list[str], names: Sequence[str], *, with_metrics: bool
+) -> tuple[dict[str, dict[str, str]], dict[str, dict[str, str]]]:
+    """`--set` as options by method, and `with_metrics` also by metric."""
     from refbench.bench.options import assignments_by_owner
-    from refbench.bench.registry import methods
+    from refbench.bench.registry import methods, metrics
 
     result: dict[str, dict[str, str]] = {}
-    for owner, options in assignments_by_owner(assignments, "method's").items():
+    of_metrics: dict[str, dict[str, str]] = {}
+    owners = "method's or metric's" if with_metrics else "method's"
+    for owner, options in assignments_by_owner(assignments, owners).items():
+        if with_metrics and owner in metrics.names():
+            of_metrics[owner] = options
+            continue
         name = methods.get(owner).name
         if name not in names:
             raise UserError(f"--set {owner}.{next(iter(options))}: {name} is not among the methods to plan")
         result[name] = {**result.get(name, {}), **options}
-    return result
+    return result, of_metrics
+
+
+def planned_method(name: str, assignments: Mapping[str, str], settings: str) -> Method | None:
+    """The method with its options; None where it has required ones and none was given.
+
+    Raises UserError for options that the method does not have.
+    """
+    from dataclasses import fields
+
+    from refbench.bench.options import build_options, describe_options
+    from refbench.bench.registry import methods
+
+    method_class = methods.get(name)
+    if not assignments and any(option.required for option in describe_options(method_class.Options)):
+        return None
+    has_settings = any(field.name == "settings" for field in fields(method_class.Options))
+    values = {**({"settings": settings} if has_settings else {}), **assignments}
+    return method_class(build_options(method_class.Options, values, f"the method {name}"))
+
+
+def planned_videos(name: str, method: Method | None, samples: Sequence[Sample], seeds: int) -> Videos:
+    """The videos that a method makes of these samples; all, of the usual length, where it is not known."""
+    from refbench.baselines.scoring_plan import USUAL_FRAMES, Videos
+
+    kept = samples if method is None else [one for one in samples if method.refuses(one) is None]
+    frames = None if method is None else method.card().num_frames
+    return Videos(method=name, samples=kept, seeds=seeds, frames=frames or USUAL_FRAMES)
+
+
+def job_limits_s(method: Method) -> dict[str, float]:
+    """How many seconds a video may take to generate, by kind of device."""
+    return {kind: method.job_limit_s(device) for kind, device in (("GPU", "cuda"), ("CPU", "cpu"))}
 
 
 def plan_method(
@@ -247,16 +284,12 @@ def plan_method(
 ) -> MethodPlan:
     """One method's plan. Raises UserError for options that the method does not have."""
     from refbench.baselines.wan.method import WanMethod
-    from refbench.bench.options import build_options
     from refbench.bench.registry import methods
 
-    method_class = methods.get(name)
-    if issubclass(method_class, WanMethod):
-        values = {"settings": settings, **assignments}
-        method = method_class(build_options(method_class.Options, values, f"the method {name}"))
+    method = planned_method(name, assignments, settings)
+    if isinstance(method, WanMethod):
         return _plan_wan(method, samples, seeds=seeds, assumed=assumed)
-    if assignments:
-        build_options(method_class.Options, assignments, f"the method {name}")
+    method_class = methods.get(name)
     return MethodPlan(
         method=name,
         videos=len(samples) * seeds,
@@ -265,11 +298,13 @@ def plan_method(
         note="not of the Wan family: not counted"
         if method_class.needs_torch
         else "runs no network of this project: nothing to count",
+        job_limits_s={} if method is None else job_limits_s(method),
     )
 
 
 def _plan_wan(method: WanMethod, samples: Sequence[Sample], *, seeds: int, assumed: AssumedGpu) -> MethodPlan:
     from refbench.baselines.wan import cost
+    from refbench.baselines.wan.step_cache import NO_CACHE
 
     spec, settings, options = method.spec, method.settings, method.options
     kept = [sample for sample in samples if method.refuses(sample) is None]
@@ -284,6 +319,7 @@ def _plan_wan(method: WanMethod, samples: Sequence[Sample], *, seeds: int, assum
     memory_facts: dict[str, Any] = {
         "parameter_bytes": parameter_bytes,
         "vae_tiling": options.vae_tiling,
+        "step_cache": options.cache,
     }
     peaks = cost.peak_gib(spec, settings, most, joined_passes=passes, **memory_facts)
     memory = assumed.memory_gib
@@ -291,7 +327,8 @@ def _plan_wan(method: WanMethod, samples: Sequence[Sample], *, seeds: int, assum
     joined_fit = None
     if fits_with is not None:
         together = cost.peak_gib(spec, settings, most, joined_passes=joined, **memory_facts)
-        joined_fit = spec.joins_passes and together[fits_with] <= memory
+        may_join = options.cache == NO_CACHE or options.batch_passes == "yes"
+        joined_fit = spec.joins_passes and may_join and together[fits_with] <= memory
     return MethodPlan(
         method=spec.name,
         videos=len(kept) * seeds,
@@ -313,10 +350,13 @@ def _plan_wan(method: WanMethod, samples: Sequence[Sample], *, seeds: int, assum
         pflop=pflop,
         tflops=tflops,
         hours=pflop * PETA / (tflops * 1e12) / SECONDS_PER_HOUR,
+        note="" if options.cache == NO_CACHE else WITH_CACHE,
+        job_limits_s=job_limits_s(method),
     )
 
 
 def _print_plans(plans: Sequence[MethodPlan], title: str, assumed: AssumedGpu, *, named: bool) -> None:
+    from refbench.baselines.scoring_plan import limit_lines
     from refbench.bench.console import print_lines, print_table
 
     left_out = print_table(title, PLAN_HEADINGS, _rows(plans), short=SHORT_HEADINGS, drop=DROPPED_FIRST)
@@ -325,6 +365,7 @@ def _print_plans(plans: Sequence[MethodPlan], title: str, assumed: AssumedGpu, *
         lines.append("weights: network + text encoder + VAE (+ image encoder)")
     for one in plans:
         lines += [f"{one.method}: {line}" for line in _remarks(one, assumed)]
+    lines += limit_lines({one.method: one.job_limits_s for one in plans if one.job_limits_s})
     videos, pflop, hours = (sum(getattr(one, name) for one in plans) for name in ("videos", "pflop", "hours"))
     lines.append(
         f"in all: {videos} videos, {pflop:,.0f} PFLOP, {hours:,.1f} GPU hours (the transformer; text, VAE "
@@ -358,11 +399,6 @@ def _rows(plans: Sequence[MethodPlan]) -> list[list[str]]:
     return rows
 
 
-def _plain(number: float) -> str:
-    """With one decimal, or none where that is 0."""
-    return f"{number:.1f}".removesuffix(".0")
-
-
 def _each(texts: Any) -> str:
     return "\n".join(dict.fromkeys(texts)) or "–"
 
@@ -376,12 +412,12 @@ def _remarks(one: MethodPlan, assumed: AssumedGpu) -> list[str]:
     if not one.peak_gib:
         return lines
     if one.tflops is not None and one.tflops != assumed.tflops(2):
-        lines.append(f"float32: {_plain(one.tflops)} TFLOP/s of a peak of {assumed.gpu.peak_tflops(4):g}")
+        lines.append(f"float32: {plain(one.tflops)} TFLOP/s of a peak of {assumed.gpu.peak_tflops(4):g}")
     if one.fits_with is None:
         least = min(one.peak_gib.values())
-        lines.append(f"does not fit into {_plain(memory)} GiB, with no offload (at least {least:.1f} GiB)")
+        lines.append(f"does not fit into {plain(memory)} GiB, with no offload (at least {least:.1f} GiB)")
     else:
         how = "resident" if one.fits_with == "none" else f"with --set offload={one.fits_with}"
         passes = "joined in one call" if one.joined_passes_fit else "in separate calls"
-        lines.append(f"fits into {_plain(memory)} GiB {how}, guidance passes {passes}")
+        lines.append(f"fits into {plain(memory)} GiB {how}, guidance passes {passes}")
     return lines

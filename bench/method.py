@@ -132,6 +132,12 @@ class Method(ABC):
         """
         return None
 
+    def run_variant(self) -> str | None:
+        """The name of the variant that these options make of a run, where its videos must not stand beside
+        the method's own as if they were the same (`cache-first-block`); None where they may.
+        """
+        return None
+
     def memory_gib(self, device: str) -> float | None:
         """About how much memory of the device a loaded generator needs with weights of full size, in GiB;
         None where that is not known.

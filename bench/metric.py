@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from refbench.bench.environment import Environment, missing_packages
 from refbench.bench.errors import MissingWeights
@@ -21,6 +21,32 @@ from refbench.bench.weights.entry import WeightEntry
 
 
 @dataclass(frozen=True, kw_only=True)
+class ScoringCost:
+    """What scoring one video takes, for `refbench plan --evaluate`.
+
+    `gpu_s` are seconds of the networks at full size, measured on the card `gpu`; `assumed_gpu_s` are further
+    seconds of it that were not measured. `parallel_s` and `serial_s` are seconds of one processor thread,
+    of work that is and that is not spread over the threads of a worker, without decoding. `tflop` are the
+    networks' operations, from which a processor's time follows; `parameter_bytes` is 2 where a GPU runs them
+    in half precision. `peak_gib` is the measured peak of that card's memory, weights included. A cost that
+    `grows_with` the frames of a video or the references of its sample is of `measured_at` of them.
+    `remarks` say what is assumed and what is left out.
+    """
+
+    gpu: str = "h200"
+    gpu_s: float = 0.0
+    assumed_gpu_s: float = 0.0
+    parallel_s: float = 0.0
+    serial_s: float = 0.0
+    tflop: float = 0.0
+    parameter_bytes: int = 4
+    peak_gib: float = 0.0
+    grows_with: Literal["frames", "references"] | None = None
+    measured_at: int = 1
+    remarks: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
 class MetricDeclaration:
     """What a metric says of itself.
 
@@ -28,7 +54,8 @@ class MetricDeclaration:
     `component` names the protocol's column it fills (None: supplementary). `uses` are the inputs that its
     score depends on; a change of any other leaves its records current. `weights` are the repositories that it
     loads, `optional_weights` those that it loads under certain options only; `refbench weights` knows both.
-    `job_limit_s` is how many seconds one video may take on a slow machine before it counts as a hang.
+    `job_limit_s` is how many seconds one video may take on a slow machine before it counts as a hang; `cost`
+    is what it is expected to take, where that is known.
     `packages` are the distributions whose versions a record states (`Metric.packages` adds an option's).
     """
 
@@ -41,6 +68,7 @@ class MetricDeclaration:
     weights: tuple[WeightEntry, ...] = ()
     optional_weights: tuple[WeightEntry, ...] = ()
     job_limit_s: float = 3600.0
+    cost: ScoringCost | None = None
     packages: tuple[str, ...] = ()
 
 
@@ -106,6 +134,10 @@ class Metric(ABC):
     def forecast(self, videos: int) -> str | None:
         """What scoring so many videos will cost outside of this machine, said before work starts; or None."""
         return None
+
+    def cost(self) -> ScoringCost | None:
+        """What one video takes of this machine under these options; None where that is not known."""
+        return self.declaration.cost
 
     @abstractmethod
     def load(self, environment: Environment) -> Scorer:

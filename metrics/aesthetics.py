@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from refbench.bench.environment import Environment
-from refbench.bench.metric import Metric, MetricDeclaration, Score, Scorer
+from refbench.bench.metric import Metric, MetricDeclaration, Score, Scorer, ScoringCost
 from refbench.bench.registry import metrics
 from refbench.bench.sample import Sample
 from refbench.bench.video import Video, uniform_frames
@@ -54,6 +54,8 @@ class Aesthetics(Metric):
         source="OpenS2V-Nexus@210eb08 eval/get_aesscore.py",
         uses=frozenset({"video"}),
         weights=(CLIP_VIT_L14, OPENS2V_WEIGHT),
+        # docs/measured-gpu.md, `aesthetics`; 162 GFLOP a frame, counted by torch.
+        cost=ScoringCost(gpu_s=0.121, tflop=5.2, peak_gib=1.72),
         packages=("torch", "transformers", "pillow", "numpy"),
     )
     modules = ("torch", "transformers")

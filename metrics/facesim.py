@@ -31,7 +31,7 @@ import numpy as np
 
 from refbench.bench.environment import Environment
 from refbench.bench.errors import SampleError
-from refbench.bench.metric import Metric, MetricDeclaration, Score, Scorer
+from refbench.bench.metric import Metric, MetricDeclaration, Score, Scorer, ScoringCost
 from refbench.bench.registry import metrics
 from refbench.bench.sample import Reference, Sample
 from refbench.bench.scores.columns import COMPONENTS
@@ -77,6 +77,13 @@ class FaceSim(Metric):
         source="OpenS2V-Nexus@210eb08 eval/get_facesim.py",
         uses=frozenset({"video", "references"}),
         weights=(OPENS2V_WEIGHT,),
+        # docs/measured-gpu.md, `facesim`.
+        cost=ScoringCost(
+            gpu_s=0.030,
+            tflop=0.78,
+            peak_gib=0.82,
+            remarks=("the search for faces (ONNX Runtime) was not measured and is left out",),
+        ),
         packages=("torch", "insightface", "onnxruntime", "opencv-python", "scikit-image", "pillow", "numpy"),
     )
     modules = ("torch", "cv2", "onnxruntime", "insightface")

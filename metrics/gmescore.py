@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from refbench.bench.environment import Environment
 from refbench.bench.errors import SampleError
-from refbench.bench.metric import Metric, MetricDeclaration, Score, Scorer
+from refbench.bench.metric import Metric, MetricDeclaration, Score, Scorer, ScoringCost
 from refbench.bench.registry import metrics
 from refbench.bench.sample import Sample
 from refbench.bench.video import Video, uniform_frames
@@ -54,6 +54,9 @@ class GmeScore(Metric):
         weights=(GME_QWEN2_VL,),
         # On a processor; a GPU takes seconds.
         job_limit_s=7200.0,
+        # docs/measured-gpu.md, `gmescore`: 1.524 s, of them 0.57 of resizing. Operations: twice the 0.68 and
+        # 6.5 billion parameters of tower and language model for each of 2,006 patches and 531 tokens a frame.
+        cost=ScoringCost(gpu_s=0.954, serial_s=0.57, tflop=308.0, parameter_bytes=2, peak_gib=16.85),
         packages=("torch", "transformers", "pillow", "numpy"),
     )
     modules = ("torch", "transformers")

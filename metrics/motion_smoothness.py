@@ -35,7 +35,7 @@ import numpy as np
 
 from refbench.bench.environment import Environment
 from refbench.bench.errors import SampleError, UserError, one_line
-from refbench.bench.metric import Metric, MetricDeclaration, Score, Scorer
+from refbench.bench.metric import Metric, MetricDeclaration, Score, Scorer, ScoringCost
 from refbench.bench.registry import metrics
 from refbench.bench.sample import Sample
 from refbench.bench.streams import mapped
@@ -110,6 +110,16 @@ class MotionSmoothness(Metric):
         weights=(ONE_ALIGN,),
         # On a processor; a GPU takes seconds.
         job_limit_s=7200.0,
+        # docs/measured-gpu.md, `motion-smoothness`.
+        cost=ScoringCost(
+            gpu_s=0.725,
+            parallel_s=1.71,
+            tflop=275.0,
+            parameter_bytes=2,
+            peak_gib=19.5,
+            grows_with="frames",
+            measured_at=81,
+        ),
         packages=("torch", "sentencepiece", "pillow", "numpy"),
     )
     modules = ("torch", "sentencepiece")

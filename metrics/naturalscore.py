@@ -36,7 +36,7 @@ import numpy as np
 
 from refbench.bench.environment import Environment, missing_packages
 from refbench.bench.errors import MissingWeights, SampleError, UserError
-from refbench.bench.metric import Metric, MetricDeclaration, Score, Scorer
+from refbench.bench.metric import Metric, MetricDeclaration, Score, Scorer, ScoringCost
 from refbench.bench.registry import metrics
 from refbench.bench.sample import Sample
 from refbench.bench.video import Video, stride_frames
@@ -211,6 +211,12 @@ class NaturalScore(Metric):
             f"judge {self.model}: up to {cost.requests:,} requests, {cost.images:,} images, "
             f"{cost.tokens_in:,} tokens in and {cost.tokens_out:,} out, {price}"
         )
+
+    def cost(self) -> ScoringCost | None:
+        """Nothing of this machine's devices for an endpoint; a local judge was not measured."""
+        if self.is_local:
+            return None
+        return ScoringCost(remarks=("the judge's answers are waited for, which is left out",))
 
     def estimate_cost(self, videos: int) -> CostEstimate:
         """What judging so many videos should take, without asking anybody; cached answers and retries are

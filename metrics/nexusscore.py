@@ -39,7 +39,7 @@ import numpy as np
 
 from refbench.bench.environment import Environment
 from refbench.bench.errors import SampleError
-from refbench.bench.metric import Metric, MetricDeclaration, Score, Scorer
+from refbench.bench.metric import Metric, MetricDeclaration, Score, Scorer, ScoringCost
 from refbench.bench.registry import metrics
 from refbench.bench.sample import Reference, Sample
 from refbench.bench.scores.columns import NEXUS_FACE_LABELS, nexus_not_applicable
@@ -153,6 +153,22 @@ class NexusScore(Metric):
         weights=(OPENS2V_WEIGHT, CLIP_VIT_B32, GME_QWEN2_VL),
         # On a processor; a GPU takes seconds.
         job_limit_s=7200.0,
+        # docs/measured-gpu.md, `nexus-detector`: 0.727 s, of them 0.25 of letterboxes, and 10.2 TFLOP. A crop
+        # is at least 256 tokens to GME: 5.1 TFLOP, counted as in GmeScore, at the 323 TFLOP/s measured there.
+        cost=ScoringCost(
+            gpu_s=0.477,
+            assumed_gpu_s=1.5,
+            serial_s=0.25,
+            tflop=500.0,
+            parameter_bytes=2,
+            peak_gib=26.9,
+            grows_with="references",
+            measured_at=3,
+            remarks=(
+                "the detector was measured; GME on a crop of each frame for each reference is assumed, and "
+                "so is that both peaks of memory add up",
+            ),
+        ),
         packages=("torch", "torchvision", "transformers", "opencv-python", "pillow", "numpy"),
     )
     modules = ("torch", "torchvision", "transformers")

@@ -23,6 +23,7 @@ from refbench.baselines.wan.spec import (
     WanSettings,
     WanSpec,
 )
+from refbench.baselines.wan.step_cache import KEPT_STATES, NO_CACHE, StepCache
 from refbench.bench.errors import UserError
 
 OFFLOADS: tuple[Offload, ...] = ("none", "model", "group")
@@ -145,11 +146,12 @@ def peak_gib(
     parameter_bytes: int = 2,
     joined_passes: int = 1,
     vae_tiling: bool = False,
+    step_cache: StepCache = NO_CACHE,
 ) -> dict[Offload, float]:
     """Estimated peak of GPU memory with all models resident, one at a time, and one layer at a time.
 
-    `joined_passes` of a step share one call. Group offload keeps a layer and its successor on the GPU; the
-    text encoder's largest layer is its embedding.
+    `joined_passes` of a step share one call; a step cache keeps states for all passes. Group offload keeps a
+    layer and its successor on the GPU; the text encoder's largest layer is its embedding.
     """
     network, weights = spec.network, weights_gib(spec, parameter_bytes=parameter_bytes)
     tokens = tokens_per_call(spec, settings, references) * joined_passes
@@ -157,6 +159,8 @@ def peak_gib(
         "transformer": tokens * network.width * block_working_bytes(network) * (parameter_bytes / 2) / GIB,
         "vae": decode_working_bytes(settings, tiled=vae_tiling) / GIB,
     }
+    kept = tokens_per_call(spec, settings, references) * passes_per_step(spec, settings)
+    working["transformer"] += kept * network.width * parameter_bytes * KEPT_STATES[step_cache] / GIB
     layer = {
         "transformer": network.width * network.ffn_width * parameter_bytes / GIB,
         "text_encoder": TEXT_EMBEDDING_PARAMETERS * parameter_bytes / GIB / 2,
@@ -194,6 +198,7 @@ def fits(
     parameter_bytes: int = 2,
     joined_passes: int = 1,
     vae_tiling: bool = False,
+    step_cache: StepCache = NO_CACHE,
 ) -> Offload | None:
     """The first of no, model and group offload whose estimated peak is within `memory_gib`; None when none
     is.
@@ -205,8 +210,14 @@ def fits(
         parameter_bytes=parameter_bytes,
         joined_passes=joined_passes,
         vae_tiling=vae_tiling,
+        step_cache=step_cache,
     )
-    return next((offload for offload in OFFLOADS if peaks[offload] <= memory_gib), None)
+    return next((offload for offload in _offloads(step_cache) if peaks[offload] <= memory_gib), None)
+
+
+def _offloads(step_cache: StepCache) -> tuple[Offload, ...]:
+    """The kinds of offload that go together with a step cache."""
+    return OFFLOADS if step_cache == NO_CACHE else tuple(one for one in OFFLOADS if one != "group")
 
 
 def references_used(spec: WanSpec, references: int) -> int:
@@ -235,6 +246,7 @@ def _peaks_under(
         parameter_bytes=parameter_bytes,
         joined_passes=needed_passes(spec, settings, options),
         vae_tiling=options.vae_tiling,
+        step_cache=options.cache,
     )
 
 
@@ -250,7 +262,7 @@ def check_memory(spec: WanSpec, settings: WanSettings, options: WanOptions, memo
     peaks = _peaks_under(spec, settings, options, parameter_bytes_of(options))
     if peaks[options.offload] <= memory_gib:
         return
-    others = [offload for offload in OFFLOADS if peaks[offload] <= memory_gib]
+    others = [offload for offload in _offloads(options.cache) if peaks[offload] <= memory_gib]
     advice = (
         f"--set offload={others[0]} needs about {peaks[others[0]]:.0f} GiB"
         if others

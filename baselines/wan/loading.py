@@ -24,6 +24,7 @@ from refbench.baselines.wan.checkpoint import (
 )
 from refbench.baselines.wan.sampler import WanSampler
 from refbench.baselines.wan.schedules import make_scheduler
+from refbench.baselines.wan.step_cache import NO_CACHE, parse_ratios, switch_on
 from refbench.baselines.wan.t5 import load_text_encoder, load_tokenizer
 from refbench.bench.errors import MissingWeights, UserError, one_line
 from refbench.bench.files import shortlist, visible
@@ -149,10 +150,14 @@ def load_sampler(
         set_attention_backend(network, options.attention_backend)
     if options.compile:
         network.compile_repeated_blocks()
+    if options.cache != NO_CACHE:
+        ratios = parse_ratios(options.cache_ratios)
+        switch_on(network, options.cache, steps=settings.steps, ratios=ratios)
     return WanSampler(
         codec=codec_class(**parts, device=device, dtype=dtype),
         transformer=network,
         scheduler=make_scheduler(settings.solver, settings.shift),
+        has_step_cache=options.cache != NO_CACHE,
     )
 
 

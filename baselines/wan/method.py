@@ -114,6 +114,12 @@ class WanMethod(Method):
             found["segmenter"] = checkpoint_digest(self.options.segmenter)
         return found
 
+    def run_variant(self) -> str | None:
+        """Videos that were made with a step cache are another variant."""
+        from refbench.baselines.wan.step_cache import cache_variant
+
+        return cache_variant(self.options.cache)
+
     def memory_gib(self, device: str) -> float | None:
         """The plan's estimate for the options, in float32 on a processor; None for one's own transformer."""
         from refbench.baselines.wan.cost import FLOAT32_BYTES, needed_gib, parameter_bytes_of

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,6 +19,7 @@ from refbench.baselines.wan.codec import WanCodec
 from refbench.baselines.wan.conditioning import Condition, Conditioner, Geometry
 from refbench.baselines.wan.finite import FiniteSteps
 from refbench.baselines.wan.guidance import GuidanceRule, Pass
+from refbench.baselines.wan.step_cache import fresh_states
 from refbench.bench.method import OnStep, silent
 
 if TYPE_CHECKING:
@@ -61,15 +63,20 @@ class KeptText:
 class WanSampler:
     """The loop over a method's `transformer` and `scheduler`, with the `codec` around them.
 
+    `has_step_cache` says that the transformer keeps states between steps (`step_cache.switch_on`).
     `auto_joins` is whether `batch_passes="auto"` joins the passes of a step into one call: on a GPU, until
-    memory has run out once.
+    memory has run out once. With a step cache it does not: what a cache skips in joined passes differs from
+    what it skips in each, and must not depend on the memory that is free.
     """
 
-    def __init__(self, *, codec: WanCodec, transformer: Any, scheduler: Any) -> None:
+    def __init__(
+        self, *, codec: WanCodec, transformer: Any, scheduler: Any, has_step_cache: bool = False
+    ) -> None:
         self.codec = codec
         self.transformer = transformer
         self.scheduler = scheduler
-        self.auto_joins = codec.device.type == "cuda"
+        self.has_step_cache = has_step_cache
+        self.auto_joins = codec.device.type == "cuda" and not has_step_cache
         self._texts: OrderedDict[str, KeptText] = OrderedDict()
 
     def __call__(
@@ -156,16 +163,18 @@ class WanSampler:
         total = len(self.scheduler.timesteps)
         finite = FiniteSteps(total)
         on_step(0, total)
-        for done, timestep in enumerate(self.scheduler.timesteps, start=1):
-            seen = timestep.to(self.transformer.dtype).float() if round_timestep else timestep
-            passes = rule.active_passes(scales)
-            predictions = self.predict(latents, seen, texts, condition, passes, batch_passes)
-            # Wan's network hands float32 out, so that guidance does not multiply half-precision rounding.
-            predictions = {name: value.to(latents.dtype) for name, value in predictions.items()}
-            guided = rule.guided(predictions, scales)
-            latents = self.scheduler.step(guided, timestep, latents, return_dict=False)[0].to(latents.dtype)
-            finite.see(latents)
-            on_step(done, total)
+        with fresh_states(self.transformer) if self.has_step_cache else nullcontext():
+            for done, timestep in enumerate(self.scheduler.timesteps, start=1):
+                seen = timestep.to(self.transformer.dtype).float() if round_timestep else timestep
+                passes = rule.active_passes(scales)
+                predictions = self.predict(latents, seen, texts, condition, passes, batch_passes)
+                # Wan's network hands float32 out, so that guidance does not multiply half-precision rounding.
+                predictions = {name: value.to(latents.dtype) for name, value in predictions.items()}
+                guided = rule.guided(predictions, scales)
+                stepped = self.scheduler.step(guided, timestep, latents, return_dict=False)[0]
+                latents = stepped.to(latents.dtype)
+                finite.see(latents)
+                on_step(done, total)
         finite.end()
         return latents
 
@@ -198,18 +207,20 @@ class WanSampler:
         if joins and len(calls) > 1 and _same_shapes(calls):
             try:
                 joined = {key: torch.cat([call[key] for call in calls]) for key in calls[0]}
-                return dict(zip(names, self._call(joined).split(1), strict=True))
+                return dict(zip(names, self._call("+".join(names), joined).split(1), strict=True))
             except torch.OutOfMemoryError:
                 if batch_passes == "yes":
                     raise
                 torch.cuda.empty_cache()
                 self.auto_joins = False
-        return {name: self._call(call) for name, call in zip(names, calls, strict=True)}
+        return {name: self._call(name, call) for name, call in zip(names, calls, strict=True)}
 
-    def _call(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    def _call(self, name: str, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """The network's prediction; a step cache keeps the states of each `name` apart."""
+        states = self.transformer.cache_context(name) if self.has_step_cache else nullcontext()
         # On a GPU torch rounds float32 convolutions to TensorFloat-32 unless told otherwise: the patch
         # embedding alone moved a float32 network's output by 1.5e-4. The VAE stays as in Wan's code.
-        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        with states, torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
             sample: torch.Tensor = self.transformer(**inputs).sample
         return sample
 

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from refbench.baselines.wan.step_cache import NO_CACHE, StepCache, cache_sentence, parse_ratios
 from refbench.bench.method import MethodCard
 from refbench.bench.weights.entry import WeightEntry
 
@@ -176,6 +177,10 @@ class WanOptions:
     """Attention kernel by the name that diffusers gives it, flash for example."""
     compile: bool = False
     """Compile the transformer's repeated blocks with torch.compile."""
+    cache: StepCache = "none"
+    """Step cache of diffusers, which saves time and changes the video: first-block, mag or taylorseer."""
+    cache_ratios: str | None = None
+    """MagCache's magnitude ratios of this network, number,number,…, one for each step they were taken at."""
 
     def __post_init__(self) -> None:
         for name, side in (("width", self.width), ("height", self.height)):
@@ -194,6 +199,26 @@ class WanOptions:
         if self.settings == "matched" and self.segmenter is not None:
             raise ValueError("matched settings take raw references: leave segmenter out")
         parse_scales(self.guidance)
+        self._check_cache()
+
+    def _check_cache(self) -> None:
+        """Raises ValueError for what does not go together with a step cache."""
+        ratios = parse_ratios(self.cache_ratios)
+        if (self.cache == "mag") != bool(ratios):
+            raise ValueError(
+                "cache=mag needs cache_ratios=number,number,…, which were measured on this network"
+                if self.cache == "mag"
+                else "cache_ratios goes with cache=mag"
+            )
+        if self.cache == NO_CACHE:
+            return
+        if self.compile:
+            raise ValueError(f"cache={self.cache} does not go together with compile=true")
+        if self.offload == "group":
+            raise ValueError(
+                f"cache={self.cache} skips layers, which offload=group fetches in a fixed order; "
+                "offload=model goes with it"
+            )
 
 
 def parse_scales(text: str | None) -> dict[str, float]:
@@ -215,9 +240,12 @@ def parse_scales(text: str | None) -> dict[str, float]:
 def resolved_settings(spec: WanSpec, options: WanOptions) -> WanSettings:
     """The settings that a run uses: native or matched, with the options that are set.
 
-    Raises ValueError for a guidance scale that the method's rule has not, and when trimming would leave
-    nothing.
+    Raises ValueError for a guidance scale that the method's rule has not, when trimming would leave nothing,
+    and for a step cache on a network that cannot have one.
     """
+    if options.cache != NO_CACHE and spec.network.extra_blocks:
+        # Its hints are added between the blocks, also between those that a cache skips.
+        raise ValueError(f"{spec.name} has a side branch, with which diffusers' step caches do not work")
     settings = spec.native if options.settings == "native" else spec.matched()
     shared = {item.name for item in fields(WanSettings)} & {item.name for item in fields(WanOptions)}
     given = {name: getattr(options, name) for name in shared if getattr(options, name) is not None}
@@ -251,12 +279,17 @@ def wan_card(spec: WanSpec, options: WanOptions, weights: Mapping[str, str]) -> 
         deviations += spec.matched_deviations
     if options.noise_device == "cpu" and not spec.draws_on_cpu:
         deviations.append("noise is drawn on the CPU, by the original code on the GPU")
+    if options.cache != NO_CACHE:
+        deviations.append(cache_sentence(options.cache))
     values: dict[str, Any] = {
         key: str(value) if isinstance(value, Path) else value for key, value in asdict(options).items()
     }
     if options.adapter is None:
         # It says nothing then, and cards of before had no such option.
         del values["adapter_base"]
+    if options.cache == NO_CACHE:
+        # As cards of before, whose runs go on.
+        del values["cache"], values["cache_ratios"]
     return MethodCard(
         name=spec.name,
         summary=spec.summary,

@@ -200,7 +200,7 @@ def _run_generation(generation: Generation) -> Generated:
     site = _site(generation, method)
     digests, problem = site.digests, site.problem
     _check_weights(method, generation.track, digests)
-    variant = _variant(generation, digests)
+    variant = _variant(generation, method, digests)
     folder = run_folder(generation.out, name, generation.track.name, variant)
     refused = _refused(method, samples)
     todo = [(sample, seed) for seed in generation.seeds for sample in samples]
@@ -277,11 +277,11 @@ def _site(generation: Generation, method: Method) -> GenerationSite:
     )
 
 
-def _variant(generation: Generation, digests: Mapping[str, str]) -> str:
-    """What makes this another run than the plain one; above all weights that are no released ones."""
+def _variant(generation: Generation, method: Method, digests: Mapping[str, str]) -> str:
+    """What makes this another run than the plain one: weights that are no released ones, above all."""
     shuffled = PLAIN if generation.shuffled_references is None else SHUFFLED_GENERATION
     kind = joined_kind(map(kind_of_digest, digests.values()))
-    return joined_variant([shuffled, weights_variant(kind)])
+    return joined_variant([shuffled, weights_variant(kind), method.run_variant() or PLAIN])
 
 
 def _check_weights(method: Method, track: Track, digests: Mapping[str, str]) -> None:

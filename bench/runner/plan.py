@@ -260,7 +260,7 @@ def make_plan(
             plan.needs.append((name, needed_gib([metric]) + WORKING_GIB))
     busy = [metric for metric in chosen if plan.per_metric[metric.declaration.name].to_score]
     plan.turns = [[metric.declaration.name for metric in turn] for turn in turns(busy, memory_gib)]
-    plan.jobs = _in_turns(plan.jobs, plan.turns)
+    plan.jobs = in_turns(plan.jobs, plan.turns)
     plan.remarks = _remarks(plan.jobs, chosen, digests)
     plan.forecasts = [
         text
@@ -285,7 +285,7 @@ def _by_inputs(records: Iterable[Record]) -> dict[tuple[Any, ...], Record]:
     }
 
 
-def _in_turns(jobs: Iterable[ScoringJob], turns_of_names: list[list[str]]) -> list[ScoringJob]:
+def in_turns(jobs: Iterable[ScoringJob], turns_of_names: list[list[str]]) -> list[ScoringJob]:
     """Jobs by turn, then video by video, so that a decoded video's facts serve all metrics of the turn."""
     position = {
         name: (turn, position)
