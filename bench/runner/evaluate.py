@@ -35,7 +35,13 @@ from refbench.bench.runner.plan import (
     selected_metrics,
 )
 from refbench.bench.runner.progress import Progress
-from refbench.bench.runner.scoring import ScoringJob, ScoringOutcome, ScoringWorkerFactory, need_torch
+from refbench.bench.runner.scoring import (
+    ScoringJob,
+    ScoringOutcome,
+    ScoringWorkerFactory,
+    need_torch,
+    read_by,
+)
 from refbench.bench.runner.sites import ScoringSite
 from refbench.bench.runs.folder import VideoFolder, scan_videos, stored_run_file, write_run
 from refbench.bench.sample import Sample, shuffle_references
@@ -261,7 +267,7 @@ class PreparedEvaluation:
             sharing=self.places,
             able=abilities(self.metrics, self.environment),
             free_gib=partial(free_gib, self.places),
-            executor=make_executor(self.places),
+            executor=make_executor(self.places, topic_of=read_by),
             weights=self.evaluation.weights,
             plugins=self.evaluation.plugins,
         )
