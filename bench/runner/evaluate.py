@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from refbench.bench import DEFAULT_TRACK
+from refbench.bench import DEFAULT_TRACK, FRAME_MEMORY_GIB
 from refbench.bench.console import count_text
 from refbench.bench.dataset import Track, as_track
 from refbench.bench.devices import Place, check_memory, chosen_devices, free_gib, one_device, places_of
@@ -88,7 +88,8 @@ class Evaluation:
     """What to evaluate. `name` may be None where a `run.json` names the method.
 
     `workers` is their number per device, `devices` as `chosen_devices` reads it; `job_timeout_s` limits each
-    job (0: no limit; None: as its metric declares, where workers have processes of their own). `executor` is
+    job (0: no limit; None: as its metric declares, where workers have processes of their own). Decoded frames
+    take `frame_memory_gib` in each worker (0: none is kept for another metric). `executor` is
     `local` or `ray`, `ray_address` as `ray_connection.connected` takes it.
     """
 
@@ -111,6 +112,7 @@ class Evaluation:
     out: Path = Path("results")
     shuffled_references: int | None = None
     memory_gib: float | None = None
+    frame_memory_gib: float = FRAME_MEMORY_GIB
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -297,6 +299,7 @@ class PreparedEvaluation:
                     self.environment, weights=site.weights, shared=Path(shared) if shared else None
                 ),
                 plugins=site.plugins,
+                frame_memory_gib=self.evaluation.frame_memory_gib,
             )
             plan = self._plan(site, writer.records)
             lacking = {name: counts.lacking for name, counts in plan.per_metric.items()}

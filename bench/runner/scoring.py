@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from refbench.bench import FRAME_MEMORY_GIB
 from refbench.bench.devices import Place, use_here
 from refbench.bench.environment import Environment, quiet_onnx, resolve_device, threads_per_job
 from refbench.bench.errors import MissingWeights, SampleError, UserError, one_line
@@ -27,8 +28,6 @@ from refbench.bench.weights.kind import check_one_kind
 
 # Frames that are made ready for a metric before it asks.
 FRAMES_AHEAD = 4
-# Memory in which a worker holds decoded frames for its metrics: 8 bits and 4:2:0, 345 frames of 1920×1080.
-FRAME_MEMORY_GIB = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
