@@ -156,7 +156,7 @@ class ScoringWorker:
             self._loaded[job.metric] = self._load(job.metric)
 
     def expect(self, job: ScoringJob) -> None:
-        """Have the video of a job that may come later decoded while the next job is done."""
+        """Have the video of a job that may come later decoded while the next job, the present one, is done."""
         self._expected = job.video
 
     def work(self, job: ScoringJob, on_step: OnStep = silent) -> ScoringOutcome:
@@ -211,7 +211,7 @@ class ScoringWorker:
 
     def _begin_expected(self, present: Video) -> None:
         """Decode the expected video when the present one is decoded."""
-        path = self._expected
+        path, self._expected = self._expected, None
         if path is None or self._frames is None or path == present.path:
             return
         if self._next_video is not None:
@@ -224,6 +224,10 @@ class ScoringWorker:
     def close(self) -> None:
         """Close all loaded metrics and let go of decoded frames."""
         self._close_metrics()
+        self.close_videos()
+
+    def close_videos(self) -> None:
+        """Let go of decoded frames."""
         for video in (self._video, self._next_video):
             if video is not None:
                 video.close()
