@@ -156,7 +156,7 @@ class ScoringWorker:
             self._loaded[job.metric] = self._load(job.metric)
 
     def expect(self, job: ScoringJob) -> None:
-        """Have the video of a job that may come later decoded while the next job, the present one, is done."""
+        """Have the video of this job, which may come later, decoded during the next call of `work`."""
         self._expected = job.video
 
     def work(self, job: ScoringJob, on_step: OnStep = silent) -> ScoringOutcome:
