@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -77,7 +78,7 @@ def test_streams_one_after_the_other_never_hold_more_than_the_budget(
     given_streams: list[tuple[list[int], bool]], budget_size: int
 ) -> None:
     """As a worker does it: the next one is made while the present one is read, then takes its place."""
-    most = []
+    most: list[Any] = []
 
     class Counted(Budget):
         def __setattr__(self, name: str, value: object) -> None:
