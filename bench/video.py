@@ -356,7 +356,8 @@ def _held_bytes(item: Any) -> int:
     """What a held item of `Video._decode` takes: the samples of a frame as they are stored, and the rest."""
     if isinstance(item, _Opened):
         return 0
-    return HELD_FRAME_EXTRA_BYTES + sum(plane.buffer_size for plane in item.planes)
+    samples: int = sum(plane.buffer_size for plane in item.planes)
+    return HELD_FRAME_EXTRA_BYTES + samples
 
 
 @contextmanager
