@@ -7,7 +7,8 @@ scripts read with, and for the judge's frames those of OpenCV 4.11 (`bench/readi
 
 A file is hostile until decoded: only regular files and plain containers are opened, never a playlist or a
 URL; decoding uses one thread so that a damaged file gives the same answer everywhere; frames are held one at
-a time, and what a reader may hold of them is bounded by the size in the header, before memory is taken.
+a time, or within a budget where several readers share them (`streams.SharedStream`), and what a reader may
+hold of them is bounded by the size in the header, before memory is taken.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The order in which workers get jobs: those of one topic go to one worker, while another has work."""
+"""The order in which workers get jobs: those of one topic go to the same worker where possible."""
 
 from __future__ import annotations
 
