@@ -43,21 +43,33 @@ class RgbConverter:
     """
 
     def __init__(self, reader: Reader) -> None:
+        from av.video.reformatter import VideoReformatter
+
         self._reader = reader
+        # One for all frames: a frame that converts itself keeps the converter as long as it is held.
+        self._reformatter = VideoReformatter()
         self._graph: Any = None
         self._graph_input: tuple[object, ...] = ()
 
     def rgb(self, frame: Any) -> np.ndarray:
-        """The frame as RGB uint8 (height, width, 3)."""
+        """The frame as RGB uint8 (height, width, 3), an array of its own."""
         image: np.ndarray
         if self._reader is Reader.OPENCV:
+            from av.video.reformatter import Colorspace
+
             plain = self._relabelled(frame, "unspecified")
-            bgr = plain.reformat(format="bgr24", src_colorspace="ITU601", interpolation="BICUBIC")
+            bgr = self._reformatter.reformat(
+                plain, format="bgr24", src_colorspace=Colorspace.ITU601, interpolation="BICUBIC"
+            )
             image = bgr.to_ndarray()[..., ::-1]
         else:
             special = frame.interlaced_frame or bits_per_channel(frame) > 8
             plain = self._relabelled(frame, "bottom") if special else frame
-            image = plain.to_ndarray(format="rgb24")
+            rgb = self._reformatter.reformat(plain, format="rgb24")
+            image = rgb.to_ndarray()
+            if rgb is plain:
+                # Stored as RGB: the array lies in the frame, which others read too.
+                image = image.copy()
             image = np.rot90(image, quarter_turns(frame))
         return np.ascontiguousarray(image)
 

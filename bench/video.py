@@ -7,18 +7,20 @@ scripts read with, and for the judge's frames those of OpenCV 4.11 (`bench/readi
 
 A file is hostile until decoded: only regular files and plain containers are opened, never a playlist or a
 URL; decoding uses one thread so that a damaged file gives the same answer everywhere; frames are held one at
-a time, and what a reader may hold of them is bounded by the size in the header, before memory is taken.
+a time, or within a budget where several readers share them (`streams.SharedStream`), and what a reader may
+hold of them is bounded by the size in the header, before memory is taken.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -34,7 +36,7 @@ from refbench.bench.reading import (
     shown_size,
     unusual,
 )
-from refbench.bench.streams import read_ahead
+from refbench.bench.streams import Budget, SharedStream, read_ahead
 
 CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi"
 # No video of a benchmark comes near it; 200 GB of nothing are not hashed.
@@ -44,6 +46,8 @@ LARGEST_FRAME_PIXELS = 7680 * 4320
 # All frames that a policy lets its user hold: 32 frames of 4K are 0.9 GB as RGB.
 LARGEST_HELD_PIXELS = 32 * 4096 * 2304
 LARGEST_FRAME_COUNT = 2_000_000
+# What a held frame takes beside its samples; measured on frames of 16×16 pixels: 5,600 bytes.
+HELD_FRAME_EXTRA_BYTES = 8192
 
 DEFAULT_CRF = 18
 
@@ -116,14 +120,38 @@ class Probe:
     codec: str
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Opened:
+    """What the header of an opened file says: the size of a stored frame in pixels."""
+
+    width: int
+    height: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Facts:
+    """What a container says once it is read to its end; see `Probe`."""
+
+    declared_frames: int
+    fps: float
+    codec: str
+
+
 class Video:
-    """One video file, decoded on demand; with `ahead`, a thread decodes so many frames before they are asked
+    """One video file, decoded on demand; with `ahead`, a thread makes so many frames before they are asked
     for.
+
+    With a `budget` the file is decoded once, and what the decoder gave is held within the budget for
+    everything that is read of it, until the video is closed.
     """
 
-    def __init__(self, path: Path, ahead: int = 0) -> None:
+    def __init__(self, path: Path, ahead: int = 0, budget: Budget | None = None) -> None:
         self.path = path
         self._ahead = ahead
+        self._facts: _Facts | None = None
+        self._shared = None if budget is None else SharedStream(self._decode, _held_bytes, budget)
+        # A frame that is converted is changed meanwhile.
+        self._converting = Lock()
 
     def __repr__(self) -> str:
         return f"Video({self.path.name})"
@@ -145,23 +173,20 @@ class Video:
         Raises VideoError for a file that is no video, is damaged, or holds no frame.
         """
         width = height = frames = 0
-        with self._opened() as (container, stream):
-            for frame in self._decoded(container, stream):
-                if frames == 0:
-                    width, height = shown_size(frame)
-                frames += 1
-            fps = float(stream.average_rate or 0)
-            declared = _declared_frames(container, stream)
-            codec = stream.codec_context.name
+        for frame in self._stored(held=1):
+            if frames == 0:
+                width, height = shown_size(frame)
+            frames += 1
         if frames == 0:
             raise VideoError("the video holds no frame")
+        assert self._facts is not None, "it was read to its end"
         return Probe(
             width=width,
             height=height,
             frames=frames,
-            declared_frames=declared,
-            fps=fps,
-            codec=codec,
+            declared_frames=self._facts.declared_frames,
+            fps=self._facts.fps,
+            codec=self._facts.codec,
         )
 
     @cached_property
@@ -221,6 +246,16 @@ class Video:
         chosen = self._chosen(policy)
         return read_ahead(chosen, self._ahead) if self._ahead else chosen
 
+    def begin(self, after: Video | None = None) -> None:
+        """Where decoded frames are shared, decode the file in a thread, once `after` is decoded or closed."""
+        if self._shared is not None:
+            self._shared.begin(None if after is None else after._shared)
+
+    def close(self) -> None:
+        """Let go of the shared frames; what is read after that is decoded for its reader."""
+        if self._shared is not None:
+            self._shared.close()
+
     def _chosen(self, policy: FramePolicy) -> Iterator[np.ndarray]:
         if policy.indices is None:
             yield from self._pixels(None, policy)
@@ -241,19 +276,37 @@ class Video:
     def _pixels(self, wanted: set[int] | None, policy: FramePolicy) -> Iterator[np.ndarray]:
         size: tuple[int, ...] = ()
         converter = RgbConverter(policy.reader)
-        with self._opened(policy.held) as (container, stream):
-            empty = True
-            for index, frame in enumerate(self._decoded(container, stream)):
-                empty = False
-                if wanted is not None and index not in wanted:
-                    continue
+        empty = True
+        for index, frame in enumerate(self._stored(policy.held)):
+            empty = False
+            if wanted is not None and index not in wanted:
+                continue
+            with _faults_said(), self._converting:
                 image = converter.rgb(frame)
-                if size and image.shape != size:
-                    raise VideoError(f"the frame size changes at frame {index}")
-                size = image.shape
-                yield image
-            if empty:
-                raise VideoError("the video holds no frame")
+            if size and image.shape != size:
+                raise VideoError(f"the frame size changes at frame {index}")
+            size = image.shape
+            yield image
+        if empty:
+            raise VideoError("the video holds no frame")
+
+    def _stored(self, held: int) -> Iterator[Any]:
+        """The decoded frames: the shared ones, or decoded for this reader, who may hold so many of them."""
+        items: Iterator[Any] = self._decode() if self._shared is None else iter(self._shared)
+        opened = next(items)
+        _check_size(opened.width, opened.height, held)
+        yield from items
+
+    def _decode(self) -> Generator[Any, None, None]:
+        """Decode the file: its header as `_Opened`, then the frames, as PyAV gives them."""
+        with self._opened() as (container, stream):
+            yield _Opened(width=stream.codec_context.width, height=stream.codec_context.height)
+            yield from self._decoded(container, stream)
+            self._facts = _Facts(
+                declared_frames=_declared_frames(container, stream),
+                fps=float(stream.average_rate or 0),
+                codec=stream.codec_context.name,
+            )
 
     def _size(self) -> int:
         try:
@@ -263,34 +316,32 @@ class Video:
             raise VideoError(f"the video cannot be decoded: it {fault}") from None
 
     @contextmanager
-    def _opened(self, held: int = 1) -> Iterator[tuple[Any, Any]]:
+    def _opened(self) -> Iterator[tuple[Any, Any]]:
         import av
 
         if self._size() == 0:
             raise VideoError("the video file is empty")
         # FFmpeg decodes a few frames to learn of the streams, and a frame may be larger than the header says.
         bound = {"max_pixels": str(LARGEST_FRAME_PIXELS)}
-        try:
-            # As an open file, a name such as "concat:…" is never read as a protocol.
-            with (
-                self.path.open("rb") as file,
-                av.open(
-                    file, options={"format_whitelist": CONTAINERS, **bound}, metadata_errors="replace"
-                ) as container,
-            ):
-                streams = picture_streams(container)
-                if not streams:
-                    raise VideoError("the file has no video stream")
-                stream = streams[0]
-                context = stream.codec_context
-                if context is None:
-                    raise VideoError("the video's codec is unknown")
-                _check_size(context.width, context.height, held)
-                context.thread_count = 1
-                context.options = bound
-                yield container, stream
-        except (av.FFmpegError, OSError, ValueError, OverflowError, MemoryError) as error:
-            raise VideoError(f"the video cannot be decoded: {_ffmpeg_reason(error)}") from None
+        # As an open file, a name such as "concat:…" is never read as a protocol.
+        with (
+            _faults_said(),
+            self.path.open("rb") as file,
+            av.open(
+                file, options={"format_whitelist": CONTAINERS, **bound}, metadata_errors="replace"
+            ) as container,
+        ):
+            streams = picture_streams(container)
+            if not streams:
+                raise VideoError("the file has no video stream")
+            stream = streams[0]
+            context = stream.codec_context
+            if context is None:
+                raise VideoError("the video's codec is unknown")
+            _check_size(context.width, context.height, 1)
+            context.thread_count = 1
+            context.options = bound
+            yield container, stream
 
     def _decoded(self, container: Any, stream: Any) -> Iterator[Any]:
         for index, frame in enumerate(container.decode(stream)):
@@ -300,6 +351,25 @@ class Video:
             if frame.is_corrupt:
                 raise VideoError(f"the video is damaged at frame {index}")
             yield frame
+
+
+def _held_bytes(item: Any) -> int:
+    """What a held item of `Video._decode` takes: the samples of a frame as they are stored, and the rest."""
+    if isinstance(item, _Opened):
+        return 0
+    samples: int = sum(plane.buffer_size for plane in item.planes)
+    return HELD_FRAME_EXTRA_BYTES + samples
+
+
+@contextmanager
+def _faults_said() -> Iterator[None]:
+    """Turns what decoding and converting raise into a VideoError."""
+    import av
+
+    try:
+        yield
+    except (av.FFmpegError, OSError, ValueError, OverflowError, MemoryError) as error:
+        raise VideoError(f"the video cannot be decoded: {_ffmpeg_reason(error)}") from None
 
 
 def _check_size(width: int, height: int, held: int) -> None:

@@ -146,6 +146,15 @@ MemoryOption = Annotated[
         help="Device memory to plan with; metrics that do not fit together run in turns. Default: measured.",
     ),
 ]
+FrameMemoryOption = Annotated[
+    float,
+    typer.Option(
+        "--frame-memory-gib",
+        min=0,
+        help="Memory in which each worker holds decoded frames, so that a video is decoded once for all "
+        "metrics of a turn; 0: each metric decodes for itself.",
+    ),
+]
 JudgeModelOption = Annotated[
     str | None, typer.Option("--judge-model", help="NaturalScore's judge, as the endpoint names it.")
 ]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from refbench.bench import FRAME_MEMORY_GIB
 from refbench.bench.cli import options as o
 from refbench.bench.errors import UserError
 
@@ -46,6 +47,7 @@ def evaluate(
     ray_address: o.RayAddressOption = None,
     weights: o.WeightsOption = None,
     memory_gib: o.MemoryOption = None,
+    frame_memory_gib: o.FrameMemoryOption = FRAME_MEMORY_GIB,
     judge_model: o.JudgeModelOption = None,
     judge_url: o.JudgeUrlOption = None,
     judge_budget: o.JudgeBudgetOption = None,
@@ -89,6 +91,7 @@ def evaluate(
             metrics=metrics,
             options=_metric_options([*(set_ or []), *judge], metrics),
             memory_gib=memory_gib,
+            frame_memory_gib=frame_memory_gib,
             samples=_ids(samples),
             limit=limit,
             shard=Shard.parse(shard),

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from refbench.bench import DEFAULT_TRACK
+from refbench.bench import DEFAULT_TRACK, FRAME_MEMORY_GIB
 from refbench.bench.console import count_text
 from refbench.bench.dataset import Track, as_track
 from refbench.bench.devices import Place, check_memory, chosen_devices, free_gib, one_device, places_of
@@ -35,7 +35,13 @@ from refbench.bench.runner.plan import (
     selected_metrics,
 )
 from refbench.bench.runner.progress import Progress
-from refbench.bench.runner.scoring import ScoringJob, ScoringOutcome, ScoringWorkerFactory, need_torch
+from refbench.bench.runner.scoring import (
+    ScoringJob,
+    ScoringOutcome,
+    ScoringWorkerFactory,
+    need_torch,
+    read_by,
+)
 from refbench.bench.runner.sites import ScoringSite
 from refbench.bench.runs.folder import VideoFolder, scan_videos, stored_run_file, write_run
 from refbench.bench.sample import Sample, shuffle_references
@@ -82,7 +88,8 @@ class Evaluation:
     """What to evaluate. `name` may be None where a `run.json` names the method.
 
     `workers` is their number per device, `devices` as `chosen_devices` reads it; `job_timeout_s` limits each
-    job (0: no limit; None: as its metric declares, where workers have processes of their own). `executor` is
+    job (0: no limit; None: as its metric declares, where workers have processes of their own). Decoded frames
+    take `frame_memory_gib` in each worker (0: none is kept for another metric). `executor` is
     `local` or `ray`, `ray_address` as `ray_connection.connected` takes it.
     """
 
@@ -105,6 +112,7 @@ class Evaluation:
     out: Path = Path("results")
     shuffled_references: int | None = None
     memory_gib: float | None = None
+    frame_memory_gib: float = FRAME_MEMORY_GIB
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -261,7 +269,7 @@ class PreparedEvaluation:
             sharing=self.places,
             able=abilities(self.metrics, self.environment),
             free_gib=partial(free_gib, self.places),
-            executor=make_executor(self.places),
+            executor=make_executor(self.places, topic_of=read_by),
             weights=self.evaluation.weights,
             plugins=self.evaluation.plugins,
         )
@@ -291,6 +299,7 @@ class PreparedEvaluation:
                     self.environment, weights=site.weights, shared=Path(shared) if shared else None
                 ),
                 plugins=site.plugins,
+                frame_memory_gib=self.evaluation.frame_memory_gib,
             )
             plan = self._plan(site, writer.records)
             lacking = {name: counts.lacking for name, counts in plan.per_metric.items()}

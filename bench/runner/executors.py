@@ -17,16 +17,17 @@ import sys
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 from refbench.bench.devices import Place
 from refbench.bench.environment import threads_per_job
 from refbench.bench.errors import UserError, exit_text, one_line
+from refbench.bench.runner.job_queue import JobQueue
 
 # What `--executor` may be: this machine's processes, or a Ray cluster (`ray_executor`).
 LOCAL = "local"
@@ -70,6 +71,13 @@ class Worker(Protocol[JobIn, ResultOut]):
     def work(self, job: JobIn, on_step: OnStep) -> ResultOut: ...
 
     def close(self) -> None: ...
+
+
+@runtime_checkable
+class ExpectingWorker(Protocol[JobIn]):
+    """A worker that makes use of knowing a later job: it hears of one before the present job's `work`."""
+
+    def expect(self, job: JobIn) -> None: ...
 
 
 class Watcher(Generic[Job]):
@@ -119,10 +127,14 @@ class Executor(ABC, Generic[Job, Result]):
 
 
 class InProcessExecutor(Executor[Job, Result]):
-    """One job at a time in this process: the default, and the easiest to debug. No job can be ended."""
+    """One job at a time in this process: the default, and the easiest to debug. No job can be ended.
 
-    def __init__(self, place: Place) -> None:
+    `topic_of` is what jobs have in common that follow each other; see `ProcessPoolExecutor`.
+    """
+
+    def __init__(self, place: Place, *, topic_of: Callable[[Job], Hashable] | None = None) -> None:
         self.place = place
+        self._topic_of = topic_of
 
     def run(
         self,
@@ -133,13 +145,21 @@ class InProcessExecutor(Executor[Job, Result]):
         """See Executor.run."""
         watcher = watcher or Watcher()
         worker = factory(self.place)
+        waiting = JobQueue(jobs, self._topic_of)
         try:
-            for job in jobs:
+            while waiting:
+                job = waiting.take(0)
                 worker.prepare(job)
                 watcher.begun(job)
+                _announce(worker, waiting.announce(0))
                 yield job, worker.work(job, _steps_of(job, watcher))
         finally:
             worker.close()
+
+
+def _announce(worker: object, job: object | None) -> None:
+    if job is not None and isinstance(worker, ExpectingWorker):
+        worker.expect(job)
 
 
 def _steps_of(job: Job, watcher: Watcher[Job]) -> OnStep:
@@ -152,11 +172,22 @@ class ProcessPoolExecutor(Executor[Job, Result]):
 
     `attempts` is how often a job is begun whose worker dies; one that takes too long is not begun again. Not
     `concurrent.futures`: there one dead worker ends the whole pool and does not say whose job it was.
+
+    `topic_of` is what jobs have in common that one worker does best one after the other (see `JobQueue`); it
+    hears of the next topic before. If it dies meanwhile, that may be the fault of what it got ready: its job
+    is begun once more, without.
     """
 
-    def __init__(self, places: Sequence[Place], *, attempts: int = 1) -> None:
+    def __init__(
+        self,
+        places: Sequence[Place],
+        *,
+        attempts: int = 1,
+        topic_of: Callable[[Job], Hashable] | None = None,
+    ) -> None:
         self.places = tuple(places)
         self.attempts = attempts
+        self._topic_of = topic_of
 
     def run(
         self,
@@ -166,16 +197,23 @@ class ProcessPoolExecutor(Executor[Job, Result]):
     ) -> Iterator[tuple[Job, Result | WorkerDied]]:
         """See Executor.run."""
         watcher = watcher or Watcher()
-        waiting = deque(jobs)
+        waiting = JobQueue(jobs, self._topic_of)
         begun: Counter[str] = Counter()
+        # Jobs whose worker died while it got something else ready.
+        excused: set[str] = set()
         # The last is taken first: places are given out in their order.
-        idle = [_Process[Job, Result](factory, place) for place in self.places[: len(waiting)]][::-1]
+        idle = [
+            _Process[Job, Result](factory, place, number)
+            for number, place in enumerate(self.places[: len(waiting)])
+        ][::-1]
         busy: dict[Connection, _Process[Job, Result]] = {}
         try:
             while waiting or busy:
                 while idle and waiting:
                     process = idle.pop()
-                    process.give(waiting.popleft())
+                    job = waiting.take(process.number)
+                    expected = None if job.id in excused else waiting.announce(process.number)
+                    process.give(job, expected)
                     begun[process.job.id] += 1
                     busy[process.pipe] = process
                 ready = wait(list(busy), timeout=min(process.seconds_left() for process in busy.values()))
@@ -193,26 +231,32 @@ class ProcessPoolExecutor(Executor[Job, Result]):
                         idle.append(process)
                         yield process.job, answer
                         continue
-                    again = not process.was_ended and begun[process.job.id] < self.attempts
+                    job = process.job
+                    if process.may_have_died_of_another and job.id not in excused:
+                        excused.add(job.id)
+                        begun[job.id] -= 1
+                        waiting.withdraw(process.number)
+                    again = not process.was_ended and begun[job.id] < self.attempts
                     if again:
-                        waiting.appendleft(process.job)
+                        waiting.put_back(job)
                     elif self.attempts > 1 and not process.was_ended:
                         answer = WorkerDied(reason=f"{answer.reason}, each of {self.attempts} times")
                     if waiting:
-                        idle.append(_Process(factory, process.place))
+                        idle.append(_Process(factory, process.place, process.number))
                     if not again:
-                        yield process.job, answer
+                        yield job, answer
         finally:
             for process in (*idle, *busy.values()):
                 process.stop()
 
 
 class _Process(Generic[Job, Result]):
-    """A worker process and the job it has."""
+    """A worker process and the job it has; `number` is that of its place."""
 
-    def __init__(self, factory: Callable[[Place], Worker[Job, Result]], place: Place) -> None:
+    def __init__(self, factory: Callable[[Place], Worker[Job, Result]], place: Place, number: int) -> None:
         context = multiprocessing.get_context("spawn")
         self.place = place
+        self.number = number
         self.was_ended = False
         self.pipe, theirs = context.Pipe()
         self._process = context.Process(
@@ -223,6 +267,7 @@ class _Process(Generic[Job, Result]):
         # Only the child may hold its end, or its death would not close the pipe.
         theirs.close()
         self._job: Job | None = None
+        self._expects = False
         self._deadline: float = 0
         self._is_ready = False
 
@@ -232,12 +277,19 @@ class _Process(Generic[Job, Result]):
         assert self._job is not None
         return self._job
 
-    def give(self, job: Job) -> None:
+    @property
+    def may_have_died_of_another(self) -> bool:
+        """Whether it died, and may have been getting another topic ready beside its job."""
+        return self._expects and not self.was_ended
+
+    def give(self, job: Job, expected: Job | None) -> None:
+        """Hand it a job, and the first of those that it will probably have later."""
         self._job = job
+        self._expects = self._expects or expected is not None
         self._deadline = time.monotonic() + LONGEST_LOADING_S
         self._is_ready = False
         try:
-            self.pipe.send(job)
+            self.pipe.send((job, expected))
         except OSError:
             # It died before it was given anything; take() says so.
             return
@@ -314,7 +366,7 @@ def _serve(pipe: Connection, factory: Callable[[Place], Worker[Any, Any]], place
     worker: Worker[Any, Any] | None = None
     try:
         while True:
-            job = pipe.recv()
+            job, expected = pipe.recv()
             answer = ("user_error", job.id, "")
             try:
                 if worker is None:
@@ -327,6 +379,7 @@ def _serve(pipe: Connection, factory: Callable[[Place], Worker[Any, Any]], place
                 pipe.send(("user_error", job.id, unready_text(error)))
                 continue
             pipe.send(("begun", job.id, None))
+            _announce(worker, expected)
             try:
                 answer = ("result", job.id, worker.work(job, _sent_steps(pipe, job.id)))
             except UserError as error:
@@ -360,13 +413,15 @@ def _end_with(driver: int) -> None:
     threading.Thread(target=wait_for_its_end, daemon=True).start()
 
 
-def make_executor(places: Sequence[Place], *, attempts: int = 1) -> Executor[Any, Any]:
+def make_executor(
+    places: Sequence[Place], *, attempts: int = 1, topic_of: Callable[[Any], Hashable] | None = None
+) -> Executor[Any, Any]:
     """The executor for these places: this process for one worker that need not be alone, else a process
     each.
     """
     if len(places) == 1 and not places[0].alone:
-        return InProcessExecutor(places[0])
-    return ProcessPoolExecutor(places, attempts=attempts)
+        return InProcessExecutor(places[0], topic_of=topic_of)
+    return ProcessPoolExecutor(places, attempts=attempts, topic_of=topic_of)
 
 
 def connection(executor: str, ray_address: str | None) -> AbstractContextManager[None]:

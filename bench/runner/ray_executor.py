@@ -12,8 +12,9 @@ import math
 import os
 import time
 from collections import Counter, OrderedDict, defaultdict, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any, Generic
 
@@ -52,6 +53,8 @@ ATTEMPTS = 3
 MOST_FAILED_STARTS = 3
 # Sent files that the driver holds ready, for the other metrics of a video.
 HELD_READY = 16
+# So many waiting jobs are looked through for one that suits an actor.
+LOOKED_THROUGH = 2000
 
 Ticket = tuple[str, int]
 
@@ -178,6 +181,8 @@ class _Actor(Generic[Job]):
     # It does not see the driver's files: they are sent along.
     is_elsewhere: bool = False
     sent: set[str] = field(default_factory=set)
+    # What its last job reads.
+    topic: Hashable = None
 
     @property
     def next(self) -> Any:
@@ -190,11 +195,19 @@ class RayExecutor(Executor[Job, Result]):
     """Actors on all nodes of a cluster; to be run within `connected`.
 
     A job whose actor or node dies is begun again, on another node if there is one, up to ATTEMPTS times; one
-    that takes too long is not.
+    that takes too long is not. `topic_of` is what jobs have in common that one actor does best one after the
+    other, such as the video that they read.
     """
 
-    def __init__(self, cluster: Cluster[Any], shipping: Shipping[Job, Result] | None = None) -> None:
+    def __init__(
+        self,
+        cluster: Cluster[Any],
+        shipping: Shipping[Job, Result] | None = None,
+        *,
+        topic_of: Callable[[Job], Hashable] | None = None,
+    ) -> None:
         self._cluster = cluster
+        self._topic_of = topic_of
         self._shipping = shipping or Shipping[Job, Result]()
         self._actors: list[_Actor[Job]] = []
         self._waiting: deque[Job] = deque()
@@ -289,13 +302,26 @@ class RayExecutor(Executor[Job, Result]):
                         self._give(actor, job)
 
     def _next_for(self, actor: _Actor[Job], up: Sequence[_Actor[Job]]) -> Job | None:
-        """The next job; one that a node's death cost goes to another node while there is one."""
-        for index, job in enumerate(self._waiting):
+        """The next job of the actor's topic, else of one that no other actor has, else any; one that a node's
+        death cost goes to another node while there is one.
+        """
+        of_others = {other.topic for other in self._actors if other is not actor}
+        by_choice: dict[int, int] = {}
+        for index, job in enumerate(islice(self._waiting, LOOKED_THROUGH)):
             bad = self._died_on.get(job.id, set())
-            if actor.node.id not in bad or all(other.node.id in bad for other in up):
-                del self._waiting[index]
-                return job
-        return None
+            if actor.node.id in bad and not all(other.node.id in bad for other in up):
+                continue
+            topic = self._topic_of(job) if self._topic_of else actor.topic
+            choice = 0 if topic == actor.topic else 2 if topic in of_others else 1
+            by_choice.setdefault(choice, index)
+            if choice == 0:
+                break
+        if not by_choice:
+            return None
+        chosen = by_choice[min(by_choice)]
+        job = self._waiting[chosen]
+        del self._waiting[chosen]
+        return job
 
     def _give(self, actor: _Actor[Job], job: Job) -> None:
         self._tickets[job.id] += 1
@@ -318,6 +344,7 @@ class RayExecutor(Executor[Job, Result]):
             working=actor.handle.work.remote(ticket),
         )
         actor.flights.append(flight)
+        actor.topic = self._topic_of(job) if self._topic_of else None
         if len(actor.flights) == 1:
             actor.deadline = time.monotonic() + LONGEST_LOADING_S
 

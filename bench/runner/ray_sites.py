@@ -19,7 +19,7 @@ from refbench.bench.runner.plan import Ability, abilities
 from refbench.bench.runner.ray_cluster import Cluster, Demand
 from refbench.bench.runner.ray_executor import RayExecutor
 from refbench.bench.runner.run_config import JUDGED_METRIC
-from refbench.bench.runner.scoring import make_metric
+from refbench.bench.runner.scoring import make_metric, read_by
 from refbench.bench.runner.shipping import GenerationShipping, ScoringShipping, sent_plugins
 from refbench.bench.runner.sites import GenerationSite, ScoringSite
 from refbench.bench.weights.kind import joined_kind, kind_of_digest
@@ -152,7 +152,7 @@ def ray_scoring_site(
         sharing=cluster.most_on_a_device(),
         able=able,
         free_gib=lambda: _share_gib(cluster),
-        executor=RayExecutor(cluster, ScoringShipping()),
+        executor=RayExecutor(cluster, ScoringShipping(), topic_of=read_by),
         weights=weights,
         plugins=(),
     )

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from refbench.bench import FRAME_MEMORY_GIB
 from refbench.bench.devices import Place, use_here
 from refbench.bench.environment import Environment, quiet_onnx, resolve_device, threads_per_job
 from refbench.bench.errors import MissingWeights, SampleError, UserError, one_line
@@ -21,10 +22,11 @@ from refbench.bench.options import build_options
 from refbench.bench.registry import load_plugins, metrics
 from refbench.bench.sample import Input, Sample
 from refbench.bench.scores.record import FAILED, MISSING_WEIGHTS, READING
+from refbench.bench.streams import Budget
 from refbench.bench.video import Video
 from refbench.bench.weights.kind import check_one_kind
 
-# Decoded frames that wait for a metric.
+# Frames that are made ready for a metric before it asks.
 FRAMES_AHEAD = 4
 
 
@@ -43,6 +45,13 @@ class ScoringJob:
     def id(self) -> str:
         """What no other job of an evaluation is called."""
         return f"{self.metric} {self.sample.id} seed {self.seed}"
+
+
+def read_by(job: ScoringJob) -> tuple[int, Path]:
+    """What a job has in common with those that are done best by the same worker after it: the metrics and
+    the decoded video.
+    """
+    return job.turn, job.video
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,6 +103,7 @@ class ScoringWorkerFactory:
     options: Mapping[str, Mapping[str, Any]]
     environment: Environment
     plugins: tuple[Path, ...] = ()
+    frame_memory_gib: float = FRAME_MEMORY_GIB
 
     def __call__(self, place: Place) -> ScoringWorker:
         use_here(place)
@@ -103,12 +113,15 @@ class ScoringWorkerFactory:
             # Another machine than the driver's: its workers count together, for themselves.
             shared = family_folder("node", shared.name.rpartition("-")[2])
         environment = replace(self.environment, device=place.inside, shared=shared)
-        return ScoringWorker(self.options, environment, place.device)
+        return ScoringWorker(self.options, environment, place.device, frame_memory_gib=self.frame_memory_gib)
 
 
 class ScoringWorker:
     """Scores jobs; loads a metric when its first job comes and closes all of a turn when the next one
     begins.
+
+    A video is decoded once for all jobs on it that follow each other, and the next one meanwhile, if `expect`
+    has named it.
     """
 
     def __init__(
@@ -116,23 +129,35 @@ class ScoringWorker:
         options: Mapping[str, Mapping[str, Any]],
         environment: Environment,
         device: str | None = None,
+        *,
+        frame_memory_gib: float = FRAME_MEMORY_GIB,
     ) -> None:
-        """`device` is what the machine calls the environment's device, where that is another name."""
+        """`device` is what the machine calls the environment's device, where that is another name.
+
+        Decoded frames take `frame_memory_gib` at most; with 0 each metric decodes for itself.
+        """
         self._options = options
         self._environment = environment
         self._device = device or environment.device
         self._turn = 0
         # Of each metric the scorer, or the reason why it could not be loaded.
         self._loaded: dict[str, LoadedMetric | str] = {}
+        self._frames = Budget(round(frame_memory_gib * 2**30)) if frame_memory_gib else None
         self._video: Video | None = None
+        self._next_video: Video | None = None
+        self._expected: Path | None = None
 
     def prepare(self, job: ScoringJob) -> None:
         """Load the job's metric, unless it is. Raises UserError."""
         if job.turn != self._turn:
-            self.close()
+            self._close_metrics()
             self._turn = job.turn
         if job.metric not in self._loaded:
             self._loaded[job.metric] = self._load(job.metric)
+
+    def expect(self, job: ScoringJob) -> None:
+        """Have the video of this job, which may come later, decoded during the next call of `work`."""
+        self._expected = job.video
 
     def work(self, job: ScoringJob, on_step: OnStep = silent) -> ScoringOutcome:
         """The outcome of a job. Whatever a metric raises becomes a reason, but for a UserError."""
@@ -140,11 +165,10 @@ class ScoringWorker:
         loaded = self._loaded[job.metric]
         if isinstance(loaded, str):
             return ScoringOutcome(reason=loaded)
-        if self._video is None or self._video.path != job.video:
-            # Kept for the next metric of the turn: what was probed is not probed again.
-            self._video = Video(job.video, ahead=FRAMES_AHEAD)
+        video = self._opened(job.video)
+        self._begin_expected(video)
         try:
-            score = loaded.scorer.score(job.sample, self._video)
+            score = loaded.scorer.score(job.sample, video)
         except SampleError as error:
             return ScoringOutcome(reason=f"{FAILED}: {one_line(error)}")
         except UserError:
@@ -157,7 +181,7 @@ class ScoringWorker:
         fault = _fault(score.value, score.details)
         if fault:
             return ScoringOutcome(reason=f"{FAILED}: {fault}")
-        remarks = read_remarks(job.sample, self._video, loaded.uses)
+        remarks = read_remarks(job.sample, video, loaded.uses)
         return ScoringOutcome(
             value=float(score.value),
             details={**score.details, READING: remarks} if remarks else score.details,
@@ -172,13 +196,48 @@ class ScoringWorker:
             said["device"] = self._device + said["device"].removeprefix(inside)
         return said
 
+    def _opened(self, path: Path) -> Video:
+        """The video, kept for the next jobs on it: what was decoded is not decoded again."""
+        if self._video is None or self._video.path != path:
+            expected, self._next_video = self._next_video, None
+            if expected is not None and expected.path != path:
+                # Two that are decoded at once could wait for each other's memory.
+                expected.close()
+                expected = None
+            if self._video is not None:
+                self._video.close()
+            self._video = expected or Video(path, ahead=FRAMES_AHEAD, budget=self._frames)
+        return self._video
+
+    def _begin_expected(self, present: Video) -> None:
+        """Decode the expected video when the present one is decoded."""
+        path, self._expected = self._expected, None
+        if path is None or self._frames is None or path == present.path:
+            return
+        if self._next_video is not None:
+            if self._next_video.path == path:
+                return
+            self._next_video.close()
+        self._next_video = Video(path, ahead=FRAMES_AHEAD, budget=self._frames)
+        self._next_video.begin(after=present)
+
     def close(self) -> None:
-        """Close all loaded metrics."""
+        """Close all loaded metrics and let go of decoded frames."""
+        self._close_metrics()
+        self.close_videos()
+
+    def close_videos(self) -> None:
+        """Let go of decoded frames."""
+        for video in (self._video, self._next_video):
+            if video is not None:
+                video.close()
+        self._video = self._next_video = None
+
+    def _close_metrics(self) -> None:
         for loaded in self._loaded.values():
             if isinstance(loaded, LoadedMetric):
                 loaded.scorer.close()
         self._loaded = {}
-        self._video = None
 
     def _load(self, name: str) -> LoadedMetric | str:
         metric = make_metric(name, self._options.get(name, {}))

@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -29,7 +30,7 @@ from refbench.bench.runner import ray_connection, ray_executor
 from refbench.bench.runner.executors import Watcher, WorkerDied
 from refbench.bench.runner.ray_cluster import Cluster, Demand
 from refbench.bench.runner.ray_connection import connected
-from refbench.bench.runner.ray_executor import Answer, RayExecutor, _Flight
+from refbench.bench.runner.ray_executor import Answer, RayExecutor, _Actor, _Flight
 from refbench.bench.runner.shipping import NodeFiles, SentFile
 
 pytest.importorskip("ray", reason="Ray is not installed: pip install 'refalign-bench[ray]'")
@@ -105,6 +106,28 @@ def test_jobs_are_answered_as_themselves_in_any_order_and_after_deaths(
     assert found.pop("always").startswith("the worker process died, each of 3 times: ")
     assert found == {task.id: f"{task.id} on cpu" for task in tasks if task.id not in ("hangs", "always")}
     assert ends(int((tmp_path / "pid").read_text()))
+
+
+def test_jobs_of_one_topic_go_to_one_actor_and_not_back_to_a_node_that_lost_them() -> None:
+    """Without a cluster: which job an actor is given next."""
+    cluster: Any = None
+    executor = RayExecutor[Task, str](cluster, topic_of=lambda task: task.id[0])
+    nodes: list[Any] = [SimpleNamespace(id=name) for name in "xy"]
+    first, second = (_Actor[Task](node=node, handle=None, hello=None) for node in nodes)
+    executor._actors = [first, second]
+    executor._waiting.extend(Task(id=name) for name in ("a1", "a2", "a3", "b1", "b2", "c1"))
+    executor._died_on["b2"].add("y")
+
+    def given(actor: _Actor[Task]) -> str | None:
+        job = executor._next_for(actor, executor._actors)
+        if job is None:
+            return None
+        actor.topic = job.id[0]
+        return job.id
+
+    assert [given(first), given(second), given(first), given(second)] == ["a1", "b1", "a2", "c1"]
+    # None of its own is left: b2 may not go there, and a3 is better than to wait.
+    assert [given(second), given(second), given(first)] == ["a3", None, "b2"]
 
 
 def test_the_answer_to_another_ticket_is_nobodys() -> None:
