@@ -1,4 +1,4 @@
-"""The commands that read records and published figures: report, view, leaderboard, compare, reproduce.
+"""The commands that read records and published figures: report, view, leaderboard, compare, reproduce, audit.
 
 Plain functions with typer annotations; the CLI finds them through the entry-point group `refbench.commands`.
 Everything heavy is imported when a command runs, so that `--help` answers at once.
@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from refbench.bench.cli import options as o
-from refbench.bench.errors import UserError
+from refbench.bench.errors import UserError, one_line
 from refbench.bench.scores import DEFAULT_PROTOCOL
 
 
@@ -345,3 +345,66 @@ def reproduce(
         return
     print_reproduction(made.table)
     print_lines([*made.table.notes, *(f"wrote {file}" for file in files)])
+
+
+def audit(
+    table: Annotated[Path, typer.Argument(help="A printed table: .csv, .tsv, .tex or .md.")],
+    column: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--column",
+            metavar="HEADING=NAME",
+            help="What a column is, where its heading does not say it: a component's name, total, method or "
+            "ignore; repeatable.",
+        ),
+    ] = None,
+    scale: Annotated[
+        str, typer.Option("--scale", help="percent or fraction; auto looks at the numbers.")
+    ] = "auto",
+    json: o.JsonOption = False,
+) -> None:
+    """Check a printed table of OpenS2V-Eval scores.
+
+    Says for each row which version of the formula, and which track's weights, give its total from its
+    components, how far the others are off, and which published row it equals, also under another name or
+    another protocol. Open-domain and single-domain have the same weights: only an equal published row tells
+    them apart. Nothing in the file is run or opened.
+
+    Example: refbench audit table3.tex --column 'Motion-S=motion_smoothness'
+    """
+    from refbench.bench.console import print_json, print_lines, print_table
+    from refbench.reports.audit import audit as audit_file
+    from refbench.reports.audit import audit_json, audit_lines, points, shown_total, verdict
+
+    meanings = {}
+    for given in column or []:
+        heading, equals, name = given.rpartition("=")
+        if not equals or not heading.strip():
+            raise UserError(f"--column takes HEADING=NAME, not {one_line(given, 60)!r}")
+        meanings[heading] = name.strip()
+    tables = audit_file(table, columns=meanings, scale=scale)
+    if json:
+        print_json({"scale": "percent", "tables": audit_json(tables)})
+        return
+    for one in tables:
+        cells = []
+        for row in one.rows:
+            shown = shown_total(row, one.formula)
+            cells.append(
+                [
+                    f"{row.method}{' !' if row.recomputed and not row.fitting else ''}",
+                    "–" if row.total is None else f"{row.total:.2f}",
+                    "–" if shown is None else f"{shown.total:.2f}",
+                    "–" if shown is None else points(shown.difference),
+                    verdict(row, one.formula),
+                ]
+            )
+        title = f"{table.name}, table {one.number}" if len(tables) > 1 else table.name
+        print_table(
+            title,
+            ["row", "total %", "recomputed %", "difference points", "formula"],
+            cells,
+            short={"total %": "total", "recomputed %": "recomp.", "difference points": "diff"},
+            texts=["formula"],
+        )
+        print_lines(audit_lines(one), indent=2)

@@ -32,7 +32,7 @@ def noisy(method: str, shift: float, samples: int, seed: int) -> list[Record]:
     ]
 
 
-@pytest.mark.parametrize("command", ["report", "leaderboard", "compare", "reproduce"])
+@pytest.mark.parametrize("command", ["report", "leaderboard", "compare", "reproduce", "audit"])
 def test_help_teaches_by_an_example(command: str) -> None:
     assert f"Example: refbench {command}" in printed(command, "--help")
 

@@ -29,6 +29,7 @@ COMMANDS = [
     "metrics",
     "tracks",
     "doctor",
+    "audit",
     "compare",
     "leaderboard",
     "report",
