@@ -313,7 +313,12 @@ def compare(
 
 
 def reproduce(
-    what: Annotated[str, typer.Argument(help="table1: the sixteen rows of RefAlign's Table 1.")],
+    what: Annotated[
+        str,
+        typer.Argument(
+            help="table1: the sixteen rows of RefAlign's Table 1; table2, depth or teachers: its ablations."
+        ),
+    ],
     stores: Annotated[
         list[Path] | None, typer.Argument(help="Score stores with measured runs: folders or .jsonl files.")
     ] = None,
@@ -326,25 +331,35 @@ def reproduce(
 
     Runs are matched by the method's name, without case and punctuation; rows without a run are marked
     "reported only", runs in which something expected was not scored "incomplete". Differences are in points.
+    For an ablation the commands that train, generate and score each row are printed as well; its published
+    figures were read in secondary text.
 
     Example: refbench reproduce table1 scores/ -o reproduction
     """
-    from refbench.bench.console import note, print_json, print_lines
+    from refbench.bench.console import note, print_json, print_lines, print_text
     from refbench.bench.registry import unknown_name
-    from refbench.reports.table1 import reproduce_table1, reproduction_json
+    from refbench.reports.ablations import ABLATIONS, ablation_json, reproduce_ablation
+    from refbench.reports.table1 import Reproduction, reproduce_table1, reproduction_json
     from refbench.reports.terminal import print_reproduction
 
-    if what != "table1":
-        raise UserError(unknown_name("table", what, ["table1"]))
-    made = reproduce_table1(stores or [])
+    if what not in ("table1", *ABLATIONS):
+        raise UserError(unknown_name("table", what, ["table1", *ABLATIONS]))
+    made = reproduce_table1(stores or []) if what == "table1" else reproduce_ablation(what, stores or [])
     for label, why in made.left_out.items():
         note(f"{label} is left out: {why}")
     files = [] if out is None else made.write(out)
     if json:
-        print_json({"rows": reproduction_json(made.rows), "files": [str(file) for file in files]})
+        content = (
+            {"rows": reproduction_json(made.rows)} if isinstance(made, Reproduction) else ablation_json(made)
+        )
+        print_json({**content, "files": [str(file) for file in files]})
         return
     print_reproduction(made.table)
     print_lines([*made.table.notes, *(f"wrote {file}" for file in files)])
+    if not isinstance(made, Reproduction):
+        print_text("\nThe commands that make the rows:")
+        for command in made.ablation.commands:
+            print_text(command)
 
 
 def audit(

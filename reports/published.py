@@ -138,6 +138,19 @@ def published_json(row: PublishedRow) -> dict[str, Any]:
     }
 
 
+def ablation_figures(file: str) -> dict[str, tuple[str, dict[str, float]]]:
+    """Rows of a table of which a part of the figures is known: row → summary, and figures in percent by name
+    (`total` and components).
+    """
+    return {
+        line["row"]: (
+            line["summary"],
+            {name: float(line[name]) for name in ("total", *COMPONENTS) if line.get(name)},
+        )
+        for line in _read_csv(file)
+    }
+
+
 def _read_csv(file: str) -> list[dict[str, str]]:
     # Through this module's own loader: an installed package need not lie in a folder.
     content = pkgutil.get_data(__name__, f"{PUBLISHED_FOLDER}/{file}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -101,7 +101,7 @@ def reproduce_table1(
     made = Reproduction(
         rows=rows,
         table=reproduction_table(rows),
-        left_out={board.label: _why_left_out(board) for board in boards if board.label not in matched}
+        left_out=left_out(boards, matched, "it is not in Table 1")
         | {text.partition(",")[0]: text for text in stored.left_out},
     )
     if out is not None:
@@ -109,9 +109,19 @@ def reproduce_table1(
     return made
 
 
-def _why_left_out(board: Scoreboard) -> str:
-    variant = "" if board.variant == PLAIN else f"it is the variant {board.variant}"
-    return "; ".join(board.unofficial) or variant or "it is not in Table 1"
+def left_out(boards: Iterable[Scoreboard], matched: Collection[str], otherwise: str) -> dict[str, str]:
+    """Why each run whose label is not `matched` stands in no row; `otherwise`: no row has its name."""
+
+    def why(board: Scoreboard) -> str:
+        variant = "" if board.variant == PLAIN else f"it is the variant {board.variant}"
+        return "; ".join(board.unofficial) or variant or otherwise
+
+    return {board.label: why(board) for board in boards if board.label not in matched}
+
+
+def compares(board: Scoreboard) -> bool:
+    """Whether a run may stand beside published figures: a plain one, with all that makes a TotalScore."""
+    return board.variant == PLAIN and not board.unofficial
 
 
 def table1_source() -> Source:
@@ -131,9 +141,7 @@ def reproduced_rows(boards: Sequence[Scoreboard]) -> list[ReproducedRow]:
             measured=tuple(
                 board
                 for board in boards
-                if row_name(board.method) == plain_name(row.method)
-                and board.variant == PLAIN
-                and not board.unofficial
+                if row_name(board.method) == plain_name(row.method) and compares(board)
             ),
         )
         for row in published_rows(table1_source())
@@ -147,10 +155,15 @@ def row_name(method: str) -> str:
 
 def differences_points(row: PublishedRow, board: Scoreboard) -> dict[str, float | None]:
     """`total` and each component → measured minus published, in points; None where nothing was measured."""
-    measured = _measured(board)
+    return differences_of(_published(row), board)
+
+
+def differences_of(published: Mapping[str, float], board: Scoreboard) -> dict[str, float | None]:
+    """As `differences_points`, for published figures in percent by name."""
+    values = measured(board)
     return {
-        name: None if measured[name] is None else 100 * (measured[name] or 0.0) - published
-        for name, published in _published(row).items()
+        name: None if (value := values[name]) is None else 100 * value - figure
+        for name, figure in published.items()
     }
 
 
@@ -180,12 +193,12 @@ def reproduction_table(rows: Sequence[ReproducedRow]) -> Table:
             gaps = coverage_gaps(board)
             if gaps:
                 notes.append(f"incomplete, {board.label}: {', '.join(gaps)}.")
-            measured = [Cell(text=percent(_measured(board)[name])) for name in _published(row.published)]
+            figures = [Cell(text=percent(measured(board)[name])) for name in _published(row.published)]
             lines.append(
                 (
                     Cell(text=board.label),
                     Cell(text="measured"),
-                    *measured,
+                    *figures,
                     Cell(text="incomplete" if gaps else ""),
                 )
             )
@@ -216,8 +229,8 @@ def reproduction_csv(rows: Sequence[ReproducedRow]) -> str:
             differences = differences_points(row.published, board)
             results = {result.component: result for result in board.components}
             for name, value in published.items():
-                measured = _measured(board)[name]
-                in_percent = None if measured is None else 100 * measured
+                figure = measured(board)[name]
+                in_percent = None if figure is None else 100 * figure
                 counts = _counts(results.get(name))
                 lines.append(
                     [row.published.method, board.label, name, value, in_percent, differences[name], *counts]
@@ -248,7 +261,8 @@ def _published(row: PublishedRow) -> dict[str, float]:
     return {"total": row.total, **row.components}
 
 
-def _measured(board: Scoreboard) -> dict[str, float | None]:
+def measured(board: Scoreboard) -> dict[str, float | None]:
+    """`total` and each component on the scale 0..1; None where nothing was scored."""
     return {"total": board.total, **{result.component: result.value for result in board.components}}
 
 
