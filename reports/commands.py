@@ -288,7 +288,7 @@ def compare(
 
     A paired bootstrap over the samples that both have gives difference, 95 % interval, and the smallest gap
     that so many samples could have shown (two-sided 5 %, power 80 %). Differences of the two method cards are
-    listed.
+    listed, and runs that were made otherwise than their rows of the OpenS2V leaderboard are named.
 
     Example: refbench compare scores/vace-14b scores/phantom-14b --track open-domain
     """
@@ -331,6 +331,7 @@ def reproduce(
 
     Runs are matched by the method's name, without case and punctuation; rows without a run are marked
     "reported only", runs in which something expected was not scored "incomplete". Differences are in points.
+    Runs that were made otherwise than the published row (size, frames, rate, seed) are named.
     For an ablation the commands that train, generate and score each row are printed as well; its published
     figures were read in secondary text.
 
@@ -350,7 +351,9 @@ def reproduce(
     files = [] if out is None else made.write(out)
     if json:
         content = (
-            {"rows": reproduction_json(made.rows)} if isinstance(made, Reproduction) else ablation_json(made)
+            {"rows": reproduction_json(made.rows), "settings": list(made.settings)}
+            if isinstance(made, Reproduction)
+            else ablation_json(made)
         )
         print_json({**content, "files": [str(file) for file in files]})
         return

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from refbench.bench.console import percent, scoreboard_json
+from refbench.bench.leaderboard_settings import leaderboard_settings
 from refbench.bench.scores.aggregate import ComponentResult, Scoreboard, scoreboards
 from refbench.bench.scores.columns import COMPONENTS
-from refbench.bench.scores.record import PLAIN, plain_name
+from refbench.bench.scores.record import PLAIN, RunKey, plain_name
 from refbench.bench.scores.store import Store, store_paths
+from refbench.reports.cards import other_than_published
 from refbench.reports.files import write_files
 from refbench.reports.published import (
     TABLE1_FILE,
@@ -53,16 +55,21 @@ class ReproducedRow:
     measured: tuple[Scoreboard, ...]
 
 
+SETTINGS_NOT_PUBLIC = "how the published row was generated is not public in full"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Reproduction:
     """Table 1 beside measured runs.
 
-    `rows` are all rows of Table 1 in its order, `table` shows them in percent and points. `left_out` says for
+    `rows` are all rows of Table 1 in its order, `table` shows them in percent and points, `settings` says of
+    which runs it is known or unknown that they were made as the published row was. `left_out` says for
     every other run of the track (by its label), and for files that cannot be read, why it stands in no row.
     """
 
     rows: tuple[ReproducedRow, ...]
     table: Table
+    settings: tuple[str, ...]
     left_out: Mapping[str, str]
 
     def write(self, out: str | os.PathLike[str]) -> list[Path]:
@@ -98,15 +105,32 @@ def reproduce_table1(
     boards = scoreboards((record for record in records if record.track == source.track), source.protocol)
     rows = tuple(reproduced_rows(boards))
     matched = {board.label for row in rows for board in row.measured}
+    settings = _settings_notes(rows, stored)
+    table = reproduction_table(rows)
     made = Reproduction(
         rows=rows,
-        table=reproduction_table(rows),
+        table=replace(table, notes=(*(f"{text}." for text in settings), *table.notes)),
+        settings=settings,
         left_out=left_out(boards, matched, "it is not in Table 1")
         | {text.partition(",")[0]: text for text in stored.left_out},
     )
     if out is not None:
         made.write(out)
     return made
+
+
+def _settings_notes(rows: Iterable[ReproducedRow], stored: StoredRuns) -> tuple[str, ...]:
+    notes = []
+    for row in rows:
+        for board in row.measured:
+            if leaderboard_settings(row.published.method) is None:
+                notes.append(f"{board.label}: {SETTINGS_NOT_PUBLIC}")
+                continue
+            info = stored.run_infos.get(RunKey(board.method, board.track, board.variant))
+            said = other_than_published(row.published.method, board.label, info, board.seeds)
+            if said is not None:
+                notes.append(said)
+    return tuple(notes)
 
 
 def left_out(boards: Iterable[Scoreboard], matched: Collection[str], otherwise: str) -> dict[str, str]:
