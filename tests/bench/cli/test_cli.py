@@ -24,6 +24,7 @@ COMMANDS = [
     "export",
     "merge",
     "compact",
+    "parity",
     "publish",
     "methods",
     "metrics",
