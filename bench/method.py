@@ -50,7 +50,9 @@ class MethodCard(BaseModel):
     guidance: dict[str, float] = Field(default_factory=dict)
     negative_prompt: str | None = None
     prompt_set: str = "benchmark"
-    settings: str = Field(default="native", description="native (the authors' defaults) or matched")
+    settings: str = Field(
+        default="native", description="native (the authors' defaults), matched or leaderboard"
+    )
     deviations: tuple[str, ...] = Field(
         default=(), description="where the run differs from the authors' code"
     )
@@ -97,10 +99,10 @@ class Method(ABC):
     """A generator of videos with its options, before anything is loaded.
 
     `Options` is a frozen dataclass of settings that the user may change with `--set key=value`; the text
-    under each field is shown by `methods show`, and a field `settings` of it (`native` or `matched`) is what
-    `--settings` sets. A result must depend on (sample, seed, options) alone, never on what was generated
-    before. `weights` are the repositories that it loads, `modules` importable names of optional packages that
-    `load` needs.
+    under each field is shown by `methods show`, and a field `settings` of it (`native`, `matched`,
+    `leaderboard`) is what `--settings` sets. A result must depend on (sample, seed, options) alone, never on
+    what was generated before. `weights` are the repositories that it loads, `modules` importable names of
+    optional packages that `load` needs.
     """
 
     name: ClassVar[str]

@@ -1,7 +1,8 @@
 """A training step: prepared features against encoding on the way, tokens per second, use of the GPU's peak.
 
     python benchmarks/training_step.py [--recipe tiny] [--steps 12] [--threads 1] [--data DATA --weights DIR]
-    python benchmarks/training_step.py --drawn --recipe stage1_1_3b   # random network and features, on a GPU
+    # Random network and features, on a GPU; the recipe's own 128 samples an update only take longer:
+    python benchmarks/training_step.py --drawn --recipe stage1_1_3b run.samples_per_step=8
 
 Ratio: updates with decoding and encoding, in turn with updates on prepared features, medians; the first of
 each is thrown away. Without --data a drawn clip of the recipe's size is used, so its decoding is cheaper than

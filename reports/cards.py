@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from refbench.bench.errors import one_line
+from refbench.bench.leaderboard_settings import LEADERBOARD_SEED, leaderboard_settings
 from refbench.bench.method import MethodCard
 from refbench.bench.runs.folder import RunInfo
 from refbench.bench.scores.record import Record
@@ -74,6 +75,29 @@ def generation_differences(a: RunInfo, b: RunInfo) -> GenerationDifferences:
         )
     sentence = f"A and B were not generated alike: {'; '.join(parts)}." if parts else ""
     return GenerationDifferences(prompts=prompts, frames=frames, sentence=sentence)
+
+
+def other_than_published(row: str, label: str, info: RunInfo | None, seeds: Sequence[int]) -> str | None:
+    """Where a run differs from how its row of the OpenS2V leaderboard was generated, in a sentence; or None.
+
+    `row` is the method's name, `label` what the run is called. None as well for a method whose settings the
+    leaderboard's paper does not name. What a card does not say is no difference, but a run without any card
+    is named.
+    """
+    published = leaderboard_settings(row)
+    if published is None:
+        return None
+    with_what = f"the published row with {published.text}, seed {LEADERBOARD_SEED}"
+    card = info.card if info is not None else None
+    if card is None:
+        return f"{label}: no run.json says how it was made; {with_what}"
+    values = {name: getattr(card, name) for name in ("width", "height", "num_frames", "fps")}
+    same = all(value in (None, getattr(published, name)) for name, value in values.items())
+    if same and list(seeds) == [LEADERBOARD_SEED]:
+        return None
+    width, height, frames, fps = ("?" if value is None else f"{value:g}" for value in values.values())
+    seed_text = f"seed{'' if len(seeds) == 1 else 's'} {', '.join(map(str, seeds))}"
+    return f"{label} was made with {width}×{height}, {frames} frames, {fps} fps, {seed_text}; {with_what}"
 
 
 def _card_field(a: MethodCard, b: MethodCard, name: str) -> FieldDifference:

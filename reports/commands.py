@@ -1,4 +1,4 @@
-"""The commands that read records and published figures: report, view, leaderboard, compare, reproduce.
+"""The commands that read records and published figures: report, view, leaderboard, compare, reproduce, audit.
 
 Plain functions with typer annotations; the CLI finds them through the entry-point group `refbench.commands`.
 Everything heavy is imported when a command runs, so that `--help` answers at once.
@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from refbench.bench.cli import options as o
-from refbench.bench.errors import UserError
+from refbench.bench.errors import UserError, one_line
 from refbench.bench.scores import DEFAULT_PROTOCOL
 
 
@@ -288,7 +288,7 @@ def compare(
 
     A paired bootstrap over the samples that both have gives difference, 95 % interval, and the smallest gap
     that so many samples could have shown (two-sided 5 %, power 80 %). Differences of the two method cards are
-    listed.
+    listed, and runs that were made otherwise than their rows of the OpenS2V leaderboard are named.
 
     Example: refbench compare scores/vace-14b scores/phantom-14b --track open-domain
     """
@@ -313,7 +313,12 @@ def compare(
 
 
 def reproduce(
-    what: Annotated[str, typer.Argument(help="table1: the sixteen rows of RefAlign's Table 1.")],
+    what: Annotated[
+        str,
+        typer.Argument(
+            help="table1: the sixteen rows of RefAlign's Table 1; table2, depth or teachers: its ablations."
+        ),
+    ],
     stores: Annotated[
         list[Path] | None, typer.Argument(help="Score stores with measured runs: folders or .jsonl files.")
     ] = None,
@@ -326,22 +331,98 @@ def reproduce(
 
     Runs are matched by the method's name, without case and punctuation; rows without a run are marked
     "reported only", runs in which something expected was not scored "incomplete". Differences are in points.
+    Runs that were made otherwise than the published row (size, frames, rate, seed) are named.
+    For an ablation the commands that train, generate and score each row are printed as well; its published
+    figures were read in secondary text.
 
     Example: refbench reproduce table1 scores/ -o reproduction
     """
-    from refbench.bench.console import note, print_json, print_lines
+    from refbench.bench.console import note, print_json, print_lines, print_text
     from refbench.bench.registry import unknown_name
-    from refbench.reports.table1 import reproduce_table1, reproduction_json
+    from refbench.reports.ablations import ABLATIONS, ablation_json, reproduce_ablation
+    from refbench.reports.table1 import Reproduction, reproduce_table1, reproduction_json
     from refbench.reports.terminal import print_reproduction
 
-    if what != "table1":
-        raise UserError(unknown_name("table", what, ["table1"]))
-    made = reproduce_table1(stores or [])
+    if what not in ("table1", *ABLATIONS):
+        raise UserError(unknown_name("table", what, ["table1", *ABLATIONS]))
+    made = reproduce_table1(stores or []) if what == "table1" else reproduce_ablation(what, stores or [])
     for label, why in made.left_out.items():
         note(f"{label} is left out: {why}")
     files = [] if out is None else made.write(out)
     if json:
-        print_json({"rows": reproduction_json(made.rows), "files": [str(file) for file in files]})
+        content = (
+            {"rows": reproduction_json(made.rows), "settings": list(made.settings)}
+            if isinstance(made, Reproduction)
+            else ablation_json(made)
+        )
+        print_json({**content, "files": [str(file) for file in files]})
         return
     print_reproduction(made.table)
     print_lines([*made.table.notes, *(f"wrote {file}" for file in files)])
+    if not isinstance(made, Reproduction):
+        print_text("\nThe commands that make the rows:")
+        for command in made.ablation.commands:
+            print_text(command)
+
+
+def audit(
+    table: Annotated[Path, typer.Argument(help="A printed table: .csv, .tsv, .tex or .md.")],
+    column: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--column",
+            metavar="HEADING=NAME",
+            help="What a column is, where its heading does not say it: a component's name, total, method or "
+            "ignore; repeatable.",
+        ),
+    ] = None,
+    scale: Annotated[
+        str, typer.Option("--scale", help="percent or fraction; auto looks at the numbers.")
+    ] = "auto",
+    json: o.JsonOption = False,
+) -> None:
+    """Check a printed table of OpenS2V-Eval scores.
+
+    Says for each row which version of the formula, and which track's weights, give its total from its
+    components, how far the others are off, and which published row it equals, also under another name or
+    another protocol. Open-domain and single-domain have the same weights: only an equal published row tells
+    them apart. Nothing in the file is run or opened.
+
+    Example: refbench audit table3.tex --column 'Motion-S=motion_smoothness'
+    """
+    from refbench.bench.console import print_json, print_lines, print_table
+    from refbench.reports.audit import audit as audit_file
+    from refbench.reports.audit import audit_json, audit_lines, points, shown_total, verdict
+
+    meanings = {}
+    for given in column or []:
+        heading, equals, name = given.rpartition("=")
+        if not equals or not heading.strip():
+            raise UserError(f"--column takes HEADING=NAME, not {one_line(given, 60)!r}")
+        meanings[heading] = name.strip()
+    tables = audit_file(table, columns=meanings, scale=scale)
+    if json:
+        print_json({"scale": "percent", "tables": audit_json(tables)})
+        return
+    for one in tables:
+        cells = []
+        for row in one.rows:
+            shown = shown_total(row, one.formula)
+            cells.append(
+                [
+                    f"{row.method}{' !' if row.recomputed and not row.fitting else ''}",
+                    "–" if row.total is None else f"{row.total:.2f}",
+                    "–" if shown is None else f"{shown.total:.2f}",
+                    "–" if shown is None else points(shown.difference),
+                    verdict(row, one.formula),
+                ]
+            )
+        title = f"{table.name}, table {one.number}" if len(tables) > 1 else table.name
+        print_table(
+            title,
+            ["row", "total %", "recomputed %", "difference points", "formula"],
+            cells,
+            short={"total %": "total", "recomputed %": "recomp.", "difference points": "diff"},
+            texts=["formula"],
+        )
+        print_lines(audit_lines(one), indent=2)

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from refbench.bench.console import count_text, interval_text, percent
+from refbench.bench.dataset import OFFICIAL_TRACKS
 from refbench.bench.errors import UserError, one_line
 from refbench.bench.runs.folder import RunInfo
 from refbench.bench.scores.compact_records import collecting_nothing
 from refbench.bench.scores.comparison import Comparison, Difference, compare_records
 from refbench.bench.scores.protocol import Protocol, protocol_of
-from refbench.bench.scores.record import Record
+from refbench.bench.scores.record import PLAIN, Record
 from refbench.bench.scores.results import only_run
 from refbench.bench.scores.store import Store
 from refbench.reports.cards import (
@@ -22,6 +23,7 @@ from refbench.reports.cards import (
     GenerationDifferences,
     card_differences,
     generation_differences,
+    other_than_published,
     scoring_differences,
 )
 from refbench.reports.stored_runs import read_stored_runs
@@ -43,7 +45,8 @@ class ComparedRun:
 class ComparisonReport:
     """The differences of the scores, and of what the two runs and their scoring say about themselves.
 
-    `cards` and `generation` are None where `cardless` names a run without a run.json.
+    `cards` and `generation` are None where `cardless` names a run without a run.json. `published` says, a
+    sentence for a run, which was made otherwise than its row of the OpenS2V leaderboard.
     """
 
     scores: Comparison
@@ -51,6 +54,7 @@ class ComparisonReport:
     generation: GenerationDifferences | None
     cardless: tuple[str, ...]
     scoring: tuple[FieldDifference, ...]
+    published: tuple[str, ...] = ()
 
 
 def compare(
@@ -111,7 +115,16 @@ def compare_runs(a: ComparedRun, b: ComparedRun, protocol: Protocol) -> Comparis
         generation=generation,
         cardless=tuple(run.label for run in (a, b) if run.info is None),
         scoring=tuple(scoring_differences(a.records, b.records)),
+        published=tuple(said for run in (a, b) if (said := _other_than_published(run)) is not None),
     )
+
+
+def _other_than_published(run: ComparedRun) -> str | None:
+    first = run.records[0]
+    if first.variant != PLAIN or first.track not in OFFICIAL_TRACKS or run.info is None:
+        return None
+    seeds = sorted({record.seed for record in run.records})
+    return other_than_published(first.method, run.label, run.info, seeds)
 
 
 def verdict(difference: Difference) -> str:
@@ -160,6 +173,7 @@ def comparison_lines(report: ComparisonReport) -> list[str]:
     lines += [f"note: {text}" for text in scores.notes]
     if report.generation is not None and report.generation.sentence:
         lines.append(report.generation.sentence)
+    lines += [f"{text}." for text in report.published]
     if report.cards is None:
         lines.append(
             f"method cards: not compared, no run.json beside the records of {' and '.join(report.cardless)}"
@@ -196,6 +210,7 @@ def comparison_json(report: ComparisonReport) -> dict[str, Any]:
         "cards_missing": list(report.cardless),
         "card_differences": None if report.cards is None else [asdict(field) for field in report.cards],
         "generation_differences": None if report.generation is None else asdict(report.generation),
+        "other_than_published": list(report.published),
         "scoring_differences": [asdict(field) for field in report.scoring],
     }
 

@@ -1,4 +1,4 @@
-"""Figures that others published: RefAlign's Table 1 and the OpenS2V-Eval leaderboards, with their sources.
+"""Figures that others published: papers' tables and the OpenS2V-Eval leaderboards, with their sources.
 
 The CSV files in `published/` are facts typed in as they were printed (percent, two decimals); nothing in them
 was measured here. `published/sources.csv` says where each file comes from.
@@ -28,7 +28,10 @@ LARGEST_ROUNDING_POINTS = 0.02
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """Where a file of published figures comes from; `read_on` is the day it was read, empty if not known."""
+    """Where a file of published figures comes from.
+
+    `url` is empty where no address was noted, `read_on` (the day it was read) where that is not known.
+    """
 
     file: str
     title: str
@@ -40,9 +43,9 @@ class Source:
 
     @property
     def reference(self) -> str:
-        """Title, citation and address in one line, with the day where it is known."""
-        day = f", read on {self.read_on}" if self.read_on else ""
-        return f"{self.title}: {self.citation}, {self.url}{day}"
+        """Title, citation, and address and day where they are known, in one line."""
+        day = f"read on {self.read_on}" if self.read_on else ""
+        return f"{self.title}: {', '.join(filter(None, (self.citation, self.url, day)))}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,7 +134,20 @@ def published_json(row: PublishedRow) -> dict[str, Any]:
         "components": dict(row.components),
         "source": row.source.title,
         "citation": row.source.citation,
-        "url": row.source.url,
+        "url": row.source.url or None,
+    }
+
+
+def ablation_figures(file: str) -> dict[str, tuple[str, dict[str, float]]]:
+    """Rows of a table of which a part of the figures is known: row → summary, and figures in percent by name
+    (`total` and components).
+    """
+    return {
+        line["row"]: (
+            line["summary"],
+            {name: float(line[name]) for name in ("total", *COMPONENTS) if line.get(name)},
+        )
+        for line in _read_csv(file)
     }
 
 

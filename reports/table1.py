@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from refbench.bench.console import percent, scoreboard_json
+from refbench.bench.leaderboard_settings import leaderboard_settings
 from refbench.bench.scores.aggregate import ComponentResult, Scoreboard, scoreboards
 from refbench.bench.scores.columns import COMPONENTS
-from refbench.bench.scores.record import PLAIN, plain_name
+from refbench.bench.scores.record import PLAIN, RunKey, plain_name
 from refbench.bench.scores.store import Store, store_paths
+from refbench.reports.cards import other_than_published
 from refbench.reports.files import write_files
 from refbench.reports.published import (
     TABLE1_FILE,
@@ -53,16 +55,21 @@ class ReproducedRow:
     measured: tuple[Scoreboard, ...]
 
 
+SETTINGS_NOT_PUBLIC = "how the published row was generated is not public in full"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Reproduction:
     """Table 1 beside measured runs.
 
-    `rows` are all rows of Table 1 in its order, `table` shows them in percent and points. `left_out` says for
+    `rows` are all rows of Table 1 in its order, `table` shows them in percent and points, `settings` says of
+    which runs it is known or unknown that they were made as the published row was. `left_out` says for
     every other run of the track (by its label), and for files that cannot be read, why it stands in no row.
     """
 
     rows: tuple[ReproducedRow, ...]
     table: Table
+    settings: tuple[str, ...]
     left_out: Mapping[str, str]
 
     def write(self, out: str | os.PathLike[str]) -> list[Path]:
@@ -98,10 +105,13 @@ def reproduce_table1(
     boards = scoreboards((record for record in records if record.track == source.track), source.protocol)
     rows = tuple(reproduced_rows(boards))
     matched = {board.label for row in rows for board in row.measured}
+    settings = _settings_notes(rows, stored)
+    table = reproduction_table(rows)
     made = Reproduction(
         rows=rows,
-        table=reproduction_table(rows),
-        left_out={board.label: _why_left_out(board) for board in boards if board.label not in matched}
+        table=replace(table, notes=(*(f"{text}." for text in settings), *table.notes)),
+        settings=settings,
+        left_out=left_out(boards, matched, "it is not in Table 1")
         | {text.partition(",")[0]: text for text in stored.left_out},
     )
     if out is not None:
@@ -109,9 +119,33 @@ def reproduce_table1(
     return made
 
 
-def _why_left_out(board: Scoreboard) -> str:
-    variant = "" if board.variant == PLAIN else f"it is the variant {board.variant}"
-    return "; ".join(board.unofficial) or variant or "it is not in Table 1"
+def _settings_notes(rows: Iterable[ReproducedRow], stored: StoredRuns) -> tuple[str, ...]:
+    notes = []
+    for row in rows:
+        for board in row.measured:
+            if leaderboard_settings(row.published.method) is None:
+                notes.append(f"{board.label}: {SETTINGS_NOT_PUBLIC}")
+                continue
+            info = stored.run_infos.get(RunKey(board.method, board.track, board.variant))
+            said = other_than_published(row.published.method, board.label, info, board.seeds)
+            if said is not None:
+                notes.append(said)
+    return tuple(notes)
+
+
+def left_out(boards: Iterable[Scoreboard], matched: Collection[str], otherwise: str) -> dict[str, str]:
+    """Why each run whose label is not `matched` stands in no row; `otherwise`: no row has its name."""
+
+    def why(board: Scoreboard) -> str:
+        variant = "" if board.variant == PLAIN else f"it is the variant {board.variant}"
+        return "; ".join(board.unofficial) or variant or otherwise
+
+    return {board.label: why(board) for board in boards if board.label not in matched}
+
+
+def compares(board: Scoreboard) -> bool:
+    """Whether a run may stand beside published figures: a plain one, with all that makes a TotalScore."""
+    return board.variant == PLAIN and not board.unofficial
 
 
 def table1_source() -> Source:
@@ -131,9 +165,7 @@ def reproduced_rows(boards: Sequence[Scoreboard]) -> list[ReproducedRow]:
             measured=tuple(
                 board
                 for board in boards
-                if row_name(board.method) == plain_name(row.method)
-                and board.variant == PLAIN
-                and not board.unofficial
+                if row_name(board.method) == plain_name(row.method) and compares(board)
             ),
         )
         for row in published_rows(table1_source())
@@ -147,10 +179,15 @@ def row_name(method: str) -> str:
 
 def differences_points(row: PublishedRow, board: Scoreboard) -> dict[str, float | None]:
     """`total` and each component → measured minus published, in points; None where nothing was measured."""
-    measured = _measured(board)
+    return differences_of(_published(row), board)
+
+
+def differences_of(published: Mapping[str, float], board: Scoreboard) -> dict[str, float | None]:
+    """As `differences_points`, for published figures in percent by name."""
+    values = measured(board)
     return {
-        name: None if measured[name] is None else 100 * (measured[name] or 0.0) - published
-        for name, published in _published(row).items()
+        name: None if (value := values[name]) is None else 100 * value - figure
+        for name, figure in published.items()
     }
 
 
@@ -180,12 +217,12 @@ def reproduction_table(rows: Sequence[ReproducedRow]) -> Table:
             gaps = coverage_gaps(board)
             if gaps:
                 notes.append(f"incomplete, {board.label}: {', '.join(gaps)}.")
-            measured = [Cell(text=percent(_measured(board)[name])) for name in _published(row.published)]
+            figures = [Cell(text=percent(measured(board)[name])) for name in _published(row.published)]
             lines.append(
                 (
                     Cell(text=board.label),
                     Cell(text="measured"),
-                    *measured,
+                    *figures,
                     Cell(text="incomplete" if gaps else ""),
                 )
             )
@@ -216,8 +253,8 @@ def reproduction_csv(rows: Sequence[ReproducedRow]) -> str:
             differences = differences_points(row.published, board)
             results = {result.component: result for result in board.components}
             for name, value in published.items():
-                measured = _measured(board)[name]
-                in_percent = None if measured is None else 100 * measured
+                figure = measured(board)[name]
+                in_percent = None if figure is None else 100 * figure
                 counts = _counts(results.get(name))
                 lines.append(
                     [row.published.method, board.label, name, value, in_percent, differences[name], *counts]
@@ -248,7 +285,8 @@ def _published(row: PublishedRow) -> dict[str, float]:
     return {"total": row.total, **row.components}
 
 
-def _measured(board: Scoreboard) -> dict[str, float | None]:
+def measured(board: Scoreboard) -> dict[str, float | None]:
+    """`total` and each component on the scale 0..1; None where nothing was scored."""
     return {"total": board.total, **{result.component: result.value for result in board.components}}
 
 

@@ -78,8 +78,10 @@ TRAINED_FRAMES = 49
 class ConsisIDOptions:
     """What a user may set. Raises ValueError for what cannot be done."""
 
-    settings: Literal["native", "matched"] = "native"
-    """The authors' defaults (native); the network cannot make videos of the matched size and length."""
+    settings: Literal["native", "matched", "leaderboard"] = "native"
+    """The authors' defaults (native), which are the leaderboard's as well (leaderboard); the network cannot
+    make videos of the matched size and length.
+    """
     width: int = 720
     """Width of the video in pixels: the one that the network is for."""
     height: int = 480
@@ -170,6 +172,7 @@ class ConsisID(Method):
             solver="cogvideox-dpm",
             guidance={"text": options.guidance},
             negative_prompt=options.negative_prompt,
+            settings=options.settings,
             deviations=tuple(deviations),
             options=self.option_values(),
         )

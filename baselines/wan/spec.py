@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from refbench.baselines.wan.step_cache import NO_CACHE, StepCache, cache_sentence, parse_ratios
+from refbench.bench.leaderboard_settings import PAPER, required_leaderboard_settings
 from refbench.bench.method import MethodCard
 from refbench.bench.weights.entry import WeightEntry
 
@@ -128,13 +129,29 @@ class WanSpec:
         width, height = MATCHED_SIZE
         return replace(self.native, width=width, height=height, num_frames=MATCHED_FRAMES)
 
+    def leaderboard(self) -> WanSettings:
+        """The settings behind the method's row of the OpenS2V leaderboard: its size, frames and rate, all
+        else native. Raises ValueError for a method that the paper does not name.
+        """
+        published = required_leaderboard_settings(self.name)
+        return replace(
+            self.native,
+            width=published.width,
+            height=published.height,
+            num_frames=published.num_frames,
+            dropped_frames=0,
+            fps=published.fps,
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class WanOptions:
     """What a user may set; None is the method's own value. Raises ValueError for what no network can do."""
 
-    settings: Literal["native", "matched"] = "native"
-    """The authors' defaults (native), or 832×480 and 81 frames for every method (matched)."""
+    settings: Literal["native", "matched", "leaderboard"] = "native"
+    """The authors' defaults (native), 832×480 and 81 frames for every method (matched), or the size, frames
+    and rate behind the method's row of the OpenS2V leaderboard (leaderboard).
+    """
     width: int | None = None
     """Width of the video in pixels, a multiple of 16 up to 4096."""
     height: int | None = None
@@ -238,15 +255,16 @@ def parse_scales(text: str | None) -> dict[str, float]:
 
 
 def resolved_settings(spec: WanSpec, options: WanOptions) -> WanSettings:
-    """The settings that a run uses: native or matched, with the options that are set.
+    """The settings that a run uses: native, matched or the leaderboard's, with the options that are set.
 
     Raises ValueError for a guidance scale that the method's rule has not, when trimming would leave nothing,
-    and for a step cache on a network that cannot have one.
+    for a step cache on a network that cannot have one, and for the leaderboard's settings of a method that it
+    does not name.
     """
     if options.cache != NO_CACHE and spec.network.extra_blocks:
         # Its hints are added between the blocks, also between those that a cache skips.
         raise ValueError(f"{spec.name} has a side branch, with which diffusers' step caches do not work")
-    settings = spec.native if options.settings == "native" else spec.matched()
+    settings = _named_settings(spec, options)
     shared = {item.name for item in fields(WanSettings)} & {item.name for item in fields(WanOptions)}
     given = {name: getattr(options, name) for name in shared if getattr(options, name) is not None}
     scales = parse_scales(given.pop("guidance", None))
@@ -263,20 +281,30 @@ def resolved_settings(spec: WanSpec, options: WanOptions) -> WanSettings:
     return settings
 
 
+def _named_settings(spec: WanSpec, options: WanOptions) -> WanSettings:
+    if options.settings == "leaderboard":
+        return spec.leaderboard()
+    return spec.native if options.settings == "native" else spec.matched()
+
+
 def wan_card(spec: WanSpec, options: WanOptions, weights: Mapping[str, str]) -> MethodCard:
     """The method card of a spec under options; `weights` are repositories or digests by role."""
     settings = resolved_settings(spec, options)
     deviations = list(spec.deviations)
     if spec.prompt_advice is not None:
         deviations.append(f"the authors use {spec.prompt_advice}; here the prompt set's prompts as they are")
-    if options.settings == "matched":
+    if options.settings != "native":
         native = asdict(spec.native)
         deviations += [
-            f"matched: {name} {value} instead of {native[name]}"
-            for name, value in asdict(spec.matched()).items()
+            f"{options.settings}: {name} {value} instead of {native[name]}"
+            for name, value in asdict(_named_settings(spec, options)).items()
             if native[name] != value
         ]
+    if options.settings == "matched":
         deviations += spec.matched_deviations
+    if options.settings == "leaderboard":
+        doubt = required_leaderboard_settings(spec.name).doubt
+        deviations.append(f"leaderboard: size, frames and rate of {PAPER}{f'; {doubt}' if doubt else ''}")
     if options.noise_device == "cpu" and not spec.draws_on_cpu:
         deviations.append("noise is drawn on the CPU, by the original code on the GPU")
     if options.cache != NO_CACHE:

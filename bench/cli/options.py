@@ -187,12 +187,17 @@ PromptsOption = Annotated[
         "scoring keeps the benchmark's.",
     ),
 ]
+SeedOption = Annotated[
+    list[int] | None,
+    typer.Option("--seed", help="Seed; may be given several times. Default: 0; the leaderboard's is 42."),
+]
 SettingsOption = Annotated[
     str | None,
     typer.Option(
         "--settings",
-        metavar="native|matched",
-        help="native: the authors' defaults, as without it; matched: one size and length for all methods.",
+        metavar="NAME",
+        help="native: the authors' defaults, as without it; matched: one size and length for all methods; "
+        "leaderboard: size, frames, rate and seed behind the OpenS2V leaderboard's rows.",
     ),
 ]
 

@@ -188,9 +188,7 @@ def generate(
     track: o.TrackOption = None,
     dataset: o.DatasetOption = None,
     suite: o.SuiteOption = None,
-    seed: Annotated[
-        list[int] | None, typer.Option("--seed", help="Seed; may be given several times.")
-    ] = None,
+    seed: o.SeedOption = None,
     set_: o.SetOption = None,
     settings: o.SettingsOption = None,
     prompts: o.PromptsOption = None,
@@ -219,6 +217,7 @@ def generate(
 
     refbench generate command --name mine --set template='python gen.py --prompt {prompt} --out {output}'
     """
+    from refbench.bench.leaderboard_settings import default_seeds
     from refbench.bench.options import parse_assignments
     from refbench.bench.registry import load_plugins
     from refbench.bench.runner.evaluate import Shard
@@ -226,15 +225,16 @@ def generate(
     from refbench.bench.runner.run import generate_and_say
 
     load_plugins(plugin or [])
+    options = parse_assignments(set_ or [])
     done = generate_and_say(
         Generation(
             method=method,
             track=o.chosen_track(track, suite, dataset),
             name=name,
-            options=parse_assignments(set_ or []),
+            options=options,
             settings=settings,
             prompts=_prompts(prompts),
-            seeds=check_seeds(seed or [0]),
+            seeds=check_seeds(seed or default_seeds(settings, options)),
             shuffled_references=_shuffle(references, shuffle_seed),
             samples=_ids(samples),
             limit=limit,
@@ -276,9 +276,7 @@ def run(
     ] = None,
     dataset: o.DatasetOption = None,
     suite: o.SuiteOption = None,
-    seed: Annotated[
-        list[int] | None, typer.Option("--seed", help="Seed; may be given several times.")
-    ] = None,
+    seed: o.SeedOption = None,
     metrics: o.MetricsOption = None,
     set_: Annotated[
         list[str] | None,

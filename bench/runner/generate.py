@@ -32,6 +32,7 @@ from refbench.bench.files import (
     remove_leftovers,
     write_text,
 )
+from refbench.bench.leaderboard_settings import default_seeds
 from refbench.bench.method import Method, MethodCard
 from refbench.bench.prompts import PromptSet
 from refbench.bench.provenance import package_versions, python_version, source_commit
@@ -79,10 +80,10 @@ ATTEMPTS = 2
 class Generation:
     """What to generate: a method (by registered name) over a track, for the given seeds.
 
-    `settings` is `native`, `matched` or None (as the options say); `prompts` replace the benchmark's.
-    `workers` is their number per device, `devices` as `chosen_devices` reads it; `job_timeout_s` limits each
-    video (0: no limit; None: as the method says, where workers have processes of their own). `executor` is
-    `local` or `ray`, `ray_address` as `ray_connection.connected` takes it.
+    `settings` is `native`, `matched`, `leaderboard` or None (as the options say); `prompts` replace the
+    benchmark's. `workers` is their number per device, `devices` as `chosen_devices` reads it; `job_timeout_s`
+    limits each video (0: no limit; None: as the method says, where workers have processes of their own).
+    `executor` is `local` or `ray`, `ray_address` as `ray_connection.connected` takes it.
     """
 
     method: str
@@ -127,7 +128,7 @@ def generate(
     options: Mapping[str, Any] | None = None,
     settings: str | None = None,
     prompts: PromptSet | None = None,
-    seeds: Sequence[int] = (0,),
+    seeds: Sequence[int] | None = None,
     samples: Sequence[str] = (),
     limit: int | None = None,
     weights: Path | str | None = None,
@@ -143,12 +144,13 @@ def generate(
     """Make a registered method's videos below `out`, and say how many were made, kept and failed.
 
     `track` is a loaded track, or an official one's name, which is read from `dataset`; `options` are the
-    method's options by name, `settings` `native` or `matched`; `samples` are ids (none: all). What is
-    finished is not made again. One worker works in this process, on `device`; several, or one with a time
-    limit per video, have processes of their own, on `device` or on each of `devices` (`auto`: all GPUs), and
-    then a script needs its `if __name__ == "__main__":`. With `executor="ray"` they are actors of a Ray
-    cluster (`ray_address`: HOST:PORT or `auto`; None: one that is there, else this machine). Raises UserError
-    for what the caller can mend; a sample that fails leaves its reason and the run goes on.
+    method's options by name, `settings` `native`, `matched` or `leaderboard`; `samples` are ids (none: all);
+    `seeds` are 0 alone, under the leaderboard's settings 42, unless they are given. What is finished is not
+    made again. One worker works in this process, on `device`; several, or one with a time limit per video,
+    have processes of their own, on `device` or on each of `devices` (`auto`: all GPUs), and then a script
+    needs its `if __name__ == "__main__":`. With `executor="ray"` they are actors of a Ray cluster
+    (`ray_address`: HOST:PORT or `auto`; None: one that is there, else this machine). Raises UserError for
+    what the caller can mend; a sample that fails leaves its reason and the run goes on.
     """
     paths = tuple(map(Path, plugins))
     load_plugins(paths)
@@ -160,7 +162,7 @@ def generate(
             options=options or {},
             settings=settings,
             prompts=prompts,
-            seeds=check_seeds(seeds),
+            seeds=check_seeds(default_seeds(settings, options or {}) if seeds is None else seeds),
             samples=tuple(samples),
             limit=limit,
             workers=workers,

@@ -20,13 +20,14 @@ from refbench.bench.files import (
     partial_path,
     regular_size,
 )
+from refbench.bench.leaderboard_settings import LEADERBOARD, required_leaderboard_settings
 from refbench.bench.method import Frames, Generator, Method, MethodCard, OnStep
 from refbench.bench.options import build_options
 from refbench.bench.registry import load_plugins, methods
 from refbench.bench.sample import Sample
 from refbench.bench.video import LARGEST_VIDEO_BYTES, Video, write_video
 
-SETTINGS = ("native", "matched")
+SETTINGS = ("leaderboard", "native", "matched")
 # The distributions whose versions a run states.
 RUN_PACKAGES = ("av", "numpy", "opencv-python", "torch", "transformers", "diffusers")
 
@@ -42,7 +43,13 @@ def make_method(
     values = dict(assignments or {})
     if settings is not None:
         if settings not in SETTINGS:
-            raise UserError(f"--settings is {' or '.join(SETTINGS)}, not {settings!r}")
+            known = f"{', '.join(SETTINGS[:-1])} or {SETTINGS[-1]}"
+            raise UserError(f"--settings is {known}, not {settings!r}")
+        if settings == LEADERBOARD:
+            try:
+                required_leaderboard_settings(method_class.name)
+            except ValueError as error:
+                raise UserError(str(error)) from None
         if "settings" in {item.name for item in fields(method_class.Options)}:
             if values.setdefault("settings", settings) != settings:
                 raise UserError(f"--settings {settings} contradicts --set settings={values['settings']}")

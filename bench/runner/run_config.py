@@ -17,11 +17,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    model_validator,
+)
 
 from refbench.bench import DEFAULT_TRACK
 from refbench.bench.errors import UserError, first_fault, one_line
 from refbench.bench.files import write_text
+from refbench.bench.leaderboard_settings import LEADERBOARD, default_seeds
 from refbench.bench.options import assignments_by_owner
 from refbench.bench.registry import unknown_name
 from refbench.bench.yaml_files import read_yaml, yaml_text
@@ -96,6 +105,14 @@ class RunConfig(BaseModel):
     judge: JudgeConfig = Field(default_factory=JudgeConfig)
     # `json` is taken by pydantic itself.
     json_output: bool = Field(default=False, alias="json")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _seeds_of_settings(cls, values: Any) -> Any:
+        """A run that names no seeds has those of its settings."""
+        if isinstance(values, dict) and values.get("settings") == LEADERBOARD and "seeds" not in values:
+            return {**values, "seeds": list(default_seeds(LEADERBOARD, {}))}
+        return values
 
     @property
     def assignments(self) -> list[str]:

@@ -180,6 +180,12 @@ class MixedData(TrainingData):
     """
 
     def __init__(self, sets: Sequence[TrainingData], shares: Sequence[int]) -> None:
+        if len(sets) < len(shares):
+            mixture = ",".join(map(str, shares))
+            raise UserError(
+                f"data.mixture={mixture} is for {len(shares)} data sets and {len(sets)} is given: give the "
+                "others with --data, or data.mixture= to leave it out"
+            )
         if len(shares) != len(sets):
             raise UserError(
                 f"{len(sets)} data sets need a share each, data.mixture=3,1 for instance, not {len(shares)}"

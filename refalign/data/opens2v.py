@@ -30,6 +30,7 @@ from pydantic import BaseModel, Field, ValidationError
 from refbench.bench.errors import SampleError, UserError, first_fault, one_line
 from refbench.bench.files import contained_file
 from refbench.bench.video import Probe, Video
+from refbench.refalign.data.augmentation import augmented
 from refbench.refalign.data.draws import Draws
 from refbench.refalign.data.frames import Region, frame_indices, read_clip, read_frames, stacked_references
 from refbench.refalign.data.lines import opened_on_white
@@ -174,7 +175,10 @@ class OpenS2VSource(ClipSource):
         except SampleError as error:
             replaced = (Skipped(key=f"{one_line(key, 160)}, other references", reason=one_line(error)),)
         if taken is None:
-            taken = _pieces(cutouts, still_HWC)
+            taken = [
+                (label, augmented(image_HWC, rates.augmentation, draws, place))
+                for place, (label, image_HWC) in enumerate(_pieces(cutouts, still_HWC))
+            ]
         return Clip(
             key=key,
             prompt=entry.metadata.face_cap_qwen,

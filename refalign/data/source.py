@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from refbench.refalign.data.augmentation import ReferenceAugmentation
 from refbench.refalign.data.draws import Draws
 from refbench.refalign.data.sample import Clip, ClipRule
 from refbench.refalign.data.shards import AnnotationShard
@@ -20,12 +21,13 @@ class ReferenceRates:
     """How often, 0 to 1, a clip's references come from elsewhere, where the data set has something.
 
     `cross_pair`: from a linked clip. `gpt`: pictures drawn by GPT, which come first where both are drawn; the
-    published rules name no probability for them, so they are off unless asked for. Raises ValueError outside
-    0 … 1.
+    published rules name no probability for them, so they are off unless asked for. `augmentation` changes the
+    references that come from the clip itself. Raises ValueError outside 0 … 1.
     """
 
     cross_pair: float = CROSS_PAIR_PROBABILITY
     gpt: float = 0.0
+    augmentation: ReferenceAugmentation = field(default_factory=ReferenceAugmentation)
 
     def __post_init__(self) -> None:
         for name in ("cross_pair", "gpt"):

@@ -3,9 +3,13 @@
 What is public of RefAlign's training: AdamW with torch's defaults, learning rate 5e-5 in stage 1 and 1e-5
 in stage 2, no gradient clipping, batch 1 per process, 81 frames of 832×480 at every third source frame, RA of
 weight 1 at blocks 0 to 8 with the gate (t/1000)³, DINOv3 ViT-B/16 as the teacher of 1.3B and ViT-L/16 of
-14B. Not public: how many GPUs and steps, and what distinguishes the stages beyond the learning rate; stage 2
-starts from the network that stage 1 made. `samples_per_step`, `max_steps` and the intervals are therefore
-ours.
+14B; stage 2 starts from the network that stage 1 made. The paper (read in secondary text) adds: 128 samples
+an update, 3,000 iterations, weight decay 0.01; stage 1 on regular pairs of OpenS2V-5M, stage 2 on those and
+cross pairs of Phantom-Data, 6 to 4; references of regular pairs augmented; ablations of 1,800 iterations.
+
+Ours, since they are not public: 3,000 iterations for each stage rather than for both, the strengths of the
+augmentation, and the intervals. The byte code draws a linked clip's references with probability 0.23, which
+the paper does not name; stage 1 keeps it, stage 2 has its cross pairs from the second data set.
 
 Source: arXiv 2603.25743; gudaochangsheng/RefAlign@6f91526 (byte code of its trainer).
 """
@@ -25,6 +29,7 @@ from refbench.baselines.wan.prompts import MAX_TEXT_TOKENS
 from refbench.bench.errors import UserError, first_fault, one_line
 from refbench.bench.registry import unknown_name
 from refbench.refalign.alignment import AlignmentConfig
+from refbench.refalign.data.augmentation import ReferenceAugmentation
 from refbench.refalign.data.dataset import OPEN_SHARDS
 from refbench.refalign.data.sample import ClipRule, DropoutRates
 from refbench.refalign.data.source import ReferenceRates
@@ -51,12 +56,27 @@ OTHER_NAMES = {
     "save_every": "checkpoints.every",
     "save_steps": "checkpoints.every",
 }
+# Of the paper; whether the iterations are those of one stage or of both it does not say.
+PAPER_ITERATIONS = 3000
+PAPER_SAMPLES_PER_STEP = 128
+# Regular pairs to cross pairs in stage 2, in the order of --data.
+PAPER_MIXTURE = (6, 4)
+# The kinds are the paper's, the strengths are ours.
+AUGMENTATION = ReferenceAugmentation(
+    rotation_degrees=15.0, scale=0.1, flip=0.5, shear_degrees=5.0, blur_px=1.0, colour=0.1
+)
 # A token of all released networks stands for 2×2 latents of one frame.
 RELEASED_PATCH = 2
 # What settings that older files do not name stood for.
 SETTINGS_OF_BEFORE: dict[str, Any] = {
     "data.open_shards": 1,
     "data.mixture": [],
+    "data.references.augmentation.rotation_degrees": 0.0,
+    "data.references.augmentation.scale": 0.0,
+    "data.references.augmentation.flip": 0.0,
+    "data.references.augmentation.shear_degrees": 0.0,
+    "data.references.augmentation.blur_px": 0.0,
+    "data.references.augmentation.colour": 0.0,
     "model.text_rows": MAX_TEXT_TOKENS,
     "model.patch": RELEASED_PATCH,
 }
@@ -289,22 +309,24 @@ class TrainingConfig:
 
 
 def stage1_1_3b() -> TrainingConfig:
-    """RefAlign 1.3B, stage 1: from Wan2.1-T2V-1.3B; whole network in every process."""
+    """RefAlign 1.3B, stage 1: from Wan2.1-T2V-1.3B, on regular pairs; whole network in every process."""
     return TrainingConfig(
         recipe="stage1_1_3b",
         model=ModelConfig(base="wan2.1-t2v-1.3b"),
+        data=DataConfig(references=ReferenceRates(augmentation=AUGMENTATION)),
         alignment=AlignmentConfig(teachers=("dinov3-vitb16",)),
         optimizer=OptimizerConfig(learning_rate=5e-5),
+        run=RunConfig(max_steps=PAPER_ITERATIONS, samples_per_step=PAPER_SAMPLES_PER_STEP),
     )
 
 
 def stage2_1_3b() -> TrainingConfig:
     """RefAlign 1.3B, stage 2: a fifth of the learning rate, from the network that stage 1 made.
 
-    `model.transformer` has to name it. What else the authors changed between the stages is not public.
+    `model.transformer` has to name it. The data are two sets, first of regular pairs, then of cross pairs,
+    of which 6 and 4 are taken in turn.
     """
-    first = stage1_1_3b()
-    return _second_stage(first, "stage2_1_3b")
+    return _second_stage(stage1_1_3b(), "stage2_1_3b")
 
 
 def stage1_14b() -> TrainingConfig:
@@ -312,9 +334,10 @@ def stage1_14b() -> TrainingConfig:
     return TrainingConfig(
         recipe="stage1_14b",
         model=ModelConfig(base="wan2.1-t2v-14b"),
+        data=DataConfig(references=ReferenceRates(augmentation=AUGMENTATION)),
         alignment=AlignmentConfig(teachers=("dinov3-vitl16",)),
         optimizer=OptimizerConfig(learning_rate=5e-5),
-        run=RunConfig(strategy="fsdp2"),
+        run=RunConfig(max_steps=PAPER_ITERATIONS, samples_per_step=PAPER_SAMPLES_PER_STEP, strategy="fsdp2"),
     )
 
 
@@ -386,6 +409,11 @@ def _second_stage(first: TrainingConfig, name: str) -> TrainingConfig:
         first,
         recipe=name,
         model=replace(first.model, needs_transformer=True),
+        data=replace(
+            first.data,
+            references=replace(first.data.references, cross_pair=0.0),
+            mixture=PAPER_MIXTURE,
+        ),
         optimizer=replace(first.optimizer, learning_rate=1e-5),
     )
 

@@ -21,6 +21,7 @@ from refbench.bench.video import ALL_FRAMES, Video, write_video
 pytest.importorskip("torch")
 coco = pytest.importorskip("pycocotools.mask")
 
+from refbench.refalign.data.augmentation import ReferenceAugmentation  # noqa: E402
 from refbench.refalign.data.dataset import TrainingData, open_source, open_training_data  # noqa: E402
 from refbench.refalign.data.draws import Draws  # noqa: E402
 from refbench.refalign.data.frames import cover, letterbox  # noqa: E402
@@ -202,12 +203,12 @@ def decoded(folder: Path, key: str, index: int) -> np.ndarray:
     return frame_HWC[CROP[2] : CROP[3], CROP[0] : CROP[1]]
 
 
-def piece(frame_HWC: np.ndarray, number: str) -> np.ndarray:
+def piece(frame_HWC: np.ndarray, number: str, *, mirrored: bool = False) -> np.ndarray:
     """A subject of the drawn frame, cut out as the rules say."""
     left, top, right, bottom = BOXES[number]
     cut = frame_HWC[top:bottom, left:right].copy()
     cut[: (bottom - top) // 2, 0] = 255
-    return letterbox(cut, RULE)
+    return letterbox(cut[:, ::-1] if mirrored else cut, RULE)
 
 
 def test_a_clip_is_cropped_cut_and_covered(layout: Callable[..., Path]) -> None:
@@ -230,6 +231,20 @@ def test_own_references_are_cut_from_the_annotated_frame(layout: Callable[..., P
     assert made.labels == ("thing 1", "thing 2", "thing 4")
     still = decoded(folder, ONE_A, 3)
     np.testing.assert_array_equal(made.references_NHWC, [piece(still, number) for number in "124"])
+
+
+def test_own_references_are_augmented_and_linked_ones_are_not(layout: Callable[..., Path]) -> None:
+    folder = layout(pairs=PAIRS)
+    mirrored = ReferenceAugmentation(flip=1.0)
+    own = clip(folder, ONE_A, ReferenceRates(cross_pair=0, augmentation=mirrored))
+    plain = clip(folder, ONE_A)
+    assert own.labels == plain.labels
+    np.testing.assert_array_equal(own.video_FHWC, plain.video_FHWC)
+    still = decoded(folder, ONE_A, 3)
+    expected = [piece(still, number, mirrored=True) for number in "124"]
+    np.testing.assert_array_equal(own.references_NHWC, expected)
+    linked = clip(folder, ONE_A, ReferenceRates(cross_pair=1, augmentation=mirrored))
+    np.testing.assert_array_equal(linked.references_NHWC, clip(folder, ONE_A, CROSSED).references_NHWC)
 
 
 def test_linked_subjects_replace_the_own_in_both_directions(layout: Callable[..., Path]) -> None:

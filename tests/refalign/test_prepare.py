@@ -335,6 +335,9 @@ def test_a_run_on_two_data_sets_is_mixed_and_resumed(weights: Path, clips: Path,
     both = {"weights": weights, "data": (clips, second)}
     with pytest.raises(UserError, match=r"^2 data sets need a share each, data\.mixture=3,1"):
         train(build_config("tiny", SHORT_RUN), TrainingPaths(out=tmp_path / "no", **both), resume=False)
+    alone = build_config("tiny", [*SHORT_RUN, "data.mixture=6,4"])
+    with pytest.raises(UserError, match=r"^data\.mixture=6,4 is for 2 data sets and 1 is given: give the"):
+        train(alone, TrainingPaths(out=tmp_path / "no", weights=weights, data=(clips,)), resume=False)
     config = build_config("tiny", [*SHORT_RUN, "data.mixture=1,1"])
     straight, halves = (TrainingPaths(out=tmp_path / name, **both) for name in ("straight", "halves"))
     train(config, straight, resume=False)

@@ -26,7 +26,12 @@ from refbench.bench.cli.main import app  # noqa: E402
 from refbench.bench.errors import UserError  # noqa: E402
 from refbench.bench.weights.checkpoint import read_state_dict, write_tensors  # noqa: E402
 from refbench.refalign.data.sample import DropoutRates  # noqa: E402
-from refbench.refalign.training.recipes import RECIPES, OptimizerConfig, build_config  # noqa: E402
+from refbench.refalign.training.recipes import (  # noqa: E402
+    AUGMENTATION,
+    RECIPES,
+    OptimizerConfig,
+    build_config,
+)
 from refbench.refalign.training.trainer import TrainingResult, learning_rate  # noqa: E402
 from refbench.refalign.transformer import RefAlignTransformer3DModel  # noqa: E402
 
@@ -342,6 +347,15 @@ def test_recipes_are_whole(name: str) -> None:
         assert config.alignment.blocks == tuple(range(9)) and config.alignment.weight == 1
         assert config.run.strategy == ("fsdp2" if large else "ddp") and config.run.gradient_checkpointing
         assert config.optimizer.max_gradient_norm is None and not config.flow.round_timesteps
+        assert (config.run.max_steps, config.run.samples_per_step) == (3000, 128)
+        adam = config.optimizer
+        assert (adam.weight_decay, adam.beta1, adam.beta2) == (0.01, 0.9, 0.999)
+        assert config.data.dropout == DropoutRates(text=0.1, references=0.1, both=0.1)
+        assert config.data.mixture == ((6, 4) if second else ())
+        assert config.data.references.augmentation == AUGMENTATION
+        assert not second or config.data.references.cross_pair == 0
+    else:
+        assert config.data.references.augmentation.is_off and config.data.mixture == ()
 
 
 def test_overrides() -> None:

@@ -32,7 +32,7 @@ def noisy(method: str, shift: float, samples: int, seed: int) -> list[Record]:
     ]
 
 
-@pytest.mark.parametrize("command", ["report", "leaderboard", "compare", "reproduce"])
+@pytest.mark.parametrize("command", ["report", "leaderboard", "compare", "reproduce", "audit"])
 def test_help_teaches_by_an_example(command: str) -> None:
     assert f"Example: refbench {command}" in printed(command, "--help")
 
@@ -79,8 +79,8 @@ def test_leaderboard_names_sources_and_marks_the_row_that_disagrees() -> None:
 def test_leaderboard_is_sorted_and_shows_a_method_once_for_each_source() -> None:
     rows = printed_json("leaderboard")["rows"]
     totals = [row["total"] for row in rows]
-    assert totals == sorted(totals, reverse=True) and len(rows) == 27
-    assert rows[0]["method"] == "RefAlign-14B"
+    assert totals == sorted(totals, reverse=True) and len(rows) == 30
+    assert [row["method"] for row in rows[:2]] == ["Phantom-14B (rephrased)", "RefAlign-14B"]
     assert [row["source"] for row in rows if row["method"] == "VACE-14B"] == [
         "leaderboard v1.1",
         "RefAlign Table 1",
@@ -328,8 +328,8 @@ def test_names_match_without_case_and_punctuation_only() -> None:
     assert len(set(methods)) == 16
 
 
-def test_reproduce_knows_one_table() -> None:
-    assert "did you mean table1" in complaint("reproduce", "table2")
+def test_reproduce_names_its_tables() -> None:
+    assert "did you mean table2 or table1" in complaint("reproduce", "table3")
 
 
 def test_every_generator_of_table_1_finds_its_row() -> None:

@@ -75,7 +75,8 @@ function measuredRow(track, columns, { method, rank, total }, low, high, best) {
 function publishedRow(columns, row, low, high) {
   return h("tr", { class: "published" },
     h("td", { class: "rank" }), h("th", { scope: "row" }, row.method, " ",
-      h("a", { class: "tag", href: row.url, rel: "noreferrer", title: row.sources }, "published")),
+      row.url ? h("a", { class: "tag", href: row.url, rel: "noreferrer", title: row.sources }, "published")
+        : h("span", { class: "tag", title: row.sources }, "published")),
     h("td", { class: "number total" }, percent(row.total)), h("td", {}, line(null, row.total, low, high)), h("td"), h("td"),
     columns.map((column) => h("td", { class: "number" }, percent(row.components[column.name]))));
 }
