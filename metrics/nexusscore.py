@@ -70,6 +70,9 @@ HUMAN_LABEL = "human"
 MIN_CONFIDENCE = np.float32(0.6)
 MIN_TEXT_SIMILARITY = np.float16(0.30)
 
+# The reason of a video without a detection, where the official script divides by zero.
+NOTHING_FOUND = "the detector found no reference in any frame"
+
 # Crops held at a time; the embedder cuts them into batches by their tokens.
 CROPS_HELD = 16
 
@@ -244,7 +247,7 @@ def score_video(sample: Sample, video: Video, detector: Detector, embedder: Embe
         raise SampleError("no reference to look for: each is a face or has no label")
     found = find_subjects(subjects, video, detector, embedder)
     if not found:
-        raise SampleError("the detector found no reference in any frame")
+        raise SampleError(NOTHING_FOUND)
     return summary_of(found, subjects)
 
 

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 from refbench.bench.cli.work import exit_on_failure, other_command
 from refbench.bench.runner.evaluate import Evaluated
+from refbench.bench.scores.record import Record
+from refbench.metrics.nexusscore import NOTHING_FOUND
 from refbench.mini.contest import DATASET, OURS, RUNS, Contest
 
 PAGES, SHEET = "report", "videos.png"
@@ -15,7 +17,8 @@ SHEET_METHODS = ("world-truth", "refalign-mini", "refalign-mini-no-ra", "mini-te
 
 
 def show_contest(contest: Contest) -> None:
-    """Run the contest, print and write what came of it. Raises typer.Exit(1) where a sample failed."""
+    """Run the contest, print and write what came of it. Raises typer.Exit(1) where a video or a
+    score failed, other than a NexusScore for want of a detection."""
     from refbench.bench.console import print_lines, print_text
     from refbench.mini.tour import recompute_leaderboards
 
@@ -38,7 +41,8 @@ def show_contest(contest: Contest) -> None:
     print_text(f"Contact sheet: {contest.out / SHEET}")
     pages = contest.out / PAGES
     print_text(f"Page: {pages / 'report.html'}, with videos: {pages / 'videos.html'}")
-    exit_on_failure(done.evaluated, failed=done.generation_failed)
+    if done.generation_failed or unexpected_failures(done.evaluated):
+        exit_on_failure(done.evaluated, failed=done.generation_failed)
 
 
 def write_sheet(contest: Contest, done: Sequence[Evaluated]) -> None:
@@ -72,13 +76,28 @@ def verdicts(done: Sequence[Evaluated]) -> list[str]:
     return lines
 
 
+def unexpected_failures(done: Sequence[Evaluated]) -> list[Record]:
+    """Failures but those of NexusScore where its detector finds nothing, which black frames are there for."""
+    return [record for one in done for record in one.failures if not _found_nothing(record)]
+
+
+def _found_nothing(record: Record) -> bool:
+    return (record.reason or "").endswith(NOTHING_FOUND)
+
+
 def still_missing(done: Sequence[Evaluated]) -> list[str]:
     """What the demonstration cannot say, in plain words."""
-    unscored = sum(len(one.unscored) for one in done)
+    unscored = [record for one in done for record in one.unscored]
+    without = sum(map(_found_nothing, unscored))
+    lines = []
+    if without:
+        lines.append(
+            f"{without} NexusScores are missing: {NOTHING_FOUND}, and the official script fails there."
+        )
+    if len(unscored) > without:
+        lines.append(f"{len(unscored) - without} more scores are missing; the report says which and why.")
     return [
-        f"{unscored} expected scores are missing; the report says which and why."
-        if unscored
-        else "Every expected score is there.",
+        *(lines or ["Every expected score is there."]),
         "Not shown: released weights, real videos, the official judge. A mini figure says how methods and "
         "metrics behave in the drawn world, and nothing about real ones.",
     ]

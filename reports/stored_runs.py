@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from refbench.bench.errors import UserError
 from refbench.bench.runs.folder import RunInfo, read_run, stored_run_file
 from refbench.bench.scores.aggregate import by_run
-from refbench.bench.scores.record import Record, RunKey, key_values
+from refbench.bench.scores.record import Record, RecordKey, RunKey, key_values
 from refbench.bench.scores.store import Store, StorePart, read_records, store_files, store_paths
 
 
@@ -37,7 +38,10 @@ def read_stored_runs(stores: Store | Iterable[Store]) -> StoredRuns:
     store does not exist, holds no record, or no file of it can be read.
     """
     given: list[Store] = [stores] if isinstance(stores, str | os.PathLike) else list(stores)
-    parts = {store.file: store.keys for store in given if isinstance(store, StorePart)}
+    parts: dict[Path, frozenset[RecordKey]] = {}
+    for store in given:
+        if isinstance(store, StorePart):
+            parts[store.file] = parts.get(store.file, frozenset()) | store.keys
     paths = store_paths(given)
     records: list[Record] = []
     run_infos: dict[RunKey, RunInfo] = {}

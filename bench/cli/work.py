@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from refbench.bench.prompts import PromptSet
     from refbench.bench.runner.evaluate import Evaluated, PreparedEvaluation
     from refbench.bench.runner.run_config import RunConfig
+    from refbench.bench.scores.record import Record
 
 EXIT_SAMPLE_FAILED = 1
 NAMED_FAILURES = 10
@@ -557,13 +559,29 @@ def exit_on_failure(done: list[Evaluated], *, strict: bool = False, failed: bool
     from refbench.bench.console import VIEW, note
 
     for one in done:
-        named = one.failures if VIEW.get().verbose else one.failures[:NAMED_FAILURES]
-        for record in named:
-            note(f"{record.metric} {record.sample} seed {record.seed}: {record.reason}")
-        if len(one.failures) > len(named):
-            note(f"… and {len(one.failures) - len(named)} more failures; all reasons are in {one.store}")
+        lines = failure_lines(one.failures, each=VIEW.get().verbose)
+        named = lines if VIEW.get().verbose else lines[:NAMED_FAILURES]
+        for line in named:
+            note(line)
+        if len(lines) > len(named):
+            note(f"… and {len(lines) - len(named)} more lines of failures; all reasons are in {one.store}")
     if failed or any(one.unscored if strict else one.failures for one in done):
         raise typer.Exit(EXIT_SAMPLE_FAILED)
+
+
+def failure_lines(failures: Sequence[Record], *, each: bool = False) -> list[str]:
+    """What failed and why, a line for each metric and reason, or for `each` failure."""
+    from refbench.bench.console import shortened
+
+    alike: dict[tuple[object, ...], list[Record]] = {}
+    for record in failures:
+        alike.setdefault((record.metric, record.reason, *([record.key] if each else [])), []).append(record)
+    lines = []
+    for records in alike.values():
+        names = [f"{record.sample} seed {record.seed}" for record in records]
+        what = names[0] if len(names) == 1 else f"({len(names)}: {shortened(names)})"
+        lines.append(f"{records[0].metric} {what}: {records[0].reason}")
+    return lines
 
 
 def other_command(name: str) -> Any:

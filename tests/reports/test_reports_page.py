@@ -172,6 +172,20 @@ def test_mixed_weights_are_pointed_out() -> None:
     assert one.notes == ()
 
 
+def test_two_parts_of_one_store_are_both_read(tmp_path: Path) -> None:
+    from refbench.bench.scores.store import StorePart
+
+    plain, shuffled, other = (
+        run_records("a"),
+        run_records("a", variant="shuffled"),
+        run_records("a", variant="x"),
+    )
+    store(tmp_path, [*plain, *shuffled, *other])
+    (file,) = tmp_path.rglob("*.jsonl")
+    parts = [StorePart(file=file, keys=frozenset(one.key for one in run)) for run in (plain, shuffled)]
+    assert {key.variant for key in read_stored_runs(parts).groups()} == {"plain", "shuffled"}
+
+
 def test_stores_are_read_with_the_run_descriptions_beside_them(tmp_path: Path) -> None:
     store(tmp_path, run_records("b", ids=IDS), run_info())
     store(tmp_path, run_records("b", ids=IDS, variant="shuffled"), run_info(steps=7))
