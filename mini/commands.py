@@ -19,7 +19,7 @@ DEMO_MARK = ".refbench-demo"
 BUILD_HOURS = 4.0
 SMOKE_SCALE = 1e-4
 # Of each of the eight categories.
-DEMO_SAMPLES = 2
+DEMO_SAMPLES = 3
 WeightsOption = Annotated[
     Path | None,
     typer.Option(
@@ -284,7 +284,7 @@ def demo(
     out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Where everything goes.")] = Path(
         "demo-output"
     ),
-    full: Annotated[bool, typer.Option("--full", help="All 48 samples instead of 16.")] = False,
+    full: Annotated[bool, typer.Option("--full", help="All 48 samples instead of 24.")] = False,
     quick: Annotated[
         bool,
         typer.Option("--quick", help="The core alone, without torch: three controls, one component."),
