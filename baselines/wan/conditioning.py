@@ -16,6 +16,7 @@ import torch
 
 from refbench.baselines.wan.codec import WanCodec
 from refbench.baselines.wan.references import fit_and_pad, to_tensor
+from refbench.bench.errors import SampleError
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -109,16 +110,20 @@ class ReferenceLatents(Condition):
 
 @dataclass(frozen=True, kw_only=True)
 class ConcatenatedReferences(Conditioner[WanCodec]):
-    """Each reference fitted on white, encoded alone by the VAE's mode, and put into the sequence.
+    """Each reference fitted on white, encoded alone by the VAE, and put into the sequence.
 
-    Phantom, Kaleido and RefAlign do so; they differ in the network's `ReferenceRule`, in the guidance rule
-    and in how noise is drawn. `trailing_noise`: noise is drawn for the references too, behind the video's,
-    and thrown away (Phantom). `frames_first`: noise is drawn in the order frame, channel, row, column
-    (Kaleido).
+    Phantom, Kaleido, RefAlign and SkyReels-V3 do so; they differ in the network's `ReferenceRule`, in the
+    guidance rule and in how noise is drawn. `trailing_noise`: noise is drawn for the references too, behind
+    the video's, and thrown away (Phantom). `frames_first`: noise is drawn in the order frame, channel, row,
+    column (Kaleido). `slots`: always so many latent frames of references, those without one zero; None is as
+    many as there are references. `draws_posterior`: a reference is a draw from the VAE's posterior, one after
+    the other behind the noise, and not its mode (both SkyReels-V3).
     """
 
     trailing_noise: bool = False
     frames_first: bool = False
+    slots: int | None = None
+    draws_posterior: bool = False
 
     def draw_noise(
         self, geometry: Geometry, references: int, generator: torch.Generator, device: torch.device
@@ -143,14 +148,26 @@ class ConcatenatedReferences(Conditioner[WanCodec]):
         geometry: Geometry,
         generator: torch.Generator,
     ) -> ReferenceLatents:
-        """Latents of all references, in the given order."""
+        """Latents of all references, in the given order, then those of empty slots.
+
+        Raises SampleError for more references than slots.
+        """
         images = [fit_and_pad(image, geometry.width, geometry.height) for image in references]
-        return ReferenceLatents(latents_BCNHW=encode_each(codec, images))
+        empty = 0 if self.slots is None else self.slots - len(images)
+        if empty < 0:
+            raise SampleError(f"{len(images)} references, the network has {self.slots} slots for them")
+        latents = encode_each(codec, images, generator=generator if self.draws_posterior else None)
+        # Empty slots are zero where latents are normalised, which is no picture's encoding.
+        return ReferenceLatents(latents_BCNHW=torch.nn.functional.pad(latents, (0, 0, 0, 0, 0, empty)))
 
 
-def encode_each(codec: WanCodec, images: Sequence[Image.Image]) -> torch.Tensor:
-    """Images, each encoded alone as a clip of one frame: (1,16,N,h,w) normalised latents."""
-    latents = [codec.encode(to_tensor(image)[None, :, None]) for image in images]
+def encode_each(
+    codec: WanCodec, images: Sequence[Image.Image], *, generator: torch.Generator | None = None
+) -> torch.Tensor:
+    """Images, each encoded alone as a clip of one frame: (1,16,N,h,w) normalised latents, the posterior's
+    modes or, with `generator`, draws from it in order.
+    """
+    latents = [codec.encode(to_tensor(image)[None, :, None], generator=generator) for image in images]
     return torch.cat(latents, dim=2)
 
 

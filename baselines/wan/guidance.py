@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
@@ -26,7 +26,8 @@ class GuidanceRule:
     """The passes of a step and how their predictions are combined.
 
     `scales` are the names of the rule's scales; `combine(predictions by pass, scales)` is the guided
-    prediction. Where the scale `alone_at_one` is 1, only the first pass is made.
+    prediction. Where the scale `alone_at_one` is 1 (with `alone_below_one`: at most 1), only the first pass
+    is made.
     """
 
     name: str
@@ -34,10 +35,13 @@ class GuidanceRule:
     scales: tuple[str, ...]
     combine: Callable[[Mapping[str, torch.Tensor], Mapping[str, float]], torch.Tensor]
     alone_at_one: str
+    alone_below_one: bool = False
 
     def active_passes(self, scales: Mapping[str, float]) -> tuple[Pass, ...]:
         """The passes that these scales need."""
-        return self.passes[:1] if scales[self.alone_at_one] == 1 else self.passes
+        scale = scales[self.alone_at_one]
+        alone = scale <= 1 if self.alone_below_one else scale == 1
+        return self.passes[:1] if alone else self.passes
 
     def guided(self, predictions: Mapping[str, torch.Tensor], scales: Mapping[str, float]) -> torch.Tensor:
         """The prediction (B,16,F,h,w) that the solver steps with, from those of the passes."""
@@ -72,6 +76,11 @@ IMAGE_AND_TEXT = GuidanceRule(
     combine=_image_and_text,
     alone_at_one="image",
 )
+# SkyReels-V3 (`reference_to_video_pipeline.py`): the same formula, but a text scale of at most 1 makes one
+# pass of a step, whatever the image scale is.
+IMAGE_AND_TEXT_UNLESS_TEXT_IS_ONE = replace(
+    IMAGE_AND_TEXT, name="image-and-text-unless-text-is-one", alone_at_one="text", alone_below_one=True
+)
 # VACE, MAGREF, SkyReels-A2, Kaleido and Wan itself: references in both passes.
 TEXT = GuidanceRule(
     name="text",
@@ -83,4 +92,4 @@ TEXT = GuidanceRule(
     combine=_text,
     alone_at_one="text",
 )
-RULES = {rule.name: rule for rule in (IMAGE_AND_TEXT, TEXT)}
+RULES = {rule.name: rule for rule in (IMAGE_AND_TEXT, IMAGE_AND_TEXT_UNLESS_TEXT_IS_ONE, TEXT)}

@@ -40,6 +40,7 @@ FOLDERS = (
     "Wan-AI/Wan2.1-VACE-1.3B-diffusers",
     "Wan-AI/Wan2.1-VACE-14B-diffusers",
     "Skywork/SkyReels-A2",
+    "Skywork/SkyReels-V3-R2V-14B",
 )
 MEBIBYTE = 2**20
 LARGEST_MEBIBYTES = 5

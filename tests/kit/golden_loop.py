@@ -124,9 +124,12 @@ def sampled(
     codec: GoldenCodec,
     geometry: Geometry,
     steps: int,
+    scales: Mapping[str, float] | None = None,
     **settings: Any,
 ) -> tuple[torch.Tensor, WatchedSampler]:
-    """Final latents (1,16,F,h,w) with the method's own solver and guidance, and the watched loop."""
+    """Final latents (1,16,F,h,w) with the method's own solver and guidance (or its rule with other `scales`),
+    and the watched loop.
+    """
     native = method.spec.native
     sampler = WatchedSampler(
         codec=codec, transformer=transformer, scheduler=make_scheduler(native.solver, native.shift)
@@ -137,7 +140,7 @@ def sampled(
         references=references,
         conditioner=conditioner,
         rule=RULES[method.spec.guidance_rule],
-        scales=native.guidance,
+        scales=native.guidance if scales is None else scales,
         geometry=geometry,
         steps=steps,
         generator=torch.Generator("cpu").manual_seed(SEED),
