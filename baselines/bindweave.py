@@ -12,6 +12,9 @@ Source: bytedance/BindWeave, branches `infer` (@c983061, @0dbd30a; there
 prompt). The weights' names are those that its `convert_ckpt.py`@5b6681d reads; the released files were not at
 hand. That code runs on Ascend processors only and has no golden: see `baselines.wan.nets.bindweave` for what
 stands in.
+
+BindWeave is closed on the OpenS2V leaderboard, open in RefAlign's Table 1; licence of the weights not
+verified.
 """
 
 from __future__ import annotations

@@ -5,14 +5,16 @@ into the card of an imported run. Of a model that is a registered method too, th
 card. How the imported videos were made is known only to who made them, so the authors' defaults are said as
 what they are, and size, length and rate are measured (`bench.runs.import_videos`).
 
-Sources: the repositories VINO@7302741, HunyuanCustom@abffb8f, Stand-In@cceec58, Concat-ID@b15cb95, and those
-of FantasyID, EchoVideo, VideoMaker and ID-Animator; the services' public documentation, which was read and
-never called; OpenS2V-Nexus v1.1 for the date of the closed models' rows.
+Sources: the repositories VINO@7302741, HunyuanCustom@abffb8f, Stand-In@cceec58, Concat-ID@b15cb95,
+lynx@3a6a91a, HuMo@17094e9, and those of FantasyID, EchoVideo, VideoMaker and ID-Animator; the services'
+public documentation, which was read and never called; OpenS2V-Nexus v1.1 for the date of the closed models'
+rows.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -32,6 +34,18 @@ UNVERIFIED_LICENCE = "unverified"
 UNKNOWN = "not known"
 CLOSED_LICENCE = "closed service"
 ONE_FACE = "one face"
+STAND_IN_SUMMARY = "face tokens with low-rank adapters, which the video attends to"
+STAND_IN_PREPARATION = "the face, cut out 1.5 times as large, its background white, 512×512"
+LYNX_LICENCE = "Apache-2.0, the repository's; the hub's not verified"
+LYNX_WITHHELD = "the authors' code withholds videos that its two NSFW classifiers flag"
+LYNX_SHIFT = "the default shift stands in the hub's scheduler file, which was not seen"
+HUMO_PREPARATION = "Lanczos fit on white, each encoded alone"
+HUMO_SETTINGS = "1280×720 or 832×480, 97 frames, 25 fps, 50 UniPC steps, shift 5"
+HUMO_SILENT = "made for audio; without it the authors' code sets the audio features to zero"
+# In these words wherever it is said: sources contradict each other.
+BINDWEAVE_OPENNESS = (
+    "closed on the OpenS2V leaderboard, open in RefAlign's Table 1; licence of the weights not verified"
+)
 MEASURED_FIELDS = ("width", "height", "num_frames", "fps")
 
 
@@ -166,20 +180,73 @@ FOREIGN_MODELS = (
     ),
     ForeignModel(
         name="Stand-In",
-        summary="face tokens with low-rank adapters, which the video attends to",
+        aliases=("Stand-In-2.2", "Stand-In-Wan2.2"),
+        summary=STAND_IN_SUMMARY,
+        base_model="Wan2.2-T2V-A14B, an adapter for each of its two networks",
+        licence="Apache-2.0",
+        max_references=1,
+        reference_preparation=STAND_IN_PREPARATION,
+        defaults="832×480, 81 frames, 16 fps, 20 Euler steps, shift 5, guidance 5, switch at t = 875",
+        notes=("the Wan2.2 version of 22 December 2025; videos made before are of the Wan2.1 version",),
+    ),
+    ForeignModel(
+        name="Stand-In-Wan2.1",
+        aliases=("Stand-In-2.1",),
+        summary=STAND_IN_SUMMARY,
         base_model="Wan2.1-T2V-14B",
         licence="Apache-2.0",
         max_references=1,
-        reference_preparation="the face, cut out 1.5 times as large, its background white, 512×512",
+        reference_preparation=STAND_IN_PREPARATION,
         defaults="832×480, 81 frames, 25 fps, 20 Euler steps, shift 5, guidance 5",
+    ),
+    ForeignModel(
+        name="Lynx",
+        aliases=("Lynx-Full",),
+        summary="identity tokens in every text attention, the face's states in every self-attention",
+        base_model="Wan2.1-T2V-14B",
+        licence=LYNX_LICENCE,
+        max_references=1,
+        reference_preparation="the largest face, and its aligned picture of 256×256",
+        defaults="832×480, 81 frames, 16 fps, 50 UniPC steps, guidance image 2, text 5",
+        notes=(LYNX_WITHHELD, LYNX_SHIFT),
+    ),
+    ForeignModel(
+        name="Lynx-Lite",
+        summary="identity tokens in every text attention",
+        base_model="Wan2.1-T2V-14B",
+        licence=LYNX_LICENCE,
+        max_references=1,
+        reference_preparation="the largest face",
+        defaults="832×480, 121 frames, 24 fps, 50 UniPC steps, guidance text 5",
+        notes=(LYNX_WITHHELD, LYNX_SHIFT),
+    ),
+    ForeignModel(
+        name="HuMo-17B",
+        summary="references as the last frames of the condition's channels, audio attention in every block",
+        base_model="Wan2.1 14B with 36 input channels and audio attention",
+        licence="Apache-2.0",
+        reference_preparation=HUMO_PREPARATION,
+        defaults=f"{HUMO_SETTINGS}, guidance text 5 while t > 980, then text and image 3",
+        notes=(HUMO_SILENT,),
+    ),
+    ForeignModel(
+        name="HuMo-1.7B",
+        summary="references as clean latents in the place of the last frames, audio attention in every block",
+        base_model="Wan2.1 1.3B with audio attention",
+        licence="Apache-2.0",
+        reference_preparation=HUMO_PREPARATION,
+        defaults=f"{HUMO_SETTINGS}, guidance text 7.5, image 4",
+        notes=(HUMO_SILENT,),
+    ),
+    ForeignModel(
+        name="SkyReels-V3",
+        aliases=("SkyReels-V3-R2V-14B",),
+        method="skyreels-v3-14b",
     ),
     ForeignModel(
         name="BindWeave",
         method="bindweave-14b",
-        notes=(
-            "closed on the OpenS2V leaderboard, open in RefAlign's Table 1",
-            "the leaderboard's row was submitted by the authors",
-        ),
+        notes=(BINDWEAVE_OPENNESS, "the leaderboard's row was submitted by the authors"),
     ),
     ForeignModel(
         name="ConsisID",
@@ -250,16 +317,23 @@ FOREIGN_MODELS = (
 
 
 def foreign_model(name: str) -> ForeignModel | None:
-    """The model of that name or alias, without case and punctuation, or None."""
-    wanted = plain_name(name)
-    return next(
-        (
-            model
-            for model in FOREIGN_MODELS
-            if wanted in {plain_name(spelling) for spelling in (model.name, *model.aliases)}
-        ),
-        None,
-    )
+    """The model of that name or alias, without case and punctuation, or None.
+
+    Where that leaves several (HuMo-17B, HuMo-1.7B), the one whose numbers are parted as in `name`.
+    """
+    same = [model for model in FOREIGN_MODELS if plain_name(name) in map(plain_name, _spellings(model))]
+    parted = [model for model in same if _parted_name(name) in map(_parted_name, _spellings(model))]
+    return next(iter(parted or same), None)
+
+
+def _spellings(model: ForeignModel) -> tuple[str, ...]:
+    return (model.name, *model.aliases)
+
+
+def _parted_name(name: str) -> str:
+    """A name without case and punctuation, but with a point for what stands between two digits."""
+    pointed = re.sub(r"(?<=[0-9])[^a-z0-9]+(?=[0-9])", ".", name.lower())
+    return re.sub(r"[^a-z0-9.]|(?<![0-9])\.|\.(?![0-9])", "", pointed)
 
 
 def method_name(name: str) -> str:

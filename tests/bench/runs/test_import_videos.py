@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections import Counter
 from collections.abc import Callable
 from itertools import product
 from pathlib import Path
@@ -263,7 +264,8 @@ def test_every_published_row_is_ported_or_known() -> None:
     spellings = [
         plain_name(spelling) for model in FOREIGN_MODELS for spelling in (model.name, *model.aliases)
     ]
-    assert len(spellings) == len(set(spellings))
+    # HuMo-17B and HuMo-1.7B alone are told apart by the point.
+    assert [name for name, count in Counter(spellings).items() if count > 1] == ["humo17b"]
     assert all(method_name(model.name) == model.name for model in FOREIGN_MODELS)
 
 
