@@ -1,12 +1,12 @@
 """Two experts in place of one network, as Wan2.2's 14B models have them: one denoises while there is much
 noise, the other from a timestep on. No torch here.
 
-The high-noise expert makes the steps whose timestep is at least boundary·1000, the low-noise expert the rest;
-each works in one block of steps. Which is which is *named in opposite ways*: diffusers calls the high-noise
-expert `transformer` and the low-noise one `transformer_2`, VideoX-Fun's pipeline the other way round, Wan's
-own folders are `high_noise_model` and `low_noise_model`. The two have equal keys and shapes, so that one loads
-in the other's place without any error; here `transformer` is the high-noise expert, as in diffusers, and files
-whose names say the opposite are refused.
+The high-noise expert makes the steps whose timestep is at least boundary·1000, the low-noise expert the
+others; each works in one block of steps. They are *named in opposite ways*: diffusers calls the high-noise
+expert `transformer` and the low-noise one `transformer_2`, VideoX-Fun's pipeline the other way round; Wan's
+own folders are `high_noise_model` and `low_noise_model`. Both have equal keys and shapes, so that one loads
+in the other's place without any error. Here `transformer` is the high-noise expert, as in diffusers, and
+files whose names say the opposite are refused.
 
 Source: `wan/text2video.py` of Wan-Video/Wan2.2; `videox_fun/pipeline/pipeline_wan2_2_vace_fun.py` of
 aigc-apps/VideoX-Fun@804a425; `scripts/convert_wan_to_diffusers.py` of diffusers@58eb52c.

@@ -77,7 +77,7 @@ def find_networks(
     say that they are swapped.
     """
     base = find_base(spec.weights.base, weights, image_branch=spec.network.image_branch)
-    patterns = (spec.weights.transformer_files,)
+    patterns: tuple[tuple[str, ...], ...] = (spec.weights.transformer_files,)
     if spec.boundary is not None:
         patterns = expert_patterns(spec, weights)
     found = []

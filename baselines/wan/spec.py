@@ -77,8 +77,8 @@ class WanWeights:
 
     `transformer` with the files below its folder that hold the network (`transformer_files`, glob patterns; a
     diffusers folder is `transformer/*`); of a method with two experts these are the high-noise one's, and
-    `low_noise_files` has for each of the patterns that of the low-noise one. `base` has the VAE, text encoder and tokenizer, and for networks
-    with an image branch the image encoder, as diffusers folders.
+    `low_noise_files` has for each of the patterns that of the low-noise one. `base` has the VAE, text encoder
+    and tokenizer, and for networks with an image branch the image encoder, as diffusers folders.
     """
 
     transformer: WeightEntry
@@ -277,7 +277,7 @@ class TwoExpertOptions(WanOptions):
     """The options of a method with two experts: `transformer` and `adapter` are the high-noise one's."""
 
     transformer_2: Path | None = None
-    """Another checkpoint for the low-noise expert; transformer is then the high-noise one's, as in diffusers."""
+    """Another checkpoint of the low-noise expert; transformer is the high-noise one's, as in diffusers."""
     adapter_2: Path | None = None
     """LoRA adapter to put onto the low-noise expert; adapter is the high-noise one's."""
 

@@ -39,6 +39,7 @@ PUBLISHED = {
     "magref-480p": (33, 80, 145),
     "kaleido-14b": (39, 100, 240),
     "bindweave-14b": (90, 100, 921),
+    "vace-fun-14b": (34, 100, 231),
 }
 
 

@@ -583,6 +583,7 @@ def test_what_one_installation_lacks_is_named_and_the_rest_written(
         "refalign",
         "skyreels_a2",
         "vace",
+        "vace_fun",
         "bindweave",
         "consisid",
     ):
