@@ -52,7 +52,7 @@ class VaceFun14B(VaceMethod):
     Options = TwoExpertOptions
     spec = WanSpec(
         name="vace-fun-14b",
-        summary="VACE-Fun on Wan2.2, two experts of 14B: references as context frames of a side branch",
+        summary="VACE-Fun on Wan2.2: VACE's network as two experts that change at timestep 875",
         base_model="Wan2.2-T2V-A14B",
         # The code's; the hub states none that was verified.
         licence="Apache-2.0",

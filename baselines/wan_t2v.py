@@ -113,7 +113,7 @@ class TextToVideo22A14B(TextToVideoMethod):
     Options = TwoExpertOptions
     spec = _spec(
         name="wan2.2-t2v-a14b",
-        summary="control: Wan2.2 text to video, two experts of 14B, references unused",
+        summary="control: Wan2.2 text to video, two experts that change at timestep 875, references unused",
         base_model="Wan2.2-T2V-A14B",
         weights=WanWeights(
             transformer=WAN22_T2V_A14B,

@@ -207,7 +207,6 @@ def original_files(weights: Path) -> dict[str, dict[str, Any]]:
     """Every checkpoint in original format, read file by file."""
     places = {
         "vace": weights / "ali-vilab/VACE-Wan2.1-1.3B-Preview",
-        "vace high noise": weights / "alibaba-pai/Wan2.2-VACE-Fun-A14B/high_noise_model",
         "phantom 1.3b": weights / "bytedance-research/Phantom/Phantom-Wan-1.3B.pth",
         "phantom 14b": weights / "bytedance-research/Phantom",
         "magref": weights / "MAGREF-Video/MAGREF",
