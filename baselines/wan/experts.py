@@ -25,6 +25,7 @@ Expert = Literal["high-noise", "low-noise"]
 EXPERTS: tuple[Expert, Expert] = ("high-noise", "low-noise")
 # The options (and diffusers' folders) of the two, in this order.
 PARTS = ("transformer", "transformer_2")
+ADAPTERS = ("adapter", "adapter_2")
 TRAINING_TIMESTEPS = 1000
 # Behind a guidance scale's name: its value in the low-noise expert's steps.
 LOW_NOISE_SCALE = "_low_noise"
@@ -65,20 +66,30 @@ def expert_by_name(path: Path) -> Expert | None:
     return None
 
 
+def swapped_fault(path: Path, number: int, parts: tuple[str, str] = PARTS) -> str | None:
+    """What is wrong with this file in the place of expert `number` (0 high noise, 1 low noise), in one line;
+    None where its name does not say that it is the other's. `parts` are what the two places are called.
+    """
+    found, wanted = expert_by_name(path), EXPERTS[number]
+    if found in (None, wanted):
+        return None
+    return (
+        f"{path} is the {found} expert's by its name, but stands in the {wanted} one's place "
+        f"({parts[number]}): the experts are swapped; {parts[0]} is the high-noise one's, {parts[1]} the "
+        "low-noise one's"
+    )
+
+
 def check_experts(files: Sequence[Sequence[Path]]) -> None:
     """See that the files of the two experts, high noise first, are not those of the other.
 
     Raises UserError for a file whose name is the other expert's, and for the same files given twice.
     """
-    for part, wanted, paths in zip(PARTS, EXPERTS, files, strict=True):
+    for number, paths in enumerate(files):
         for path in paths:
-            found = expert_by_name(path)
-            if found not in (None, wanted):
-                raise UserError(
-                    f"{path} is the {found} expert by its name, but stands in the {wanted} one's place "
-                    f"({part}): the experts are swapped; {PARTS[0]} is the high-noise expert, {PARTS[1]} the "
-                    "low-noise one"
-                )
+            fault = swapped_fault(path, number)
+            if fault is not None:
+                raise UserError(fault)
     high, low = ([path.resolve() for path in paths] for paths in files)
     if high == low:
         raise UserError(

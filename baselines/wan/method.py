@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from refbench.baselines.wan.experts import PARTS
+from refbench.baselines.wan.experts import ADAPTERS, PARTS
 from refbench.baselines.wan.spec import WanOptions, WanSettings, WanSpec, resolved_settings, wan_card
 from refbench.bench.environment import Environment
 from refbench.bench.errors import UserError
@@ -106,10 +106,9 @@ class WanMethod(Method):
         """Digests of what the options add: an adapter, with what it does, and a segmenter."""
         from refbench.baselines.wan.adapters import adapter_digest
 
-        names = ("adapter", "adapter_2")
         found = {
             name: adapter_digest(path)
-            for name, path in zip(names, self.options.adapters, strict=False)
+            for name, path in zip(ADAPTERS, self.options.adapters, strict=False)
             if path is not None
         }
         if self.options.segmenter is not None:

@@ -176,11 +176,11 @@ class WanSampler:
         finite = FiniteSteps(total)
         on_step(0, total)
         with fresh_states(self.transformer) if self.has_step_cache else nullcontext():
-            for done, timestep in enumerate(self.scheduler.timesteps, start=1):
+            steps = zip(self.scheduler.timesteps, self._high_noise_steps(), strict=True)
+            for done, (timestep, high_noise) in enumerate(steps, start=1):
                 seen = timestep.to(self.transformer.dtype).float() if round_timestep else timestep
-                network, scales_now = self.transformer, scales
-                if self.boundary is not None and not is_high_noise(timestep.item(), self.boundary):
-                    network, scales_now = self.low_noise_transformer, low_noise_scales(scales)
+                network = self.transformer if high_noise else self.low_noise_transformer
+                scales_now = scales if high_noise else low_noise_scales(scales)
                 passes = rule.active_passes(scales_now)
                 predictions = self.predict(latents, seen, texts, condition, passes, batch_passes, network)
                 # Wan's network hands float32 out, so that guidance does not multiply half-precision rounding.
@@ -192,6 +192,13 @@ class WanSampler:
                 on_step(done, total)
         finite.end()
         return latents
+
+    def _high_noise_steps(self) -> list[bool]:
+        """For each step whether the high-noise expert makes it; the one network makes all."""
+        if self.boundary is None:
+            return [True] * len(self.scheduler.timesteps)
+        # Asked for once: within the loop each question would wait for the GPU.
+        return [is_high_noise(timestep, self.boundary) for timestep in self.scheduler.timesteps.tolist()]
 
     def predict(
         self,

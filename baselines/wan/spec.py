@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from refbench.baselines.wan.experts import ADAPTERS, swapped_fault
 from refbench.baselines.wan.step_cache import NO_CACHE, StepCache, cache_sentence, parse_ratios
 from refbench.bench.leaderboard_settings import PAPER, required_leaderboard_settings
 from refbench.bench.method import MethodCard
@@ -280,6 +281,13 @@ class TwoExpertOptions(WanOptions):
     """Another checkpoint of the low-noise expert; transformer is the high-noise one's, as in diffusers."""
     adapter_2: Path | None = None
     """LoRA adapter to put onto the low-noise expert; adapter is the high-noise one's."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for number, path in enumerate(self.adapters):
+            fault = None if path is None else swapped_fault(path, number, ADAPTERS)
+            if fault is not None:
+                raise ValueError(fault)
 
     @property
     def transformers(self) -> tuple[Path | None, ...]:

@@ -187,11 +187,13 @@ def test_swapped_experts_are_refused_in_one_line(weights: Path, own: Path, datas
         return str(done.stderr)
 
     text = complaint(f"transformer={low}", f"transformer_2={high}")
-    assert f"{low} is the low-noise expert by its name" in text
+    assert f"{low} is the low-noise expert's by its name" in text
     assert "the experts are swapped" in text
     # One of them alone, beside the repository's other.
-    assert "is the high-noise expert by its name" in complaint(f"transformer_2={high}")
+    assert "is the high-noise expert's by its name" in complaint(f"transformer_2={high}")
     plain = high.rename(own / "plain")
+    text = complaint("adapter=lightning_low_noise.safetensors")
+    assert "in the high-noise one's place (adapter)" in text
     assert "is given for both experts" in complaint(f"transformer={plain}", f"transformer_2={plain}")
 
 
@@ -201,7 +203,7 @@ def test_a_repository_whose_shards_were_exchanged_is_refused(weights: Path, tmp_
     place = tmp_path / "w" / VACE_FUN.repository / "high_noise_model"
     file = place / "diffusion_pytorch_model.safetensors"
     file.rename(place / "wan2.2_vace_fun_low_noise.safetensors")
-    with pytest.raises(UserError, match=r"low_noise\.safetensors is the low-noise expert by its name"):
+    with pytest.raises(UserError, match=r"low_noise\.safetensors is the low-noise expert's by its name"):
         VaceFun14B().find_weights(Environment(device="cpu", weights=tmp_path / "w"))
 
 
