@@ -4,6 +4,8 @@ through the sampler that the method uses; and the same end to end with tiny weig
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +17,13 @@ pytest.importorskip("diffusers", reason="the generators need the extra 'baseline
 
 from fill import parameter, uint8_image  # noqa: E402
 from PIL import Image  # noqa: E402
+from safetensors.torch import load_file  # noqa: E402
 
+from kit.cli import invoke  # noqa: E402
 from kit.golden_loop import WatchedConditioner, WatchedSampler, golden_codec, padded_texts, sampled  # noqa: E402
 from kit.golden_networks import diffusers_config, named, read, worst  # noqa: E402
 from kit.tiny_runs import frames_of, generated, loaded, sample_of  # noqa: E402
-from refbench.baselines.vace_fun import VaceFun14B  # noqa: E402
+from refbench.baselines.vace_fun import VACE_FUN, VaceFun14B  # noqa: E402
 from refbench.baselines.wan.checkpoint import diffusers_key  # noqa: E402
 from refbench.baselines.wan.conditioning import Geometry  # noqa: E402
 from refbench.baselines.wan.cost import high_noise_steps, timesteps_of  # noqa: E402
@@ -196,3 +200,29 @@ def test_prompts_reach_the_tokenizer_as_they_are(weights: Path) -> None:
     frames_of(made, sample_of([], prompt="a  cup &amp; a dog"))
     assert seen == ["a  cup &amp; a dog", made.method.settings.negative_prompt]
     assert "，" in seen[1]
+
+
+def test_converted_experts_make_the_same_video(weights: Path, tmp_path: Path) -> None:
+    """`refbench convert` writes each in diffusers' naming; the folders are then called as diffusers calls
+    them, or given as one's own. Back in Wan's naming every tensor is what it was.
+    """
+    source, place = weights / VACE_FUN.repository, tmp_path / "w" / VACE_FUN.repository
+    base = frames_of(loaded(VaceFun14B(VaceFun14B.Options(**SMALL)), weights), sample_of([]))
+    shutil.copytree(weights, tmp_path / "w")
+    for theirs, converted in (("high_noise_model", "transformer"), ("low_noise_model", "transformer_2")):
+        shutil.rmtree(place / theirs)
+        invoke("convert", source / theirs, place / converted, "--to", "diffusers")
+        config = json.loads((place / converted / "config.json").read_text())
+        assert config["_class_name"] == "WanVACETransformer3DModel"
+        invoke("convert", place / converted, tmp_path / "back" / theirs, "--to", "original")
+        (there,), (back,) = (
+            (folder / theirs).glob("*.safetensors") for folder in (source, tmp_path / "back")
+        )
+        before, after = load_file(there), load_file(back)
+        assert before.keys() == after.keys()
+        assert all(torch.equal(after[key], value) for key, value in before.items())
+    made = loaded(VaceFun14B(VaceFun14B.Options(**SMALL)), tmp_path / "w")
+    assert np.array_equal(base, frames_of(made, sample_of([])))
+    own = {"transformer": place / "transformer", "transformer_2": place / "transformer_2"}
+    made = loaded(VaceFun14B(VaceFun14B.Options(**SMALL, **own)), weights)
+    assert np.array_equal(base, frames_of(made, sample_of([])))
