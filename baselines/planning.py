@@ -362,7 +362,7 @@ def _print_plans(plans: Sequence[MethodPlan], title: str, assumed: AssumedGpu, *
     left_out = print_table(title, PLAN_HEADINGS, _rows(plans), short=SHORT_HEADINGS, drop=DROPPED_FIRST)
     lines = [assumed.sentence(named=named)]
     if WEIGHTS not in left_out and any(one.peak_gib for one in plans):
-        lines.append("weights: network + text encoder + VAE (+ image encoder)")
+        lines.append("weights: network (two experts: both) + text encoder + VAE (+ image encoder)")
     for one in plans:
         lines += [f"{one.method}: {line}" for line in _remarks(one, assumed)]
     lines += limit_lines({one.method: one.job_limits_s for one in plans if one.job_limits_s})

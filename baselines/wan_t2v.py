@@ -1,4 +1,5 @@
-"""wan-t2v-1.3b, wan-t2v-14b: Wan2.1 text to video, the control that never looks at the references.
+"""wan-t2v-1.3b, wan-t2v-14b (Wan2.1) and wan2.2-t2v-a14b (Wan2.2): text to video, the control that never
+looks at the references.
 
 It shows which scores the prompt alone can give. A method whose FaceSim is not clearly above this row's has
 not used its references.
@@ -6,16 +7,36 @@ not used its references.
 Source: Wan-Video/Wan2.1@9737cba, `generate.py`: 50 UniPC steps, shift 5.0, guidance 5.0, 81 frames at 16 fps
 (shift 3.0 at 480p is its default for image-to-video alone). Its README advises guidance 6 and shift 8 to 12
 for the 1.3B network: `--set guidance=text=6 --set shift=8`.
+
+Wan2.2's control is for methods built on it (vace-fun-14b): two experts that take turns at timestep 875, 40
+UniPC steps, shift 12.0, guidance 4.0 with the high-noise expert and 3.0 with the low-noise one
+(`--set guidance=text=4,text_low_noise=3`). Source: Wan-Video/Wan2.2, `wan/configs/wan_t2v_A14B.py` and
+`wan/text2video.py`.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from refbench.baselines.wan.method import WanMethod
 from refbench.baselines.wan.prompts import WAN_NEGATIVE
-from refbench.baselines.wan.spec import WAN_1_3B, WAN_14B, WanSettings, WanSpec, WanWeights
-from refbench.baselines.wan.weights import WAN21_T2V_1_3B, WAN21_T2V_14B
+from refbench.baselines.wan.spec import (
+    WAN22_T2V_BOUNDARY,
+    WAN_1_3B,
+    WAN_14B,
+    TwoExpertOptions,
+    WanSettings,
+    WanSpec,
+    WanWeights,
+)
+from refbench.baselines.wan.weights import (
+    HIGH_NOISE_FILES,
+    LOW_NOISE_FILES,
+    WAN21_T2V_1_3B,
+    WAN21_T2V_14B,
+    WAN22_T2V_A14B,
+)
 from refbench.bench.registry import methods
 from refbench.bench.sample import Reference, Sample
 
@@ -26,7 +47,7 @@ NATIVE = WanSettings(guidance={"text": 5.0}, negative_prompt=WAN_NEGATIVE)
 
 
 class TextToVideoMethod(WanMethod):
-    """What both sizes share."""
+    """What all of them share."""
 
     def conditioner(self, sample: Sample, seed: int) -> NoReferences:
         """The text alone."""
@@ -45,10 +66,10 @@ class TextToVideoMethod(WanMethod):
         return ()
 
 
-def _spec(**facts: Any) -> WanSpec:
+def _spec(native: WanSettings = NATIVE, **facts: Any) -> WanSpec:
     return WanSpec(
         licence="Apache-2.0",
-        native=NATIVE,
+        native=native,
         guidance_rule="text",
         max_references=None,
         needs_references=False,
@@ -81,5 +102,27 @@ class TextToVideo14B(TextToVideoMethod):
         base_model="Wan2.1-T2V-14B",
         weights=WanWeights(transformer=WAN21_T2V_14B, base=WAN21_T2V_14B),
         network=WAN_14B,
+        deviations=("832×480 as the other methods; the script's default size is 1280×720",),
+    )
+
+
+@methods.register
+class TextToVideo22A14B(TextToVideoMethod):
+    """Wan2.2-T2V-A14B."""
+
+    Options = TwoExpertOptions
+    spec = _spec(
+        name="wan2.2-t2v-a14b",
+        summary="control: Wan2.2 text to video, two experts that change at timestep 875, references unused",
+        base_model="Wan2.2-T2V-A14B",
+        weights=WanWeights(
+            transformer=WAN22_T2V_A14B,
+            transformer_files=HIGH_NOISE_FILES,
+            low_noise_files=LOW_NOISE_FILES,
+            base=WAN22_T2V_A14B,
+        ),
+        network=WAN_14B,
+        boundary=WAN22_T2V_BOUNDARY,
+        native=replace(NATIVE, steps=40, shift=12.0, guidance={"text": 4.0, "text_low_noise": 3.0}),
         deviations=("832×480 as the other methods; the script's default size is 1280×720",),
     )

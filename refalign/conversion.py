@@ -8,6 +8,7 @@ from typing import Any, cast
 import torch
 
 from refbench.baselines.wan.checkpoint import Naming, load_transformer, read_checkpoint, save_checkpoint
+from refbench.baselines.wan.nets.vace import VaceTransformer3DModel
 from refbench.bench.errors import UserError, one_line
 from refbench.refalign.training.assembly import plain_config
 from refbench.refalign.transformer import RefAlignTransformer3DModel
@@ -27,8 +28,8 @@ def convert_checkpoint(
     """Write the network in `source` to the folder `target`; returns its files and whether `source` has
     projectors.
 
-    Every tensor must belong to a Wan text-to-video network and fit. Raises UserError for one that does not,
-    for a target that holds something, and for projectors in diffusers naming.
+    Every tensor must belong to a Wan network, VACE's among them, and fit. Raises UserError for one that does
+    not, for a target that holds something, and for projectors in diffusers naming.
     """
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise UserError(f"{target} exists already; name a new folder")
@@ -39,8 +40,12 @@ def convert_checkpoint(
             f"{source} holds {len(projectors)} projector tensors, for which a diffusers folder has no place; "
             "add --drop-projectors, or --to original"
         )
+    network_class: Any = RefAlignTransformer3DModel
+    class_name = "WanTransformer3DModel"
+    if "vace_layers" in checkpoint.config:
+        network_class, class_name = VaceTransformer3DModel, "WanVACETransformer3DModel"
     # Reading into a network names keys that are missing, unknown or of another shape.
-    network: Any = load_transformer(RefAlignTransformer3DModel, checkpoint)
+    network: Any = load_transformer(network_class, checkpoint)
     try:
         files = save_checkpoint(
             network.state_dict(),
@@ -48,6 +53,7 @@ def convert_checkpoint(
             naming=cast("Naming", naming),
             config=plain_config(network),
             projectors=projectors or None,
+            class_name=class_name,
         )
     except OSError as error:
         reason = one_line(getattr(error, "strerror", None) or error, 160)

@@ -35,6 +35,8 @@ TEXT_NETWORK: dict[str, Any] = {
 IMAGE_NETWORK = TEXT_NETWORK | {"in_channels": 36, "image_dim": IMAGE_WIDTH, "added_kv_proj_dim": WIDTH}
 # A norm that released image-to-video files hold and no network uses.
 UNUSED_KEY = "blocks.0.attn2.norm_added_q.weight"
+# Before the keys that the values of a low-noise expert are a function of, so that the two experts differ.
+LOW_NOISE_VALUES = "low_noise."
 VACE_NETWORK = TEXT_NETWORK | {"vace_layers": [0, 2], "vace_in_channels": 96}
 
 
@@ -48,24 +50,31 @@ def network(config: Mapping[str, Any]) -> Any:
         return network_class(**config)
 
 
-def tensors(config: Mapping[str, Any], rename: Callable[[str], str] = str) -> dict[str, torch.Tensor]:
-    """A transformer's random tensors under diffusers' names, or as `rename` names these."""
-    return random_state_dict(network(config), rename)
+def tensors(
+    config: Mapping[str, Any], rename: Callable[[str], str] = str, *, values: str = ""
+) -> dict[str, torch.Tensor]:
+    """A transformer's random tensors under diffusers' names, or as `rename` names these; with `values` before
+    a key, another network of the same shapes.
+    """
+    state = random_state_dict(network(config), lambda key: values + rename(key))
+    return {key.removeprefix(values): value for key, value in state.items()}
 
 
-def original_tensors(config: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+def original_tensors(config: Mapping[str, Any], *, values: str = "") -> dict[str, torch.Tensor]:
     """A transformer's random tensors under the names of Wan's own code."""
     from refbench.baselines.wan.checkpoint import original_key
 
-    return tensors(config, original_key)
+    return tensors(config, original_key, values=values)
 
 
-def write_original(folder: Path, config: Mapping[str, Any], stem: str, shards: int = 1) -> None:
+def write_original(
+    folder: Path, config: Mapping[str, Any], stem: str, shards: int = 1, *, values: str = ""
+) -> None:
     """Write a whole transformer as Wan's own repositories have it: `<stem>.safetensors` in a number of
     shards,
     and its configuration.
     """
-    write_shards(folder, original_tensors(config), stem, shards)
+    write_shards(folder, original_tensors(config, values=values), stem, shards)
     write_original_config(folder, config)
 
 

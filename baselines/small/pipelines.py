@@ -10,7 +10,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from refbench.baselines.small.networks import IMAGE_WIDTH, TEXT_WIDTH, network, write_shards
+from refbench.baselines.small.networks import (
+    IMAGE_WIDTH,
+    LOW_NOISE_VALUES,
+    TEXT_WIDTH,
+    network,
+    tensors,
+    write_shards,
+)
 from refbench.baselines.wan.prompts import MAGREF_NEGATIVE, MAX_TEXT_TOKENS, REFALIGN_14B_NEGATIVE
 from refbench.bench.files import write_json
 from refbench.bench.weights.tiny import random_state_dict, save_tensors
@@ -30,6 +37,7 @@ def write_pipeline(
     pipeline: str,
     shards: int = 1,
     extra_keys: tuple[str, ...] = (),
+    boundary: float | None = None,
 ) -> None:
     """Write a whole pipeline folder.
 
@@ -39,6 +47,7 @@ def write_pipeline(
         pipeline: the class that `model_index.json` names.
         shards: files of the transformer.
         extra_keys: keys that the transformer's file holds and its network does not, one value per channel.
+        boundary: of two experts; `transformer_2` is then the low-noise one.
     """
     write_transformer(folder / "transformer", config, shards, extra_keys)
     write_vae(folder / "vae")
@@ -46,6 +55,9 @@ def write_pipeline(
     write_text_encoder(folder / "text_encoder")
     write_scheduler(folder / "scheduler")
     index = pipeline_index(pipeline, type(network(config)).__name__)
+    if boundary is not None:
+        write_transformer(folder / "transformer_2", config, shards, extra_keys, values=LOW_NOISE_VALUES)
+        index |= {"transformer_2": index["transformer"], "boundary_ratio": boundary}
     if "image_dim" in config:
         write_image_encoder(folder / "image_encoder")
         write_image_processor(folder / "image_processor")
@@ -69,17 +81,16 @@ def pipeline_index(pipeline: str, transformer: str) -> dict[str, Any]:
 
 
 def write_transformer(
-    folder: Path, config: Mapping[str, Any], shards: int, extra_keys: tuple[str, ...]
+    folder: Path, config: Mapping[str, Any], shards: int, extra_keys: tuple[str, ...], *, values: str = ""
 ) -> None:
     """Write the transformer under diffusers' names."""
     import torch
 
     folder.mkdir(exist_ok=True)
-    module = network(config)
-    module.save_config(folder)
+    network(config).save_config(folder)
     width = config["num_attention_heads"] * config["attention_head_dim"]
     extra = {key: torch.ones(width) for key in extra_keys}
-    write_shards(folder, random_state_dict(module) | extra, DIFFUSERS_WEIGHTS, shards)
+    write_shards(folder, tensors(config, values=values) | extra, DIFFUSERS_WEIGHTS, shards)
 
 
 def write_vae(folder: Path) -> None:

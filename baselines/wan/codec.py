@@ -28,7 +28,8 @@ class WanCodec:
 
     The VAE keeps a dtype of its own (float32 as in the original code); text features get `dtype`, the
     transformer's. Offloaded models come to `device` when they are used and leave it again. A picture that was
-    encoded lately is not encoded again: a reference is that of all seeds of its sample.
+    encoded lately is not encoded again: a reference is that of all seeds of its sample. `cleans_prompts`:
+    texts are cleaned before they are tokenized.
     """
 
     tokenizer: Any
@@ -36,6 +37,7 @@ class WanCodec:
     vae: Any
     device: torch.device
     dtype: torch.dtype
+    cleans_prompts: bool = True
     kept_pictures: OrderedDict[bytes, Any] = field(default_factory=OrderedDict, compare=False, repr=False)
 
     @property
@@ -44,12 +46,12 @@ class WanCodec:
         return {"text_encoder": self.text_encoder, "vae": self.vae}
 
     def encode_text(self, text: str) -> tuple[torch.Tensor, str]:
-        """Features (1,512,D) of a cleaned prompt, zero after its end; and a note if it was cut at 512 tokens,
+        """Features (1,512,D) of a prompt, zero after its end; and a note if it was cut at 512 tokens,
         else an empty one. A tokenizer that says less (`model_max_length`) makes as many rows.
 
         Every row is attended to by the network, the zero ones too, as in Wan's code.
         """
-        cleaned = cleaned_prompt(text)
+        cleaned = cleaned_prompt(text) if self.cleans_prompts else text
         rows = min(MAX_TEXT_TOKENS, self.tokenizer.model_max_length)
         tokens = self.tokenizer(
             cleaned,

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from refbench.baselines.wan.experts import PARTS, is_high_noise, low_noise_scales
 from refbench.baselines.wan.guidance import RULES
 from refbench.baselines.wan.spec import (
     Offload,
@@ -111,25 +112,63 @@ def tokens_per_call(spec: WanSpec, settings: WanSettings, references: int) -> in
     return (frames + spec.reference_slots + spec.reference_frames * references) * per_frame
 
 
+def passes_by_expert(spec: WanSpec, settings: WanSettings) -> tuple[int, int]:
+    """Guidance passes of a step under the method's scales: with the high-noise expert (or the one network),
+    and with the low-noise one.
+    """
+    rule = RULES[spec.guidance_rule]
+    high, low = settings.guidance, low_noise_scales(settings.guidance)
+    return len(rule.active_passes(high)), len(rule.active_passes(low))
+
+
 def passes_per_step(spec: WanSpec, settings: WanSettings) -> int:
-    """Guidance passes of a step under the method's scales."""
-    return len(RULES[spec.guidance_rule].active_passes(settings.guidance))
+    """The most guidance passes of a step under the method's scales."""
+    high, low = passes_by_expert(spec, settings)
+    return high if spec.boundary is None else max(high, low)
+
+
+def high_noise_steps(spec: WanSpec, settings: WanSettings) -> int:
+    """Steps that the high-noise expert makes, or the one network: all."""
+    if spec.boundary is None:
+        return settings.steps
+    return sum(is_high_noise(timestep, spec.boundary) for timestep in timesteps_of(settings))
+
+
+def timesteps_of(settings: WanSettings) -> list[float]:
+    """The solver's timesteps, 1000 down to 0, as `baselines.wan.schedules` makes them."""
+    shift, steps = settings.shift, settings.steps
+
+    def shifted(point: float) -> float:
+        return shift * point / (1 + (shift - 1) * point)
+
+    def points(first: float, last: float, count: int) -> list[float]:
+        return [first + (last - first) * index / max(count - 1, 1) for index in range(count)]
+
+    if settings.solver == "unipc":
+        return [float(int(1000 * shifted(point))) for point in points(0.999, 0, steps + 1)[:-1]]
+    if settings.solver == "euler":
+        return [1000 * shifted(point) for point in points(1, 0, steps + 1)[:-1]]
+    return [1000 * shifted(point) for point in points(1, shifted(0.001), steps)]
 
 
 def video_cost(spec: WanSpec, settings: WanSettings, references: int) -> VideoCost:
     """Cost of one video in the transformer; text encoder and VAE are not counted."""
     network = spec.network
     tokens = tokens_per_call(spec, settings, references)
-    calls = settings.steps * passes_per_step(spec, settings)
+    high, low = passes_by_expert(spec, settings)
+    high_steps = high_noise_steps(spec, settings)
+    calls = high_steps * high + (settings.steps - high_steps) * low
     attention = 4 * tokens**2 * network.width * (network.layers + network.extra_blocks)
     call = 2 * _base_parameters(network) * tokens + attention
     return VideoCost(references=references, tokens=tokens, calls=calls, flops=float(calls * call))
 
 
 def weights_gib(spec: WanSpec, *, parameter_bytes: int = 2) -> dict[str, float]:
-    """Weights of each part in GiB; VAE and image encoder always run in float32."""
+    """Weights of each part in GiB, of both experts where there are two; VAE and image encoder always run in
+    float32.
+    """
     parts = {
-        "transformer": parameter_count(spec.network) * parameter_bytes,
+        **dict.fromkeys(PARTS[: spec.network_count], parameter_count(spec.network) * parameter_bytes),
         "text_encoder": TEXT_ENCODER_PARAMETERS * parameter_bytes,
         "vae": VAE_PARAMETERS * FLOAT32_BYTES,
     }
@@ -155,14 +194,16 @@ def peak_gib(
     """
     network, weights = spec.network, weights_gib(spec, parameter_bytes=parameter_bytes)
     tokens = tokens_per_call(spec, settings, references) * joined_passes
+    kept = tokens_per_call(spec, settings, references) * passes_per_step(spec, settings)
+    call_gib = tokens * network.width * block_working_bytes(network) * (parameter_bytes / 2) / GIB
+    call_gib += kept * network.width * parameter_bytes * KEPT_STATES[step_cache] / GIB
+    transformers = PARTS[: spec.network_count]
     working = {
-        "transformer": tokens * network.width * block_working_bytes(network) * (parameter_bytes / 2) / GIB,
+        **dict.fromkeys(transformers, call_gib),
         "vae": decode_working_bytes(settings, tiled=vae_tiling) / GIB,
     }
-    kept = tokens_per_call(spec, settings, references) * passes_per_step(spec, settings)
-    working["transformer"] += kept * network.width * parameter_bytes * KEPT_STATES[step_cache] / GIB
     layer = {
-        "transformer": network.width * network.ffn_width * parameter_bytes / GIB,
+        **dict.fromkeys(transformers, network.width * network.ffn_width * parameter_bytes / GIB),
         "text_encoder": TEXT_EMBEDDING_PARAMETERS * parameter_bytes / GIB / 2,
     }
     peaks: dict[Offload, float] = {

@@ -22,6 +22,7 @@ from refbench.baselines.wan.checkpoint import (
     network_fingerprint,
     read_checkpoint,
 )
+from refbench.baselines.wan.experts import check_experts
 from refbench.baselines.wan.sampler import WanSampler
 from refbench.baselines.wan.schedules import make_scheduler
 from refbench.baselines.wan.step_cache import NO_CACHE, parse_ratios, switch_on
@@ -30,7 +31,7 @@ from refbench.bench.errors import MissingWeights, UserError, one_line
 from refbench.bench.files import shortlist, visible
 from refbench.bench.weights.checkpoint import files_of_one_network
 from refbench.bench.weights.hf_folder import load_model, load_part
-from refbench.bench.weights.store import how_to_get, require
+from refbench.bench.weights.store import how_to_get, locate, require, weights_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -44,32 +45,51 @@ IMAGE_PARTS = ("image_encoder", "image_processor")
 
 
 @dataclass(frozen=True, kw_only=True)
+class TransformerFiles:
+    """The files of a transformer, and its folder or its one file."""
+
+    path: Path
+    files: tuple[Path, ...]
+
+    @classmethod
+    def of(cls, path: Path) -> TransformerFiles:
+        """Those of a checkpoint: a file, or a folder with one network."""
+        return cls(path=path, files=tuple(checkpoint_files(path)))
+
+
+@dataclass(frozen=True, kw_only=True)
 class NetworkFiles:
-    """Where a method's networks are: the files of the transformer below its folder (or its one file), and the
-    folder of the base models.
+    """Where a method's networks are: its transformer or its two experts, high noise first, and the folder of
+    the base models.
     """
 
-    transformer: Path
-    transformer_files: tuple[Path, ...]
+    transformers: tuple[TransformerFiles, ...]
     base: Path
 
 
 def find_networks(
-    spec: WanSpec, weights: Path | None, *, own_transformer: Path | None = None
+    spec: WanSpec, weights: Path | None, *, own_transformers: tuple[Path | None, ...]
 ) -> NetworkFiles:
-    """The files of a method's networks in the folder of weights; `own_transformer` is another checkpoint.
+    """The files of a method's networks in the folder of weights; `own_transformers` are other checkpoints, or
+    None, for each of them.
 
-    Raises MissingWeights and UserError, which say what is not there.
+    Raises MissingWeights and UserError, which say what is not there, and UserError for experts whose names
+    say that they are swapped.
     """
     base = find_base(spec.weights.base, weights, image_branch=spec.network.image_branch)
-    if own_transformer is not None:
-        return NetworkFiles(
-            transformer=own_transformer,
-            transformer_files=tuple(checkpoint_files(own_transformer)),
-            base=base,
-        )
-    files = find_network(spec.weights.transformer, spec.weights.transformer_files, weights)
-    return NetworkFiles(transformer=files[0].parent, transformer_files=tuple(files), base=base)
+    patterns: tuple[tuple[str, ...], ...] = (spec.weights.transformer_files,)
+    if spec.boundary is not None:
+        patterns = expert_patterns(spec, weights)
+    found = []
+    for own, names in zip(own_transformers, patterns, strict=True):
+        if own is not None:
+            found.append(TransformerFiles.of(own))
+        else:
+            files = find_network(spec.weights.transformer, names, weights)
+            found.append(TransformerFiles(path=files[0].parent, files=tuple(files)))
+    if spec.boundary is not None:
+        check_experts([(one.path, *one.files) for one in found])
+    return NetworkFiles(transformers=tuple(found), base=base)
 
 
 def find_base(entry: WeightEntry, weights: Path | None, *, image_branch: bool) -> Path:
@@ -89,6 +109,17 @@ def find_network(entry: WeightEntry, patterns: tuple[str, ...], weights: Path | 
         return network_files(folder, patterns)
     except MissingWeights as error:
         raise MissingWeights(f"{error}; {how_to_get(entry)}") from None
+
+
+def expert_patterns(spec: WanSpec, weights: Path | None) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The patterns of the two experts' files in the naming that the repository on disk has: never one expert
+    of one naming and the other of another.
+    """
+    namings = list(zip(spec.weights.transformer_files, spec.weights.low_noise_files, strict=True))
+    folder = locate(spec.weights.transformer, weights_folder(weights))
+    found = [names for names in namings if folder and any(visible(folder, name) for name in names)]
+    high, low = (found or namings)[0]
+    return (high,), (low,)
 
 
 def network_files(folder: Path, patterns: tuple[str, ...]) -> list[Path]:
@@ -132,30 +163,39 @@ def load_sampler(
     checkpoint). Raises UserError for a checkpoint of another method, for an adapter that was trained on
     another network or does not fit, and for anything damaged.
     """
-    adapter = None if options.adapter is None else read_adapter(options.adapter)
-    if adapter is not None and options.adapter_base == "same":
-        check_adapter_base(adapter, files.transformer, network_fingerprint(files.transformer_files))
-    checkpoint = read_checkpoint(files.transformer, dtype=dtype, files=list(files.transformer_files))
+    adapters = [None if path is None else read_adapter(path) for path in options.adapters]
+    if options.adapter_base == "same":
+        for adapter, transformer in zip(adapters, files.transformers, strict=True):
+            if adapter is not None:
+                check_adapter_base(adapter, transformer.path, network_fingerprint(transformer.files))
     expected: dict[str, object] = {"in_channels": spec.network.in_channels}
     if not any_size:
         expected["num_layers"] = spec.network.layers
         expected["ffn_dim"] = spec.network.ffn_width
-    _check_branches(spec, checkpoint)
-    network = load_transformer(network_class, checkpoint, expected=expected)
+    networks, checkpoints = [], []
+    for transformer in files.transformers:
+        checkpoint = read_checkpoint(transformer.path, dtype=dtype, files=list(transformer.files))
+        _check_branches(spec, checkpoint)
+        networks.append(load_transformer(network_class, checkpoint, expected=expected))
+        checkpoints.append(checkpoint)
     parts = load_base(files.base, dtype=dtype, image_branch=spec.network.image_branch)
-    _check_widths(checkpoint, parts, files.base)
-    if adapter is not None:
-        add_adapter(network, adapter)
-    if options.attention_backend is not None:
-        set_attention_backend(network, options.attention_backend)
-    if options.compile:
-        network.compile_repeated_blocks()
-    if options.cache != NO_CACHE:
-        ratios = parse_ratios(options.cache_ratios)
-        switch_on(network, options.cache, steps=settings.steps, ratios=ratios)
+    for checkpoint in checkpoints:
+        _check_widths(checkpoint, parts, files.base)
+    for network, adapter in zip(networks, adapters, strict=True):
+        if adapter is not None:
+            add_adapter(network, adapter)
+        if options.attention_backend is not None:
+            set_attention_backend(network, options.attention_backend)
+        if options.compile:
+            network.compile_repeated_blocks()
+        if options.cache != NO_CACHE:
+            ratios = parse_ratios(options.cache_ratios)
+            switch_on(network, options.cache, steps=settings.steps, ratios=ratios)
     return WanSampler(
-        codec=codec_class(**parts, device=device, dtype=dtype),
-        transformer=network,
+        codec=codec_class(**parts, device=device, dtype=dtype, cleans_prompts=spec.cleans_prompts),
+        transformer=networks[0],
+        low_noise_transformer=None if spec.boundary is None else networks[1],
+        boundary=spec.boundary,
         scheduler=make_scheduler(settings.solver, settings.shift),
         has_step_cache=options.cache != NO_CACHE,
     )
@@ -218,21 +258,37 @@ def load_base(folder: Path, *, dtype: torch.dtype, image_branch: bool = False) -
 
 
 class WanModels(DiffusionPipeline):
-    """A generator's networks as diffusers' offloading takes them, in the order in which they are used.
+    """A generator's networks as diffusers' offloading takes them, in the order in which they are used: of two
+    experts the low-noise one (`transformer_2`) takes the high-noise one's place on the GPU once a video.
 
     No video is made through it: its pipelines are what diffusers' model and group offload are written for.
     """
 
-    model_cpu_offload_seq = "text_encoder->image_encoder->transformer->vae"
-    _optional_components = ("image_encoder",)
+    model_cpu_offload_seq = "text_encoder->image_encoder->transformer->transformer_2->vae"
+    _optional_components = ("image_encoder", "transformer_2")
 
-    def __init__(self, text_encoder: Any, transformer: Any, vae: Any, image_encoder: Any = None) -> None:
+    def __init__(
+        self,
+        text_encoder: Any,
+        transformer: Any,
+        vae: Any,
+        image_encoder: Any = None,
+        transformer_2: Any = None,
+    ) -> None:
         super().__init__()
         self.register_modules(
-            text_encoder=text_encoder, transformer=transformer, vae=vae, image_encoder=image_encoder
+            text_encoder=text_encoder,
+            transformer=transformer,
+            transformer_2=transformer_2,
+            vae=vae,
+            image_encoder=image_encoder,
         )
 
 
 def models_of(sampler: WanSampler) -> WanModels:
     """The networks of a loop."""
-    return WanModels(transformer=sampler.transformer, **sampler.codec.models)
+    return WanModels(
+        transformer=sampler.transformer,
+        transformer_2=sampler.low_noise_transformer,
+        **sampler.codec.models,
+    )

@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from refbench.baselines.wan.experts import ADAPTERS, PARTS
 from refbench.baselines.wan.spec import WanOptions, WanSettings, WanSpec, resolved_settings, wan_card
 from refbench.bench.environment import Environment
 from refbench.bench.errors import UserError
@@ -74,9 +75,7 @@ class WanMethod(Method):
 
     def card(self) -> MethodCard:
         """The method card; weights are named by repository until `find_weights` has seen them."""
-        weights = self.spec.weights
-        repositories = (weights.transformer.repository, weights.base.repository)
-        return wan_card(self.spec, self.options, dict(zip(weights.names, repositories, strict=True)))
+        return wan_card(self.spec, self.options, self.spec.weights.repositories)
 
     def refuses(self, sample: Sample) -> str | None:
         """More references than the released network takes, or none where it needs some."""
@@ -90,26 +89,28 @@ class WanMethod(Method):
         return None
 
     def find_weights(self, environment: Environment) -> dict[str, str]:
-        """Digests of the transformer and the base models. Raises MissingWeights for what is not on disk."""
+        """Digests of the transformers and the base models. Raises MissingWeights for what is not on disk."""
         from refbench.baselines.wan.loading import find_networks
 
-        files = find_networks(self.spec, environment.weights, own_transformer=self.options.transformer)
+        files = find_networks(self.spec, environment.weights, own_transformers=self.options.transformers)
         parts = sorted(files.base.glob("*/*.safetensors"))
-        base = [path for path in parts if path.parent.name != "transformer"]
-        transformer_name, base_name = self.spec.weights.names
+        base = [path for path in parts if path.parent.name not in PARTS]
+        *names, base_name = self.spec.weights.names
         found = {
-            transformer_name: checkpoint_digest(files.transformer, files.transformer_files),
-            base_name: checkpoint_digest(files.base, base),
+            name: checkpoint_digest(one.path, one.files)
+            for name, one in zip(names, files.transformers, strict=True)
         }
-        return found | self.added_weights()
+        return found | {base_name: checkpoint_digest(files.base, base)} | self.added_weights()
 
     def added_weights(self) -> dict[str, str]:
         """Digests of what the options add: an adapter, with what it does, and a segmenter."""
         from refbench.baselines.wan.adapters import adapter_digest
 
-        found = {}
-        if self.options.adapter is not None:
-            found["adapter"] = adapter_digest(self.options.adapter)
+        found = {
+            name: adapter_digest(path)
+            for name, path in zip(ADAPTERS, self.options.adapters, strict=False)
+            if path is not None
+        }
         if self.options.segmenter is not None:
             found["segmenter"] = checkpoint_digest(self.options.segmenter)
         return found
@@ -124,7 +125,7 @@ class WanMethod(Method):
         """The plan's estimate for the options, in float32 on a processor; None for one's own transformer."""
         from refbench.baselines.wan.cost import FLOAT32_BYTES, needed_gib, parameter_bytes_of
 
-        if self.options.transformer is not None:
+        if any(self.options.transformers):
             return None
         on_gpu = device.startswith("cuda")
         size = parameter_bytes_of(self.options) if on_gpu else FLOAT32_BYTES
@@ -160,8 +161,8 @@ class WanMethod(Method):
         from refbench.baselines.wan.loading import find_networks, load_sampler, models_of
         from refbench.baselines.wan.references import OnnxSegmenter, open_without_background
 
-        files = find_networks(self.spec, environment.weights, own_transformer=self.options.transformer)
-        made_up = self.options.transformer is not None or is_small(files.base)
+        files = find_networks(self.spec, environment.weights, own_transformers=self.options.transformers)
+        made_up = any(self.options.transformers) or is_small(files.base)
         if environment.device.startswith("cuda") and not made_up:
             free_bytes, _ = torch.cuda.mem_get_info(environment.device)
             check_memory(self.spec, self.settings, self.options, free_bytes / GIB)

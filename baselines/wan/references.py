@@ -39,8 +39,9 @@ def fitted_size(width: int, height: int, target_width: int, target_height: int) 
     return max(int(target_height * ratio), 1), target_height
 
 
-def fit_and_pad(image: Image.Image, width: int, height: int) -> Image.Image:
-    """An RGB image scaled with Lanczos to fit width × height pixels and centred on white.
+def fit_and_pad(image: Image.Image, width: int, height: int, *, bicubic: bool = False) -> Image.Image:
+    """An RGB image scaled with Lanczos (or `bicubic`, Pillow's) to fit width × height pixels and centred on
+    white.
 
     The margin on the left and above is half of the rest, rounded down.
     """
@@ -49,7 +50,8 @@ def fit_and_pad(image: Image.Image, width: int, height: int) -> Image.Image:
     size = fitted_size(image.width, image.height, width, height)
     canvas = Image.new("RGB", (width, height), WHITE)
     offset = ((width - size[0]) // 2, (height - size[1]) // 2)
-    canvas.paste(image.convert("RGB").resize(size, Image.Resampling.LANCZOS), offset)
+    resampling = Image.Resampling.BICUBIC if bicubic else Image.Resampling.LANCZOS
+    canvas.paste(image.convert("RGB").resize(size, resampling), offset)
     return canvas
 
 

@@ -17,6 +17,7 @@ import torch
 
 from refbench.baselines.wan.codec import WanCodec
 from refbench.baselines.wan.conditioning import Condition, Conditioner, Geometry
+from refbench.baselines.wan.experts import is_high_noise, low_noise_scales
 from refbench.baselines.wan.finite import FiniteSteps
 from refbench.baselines.wan.guidance import GuidanceRule, Pass
 from refbench.baselines.wan.step_cache import fresh_states
@@ -63,6 +64,8 @@ class KeptText:
 class WanSampler:
     """The loop over a method's `transformer` and `scheduler`, with the `codec` around them.
 
+    Of two experts `transformer` is the high-noise one; `low_noise_transformer` makes the steps below timestep
+    1000·`boundary`.
     `has_step_cache` says that the transformer keeps states between steps (`step_cache.switch_on`).
     `auto_joins` is whether `batch_passes="auto"` joins the passes of a step into one call: on a GPU, until
     memory has run out once. With a step cache it does not: what a cache skips in joined passes differs from
@@ -70,10 +73,19 @@ class WanSampler:
     """
 
     def __init__(
-        self, *, codec: WanCodec, transformer: Any, scheduler: Any, has_step_cache: bool = False
+        self,
+        *,
+        codec: WanCodec,
+        transformer: Any,
+        scheduler: Any,
+        low_noise_transformer: Any = None,
+        boundary: float | None = None,
+        has_step_cache: bool = False,
     ) -> None:
         self.codec = codec
         self.transformer = transformer
+        self.low_noise_transformer = low_noise_transformer
+        self.boundary = boundary
         self.scheduler = scheduler
         self.has_step_cache = has_step_cache
         self.auto_joins = codec.device.type == "cuda" and not has_step_cache
@@ -164,19 +176,29 @@ class WanSampler:
         finite = FiniteSteps(total)
         on_step(0, total)
         with fresh_states(self.transformer) if self.has_step_cache else nullcontext():
-            for done, timestep in enumerate(self.scheduler.timesteps, start=1):
+            steps = zip(self.scheduler.timesteps, self._high_noise_steps(), strict=True)
+            for done, (timestep, high_noise) in enumerate(steps, start=1):
                 seen = timestep.to(self.transformer.dtype).float() if round_timestep else timestep
-                passes = rule.active_passes(scales)
-                predictions = self.predict(latents, seen, texts, condition, passes, batch_passes)
+                network = self.transformer if high_noise else self.low_noise_transformer
+                scales_now = scales if high_noise else low_noise_scales(scales)
+                passes = rule.active_passes(scales_now)
+                predictions = self.predict(latents, seen, texts, condition, passes, batch_passes, network)
                 # Wan's network hands float32 out, so that guidance does not multiply half-precision rounding.
                 predictions = {name: value.to(latents.dtype) for name, value in predictions.items()}
-                guided = rule.guided(predictions, scales)
+                guided = rule.guided(predictions, scales_now)
                 stepped = self.scheduler.step(guided, timestep, latents, return_dict=False)[0]
                 latents = stepped.to(latents.dtype)
                 finite.see(latents)
                 on_step(done, total)
         finite.end()
         return latents
+
+    def _high_noise_steps(self) -> list[bool]:
+        """For each step whether the high-noise expert makes it; the one network makes all."""
+        if self.boundary is None:
+            return [True] * len(self.scheduler.timesteps)
+        # Asked for once: within the loop each question would wait for the GPU.
+        return [is_high_noise(timestep, self.boundary) for timestep in self.scheduler.timesteps.tolist()]
 
     def predict(
         self,
@@ -186,17 +208,20 @@ class WanSampler:
         condition: Condition,
         passes: Sequence[Pass],
         batch_passes: BatchPasses,
+        network: Any = None,
     ) -> dict[str, torch.Tensor]:
-        """The network's prediction (1,16,F,h,w) in each pass, by the pass's name.
+        """The prediction (1,16,F,h,w) of `network` (by default the transformer) in each pass, by the pass's
+        name.
 
         Joined into one call where memory allows: `auto` tries it on a GPU and goes back to separate calls,
         for good, when memory runs out. Passes whose inputs differ in length are never joined.
         """
-        state = latents.to(self.transformer.dtype)
+        network = self.transformer if network is None else network
+        state = latents.to(network.dtype)
         calls = [
             {
                 "timestep": timestep.reshape(1),
-                "encoder_hidden_states": texts[one.text].to(self.transformer.dtype),
+                "encoder_hidden_states": texts[one.text].to(network.dtype),
                 **condition.inputs(state, one.references),
                 **condition.text_inputs(one.text),
             }
@@ -207,21 +232,21 @@ class WanSampler:
         if joins and len(calls) > 1 and _same_shapes(calls):
             try:
                 joined = {key: torch.cat([call[key] for call in calls]) for key in calls[0]}
-                return dict(zip(names, self._call("+".join(names), joined).split(1), strict=True))
+                return dict(zip(names, self._call(network, "+".join(names), joined).split(1), strict=True))
             except torch.OutOfMemoryError:
                 if batch_passes == "yes":
                     raise
                 torch.cuda.empty_cache()
                 self.auto_joins = False
-        return {name: self._call(name, call) for name, call in zip(names, calls, strict=True)}
+        return {name: self._call(network, name, call) for name, call in zip(names, calls, strict=True)}
 
-    def _call(self, name: str, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """The network's prediction; a step cache keeps the states of each `name` apart."""
-        states = self.transformer.cache_context(name) if self.has_step_cache else nullcontext()
+    def _call(self, network: Any, name: str, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """A network's prediction; a step cache keeps the states of each `name` apart."""
+        states = network.cache_context(name) if self.has_step_cache else nullcontext()
         # On a GPU torch rounds float32 convolutions to TensorFloat-32 unless told otherwise: the patch
         # embedding alone moved a float32 network's output by 1.5e-4. The VAE stays as in Wan's code.
         with states, torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-            sample: torch.Tensor = self.transformer(**inputs).sample
+            sample: torch.Tensor = network(**inputs).sample
         return sample
 
 

@@ -1,8 +1,10 @@
-"""The two flow schedulers of the Wan family, on the grids of the original code.
+"""The flow schedulers of the Wan family, on the grids of the original code.
 
 diffusers' own classes do the stepping; only the grid is ours, because diffusers' grids moved away from the
 original ones (0.42.1: UniPC's sigmas by up to 0.0094 at shift 16, Euler's by up to 0.068 at shift 5, which it
 shifts twice). Both follow s·u/(1 + (s - 1)·u) for base points u, with a final sigma of 0.
+
+VideoX-Fun alone uses diffusers' own Euler, its second shift included (`euler-diffusers`).
 
 Source: `wan/utils/fm_solvers_unipc.py` of Wan-Video/Wan2.1@9737cba; the schedulers of RefAlign@6f91526 and
 Kaleido@4c6c757 (goldens `baselines/schedules.json`, `refalign/flow_match.json`).
@@ -58,8 +60,10 @@ class WanEuler(FlowMatchEulerDiscreteScheduler):
         super().set_timesteps(num_inference_steps, device=device, sigmas=sigmas, mu=mu, timesteps=timesteps)
 
 
-def make_scheduler(solver: Solver, shift: float) -> WanUniPC | WanEuler:
+def make_scheduler(solver: Solver, shift: float) -> UniPCMultistepScheduler | FlowMatchEulerDiscreteScheduler:
     """The scheduler of a method: its solver and flow shift."""
+    if solver == "euler-diffusers":
+        return FlowMatchEulerDiscreteScheduler(num_train_timesteps=TRAINING_STEPS, shift=shift)
     if solver == "euler":
         return WanEuler(num_train_timesteps=TRAINING_STEPS, shift=shift)
     return WanUniPC(

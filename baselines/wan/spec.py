@@ -11,12 +11,13 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from refbench.baselines.wan.experts import ADAPTERS, swapped_fault
 from refbench.baselines.wan.step_cache import NO_CACHE, StepCache, cache_sentence, parse_ratios
 from refbench.bench.leaderboard_settings import PAPER, required_leaderboard_settings
 from refbench.bench.method import MethodCard
 from refbench.bench.weights.entry import WeightEntry
 
-Solver = Literal["unipc", "euler"]
+Solver = Literal["unipc", "euler", "euler-diffusers"]
 Offload = Literal["none", "model", "group"]
 # Patches of 2 latent cells of 8 pixels.
 SIZE_MULTIPLE_PX = 16
@@ -67,6 +68,8 @@ class WanNetwork:
 
 WAN_1_3B = WanNetwork(width=1536, ffn_width=8960, layers=30, heads=12)
 WAN_14B = WanNetwork(width=5120, ffn_width=13824, layers=40, heads=40)
+# `wan/configs/wan_t2v_A14B.py` of Wan-Video/Wan2.2: where its text-to-video experts take turns.
+WAN22_T2V_BOUNDARY = 0.875
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,18 +77,31 @@ class WanWeights:
     """The repositories of a method's networks.
 
     `transformer` with the files below its folder that hold the network (`transformer_files`, glob patterns; a
-    diffusers folder is `transformer/*`); `base` has the VAE, text encoder and tokenizer, and for networks
-    with an image branch the image encoder, as diffusers folders.
+    diffusers folder is `transformer/*`); of a method with two experts these are the high-noise one's, and
+    `low_noise_files` has for each of the patterns that of the low-noise one. `base` has the VAE, text encoder
+    and tokenizer, and for networks with an image branch the image encoder, as diffusers folders.
     """
 
     transformer: WeightEntry
     transformer_files: tuple[str, ...] = ("transformer/*.safetensors",)
+    low_noise_files: tuple[str, ...] = ()
     base: WeightEntry
 
     @property
-    def names(self) -> tuple[str, str]:
-        """What transformer and base are called on a card: one repository may be both."""
-        return self.transformer.name, f"{self.base.name} (base)"
+    def names(self) -> tuple[str, ...]:
+        """What transformer (or both experts, high noise first) and base are called on a card: one repository
+        may be all.
+        """
+        name, base = self.transformer.name, f"{self.base.name} (base)"
+        if self.low_noise_files:
+            return f"{name} (high noise)", f"{name} (low noise)", base
+        return name, base
+
+    @property
+    def repositories(self) -> dict[str, str]:
+        """The repository of each of the `names`."""
+        *networks, base = self.names
+        return dict.fromkeys(networks, self.transformer.repository) | {base: self.base.repository}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +114,9 @@ class WanSpec:
     prompts the authors use; `guidance_rule` a name in `baselines.wan.guidance`; `deviations` what differs
     from the authors' code under native settings, `matched_deviations` what the matched ones cannot match.
     `round_timestep`, `state_in_network_dtype`: code that runs everything in bfloat16 (RefAlign's).
-    `draws_on_cpu`: the authors draw noise with a CPU generator.
+    `draws_on_cpu`: the authors draw noise with a CPU generator. `boundary`: of two experts the high-noise one
+    makes the steps from timestep 1000·boundary up (`baselines.wan.experts`); None for one network.
+    `cleans_prompts`: the authors' code cleans prompts before the tokenizer (`prompts.cleaned_prompt`).
     """
 
     name: str
@@ -119,8 +137,15 @@ class WanSpec:
     round_timestep: bool = False
     state_in_network_dtype: bool = False
     draws_on_cpu: bool = False
+    boundary: float | None = None
+    cleans_prompts: bool = True
     deviations: tuple[str, ...] = ()
     matched_deviations: tuple[str, ...] = ()
+
+    @property
+    def network_count(self) -> int:
+        """Transformers that take turns: two experts, or one."""
+        return 1 if self.boundary is None else 2
 
     def matched(self) -> WanSettings:
         """The settings that all methods can be compared at: 832×480, 81 generated frames, own trimming
@@ -199,6 +224,16 @@ class WanOptions:
     cache_ratios: str | None = None
     """MagCache's magnitude ratios of this network, number,number,…, one for each step they were taken at."""
 
+    @property
+    def transformers(self) -> tuple[Path | None, ...]:
+        """The user's own checkpoint for each of the method's networks."""
+        return (self.transformer,)
+
+    @property
+    def adapters(self) -> tuple[Path | None, ...]:
+        """The adapter for each of the method's networks."""
+        return (self.adapter,)
+
     def __post_init__(self) -> None:
         for name, side in (("width", self.width), ("height", self.height)):
             if side is not None and not (0 < side <= LARGEST_SIDE_PX and side % SIZE_MULTIPLE_PX == 0):
@@ -238,6 +273,33 @@ class WanOptions:
             )
 
 
+@dataclass(frozen=True, kw_only=True)
+class TwoExpertOptions(WanOptions):
+    """The options of a method with two experts: `transformer` and `adapter` are the high-noise one's."""
+
+    transformer_2: Path | None = None
+    """Another checkpoint of the low-noise expert; transformer is the high-noise one's, as in diffusers."""
+    adapter_2: Path | None = None
+    """LoRA adapter to put onto the low-noise expert; adapter is the high-noise one's."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for number, path in enumerate(self.adapters):
+            fault = None if path is None else swapped_fault(path, number, ADAPTERS)
+            if fault is not None:
+                raise ValueError(fault)
+
+    @property
+    def transformers(self) -> tuple[Path | None, ...]:
+        """High noise, low noise."""
+        return (self.transformer, self.transformer_2)
+
+    @property
+    def adapters(self) -> tuple[Path | None, ...]:
+        """High noise, low noise."""
+        return (self.adapter, self.adapter_2)
+
+
 def parse_scales(text: str | None) -> dict[str, float]:
     """`image=5,text=7.5` as numbers by name; raises ValueError for anything else."""
     scales = {}
@@ -258,12 +320,14 @@ def resolved_settings(spec: WanSpec, options: WanOptions) -> WanSettings:
     """The settings that a run uses: native, matched or the leaderboard's, with the options that are set.
 
     Raises ValueError for a guidance scale that the method's rule has not, when trimming would leave nothing,
-    for a step cache on a network that cannot have one, and for the leaderboard's settings of a method that it
+    for a step cache on a method that cannot have one, and for the leaderboard's settings of a method that it
     does not name.
     """
     if options.cache != NO_CACHE and spec.network.extra_blocks:
         # Its hints are added between the blocks, also between those that a cache skips.
         raise ValueError(f"{spec.name} has a side branch, with which diffusers' step caches do not work")
+    if options.cache != NO_CACHE and spec.boundary is not None:
+        raise ValueError(f"{spec.name} has two experts, with which step caches were not tried")
     settings = _named_settings(spec, options)
     shared = {item.name for item in fields(WanSettings)} & {item.name for item in fields(WanOptions)}
     given = {name: getattr(options, name) for name in shared if getattr(options, name) is not None}
@@ -312,7 +376,7 @@ def wan_card(spec: WanSpec, options: WanOptions, weights: Mapping[str, str]) -> 
     values: dict[str, Any] = {
         key: str(value) if isinstance(value, Path) else value for key, value in asdict(options).items()
     }
-    if options.adapter is None:
+    if not any(options.adapters):
         # It says nothing then, and cards of before had no such option.
         del values["adapter_base"]
     if options.cache == NO_CACHE:

@@ -17,6 +17,10 @@ WITHOUT_TRANSFORMER = (
     "tokenizer/*",
 )
 
+# Files of two experts in diffusers' folders and in Wan's own.
+HIGH_NOISE_FILES = ("transformer/*.safetensors", "high_noise_model/*.safetensors")
+LOW_NOISE_FILES = ("transformer_2/*.safetensors", "low_noise_model/*.safetensors")
+
 WAN21_T2V_1_3B = WeightEntry(
     name="wan2.1-t2v-1.3b",
     repository="Wan-AI/Wan2.1-T2V-1.3B-Diffusers",
@@ -33,6 +37,20 @@ WAN21_T2V_14B = WeightEntry(
     kind="generator",
     memory_gib=37.7,
     required=(*TRANSFORMER_FILES, *BASE_FILES),
+    licence="apache-2.0",
+)
+WAN22_T2V_A14B = WeightEntry(
+    name="wan2.2-t2v-a14b",
+    repository="Wan-AI/Wan2.2-T2V-A14B-Diffusers",
+    holds="Wan2.2-T2V-A14B (two experts of 26.6 GiB) with VAE and text encoder",
+    kind="generator",
+    memory_gib=64.3,
+    required=(
+        *TRANSFORMER_FILES,
+        "transformer_2/config.json",
+        "transformer_2/*.safetensors",
+        *BASE_FILES,
+    ),
     licence="apache-2.0",
 )
 WAN21_I2V_14B_480P = WeightEntry(

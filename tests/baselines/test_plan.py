@@ -29,6 +29,7 @@ from refbench.bench.registry import methods
 
 MAGREF_LIKE = replace(WAN_14B, in_channels=36, image_branch=True)
 # Summary table of the baselines' fact sheet: tokens in thousands, calls, PFLOP of one video, one reference.
+# VACE-Fun's calls are VACE-14B's (its sheet has 231: the side branch taken as a flat fifth).
 PUBLISHED = {
     "vace-1.3b": (34, 100, 47),
     "vace-p1.3b": (34, 100, 47),
@@ -40,6 +41,7 @@ PUBLISHED = {
     "kaleido-14b": (39, 100, 240),
     "bindweave-14b": (90, 100, 921),
     "skyreels-v3-14b": (126, 8, 132),
+    "vace-fun-14b": (34, 100, 234),
 }
 
 

@@ -32,10 +32,12 @@ from refbench.bench.weights.store import is_tiny, missing_files  # noqa: E402
 from refbench.bench.weights.tiny import random_parameter  # noqa: E402
 
 TEXT = "Wan-AI/Wan2.1-T2V-1.3B-Diffusers"
+EXPERTS = "Wan-AI/Wan2.2-T2V-A14B-Diffusers"
 IMAGE = "Wan-AI/Wan2.1-I2V-14B-480P-Diffusers"
 FOLDERS = (
     TEXT,
     "Wan-AI/Wan2.1-T2V-14B-Diffusers",
+    EXPERTS,
     IMAGE,
     "Wan-AI/Wan2.1-VACE-1.3B-diffusers",
     "Wan-AI/Wan2.1-VACE-14B-diffusers",
@@ -108,13 +110,17 @@ def test_a_pipeline_folder_loads_without_a_key_too_few_or_too_many(weights: Path
     scheduler = diffusers.UniPCMultistepScheduler.from_pretrained(place / "scheduler", local_files_only=True)
     assert scheduler.config.use_flow_sigmas
     assert scheduler.config.flow_shift == 3.0
+    assert ("transformer_2" in index) == (repository == EXPERTS)
+    if "transformer_2" in index:
+        other = loaded(getattr(diffusers, index["transformer_2"][1]), place / "transformer_2")
+        assert not torch.equal(other.proj_out.weight, transformer.proj_out.weight)
     assert ("image_encoder" in index) == (transformer.config.image_dim is not None)
     if "image_encoder" in index:
         tower = loaded(transformers.CLIPVisionModel, place / "image_encoder")
         assert tower.config.hidden_size == transformer.config.image_dim
 
 
-@pytest.mark.parametrize("repository", [TEXT, IMAGE, "Wan-AI/Wan2.1-VACE-1.3B-diffusers"])
+@pytest.mark.parametrize("repository", [TEXT, EXPERTS, IMAGE, "Wan-AI/Wan2.1-VACE-1.3B-diffusers"])
 def test_the_index_assembles_the_published_pipeline(weights: Path, repository: str) -> None:
     place = weights / repository
     pipeline = diffusers.DiffusionPipeline.from_pretrained(place, local_files_only=True)

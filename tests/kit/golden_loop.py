@@ -66,10 +66,13 @@ def padded_texts(golden: str) -> dict[str, torch.Tensor]:
 
 
 class WatchedSampler(WanSampler):
-    """The loop, keeping what it has seen: predictions by pass of each step, and the latents after it."""
+    """The loop, keeping what it has seen: predictions by pass of each step, the network that made them, and
+    the latents after it.
+    """
 
-    def __init__(self, *, codec: Any, transformer: Any, scheduler: Any) -> None:
-        super().__init__(codec=codec, transformer=transformer, scheduler=scheduler)
+    def __init__(self, *, scheduler: Any, **parts: Any) -> None:
+        super().__init__(scheduler=scheduler, **parts)
+        self.networks: list[Any] = []
         self.predictions: list[dict[str, torch.Tensor]] = []
         self.latents: list[torch.Tensor] = []
         step = scheduler.step
@@ -82,6 +85,7 @@ class WatchedSampler(WanSampler):
         scheduler.step = watched
 
     def predict(self, *arguments: Any) -> dict[str, torch.Tensor]:
+        self.networks.append(arguments[-1])
         self.predictions.append(super().predict(*arguments))
         return self.predictions[-1]
 
@@ -125,14 +129,19 @@ def sampled(
     geometry: Geometry,
     steps: int,
     scales: Mapping[str, float] | None = None,
+    low_noise_transformer: Any = None,
     **settings: Any,
 ) -> tuple[torch.Tensor, WatchedSampler]:
-    """Final latents (1,16,F,h,w) with the method's own solver and guidance (or its rule with other `scales`),
-    and the watched loop.
+    """Final latents (1,16,F,h,w) with the method's own solver, guidance (or its rule with other `scales`) and
+    boundary between experts, and the watched loop.
     """
     native = method.spec.native
     sampler = WatchedSampler(
-        codec=codec, transformer=transformer, scheduler=make_scheduler(native.solver, native.shift)
+        codec=codec,
+        transformer=transformer,
+        low_noise_transformer=low_noise_transformer,
+        boundary=method.spec.boundary,
+        scheduler=make_scheduler(native.solver, native.shift),
     )
     made = sampler(
         prompt="prompt",

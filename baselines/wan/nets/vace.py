@@ -27,7 +27,7 @@ from refbench.baselines.wan.conditioning import (
     Geometry,
 )
 from refbench.baselines.wan.nets.transformer import ExactTimesteps
-from refbench.baselines.wan.references import to_tensor
+from refbench.baselines.wan.references import fit_and_pad, to_tensor
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -59,8 +59,15 @@ class VaceContext(Condition):
         return {"hidden_states": latents, "control_hidden_states": self.context_BCFHW.to(latents.dtype)}
 
 
+@dataclass(frozen=True, kw_only=True)
 class VaceReferences(Conditioner[WanCodec]):
-    """References as leading context frames of an empty source video."""
+    """References as leading context frames of an empty source video.
+
+    `bicubic_canvas`: references are fitted as 8-bit images with Pillow's bicubic (VACE-Fun) and not as VACE
+    does (`prepared_reference`).
+    """
+
+    bicubic_canvas: bool = False
 
     def leading_noise(self, references: int) -> int:
         """One frame for each reference."""
@@ -75,8 +82,9 @@ class VaceReferences(Conditioner[WanCodec]):
     ) -> VaceContext:
         """The context: references in the given order, then the empty source, to be made everywhere."""
         height, width = geometry.height, geometry.width
+        prepare = bicubic_reference if self.bicubic_canvas else prepared_reference
         frames = [
-            _reference_frame(codec.encode(prepared_reference(image, width, height)[None, :, None]))
+            _reference_frame(codec.encode(prepare(image, width, height)[None, :, None]))
             for image in references
         ]
         # With zero pixels, inactive = source·(1 - mask) and reactive = source·mask are the same clip.
@@ -90,6 +98,15 @@ def _reference_frame(latent_B16HW: torch.Tensor) -> torch.Tensor:
     """A reference's context (1,96,1,h,w): its latent, nothing reactive, nothing to be made."""
     rest = latent_B16HW.new_zeros(1, LATENT_CHANNELS + MASK_CHANNELS, *latent_B16HW.shape[2:])
     return torch.cat([latent_B16HW, rest], dim=1)
+
+
+def bicubic_reference(image: Image.Image, width: int, height: int) -> torch.Tensor:
+    """An RGB image as float32 (3, height, width) in [-1, 1], scaled with antialiasing to fit and centred on
+    white, in 8 bits.
+
+    Source: `videox_fun/utils/utils.py` of aigc-apps/VideoX-Fun@804a425.
+    """
+    return to_tensor(fit_and_pad(image, width, height, bicubic=True))
 
 
 def prepared_reference(image: Image.Image, width: int, height: int) -> torch.Tensor:
