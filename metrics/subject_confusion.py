@@ -15,15 +15,16 @@ several. A pair's *margin* is its similarity minus that to the best other refere
 confused. Range: 0 to 1, lower is better. Supplementary: no protocol's total contains it.
 
 The details hold `presence`, the share of the references looked for that some detection in some frame is
-nearest to (0 to 1), `margin`, the mean margin (-2 to 2), counts for each reference, and for `pictures` and
-`faces` the mean similarity of each subject (rows) to each reference (columns).
+nearest to (0 to 1), `margin`, the mean margin (-2 to 2; none where there was no other reference to compare
+with), counts for each reference, and for `pictures` and `faces` the mean similarity of each subject (rows) to
+each reference (columns).
 
 Source: ours; the detector, its thresholds and both embeddings are those of `metrics/nexusscore.py` and
 `metrics/facesim.py`. Known failures: two subjects that changed roles ("the man in red holds the cup") are not
-confused, since a pairing knows no prompt; a subject that is missing costs presence, not confusion; what the
-detector does not find is not judged, and where it finds nothing there is no score; a reference picture that
-is alike to everything, or a place that fills the frame, draws others to it; look-alike references give
-margins around 0.
+confused, since a pairing knows no prompt; a subject that is missing costs presence, not confusion; the face
+of a sample's only person has no other to be mistaken for and counts as its own; what the detector does not
+find is not judged, and where it finds nothing there is no score; a reference picture that is alike to
+everything, or a place that fills the frame, draws others to it; look-alike references give margins around 0.
 """
 
 from __future__ import annotations
@@ -190,8 +191,7 @@ class SubjectConfusionScorer(Scorer):
     def score(self, sample: Sample, video: Video) -> Score:
         """The share of confused subjects of one video, 0 to 1.
 
-        Raises SampleError when no reference appears, when no two references can be compared, and for a
-        reference or a video that cannot be read.
+        Raises SampleError when no reference appears, and for a reference or a video that cannot be read.
         """
         pictures = _Pictures(sample, self.nexusscore)
         faces = _Faces(sample, self.facesim)
@@ -244,22 +244,22 @@ def pairs_of(
 
 
 def summary_of(sample: Sample, kinds: Mapping[str, Compared]) -> Score:
-    """The score and its details of a video's pairs. Raises SampleError where nothing can be said."""
+    """The score and its details of a video's pairs. Raises SampleError where there is none."""
+    sought = {number for kind in kinds.values() for number in kind.sought}
+    if not sought:
+        raise SampleError("no reference to look for: all are people, and no face is found in their pictures")
     pairs = [pair for kind in kinds.values() for pair in kind.pairs]
     if not pairs:
         raise SampleError(NOTHING_OF_ANY_REFERENCE)
     margins = [(pair.margin, pair.times) for pair in pairs if pair.margin is not None]
-    if not margins:
-        raise SampleError("all that was found is one face, with no other face to compare it with")
-    times = [count for _, count in margins]
-    sought = {number for kind in kinds.values() for number in kind.sought}
+    compared = sum(times for _, times in margins)
     present = {number for kind in kinds.values() for number in kind.present}
     return Score(
-        value=sum(pair.times for pair in pairs if pair.confused) / sum(times),
+        value=sum(pair.times for pair in pairs if pair.confused) / sum(pair.times for pair in pairs),
         details={
             "frames": FRAMES,
             "presence": len(present) / len(sought),
-            "margin": float(np.average([margin for margin, _ in margins], weights=times)),
+            "margin": sum(margin * times for margin, times in margins) / compared if compared else None,
             "references": [
                 {
                     "path": reference.path,

@@ -163,18 +163,18 @@ def test_a_repeated_frame_counts_as_often_as_it_stands() -> None:
     assert compared.matrix() == [[0.75, 0.25], [0.25, 0.75]]
 
 
-def test_what_cannot_be_said_is_a_reason() -> None:
+def test_what_is_not_there_and_what_has_nothing_beside_it() -> None:
     sample = sample_of("faceobj_1", ["Man", "Cup"])
     nothing = Compared(references=(0, 1), sought=(1,), pairs=())
     no_face = Compared(references=(0,), sought=(0,), pairs=())
     with pytest.raises(SampleError, match=NOTHING_OF_ANY_REFERENCE):
         summary_of(sample, {"pictures": nothing, "faces": no_face})
     face = replace(no_face, pairs=(Pair(own=0, similarities_R=np.array([0.9])),))
-    with pytest.raises(SampleError, match="one face"):
-        summary_of(sample, {"pictures": nothing, "faces": face})
+    alone = summary_of(sample, {"pictures": nothing, "faces": face})
+    assert (alone.value, alone.details["presence"], alone.details["margin"]) == (0, 0.5, None)
     cup = replace(nothing, pairs=(Pair(own=1, similarities_R=np.array([0.2, 0.6])),))
     score = summary_of(sample, {"pictures": cup, "faces": face})
-    # The face has nothing to be confused with, yet it is there.
+    # The face has nothing to be confused with, yet it is there; the margin is the cup's alone.
     assert score.value == 0 and score.details["presence"] == 1
     assert score.details["margin"] == pytest.approx(0.4)
 
@@ -354,6 +354,14 @@ def test_a_video_without_anything_is_a_reason(scorer: SubjectConfusionScorer, tm
     sample = written(sample_of("multiface_1", ["Man", "Woman"]), tmp_path)
     with pytest.raises(SampleError, match=NOTHING_OF_ANY_REFERENCE):
         scorer.score(sample, clip(tmp_path / "black.mp4", [np.zeros((96, 128, 3), np.uint8)] * 2))
+
+
+def test_references_without_a_face_are_a_reason(scorer: SubjectConfusionScorer, tmp_path: Path) -> None:
+    sample = written(sample_of("multiface_1", ["Man", "Woman"]), tmp_path)
+    for reference in sample.references:
+        Image.new("RGB", (96, 96)).save(reference.file)
+    with pytest.raises(SampleError, match="no face is found in their pictures"):
+        scorer.score(sample, clip(tmp_path / "multiface_1.mp4", [person("person 0")] * 2))
 
 
 def test_without_weights_it_says_how_to_get_them(tmp_path: Path) -> None:
