@@ -127,14 +127,14 @@ class FaceSimScorer(Scorer):
     """Searches frames as they are decoded and holds the 112×112 faces of one video.
 
     `device` names where network and detector run. `known_references` are the faces of references by the
-    digest of their file: a reference is searched once for all its videos.
+    digest of their file (None: no face): a reference is searched once for all its videos.
     """
 
     network: CurricularFace
     faces: FaceFinder
     device: str
     weights: Mapping[str, str]
-    known_references: dict[str, ReferenceFace] = field(default_factory=dict)
+    known_references: dict[str, ReferenceFace | None] = field(default_factory=dict)
 
     def score(self, sample: Sample, video: Video) -> Score:
         """The raw value of one video, 0 to 1.
@@ -195,18 +195,28 @@ class FaceSimScorer(Scorer):
 
         release(self.network)
 
-    def _reference_face(self, reference: Reference) -> ReferenceFace:
-        from refbench.metrics.nets.curricularface import face_embeddings
+    def find_reference_face(self, reference: Reference) -> ReferenceFace | None:
+        """The largest face of a reference, or None where none is found.
 
+        Raises SampleError for a picture that is missing or cannot be read.
+        """
         digest = reference.content_digest()
         if digest not in self.known_references:
             face = self.faces.find(np.asarray(reference.open_plain_rgb()))
-            if face is None:
-                raise SampleError(f"no face is found in the reference image {reference.path}")
-            self.known_references[digest] = ReferenceFace(
-                curricular_D=face_embeddings(self.network, face.crop_HWC[None])[0], arcface_D=face.arcface_D
-            )
+            self.known_references[digest] = None if face is None else self._embedded(face)
         return self.known_references[digest]
+
+    def _embedded(self, face: Face) -> ReferenceFace:
+        from refbench.metrics.nets.curricularface import face_embeddings
+
+        curricular_D = face_embeddings(self.network, face.crop_HWC[None])[0]
+        return ReferenceFace(curricular_D=curricular_D, arcface_D=face.arcface_D)
+
+    def _reference_face(self, reference: Reference) -> ReferenceFace:
+        face = self.find_reference_face(reference)
+        if face is None:
+            raise SampleError(f"no face is found in the reference image {reference.path}")
+        return face
 
 
 def person_reference(sample: Sample) -> Reference:

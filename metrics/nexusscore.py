@@ -263,6 +263,31 @@ def subjects_of(sample: Sample) -> list[Subject]:
     return subjects
 
 
+@dataclass(frozen=True, kw_only=True)
+class LookedAt:
+    """A frame, RGB uint8 (H, W, 3), its first place among the 32, how many places it has, and its boxes."""
+
+    frame_HWC: np.ndarray
+    place: int
+    repeats: int
+    per_subject: Sequence[Boxes]
+
+
+def looked_at_frames(video: Video, detector: Detector, prompts: Any, subjects: int) -> Iterator[LookedAt]:
+    """Each different frame of the 32 with the boxes of so many subjects; one pass is in memory.
+
+    Raises SampleError for a video that cannot be read.
+    """
+    place = 0
+    distinct = distinct_frames(video, uniform_frames(FRAMES))
+    frames_per_pass = max(detector.pairs_per_pass // subjects, 1)
+    while group := list(islice(distinct, frames_per_pass)):
+        detected = detector.detect([frame_HWC for frame_HWC, _ in group], prompts)
+        for (frame_HWC, repeats), per_subject in zip(group, detected, strict=True):
+            yield LookedAt(frame_HWC=frame_HWC, place=place, repeats=repeats, per_subject=per_subject)
+            place += repeats
+
+
 def find_subjects(
     subjects: Sequence[Subject], video: Video, detector: Detector, embedder: Embedder
 ) -> list[Found]:
@@ -274,16 +299,10 @@ def find_subjects(
     prompts = detector.prompts(pictures)
     comparer = _CropComparer(subjects, pictures, embedder)
     boxes_seen: list[tuple[int, bool, _Seen]] = []
-    position = 0
-    distinct = distinct_frames(video, uniform_frames(FRAMES))
-    frames_per_pass = max(detector.pairs_per_pass // len(subjects), 1)
-    while group := list(islice(distinct, frames_per_pass)):
-        detected = detector.detect([frame_HWC for frame_HWC, _ in group], prompts)
-        for (frame_HWC, repeats), per_subject in zip(group, detected, strict=True):
-            boxes = list(comparer.add_boxes(frame_HWC, per_subject))
-            for repeat in range(repeats):
-                boxes_seen += [(position + repeat, repeat > 0, box) for box in boxes]
-            position += repeats
+    for looked_at in looked_at_frames(video, detector, prompts, len(subjects)):
+        boxes = list(comparer.add_boxes(looked_at.frame_HWC, looked_at.per_subject))
+        for repeat in range(looked_at.repeats):
+            boxes_seen += [(looked_at.place + repeat, repeat > 0, box) for box in boxes]
     comparer.flush()
     return [
         Found(
@@ -353,13 +372,8 @@ class _CropComparer:
     def __init__(
         self, subjects: Sequence[Subject], pictures: Sequence[Image.Image], embedder: Embedder
     ) -> None:
-        from refbench.metrics.nets.gme import TEXT_INSTRUCTION
-
-        labels = list(dict.fromkeys(subject.label for subject in subjects))
-        # One at a time: what is computed once shall not depend on what else the sample holds.
-        of_label = {label: embedder.embed_texts([label], TEXT_INSTRUCTION)[0].half() for label in labels}
-        self._texts = [of_label[subject.label] for subject in subjects]
-        self._references = [embedder.embed_images([picture])[0].half() for picture in pictures]
+        self._texts = label_embeddings(subjects, embedder)
+        self._references = picture_embeddings(pictures, embedder)
         self._embedder = embedder
         self._waiting: list[tuple[Image.Image, int]] = []
         self._added = 0
@@ -397,9 +411,24 @@ class _CropComparer:
             return
         crops_BD = self._embedder.embed_images([crop for crop, _ in self._waiting]).half()
         for crop_D, (_, subject) in zip(crops_BD, self._waiting, strict=True):
-            self.text_similarities.append(_product(self._texts[subject], crop_D))
-            self.image_similarities.append(_product(self._references[subject], crop_D))
+            self.text_similarities.append(half_product(self._texts[subject], crop_D))
+            self.image_similarities.append(half_product(self._references[subject], crop_D))
         self._waiting = []
+
+
+def label_embeddings(subjects: Sequence[Subject], embedder: Embedder) -> list[torch.Tensor]:
+    """The embedding (D,) of each subject's label, float16; each label is embedded once."""
+    from refbench.metrics.nets.gme import TEXT_INSTRUCTION
+
+    labels = list(dict.fromkeys(subject.label for subject in subjects))
+    # One at a time: what is computed once shall not depend on what else the sample holds.
+    of_label = {label: embedder.embed_texts([label], TEXT_INSTRUCTION)[0].half() for label in labels}
+    return [of_label[subject.label] for subject in subjects]
+
+
+def picture_embeddings(pictures: Sequence[Image.Image], embedder: Embedder) -> list[torch.Tensor]:
+    """The embedding (D,) of each RGB picture, float16, embedded one at a time."""
+    return [embedder.embed_images([picture])[0].half() for picture in pictures]
 
 
 def crop_of(picture: Image.Image, corners_4: Sequence[float]) -> Image.Image:
@@ -421,7 +450,7 @@ def crop_of(picture: Image.Image, corners_4: Sequence[float]) -> Image.Image:
     return crop
 
 
-def _product(one_D: torch.Tensor, other_D: torch.Tensor) -> np.float16:
+def half_product(one_D: torch.Tensor, other_D: torch.Tensor) -> np.float16:
     """The product of two float16 vectors: rounded per element, summed in float32, rounded again."""
     similarity: np.float16 = (one_D * other_D).sum().numpy()[()]
     return similarity

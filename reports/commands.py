@@ -282,13 +282,22 @@ def compare(
         typer.Option("--variant", help="Needed where a store has several; PATH@VARIANT for one side."),
     ] = None,
     protocol: o.ProtocolOption = None,
+    text_only: Annotated[
+        str | None,
+        typer.Option(
+            "--text-only",
+            metavar="STORE",
+            help="Store of a text-only control: says what A and B gain in likeness over it (identity-gain).",
+        ),
+    ] = None,
     json: o.JsonOption = False,
 ) -> None:
     """Say whether A is better than B, or that the samples cannot tell.
 
     A paired bootstrap over the samples that both have gives difference, 95 % interval, and the smallest gap
     that so many samples could have shown (two-sided 5 %, power 80 %). Differences of the two method cards are
-    listed, and runs that were made otherwise than their rows of the OpenS2V leaderboard are named.
+    listed, and runs that were made otherwise than their rows of the OpenS2V leaderboard are named. Where both
+    have scores of subject-confusion, they stand below the components, outside TotalScore.
 
     Example: refbench compare scores/vace-14b scores/phantom-14b --track open-domain
     """
@@ -301,14 +310,14 @@ def compare(
     )
     from refbench.reports.compared import compare as compare_stores
 
-    result = compare_stores(a, b, track=track, variant=variant, protocol=protocol)
+    result = compare_stores(a, b, track=track, variant=variant, protocol=protocol, text_only=text_only)
     if json:
         print_json(comparison_json(result))
         return
     scores = result.scores
     print_text(f"A: {scores.a}\nB: {scores.b}")
     title = f"{scores.track} · {scores.protocol} · {scores.samples} samples"
-    print_table(title, COMPARISON_HEADINGS, comparison_rows(scores), drop=["n"])
+    print_table(title, COMPARISON_HEADINGS, comparison_rows(result), drop=["n"])
     print_lines(comparison_lines(result))
 
 

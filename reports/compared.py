@@ -13,7 +13,8 @@ from refbench.bench.dataset import OFFICIAL_TRACKS
 from refbench.bench.errors import UserError, one_line
 from refbench.bench.runs.folder import RunInfo
 from refbench.bench.scores.compact_records import collecting_nothing
-from refbench.bench.scores.comparison import Comparison, Difference, compare_records
+from refbench.bench.scores.comparison import Comparison, Difference, compare_records, figure_differences
+from refbench.bench.scores.identity import FIGURES, GAIN_FIGURES
 from refbench.bench.scores.protocol import Protocol, protocol_of
 from refbench.bench.scores.record import PLAIN, Record
 from refbench.bench.scores.results import only_run
@@ -45,6 +46,9 @@ class ComparedRun:
 class ComparisonReport:
     """The differences of the scores, and of what the two runs and their scoring say about themselves.
 
+    `supplementary` are those of subject-confusion where both have it, raw; `gains` what each run has over the
+    text-only control that was named.
+
     `cards` and `generation` are None where `cardless` names a run without a run.json. `published` says, a
     sentence for a run, which was made otherwise than its row of the OpenS2V leaderboard.
     """
@@ -55,6 +59,22 @@ class ComparisonReport:
     cardless: tuple[str, ...]
     scoring: tuple[FieldDifference, ...]
     published: tuple[str, ...] = ()
+    supplementary: tuple[Difference, ...] = ()
+    gains: tuple[IdentityGain, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class IdentityGain:
+    """What a run's likeness to the references has over a text-only control's (`bench/scores/identity.py`).
+
+    `differences` are run minus control, raw; without a sample that has a value in both it is empty. `scoring`
+    says where the two were not scored alike.
+    """
+
+    run: str
+    control: str
+    differences: tuple[Difference, ...]
+    scoring: tuple[FieldDifference, ...] = ()
 
 
 def compare(
@@ -64,11 +84,13 @@ def compare(
     track: str | None = None,
     variant: str | None = None,
     protocol: str | None = None,
+    text_only: Store | None = None,
 ) -> ComparisonReport:
     """Say whether run A is better than run B: a paired bootstrap over the samples that both have.
 
     `a` and `b` are stores (a method's folder or a `.jsonl` file), or `PATH@VARIANT`; where one holds several
-    runs, `track` and `variant` say which. All scores of the result are on the scale 0..1. Raises UserError
+    runs, `track` and `variant` say which. All scores of the result are on the scale 0..1. `text_only` is the
+    store of a control without references: the result then holds what A and B gain over it. Raises UserError
     when a store holds no such run or several, and when the two runs have no scored sample in common.
 
     >>> result = compare("results/static-reference", "results/refalign-tiny")
@@ -83,7 +105,10 @@ def compare(
         if run_a.label == run_b.label:
             run_a = replace(run_a, label=f"{run_a.label} of {os.fspath(a)}")
             run_b = replace(run_b, label=f"{run_b.label} of {os.fspath(b)}")
-        return compare_runs(run_a, run_b, protocol_of(run_a.records[0].track, protocol))
+        control = None
+        if text_only is not None:
+            control = stored_run(text_only, run_a.records[0].track, None)
+        return compare_runs(run_a, run_b, protocol_of(run_a.records[0].track, protocol), control)
 
 
 def stored_run(store: Store, track: str | None, variant: str | None) -> ComparedRun:
@@ -104,8 +129,13 @@ def stored_run(store: Store, track: str | None, variant: str | None) -> Compared
     return ComparedRun(label=run.label, records=groups[run], info=stored.run_infos.get(run))
 
 
-def compare_runs(a: ComparedRun, b: ComparedRun, protocol: Protocol) -> ComparisonReport:
-    """Compare two runs of one track. Raises UserError when they have nothing in common."""
+def compare_runs(
+    a: ComparedRun, b: ComparedRun, protocol: Protocol, text_only: ComparedRun | None = None
+) -> ComparisonReport:
+    """Compare two runs of one track, and both with a text-only control of it.
+
+    Raises UserError when they have nothing in common.
+    """
     cards = generation = None
     if a.info is not None and b.info is not None:
         cards, generation = card_differences(a.info, b.info), generation_differences(a.info, b.info)
@@ -116,6 +146,24 @@ def compare_runs(a: ComparedRun, b: ComparedRun, protocol: Protocol) -> Comparis
         cardless=tuple(run.label for run in (a, b) if run.info is None),
         scoring=tuple(scoring_differences(a.records, b.records)),
         published=tuple(said for run in (a, b) if (said := _other_than_published(run)) is not None),
+        supplementary=figure_differences(a.records, b.records, FIGURES),
+        gains=() if text_only is None else identity_gains((a, b), text_only),
+    )
+
+
+def identity_gains(runs: Sequence[ComparedRun], control: ComparedRun) -> tuple[IdentityGain, ...]:
+    """What each run gains over the control; the control itself is left out."""
+    metrics = {figure.metric for figure in GAIN_FIGURES}
+    scored = [record for record in control.records if record.metric in metrics]
+    return tuple(
+        IdentityGain(
+            run=run.label,
+            control=control.label,
+            differences=figure_differences(run.records, control.records, GAIN_FIGURES),
+            scoring=tuple(scoring_differences(run.records, scored)),
+        )
+        for run in runs
+        if run.records[0].run != control.records[0].run
     )
 
 
@@ -150,8 +198,22 @@ def verdict(difference: Difference) -> str:
     )
 
 
-def comparison_rows(comparison: Comparison) -> list[list[str]]:
-    """The cells under `COMPARISON_HEADINGS`: TotalScore first, then the components."""
+def gain_lines(gain: IdentityGain) -> list[str]:
+    """A sentence on each figure of an identity-gain, in points."""
+    start = f"identity-gain of {gain.run} over {gain.control}"
+    if not gain.differences:
+        return [f"{start}: none, no sample has a FaceSim or a kept subject in both"]
+    lines = [
+        f"{start}, {one.label}: {100 * (one.difference or 0):+.2f} points, "
+        f"95 % interval {interval_text(one.interval)}, {count_text(one.n, 'sample')}"
+        for one in gain.differences
+    ]
+    return lines + [f"  not scored alike: {one.field}" for one in gain.scoring]
+
+
+def comparison_rows(report: ComparisonReport) -> list[list[str]]:
+    """The cells under `COMPARISON_HEADINGS`: TotalScore, the components, then what is outside of them."""
+    comparison = report.scores
     return [
         [
             difference.label,
@@ -162,14 +224,16 @@ def comparison_rows(comparison: Comparison) -> list[list[str]]:
             str(difference.n),
             percent(difference.detectable),
         ]
-        for difference in (comparison.total, *comparison.components)
+        for difference in (comparison.total, *comparison.components, *report.supplementary)
     ]
 
 
 def comparison_lines(report: ComparisonReport) -> list[str]:
     """What is said below the table: verdicts, what was left out, and where cards and scoring differ."""
     scores = report.scores
-    lines = [verdict(difference) for difference in (scores.total, *scores.components)]
+    compared = (scores.total, *scores.components, *report.supplementary)
+    lines = [verdict(difference) for difference in compared]
+    lines += [line for gain in report.gains for line in gain_lines(gain)]
     lines += [f"note: {text}" for text in scores.notes]
     if report.generation is not None and report.generation.sentence:
         lines.append(report.generation.sentence)
@@ -198,20 +262,23 @@ def comparison_json(report: ComparisonReport) -> dict[str, Any]:
         "track": scores.track,
         "protocol": scores.protocol,
         "samples": scores.samples,
-        "differences": [
-            {
-                **asdict(difference),
-                "distinguishable": difference.distinguishable,
-                "verdict": verdict(difference),
-            }
-            for difference in (scores.total, *scores.components)
-        ],
+        "differences": [_difference_json(one) for one in (scores.total, *scores.components)],
+        "supplementary": [_difference_json(one) for one in report.supplementary],
+        "identity_gains": [asdict(gain) for gain in report.gains],
         "notes": list(scores.notes),
         "cards_missing": list(report.cardless),
         "card_differences": None if report.cards is None else [asdict(field) for field in report.cards],
         "generation_differences": None if report.generation is None else asdict(report.generation),
         "other_than_published": list(report.published),
         "scoring_differences": [asdict(field) for field in report.scoring],
+    }
+
+
+def _difference_json(difference: Difference) -> dict[str, Any]:
+    return {
+        **asdict(difference),
+        "distinguishable": difference.distinguishable,
+        "verdict": verdict(difference),
     }
 
 

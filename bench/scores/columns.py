@@ -19,6 +19,9 @@ CATEGORIES_WITHOUT_FACESIM = ("singleobj", "multiobject", "multiface", "multihum
 # NexusScore leaves out references with these exact labels in samples whose id holds "face".
 NEXUS_FACE_LABELS = ("Man", "Woman")
 
+# The reason of subject-confusion where no reference appears in a video at all: its presence is then 0.
+NOTHING_OF_ANY_REFERENCE = "none of the references was found in any frame"
+
 
 def facesim_not_applicable(sample: Sample) -> str | None:
     """Why FaceSim does not apply to a sample, or None.

@@ -20,11 +20,13 @@ from refbench.bench.dataset import domain_of
 from refbench.bench.errors import UserError
 from refbench.bench.scores.aggregate import (
     SampleScores,
+    natural_order,
     resampled_together,
     sample_scores,
     unofficial_reasons,
 )
-from refbench.bench.scores.bootstrap import CONFIDENCE, Interval, interval
+from refbench.bench.scores.bootstrap import CONFIDENCE, Interval, interval, resampled_means
+from refbench.bench.scores.identity import Figure
 from refbench.bench.scores.protocol import Protocol
 from refbench.bench.scores.record import FAILED, MISSING_VIDEO, MISSING_WEIGHTS, Record
 
@@ -167,6 +169,27 @@ def compare_records(
         components=components,
         notes=tuple(notes),
     )
+
+
+def figure_differences(
+    records_a: Sequence[Record], records_b: Sequence[Record], figures: Iterable[Figure]
+) -> tuple[Difference, ...]:
+    """The differences of figures outside of any protocol, over the samples that have a value in both.
+
+    A figure without such a sample is left out. Values are raw.
+    """
+    differences = []
+    for figure in figures:
+        values_a, values_b = figure.per_sample(records_a), figure.per_sample(records_b)
+        samples = sorted(values_a.keys() & values_b.keys(), key=natural_order)
+        if not samples:
+            continue
+        pairs_S2 = np.array([[values_a[sample], values_b[sample]] for sample in samples])
+        (draws_R2,) = resampled_means([pairs_S2])
+        a, b = pairs_S2.mean(axis=0).tolist()
+        draws_R = draws_R2[:, 0] - draws_R2[:, 1]
+        differences.append(_difference(figure.name, figure.label, a, b, draws_R, len(samples)))
+    return tuple(differences)
 
 
 def _samples_with_video(records: Iterable[Record]) -> set[str]:

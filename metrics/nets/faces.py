@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,11 +41,11 @@ FRAME_GREY = (128, 128, 128)
 
 @dataclass(frozen=True, kw_only=True)
 class Face:
-    """A picture's largest face: the aligned crop, RGB uint8 (112, 112, 3), its ArcFace embedding (D,), and
+    """A face of a picture: the aligned crop, RGB uint8 (112, 112, 3), its ArcFace embedding (D,), and
     its box (x1, y1, x2, y2) in pixels of the picture, which it may pass.
 
-    `arcface_D` is None where the model pack has no recogniser; `framed` says that the face was only found
-    after framing.
+    `arcface_D` is None where the model pack has no recogniser or was not asked; `framed` says that the face
+    was only found after framing.
     """
 
     crop_HWC: np.ndarray
@@ -126,6 +126,30 @@ def halved(crop_HWC: np.ndarray) -> np.ndarray:
     return small_HWC
 
 
+@dataclass(frozen=True, kw_only=True)
+class _FoundFaces:
+    """Boxes (F, 5) and landmarks (F, 5, 2) in the picture that was searched, which begins `shift` (x, y)
+    before the given one.
+    """
+
+    boxes_F5: np.ndarray
+    landmarks_F52: np.ndarray
+    searched_bgr: np.ndarray
+    shift: tuple[int, int]
+
+
+def _cut(image_bgr: np.ndarray, found: _FoundFaces, place: int) -> Face:
+    """The face at that place, cut out of the given picture, without its ArcFace embedding."""
+    shifted_52 = found.landmarks_F52[place] - np.array(found.shift, np.float32)
+    left, top, right, bottom = (found.boxes_F5[place, :4] - np.array(2 * found.shift, np.float32)).tolist()
+    return Face(
+        crop_HWC=halved(aligned_crop(image_bgr, shifted_52, CROP_SIDE_PX))[..., ::-1],
+        arcface_D=None,
+        framed=found.searched_bgr is not image_bgr,
+        box_4=(left, top, right, bottom),
+    )
+
+
 class FaceFinder:
     """A loaded pack: `detector.detect(bgr)` gives boxes with scores (F, 5) and landmarks (F, 5, 2).
 
@@ -142,34 +166,39 @@ class FaceFinder:
 
         Raises SampleError for a strip too narrow to search.
         """
+        image_bgr, found = self._found(image_HWC)
+        if found is None:
+            return None
+        place = largest(found.boxes_F5)
+        face = _cut(image_bgr, found, place)
+        return replace(face, arcface_D=self._arcface(found.searched_bgr, found.landmarks_F52[place]))
+
+    def find_all(self, image_HWC: np.ndarray) -> list[Face]:
+        """All faces of a picture, RGB uint8 (H, W, 3), in the detector's order, without ArcFace embeddings.
+
+        The grey frame is put around as in `find`. Raises SampleError for a strip too narrow to search.
+        """
+        image_bgr, found = self._found(image_HWC)
+        if found is None:
+            return []
+        return [_cut(image_bgr, found, place) for place in range(len(found.boxes_F5))]
+
+    def _found(self, image_HWC: np.ndarray) -> tuple[np.ndarray, _FoundFaces | None]:
+        """The picture as BGR and the faces of it, or of it in a grey frame; None where neither has one."""
         height, width = image_HWC.shape[:2]
         if min(height, width) * DETECTOR_SIDE_PX < max(height, width):
             raise SampleError(f"a picture of {width}×{height} pixels is too narrow to look for faces")
         image_bgr = np.ascontiguousarray(image_HWC[..., ::-1])
-        searched, shift = image_bgr, (0, 0)
-        found = self._largest(searched)
-        if found is None:
-            searched, shift = framed(image_bgr)
-            found = self._largest(searched)
-            if found is None:
-                return None
-        box_4, landmarks_52 = found
-        shifted_52 = landmarks_52 - np.array(shift, np.float32)
-        left, top, right, bottom = (box_4 - np.array(2 * shift, np.float32)).tolist()
-        return Face(
-            crop_HWC=halved(aligned_crop(image_bgr, shifted_52, CROP_SIDE_PX))[..., ::-1],
-            arcface_D=self._arcface(searched, landmarks_52),
-            framed=searched is not image_bgr,
-            box_4=(left, top, right, bottom),
-        )
-
-    def _largest(self, image_bgr: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
-        """Box (4,) and landmarks (5, 2) of the largest face."""
         boxes_F5, landmarks_F52 = self.detector.detect(image_bgr)
+        searched, shift = image_bgr, (0, 0)
         if len(boxes_F5) == 0:
-            return None
-        place = largest(boxes_F5)
-        return boxes_F5[place, :4], landmarks_F52[place]
+            searched, shift = framed(image_bgr)
+            boxes_F5, landmarks_F52 = self.detector.detect(searched)
+            if len(boxes_F5) == 0:
+                return image_bgr, None
+        return image_bgr, _FoundFaces(
+            boxes_F5=boxes_F5, landmarks_F52=landmarks_F52, searched_bgr=searched, shift=shift
+        )
 
     def _arcface(self, image_bgr: np.ndarray, landmarks_52: np.ndarray) -> np.ndarray | None:
         if self.recogniser is None:

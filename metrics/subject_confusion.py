@@ -1,0 +1,435 @@
+"""subject-confusion: does each subject in the video look like its own reference, or like another one's?
+
+    score = pairs of (frame, subject) whose subject is nearer to another reference / all such pairs
+
+A sample needs two or more references. Two kinds of rows are compared with the references in 32 frames:
+
+* pictures: what NexusScore's detector finds with confidence over 0.6 and a product with the label over 0.30
+  is cut out, embedded by GME and compared with **all** reference pictures;
+* faces: every face that FaceSim's detector finds is compared by CurricularFace with the faces of all
+  references that show a person. Faces less alike to all of them than `MIN_FACE_COSINE` are strangers.
+
+In each frame detections and references are paired, the most alike first, each at most once, and a box only
+with references for which the detector found it; boxes over one another count as one that was found for
+several. A pair's *margin* is its similarity minus that to the best other reference; below 0 the subject is
+confused. Range: 0 to 1, lower is better. Supplementary: no protocol's total contains it.
+
+The details hold `presence`, the share of the references looked for that some detection in some frame is
+nearest to (0 to 1), `margin`, the mean margin (-2 to 2; none where there was no other reference to compare
+with), counts for each reference, and for `pictures` and `faces` the mean similarity of each subject (rows) to
+each reference (columns).
+
+Source: ours; the detector, its thresholds and both embeddings are those of `metrics/nexusscore.py` and
+`metrics/facesim.py`. Known failures: two subjects that changed roles ("the man in red holds the cup") are not
+confused, since a pairing knows no prompt; a subject that is missing costs presence, not confusion; the face
+of a sample's only person has no other to be mistaken for and counts as its own; what the detector does not
+find is not judged, and where it finds nothing there is no score; a reference picture that is alike to
+everything, or a place that fills the frame, draws others to it; look-alike references give margins around 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from refbench.bench.environment import Environment
+from refbench.bench.errors import SampleError
+from refbench.bench.metric import Metric, MetricDeclaration, Score, Scorer
+from refbench.bench.registry import metrics
+from refbench.bench.sample import Sample
+from refbench.bench.scores.columns import NOTHING_OF_ANY_REFERENCE
+from refbench.bench.video import Video, uniform_frames
+from refbench.metrics.facesim import FaceSim, FaceSimOptions, FaceSimScorer, cosines
+from refbench.metrics.nets.pixels import distinct_frames
+from refbench.metrics.nexusscore import (
+    CROPS_HELD,
+    FRAMES,
+    MIN_CONFIDENCE,
+    MIN_TEXT_SIMILARITY,
+    LookedAt,
+    NexusScore,
+    NexusScorer,
+    Subject,
+    crop_of,
+    half_product,
+    label_embeddings,
+    looked_at_frames,
+    picture_embeddings,
+    subjects_of,
+)
+from refbench.metrics.weights import CLIP_VIT_B32, GME_QWEN2_VL, OPENS2V_WEIGHT
+
+if TYPE_CHECKING:
+    import torch
+    from PIL import Image
+
+# Ours: strangers' cosines lie around 0, other photographs of one person reach 0.77 to 0.80.
+MIN_FACE_COSINE = 0.3
+# Ours, as in PASCAL VOC: boxes that share more than half of their common area show one subject.
+SAME_SUBJECT_OVERLAP = 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pair:
+    """A detection that was paired with a reference: its similarities to all references, (R,).
+
+    `own` is the reference's column, `times` in how many of the frames the detection stands.
+    """
+
+    own: int
+    similarities_R: np.ndarray
+    times: int = 1
+
+    @property
+    def margin(self) -> float | None:
+        """Similarity to the own reference minus that to the best other; None where there is no other."""
+        others = np.delete(self.similarities_R, self.own)
+        return float(self.similarities_R[self.own] - others.max()) if len(others) else None
+
+    @property
+    def confused(self) -> bool:
+        """Whether another reference is nearer."""
+        return self.margin is not None and self.margin < 0
+
+    @property
+    def nearest(self) -> int:
+        """The column of the nearest reference; of equally near ones the own."""
+        return int(self.similarities_R.argmax()) if self.confused else self.own
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compared:
+    """All pairs of one kind (pictures or faces) in a video.
+
+    `references` are the sample's numbers of the columns, `sought` those of them that were looked for.
+    """
+
+    references: tuple[int, ...]
+    sought: tuple[int, ...]
+    pairs: tuple[Pair, ...]
+
+    @property
+    def present(self) -> set[int]:
+        """The references that were looked for and are nearest to some detection."""
+        return {self.references[pair.nearest] for pair in self.pairs} & set(self.sought)
+
+    def matrix(self) -> list[list[float] | None]:
+        """The mean similarities of each reference's subject (rows) to all references; None: never found."""
+        rows: list[list[float] | None] = []
+        for column in range(len(self.references)):
+            own = [pair for pair in self.pairs if pair.own == column]
+            rows.append(
+                np.average(
+                    [pair.similarities_R for pair in own], axis=0, weights=[pair.times for pair in own]
+                ).tolist()
+                if own
+                else None
+            )
+        return rows
+
+    def counted(self, number: int) -> dict[str, int]:
+        """In how many frames the subject of a reference was found, and in how many of them confused."""
+        own = [pair for pair in self.pairs if self.references[pair.own] == number]
+        return {
+            "frames": sum(pair.times for pair in own),
+            "confused": sum(pair.times for pair in own if pair.confused),
+        }
+
+
+@metrics.register
+class SubjectConfusion(Metric):
+    """Needs everything of NexusScore and FaceSim; GME is shared with NexusScore and GmeScore."""
+
+    declaration = MetricDeclaration(
+        name="subject-confusion",
+        version="1",
+        summary="supplementary: share of subjects nearer to another reference than to their own",
+        source="ours; networks of NexusScore and FaceSim (OpenS2V-Nexus@210eb08)",
+        uses=frozenset({"video", "references"}),
+        weights=(OPENS2V_WEIGHT, CLIP_VIT_B32, GME_QWEN2_VL),
+        job_limit_s=NexusScore.declaration.job_limit_s + FaceSim.declaration.job_limit_s,
+        packages=tuple(dict.fromkeys((*NexusScore.declaration.packages, *FaceSim.declaration.packages))),
+    )
+    modules = tuple(dict.fromkeys((*NexusScore.modules, *FaceSim.modules)))
+    Options = FaceSimOptions
+
+    def not_applicable(self, sample: Sample) -> str | None:
+        """Samples with fewer than two references, or of which no two can be compared."""
+        if not sample.references:
+            return "no references"
+        if len(sample.references) == 1:
+            return "one reference cannot be confused with another"
+        if not subjects_of(sample) and len(people_of(sample)) < 2:
+            return "no two references can be compared: faces need two, everything else a label"
+        return None
+
+    def find_weights(self, environment: Environment) -> tuple[object, object]:
+        """What NexusScore and FaceSim find. Raises MissingWeights."""
+        return NexusScore().find_weights(environment), FaceSim(self.options).find_weights(environment)
+
+    def load(self, environment: Environment) -> SubjectConfusionScorer:
+        """A scorer with the networks of both.
+
+        Raises MissingWeights, and UserError for files that are damaged or do not fit.
+        """
+        self.find_weights(environment)
+        return SubjectConfusionScorer(
+            nexusscore=NexusScore().load(environment), facesim=FaceSim(self.options).load(environment)
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SubjectConfusionScorer(Scorer):
+    """Streams over the frames once; holds the embeddings of a video's crops and faces."""
+
+    nexusscore: NexusScorer
+    facesim: FaceSimScorer
+
+    def score(self, sample: Sample, video: Video) -> Score:
+        """The share of confused subjects of one video, 0 to 1.
+
+        Raises SampleError when no reference appears, and for a reference or a video that cannot be read.
+        """
+        pictures = _Pictures(sample, self.nexusscore)
+        faces = _Faces(sample, self.facesim)
+        for looked_at in pictures.frames(video):
+            pictures.add(looked_at)
+            faces.add(looked_at)
+        return summary_of(sample, {"pictures": pictures.compared(), "faces": faces.compared()})
+
+    def provenance(self) -> dict[str, Any]:
+        """NexusScore's precisions and pairs per pass, and the digests of all files of both."""
+        said = self.nexusscore.provenance()
+        return said | {"weights": {**said["weights"], **self.facesim.weights}}
+
+    def close(self) -> None:
+        """Let go of the networks."""
+        self.nexusscore.close()
+        self.facesim.close()
+
+
+def people_of(sample: Sample) -> list[int]:
+    """The numbers of the references that show a person."""
+    return [number for number, one in enumerate(sample.references) if one.kind == "person"]
+
+
+def paired(similarities_DR: np.ndarray, candidates: Sequence[Collection[int]]) -> list[int | None]:
+    """For each of D detections of a frame the column of its reference, or None where it gets none.
+
+    `similarities_DR` are (detections, references), `candidates` the columns that each detection may get. The
+    most alike pair is made first; a detection and a reference are in one pair at most. Of equally alike ones
+    the first detection, then the first column.
+
+    >>> paired(np.array([[0.9, 0.1], [0.8, 0.3]]), [{0, 1}, {0, 1}])
+    [0, 1]
+    """
+    own: list[int | None] = [None] * len(candidates)
+    possible = [(detection, column) for detection, columns in enumerate(candidates) for column in columns]
+    for detection, column in sorted(possible, key=lambda pair: (-similarities_DR[pair], *pair)):
+        if own[detection] is None and column not in own:
+            own[detection] = column
+    return own
+
+
+def pairs_of(
+    similarities_DR: np.ndarray, candidates: Sequence[Collection[int]], times: int
+) -> Iterator[Pair]:
+    """The pairs of a frame that stands for so many of the 32; see `paired`."""
+    for row, own in zip(similarities_DR, paired(similarities_DR, candidates), strict=True):
+        if own is not None:
+            yield Pair(own=own, similarities_R=row, times=times)
+
+
+def summary_of(sample: Sample, kinds: Mapping[str, Compared]) -> Score:
+    """The score and its details of a video's pairs. Raises SampleError where there is none."""
+    sought = {number for kind in kinds.values() for number in kind.sought}
+    if not sought:
+        raise SampleError("no reference to look for: all are people, and no face is found in their pictures")
+    pairs = [pair for kind in kinds.values() for pair in kind.pairs]
+    if not pairs:
+        raise SampleError(NOTHING_OF_ANY_REFERENCE)
+    margins = [(pair.margin, pair.times) for pair in pairs if pair.margin is not None]
+    compared = sum(times for _, times in margins)
+    present = {number for kind in kinds.values() for number in kind.present}
+    return Score(
+        value=sum(pair.times for pair in pairs if pair.confused) / sum(pair.times for pair in pairs),
+        details={
+            "frames": FRAMES,
+            "presence": len(present) / len(sought),
+            "margin": sum(margin * times for margin, times in margins) / compared if compared else None,
+            "references": [
+                {
+                    "path": reference.path,
+                    "sought": number in sought,
+                    "present": number in present,
+                    **{name: kind.counted(number) for name, kind in kinds.items() if number in kind.sought},
+                }
+                for number, reference in enumerate(sample.references)
+            ],
+            **{
+                name: {"references": list(kind.references), "mean_similarity": kind.matrix()}
+                for name, kind in kinds.items()
+                if kind.sought
+            },
+        },
+    )
+
+
+@dataclass(kw_only=True)
+class _Sighting:
+    """What a box shows: the places in `subjects_of` that it was found for, and the number of its crop."""
+
+    corners_4: Sequence[float]
+    subjects: set[int]
+    crop: int
+
+
+@dataclass
+class _Pictures:
+    """Finds the subjects of a video as NexusScore does and compares their crops with all references."""
+
+    sample: Sample
+    scorer: NexusScorer
+    subjects: list[Subject] = field(init=False)
+    seen: list[tuple[int, list[_Sighting]]] = field(init=False, default_factory=list)
+    waiting: list[Image.Image] = field(init=False, default_factory=list)
+    crops: list[torch.Tensor] = field(init=False, default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.subjects = subjects_of(self.sample)
+
+    def frames(self, video: Video) -> Iterator[LookedAt]:
+        """The frames with their boxes; without any where nothing is looked for."""
+        if self.subjects:
+            pictures = [subject.reference.open_plain_rgb() for subject in self.subjects]
+            prompts = self.scorer.detector.prompts(pictures)
+            yield from looked_at_frames(video, self.scorer.detector, prompts, len(self.subjects))
+            return
+        place = 0
+        for frame_HWC, repeats in distinct_frames(video, uniform_frames(FRAMES)):
+            yield LookedAt(frame_HWC=frame_HWC, place=place, repeats=repeats, per_subject=())
+            place += repeats
+
+    def add(self, looked_at: LookedAt) -> None:
+        """Cut out what the boxes of a frame show, each subject once."""
+        from PIL import Image
+
+        found = [
+            (float(confidence), subject, corners_4)
+            for subject, boxes in enumerate(looked_at.per_subject)
+            for corners_4, confidence in zip(boxes.corners.tolist(), boxes.scores.numpy(), strict=True)
+            if confidence > MIN_CONFIDENCE and _has_pixels(corners_4)
+        ]
+        picture = Image.fromarray(looked_at.frame_HWC)
+        sightings: list[_Sighting] = []
+        for _, subject, corners_4 in sorted(found, key=lambda box: -box[0]):
+            same = next(
+                (one for one in sightings if overlap(one.corners_4, corners_4) > SAME_SUBJECT_OVERLAP), None
+            )
+            if same is not None:
+                same.subjects.add(subject)
+                continue
+            crop = len(self.crops) + len(self.waiting)
+            sightings.append(_Sighting(corners_4=corners_4, subjects={subject}, crop=crop))
+            self.waiting.append(crop_of(picture, corners_4))
+            if len(self.waiting) == CROPS_HELD:
+                self._flush()
+        self.seen.append((looked_at.repeats, sightings))
+
+    def compared(self) -> Compared:
+        """The pairs of all frames."""
+        everyone = self.sample.references
+        # By identity: a sample may name one picture twice.
+        column_of = [
+            next(number for number, one in enumerate(everyone) if one is subject.reference)
+            for subject in self.subjects
+        ]
+        self._flush()
+        pairs: list[Pair] = []
+        if self.crops:
+            import torch
+
+            embedder = self.scorer.embedder
+            labels = label_embeddings(self.subjects, embedder)
+            pictures = picture_embeddings([one.open_plain_rgb() for one in everyone], embedder)
+            references_RD = torch.stack(pictures).float()
+            for times, sightings in self.seen:
+                crops = [self.crops[one.crop] for one in sightings]
+                # As in NexusScore, what is unlike the label is no such subject.
+                candidates = [
+                    {
+                        column_of[subject]
+                        for subject in one.subjects
+                        if half_product(labels[subject], crop_D) > MIN_TEXT_SIMILARITY
+                    }
+                    for one, crop_D in zip(sightings, crops, strict=True)
+                ]
+                if crops:
+                    similarities_DR = (torch.stack(crops).float() @ references_RD.T).numpy()
+                    pairs += pairs_of(similarities_DR, candidates, times)
+        return Compared(
+            references=tuple(range(len(everyone))), sought=tuple(dict.fromkeys(column_of)), pairs=tuple(pairs)
+        )
+
+    def _flush(self) -> None:
+        if self.waiting:
+            self.crops += self.scorer.embedder.embed_images(self.waiting).half()
+            self.waiting = []
+
+
+@dataclass
+class _Faces:
+    """Finds all faces of a video and compares them with the faces of all references that show a person."""
+
+    sample: Sample
+    scorer: FaceSimScorer
+    columns: tuple[int, ...] = field(init=False)
+    references_D: list[np.ndarray] = field(init=False)
+    pairs: list[Pair] = field(init=False, default_factory=list)
+
+    def __post_init__(self) -> None:
+        everyone = self.sample.references
+        found = {
+            number: self.scorer.find_reference_face(everyone[number]) for number in people_of(self.sample)
+        }
+        known = {number: face for number, face in found.items() if face is not None}
+        self.columns = tuple(known)
+        self.references_D = [face.curricular_D for face in known.values()]
+
+    def add(self, looked_at: LookedAt) -> None:
+        """Compare the faces of a frame."""
+        from refbench.metrics.nets.curricularface import face_embeddings
+
+        faces = self.scorer.faces.find_all(looked_at.frame_HWC) if self.columns else []
+        if not faces:
+            return
+        embeddings_FD = face_embeddings(self.scorer.network, np.stack([face.crop_HWC for face in faces]))
+        similarities_FR = np.array([cosines(one_D, embeddings_FD) for one_D in self.references_D]).T
+        # Also false for a face whose embedding is of length zero.
+        known_FR = similarities_FR[similarities_FR.max(axis=1) >= MIN_FACE_COSINE]
+        self.pairs += pairs_of(known_FR, [range(len(self.columns))] * len(known_FR), looked_at.repeats)
+
+    def compared(self) -> Compared:
+        """The pairs of all frames."""
+        return Compared(references=self.columns, sought=self.columns, pairs=tuple(self.pairs))
+
+
+def overlap(one_4: Sequence[float], other_4: Sequence[float]) -> float:
+    """Intersection over union of two boxes (x1, y1, x2, y2), 0 to 1.
+
+    >>> overlap((0, 0, 2, 2), (1, 0, 3, 2))
+    0.3333333333333333
+    """
+    left, top = max(one_4[0], other_4[0]), max(one_4[1], other_4[1])
+    right, bottom = min(one_4[2], other_4[2]), min(one_4[3], other_4[3])
+    common = max(right - left, 0.0) * max(bottom - top, 0.0)
+    union = sum((box[2] - box[0]) * (box[3] - box[1]) for box in (one_4, other_4)) - common
+    return common / union if union > 0 else 0.0
+
+
+def _has_pixels(corners_4: Iterable[float]) -> bool:
+    left, top, right, bottom = (round(corner) for corner in corners_4)
+    return right > left and bottom > top
