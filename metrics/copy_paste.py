@@ -19,7 +19,7 @@ Known failures. The whole picture is compared, background included: a subject th
 onto another ground counts by its part of the texture. A mirrored copy counts 0 and a bent one little, for
 neither is a similarity transform; a small one has too few features. Colours are not looked at. What is rigid
 in the world (a logo, a place, a box seen from the same side) reappears without having been copied.
-`docs/copy-paste.md` has the measured values.
+`docs/copy-paste.md` has the measured values of the controls.
 
 Source: this project; SIFT (Lowe, IJCV 2004), RANSAC and warping by OpenCV. References are opened as
 generators open them (turned by EXIF, transparency on white): a copy is one of what the generator was given.
@@ -55,7 +55,7 @@ LEAST_MATCHES = 6
 RANSAC_ERROR_PX = 3.0
 RANSAC_ROUNDS = 500
 # Of the reference in the frame, both at the sizes above; beyond, a fit is chance.
-SMALLEST_SCALE, LARGEST_SCALE = 0.15, 6.0
+SMALLEST_SCALE, LARGEST_SCALE = 0.08, 6.0
 
 WINDOW_PX = 11
 LEAST_DEVIATION = 6.0
@@ -151,7 +151,7 @@ def features(picture_HWC: np.ndarray, side_px: int) -> Features:
 
     grey_HW = cv2.cvtColor(picture_HWC, cv2.COLOR_RGB2GRAY)
     grey_HW = shrunk(grey_HW, side_px / max(grey_HW.shape))
-    detector = cv2.SIFT_create(nfeatures=MOST_FEATURES, contrastThreshold=SIFT_CONTRAST)
+    detector = cv2.SIFT.create(nfeatures=MOST_FEATURES, contrastThreshold=SIFT_CONTRAST)
     points, descriptor_ND = detector.detectAndCompute(grey_HW, None)
     return Features(
         grey_HW=grey_HW,
