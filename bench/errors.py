@@ -18,6 +18,13 @@ class SampleError(Exception):
     """One sample could not be generated or scored; it becomes a record's reason and the run goes on."""
 
 
+class NotApplicable(SampleError):
+    """A metric that has looked at a sample's references does not apply to it; the record says so.
+
+    From the sample alone: what a video or a network is to blame for is another SampleError.
+    """
+
+
 class MissingWeights(Exception):
     """A metric's or method's weights are not on disk; the text names them and how to get them."""
 

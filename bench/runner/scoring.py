@@ -14,14 +14,14 @@ from typing import Any
 from refbench.bench import FRAME_MEMORY_GIB
 from refbench.bench.devices import Place, use_here
 from refbench.bench.environment import Environment, quiet_onnx, resolve_device, threads_per_job
-from refbench.bench.errors import MissingWeights, SampleError, UserError, one_line
+from refbench.bench.errors import MissingWeights, NotApplicable, SampleError, UserError, one_line
 from refbench.bench.files import family_folder, is_disk_error
 from refbench.bench.method import OnStep, silent
 from refbench.bench.metric import Metric, Scorer
 from refbench.bench.options import build_options
 from refbench.bench.registry import load_plugins, metrics
 from refbench.bench.sample import Input, Sample
-from refbench.bench.scores.record import FAILED, MISSING_WEIGHTS, READING
+from refbench.bench.scores.record import FAILED, MISSING_WEIGHTS, NOT_APPLICABLE, READING
 from refbench.bench.streams import Budget
 from refbench.bench.video import Video
 from refbench.bench.weights.kind import check_one_kind
@@ -169,6 +169,8 @@ class ScoringWorker:
         self._begin_expected(video)
         try:
             score = loaded.scorer.score(job.sample, video)
+        except NotApplicable as error:
+            return ScoringOutcome(reason=f"{NOT_APPLICABLE}: {one_line(error)}")
         except SampleError as error:
             return ScoringOutcome(reason=f"{FAILED}: {one_line(error)}")
         except UserError:
