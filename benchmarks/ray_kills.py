@@ -10,6 +10,7 @@ byte for byte with those of one process that nobody disturbed. Ends after KILLS 
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import random
@@ -150,7 +151,7 @@ def disturbed(folder: Path, command: list[str], cluster: Any, choice: random.Ran
             return killed
 
 
-def main(kills: int = 50, seconds: float = 1800) -> None:
+def main(kills: int, seconds: float) -> None:
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     os.environ["OMP_NUM_THREADS"] = "1"
     from ray.cluster_utils import Cluster
@@ -194,4 +195,10 @@ def main(kills: int = 50, seconds: float = 1800) -> None:
 
 
 if __name__ == "__main__":
-    main(*(int(argument) for argument in sys.argv[1:3]))
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("kills", nargs="?", type=int, default=50, help="when to end (default: 50)")
+    parser.add_argument("seconds", nargs="?", type=float, default=1800, help="at the latest (default: 1800)")
+    given = parser.parse_args()
+    main(given.kills, given.seconds)

@@ -11,13 +11,13 @@ find a torn line: what opening was before. `python benchmarks/store.py 100000` t
 
 from __future__ import annotations
 
+import argparse
 import gc
 import hashlib
 import json
 import multiprocessing
 import random
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -142,7 +142,11 @@ def _measure(work: Callable[[], object]) -> tuple[float, float]:
 
 
 def main() -> None:
-    count = int(sys.argv[1]) if len(sys.argv) > 1 else MILLION
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("records", nargs="?", type=int, default=MILLION, help="how many (default: a million)")
+    count = parser.parse_args().records
     print(describe("pydantic", "numpy"))
     records = [record(number) for number in range(APPENDED)]
     with tempfile.TemporaryDirectory() as folder:
