@@ -44,6 +44,8 @@ def test_every_value_is_still_current(older: Run, method: str) -> None:
         *("--dry-run", "--json"),
     )
     plan = json.loads(older(*words).stdout)["metrics"]
+    # A metric that came later has no value here.
+    plan = {name: counts for name, counts in plan.items() if name in {one.metric for one in held}}
     assert sum(counts["to_score"] for counts in plan.values()) == 0
     for metric, counts in plan.items():
         values = [record for record in held if record.metric == metric and record.value is not None]
