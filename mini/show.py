@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from refbench.bench.cli.work import exit_on_failure, other_command
 from refbench.bench.runner.evaluate import Evaluated
-from refbench.bench.scores.record import Record
+from refbench.bench.scores.record import FAILED, Record
 from refbench.metrics.nexusscore import NOTHING_FOUND
 from refbench.mini.contest import DATASET, OURS, RUNS, Contest
 
@@ -82,7 +82,7 @@ def unexpected_failures(done: Sequence[Evaluated]) -> list[Record]:
 
 
 def _found_nothing(record: Record) -> bool:
-    return (record.reason or "").endswith(NOTHING_FOUND)
+    return record.reason == f"{FAILED}: {NOTHING_FOUND}"
 
 
 def still_missing(done: Sequence[Evaluated]) -> list[str]:

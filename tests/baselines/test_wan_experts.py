@@ -20,6 +20,7 @@ from hypothesis import strategies as st  # noqa: E402
 
 from kit.cli import invoke  # noqa: E402
 from kit.golden_networks import worst  # noqa: E402
+from kit.stock_pipeline import own_latents, stock_latents  # noqa: E402
 from kit.tiny_runs import frames_of, generated, loaded, sample_of  # noqa: E402
 from refbench.baselines.vace_fun import VACE_FUN, VaceFun14B  # noqa: E402
 from refbench.baselines.wan import cost  # noqa: E402
@@ -74,48 +75,11 @@ def test_the_loop_is_that_of_diffusers_with_both_experts(weights: Path) -> None:
     """diffusers' own pipeline of Wan2.2, with our scheduler, from text to latents: its `transformer` is the
     high-noise expert, and each expert has a scale of its own.
     """
-    from diffusers import WanPipeline, WanTransformer3DModel
-
-    made = generator(weights)
-    sampler = made.sampler
-    stock = []
-    for network in (sampler.transformer, sampler.low_noise_transformer):
-        model = WanTransformer3DModel(**{k: v for k, v in network.config.items() if k[0] != "_"})
-        model.load_state_dict(network.state_dict())
-        stock.append(model.eval())
-    pipeline = WanPipeline(
-        tokenizer=sampler.codec.tokenizer,
-        text_encoder=sampler.codec.text_encoder,
-        transformer=stock[0],
-        transformer_2=stock[1],
-        boundary_ratio=0.875,
-        vae=sampler.codec.vae,
-        scheduler=sampler.scheduler,
-    )
-    pipeline.set_progress_bar_config(disable=True)
-    expected = pipeline(
-        prompt=PROMPT,
-        negative_prompt=made.method.settings.negative_prompt,
-        width=96,
-        height=64,
-        num_frames=5,
-        num_inference_steps=4,
-        guidance_scale=4.0,
-        guidance_scale_2=3.0,
-        generator=torch.Generator("cpu").manual_seed(7),
-        output_type="latent",
-    ).frames
-    last: list[Any] = []
-    step = sampler.scheduler.step
-
-    def watched(*arguments: Any, **settings: Any) -> Any:
-        last[:] = step(*arguments, **settings)
-        return tuple(last)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sampler.scheduler, "step", watched)
-        frames_of(made, sample_of([], prompt=PROMPT), 7)
-    assert worst(last[0], expected.numpy()) < 2e-4
+    made, sample = generator(weights), sample_of([], prompt=PROMPT)
+    size = {"width": 96, "height": 64, "num_frames": 5}
+    call = {**size, "num_inference_steps": 4, "guidance_scale": 4.0, "guidance_scale_2": 3.0}
+    expected = stock_latents(made, sample, 7, pipeline={"boundary_ratio": 0.875}, call=call)
+    assert worst(own_latents(made, sample, 7), expected) < 2e-4
 
 
 def test_each_expert_has_its_own_values_steps_and_scale(weights: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +13,7 @@ pytest.importorskip("diffusers", reason="the generators need the extra 'baseline
 
 
 from kit.golden_networks import worst  # noqa: E402
+from kit.stock_pipeline import own_latents, stock_latents  # noqa: E402
 from kit.tiny_runs import frames_of, generated, loaded, sample_of  # noqa: E402
 from refbench.baselines.wan.method import WanGenerator  # noqa: E402
 from refbench.baselines.wan.spec import WanOptions  # noqa: E402
@@ -49,43 +49,11 @@ def sample(prompt: str = PROMPT, references: int = 0) -> Sample:
 
 def test_the_loop_is_that_of_diffusers_on_the_original_grid(generator: WanGenerator) -> None:
     """diffusers' own pipeline and network, with our scheduler, from text to latents."""
-    from diffusers import WanPipeline, WanTransformer3DModel
-
-    sampler = generator.sampler
-    stock = WanTransformer3DModel(**{k: v for k, v in sampler.transformer.config.items() if k[0] != "_"})
-    stock.load_state_dict(sampler.transformer.state_dict())
-    pipeline = WanPipeline(
-        tokenizer=sampler.codec.tokenizer,
-        text_encoder=sampler.codec.text_encoder,
-        transformer=stock.eval(),
-        vae=sampler.codec.vae,
-        scheduler=sampler.scheduler,
-    )
-    pipeline.set_progress_bar_config(disable=True)
-    expected = pipeline(
-        prompt=PROMPT,
-        negative_prompt=generator.method.settings.negative_prompt,
-        width=96,
-        height=64,
-        num_frames=9,
-        num_inference_steps=3,
-        guidance_scale=5.0,
-        generator=torch.Generator("cpu").manual_seed(7),
-        output_type="latent",
-    ).frames
+    size = {"width": 96, "height": 64, "num_frames": 9}
+    call = {**size, "num_inference_steps": 3, "guidance_scale": 5.0}
+    expected = stock_latents(generator, sample(), 7, pipeline={}, call=call)
     assert expected.shape == (1, 16, 3, 8, 12)
-    last = []
-    step = sampler.scheduler.step
-
-    def watched(*arguments: Any, **settings: Any) -> Any:
-        made = step(*arguments, **settings)
-        last[:] = made
-        return made
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sampler.scheduler, "step", watched)
-        frames_of(generator, sample(), 7)
-    assert worst(last[0], expected.numpy()) < 2e-4
+    assert worst(own_latents(generator, sample(), 7), expected) < 2e-4
 
 
 def test_references_are_not_even_opened(generator: WanGenerator) -> None:
