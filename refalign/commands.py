@@ -99,7 +99,8 @@ def train(
         except KeyboardInterrupt:
             _stop(CheckpointStore(out, config.checkpoints.keep).newest_text())
         if result.stopped:
-            _stop(f"{result.checkpoint} is whole")
+            kept = result.checkpoint
+            _stop("there is no checkpoint yet" if kept is None else f"{kept} is whole")
         if _rank() == 0:
             note(f"step {result.step} is reached: {result.checkpoint}")
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -143,7 +143,7 @@ def empty_model(
     else:
         transformer = load_transformer(RefAlignTransformer3DModel, network)
     if config.run.gradient_checkpointing:
-        transformer.enable_gradient_checkpointing()
+        transformer.enable_gradient_checkpointing(RECOMPUTERS[config.run.recompute])
     if config.lora.enabled:
         with _seeded(config, "adapter"):
             _add_adapter(transformer, config.lora)
@@ -155,6 +155,30 @@ def empty_model(
     model = TrainingModel(transformer, projectors, config.alignment)
     model.train()
     return model
+
+
+def _recomputed_without_attention(block: torch.nn.Module, *inputs: Any) -> Any:
+    """A block's result; in backward everything but its attention is computed again."""
+    from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
+
+    def policy(context: Any, operator: Any, *arguments: Any, **settings: Any) -> CheckpointPolicy:
+        # Of torch `_scaled_dot_product_*_attention*`, of the libraries `flash_attn::*` and the like.
+        kept = any(part in str(operator) for part in ("attention", "attn"))
+        return CheckpointPolicy.MUST_SAVE if kept else CheckpointPolicy.PREFER_RECOMPUTE
+
+    return checkpoint(
+        block,
+        *inputs,
+        use_reentrant=False,
+        context_fn=lambda: create_selective_checkpoint_contexts(policy),
+    )
+
+
+# How blocks are computed again, by `run.recompute`; None: as diffusers does.
+RECOMPUTERS: dict[str, Callable[..., Any] | None] = {
+    "blocks": None,
+    "without_attention": _recomputed_without_attention,
+}
 
 
 @contextmanager

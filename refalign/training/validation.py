@@ -81,12 +81,12 @@ class Validation:
         """Write `<folder>/<sample>.mp4` for each sample; returns, in all processes, what could not be made
         and why, one line each.
 
-        Processes share the samples, except under FSDP2, where each call needs all of them: there no process
-        may leave a sample alone, so a file that only one of them cannot read is left out by all. Draws come
-        from generators of their own, so training goes on as if nothing had happened.
+        Processes share the samples, except where weights are sharded and each call needs all of them: there
+        no process may leave a sample alone, so a file that only one of them cannot read is left out by all.
+        Draws come from generators of their own, so training goes on as if nothing had happened.
         """
         network = _Network(model, parallel)
-        together = parallel.strategy == "fsdp2"
+        together = parallel.sharded
         faults: list[str] = []
         for number, sample in enumerate(self.samples):
             mine = number % parallel.world_size == parallel.rank
