@@ -143,20 +143,28 @@ def prepare(
 
 
 def convert(
-    source: Annotated[Path, typer.Argument(help="A file or folder of either naming, shards too.")],
+    source: Annotated[
+        Path,
+        typer.Argument(help="A file or folder of either naming, shards too, or a run's sharded checkpoint."),
+    ],
     target: Annotated[Path, typer.Argument(help="Folder to write; must not hold anything yet.")],
     to: Annotated[str, typer.Option("--to", help="original or diffusers.")],
     dtype: Annotated[str, typer.Option("--dtype", help="keep, bfloat16, float16 or float32.")] = "keep",
     drop_projectors: Annotated[
         bool, typer.Option("--drop-projectors", help="Leave out the projectors of the alignment loss.")
     ] = False,
+    average: Annotated[
+        bool, typer.Option("--average", help="Of a sharded checkpoint: the moving average of the weights.")
+    ] = False,
 ) -> None:
-    """Convert a Wan or RefAlign network between original and diffusers naming.
+    """Convert a Wan or RefAlign network between original and diffusers naming, or write a training run's.
 
     Known prefixes (module., dit., model.pipe., …) are dropped; what half precision needs in float32 stays so.
-    A diffusers folder has no place for projectors: convert with --drop-projectors.
+    A diffusers folder has no place for projectors: convert with --drop-projectors. A sharded checkpoint
+    (checkpoints.sharded=true) is read without the optimiser's state, in the --dtype at once.
 
     Example: refbench convert run/checkpoints/step-00001000/transformer out --to diffusers --drop-projectors
+    Example: refbench convert run14b/checkpoints/step-00003000 refalign-14b --to original --dtype bfloat16
     """
     _check_packages()
     from refbench.bench.console import print_text
@@ -168,7 +176,7 @@ def convert(
     if dtype not in DTYPES:
         raise UserError(unknown_name("dtype", dtype, DTYPES))
     files, projectors = convert_checkpoint(
-        source, target, naming=to, dtype=dtype, drop_projectors=drop_projectors
+        source, target, naming=to, dtype=dtype, drop_projectors=drop_projectors, average=average
     )
     kept = "none" if not projectors else "left out" if drop_projectors else "kept"
     print_text(f"{len(files)} file(s) in {target}, {to} naming; projectors: {kept}")

@@ -136,11 +136,7 @@ class CheckpointStore:
         folder = self.folder_of(step)
         if not (folder / STATE).is_file():
             return None
-        try:
-            state = TrainingState.model_validate_json((folder / STATE).read_bytes())
-        except ValidationError as error:
-            raise UserError(f"{folder / STATE} is damaged: {first_fault(error)}") from None
-        return Checkpoint(folder=folder, state=state)
+        return Checkpoint(folder=folder, state=read_state(folder))
 
     def newest_text(self) -> str:
         """Which checkpoint is the newest, as the end of an error line."""
@@ -188,6 +184,16 @@ class CheckpointStore:
             shutil.rmtree(doomed, ignore_errors=True)
         for leftover in self.folder.glob(".step-*"):
             shutil.rmtree(leftover, ignore_errors=True)
+
+
+def read_state(folder: Path) -> TrainingState:
+    """The state of a checkpoint. Raises UserError for one that is missing or damaged."""
+    try:
+        return TrainingState.model_validate_json((folder / STATE).read_bytes())
+    except OSError as error:
+        raise UserError(f"{folder / STATE} cannot be read: {one_line(error.strerror, 80)}") from None
+    except ValidationError as error:
+        raise UserError(f"{folder / STATE} is damaged: {first_fault(error)}") from None
 
 
 def write_state(folder: Path, state: TrainingState) -> None:

@@ -27,7 +27,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from refbench.bench.errors import UserError, first_fault, one_line
 from refbench.bench.files import shortlist, write_json
 
-INDEX = "index.json"
+SHARD_INDEX = "index.json"
 MODEL_PREFIX, AVERAGE_PREFIX, OPTIMIZER_PREFIX = "model/", "average/", "optimizer/"
 # A file is put together in memory before it is written: small files keep that copy small.
 FILE_BYTES = 512 * 2**20
@@ -106,7 +106,7 @@ def write_index(folder: Path, architecture: Mapping[str, Any]) -> None:
     """Write the index when all files are there."""
     files = {file.name: file.stat().st_size for file in sorted(folder.glob(f"*{SUFFIX}"))}
     index = ShardIndex(files=files, architecture=dict(architecture))
-    write_json(folder / INDEX, index.model_dump(mode="json"))
+    write_json(folder / SHARD_INDEX, index.model_dump(mode="json"))
 
 
 class ShardedState:
@@ -118,11 +118,13 @@ class ShardedState:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         try:
-            index = ShardIndex.model_validate_json((folder / INDEX).read_bytes())
+            index = ShardIndex.model_validate_json((folder / SHARD_INDEX).read_bytes())
         except OSError as error:
-            raise UserError(f"{folder / INDEX} cannot be read: {one_line(error.strerror, 80)}") from None
+            raise UserError(
+                f"{folder / SHARD_INDEX} cannot be read: {one_line(error.strerror, 80)}"
+            ) from None
         except ValidationError as error:
-            raise UserError(f"{folder / INDEX} is damaged: {first_fault(error)}") from None
+            raise UserError(f"{folder / SHARD_INDEX} is damaged: {first_fault(error)}") from None
         self.architecture = index.architecture
         found = {file.name: file.stat().st_size for file in folder.glob(f"*{SUFFIX}")}
         faults = [name for name, size in index.files.items() if found.get(name) != size]
