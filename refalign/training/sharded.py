@@ -29,8 +29,8 @@ from refbench.bench.files import shortlist, write_json
 
 SHARD_INDEX = "index.json"
 MODEL_PREFIX, AVERAGE_PREFIX, OPTIMIZER_PREFIX = "model/", "average/", "optimizer/"
-# A file is put together in memory before it is written: small files keep that copy small.
-FILE_BYTES = 512 * 2**20
+# A file is put together in memory, twice, before it is written: small files keep that small.
+FILE_BYTES = 256 * 2**20
 SUFFIX = ".safetensors"
 
 
