@@ -224,7 +224,12 @@ class Saver:
         return {names[id(value)]: shadow for value, shadow in pairs}
 
     def _tensors(self) -> dict[str, torch.Tensor]:
-        """Everything that a sharded checkpoint holds, by its names there."""
+        """What this process gives to a sharded checkpoint, by its names there.
+
+        Where every process has everything the main one gives it: the others would copy it for nothing.
+        """
+        if not (self.parallel.sharded or self.parallel.is_main):
+            return {}
         return {
             **{MODEL_PREFIX + name: value for name, value in self.model.named_parameters()},
             **{AVERAGE_PREFIX + name: value for name, value in self._averages().items()},
