@@ -55,14 +55,14 @@ class Case:
 
 # Every pair of values of two factors is in one of these (`test_many_processes.py` counts them).
 CHOSEN = (
-    Case(processes=1, average=True, validates=True, lora=True, sharded=True),
-    Case(processes=1, accumulates=False),
-    Case(processes=2, strategy="ddp", average=True, accumulates=False, sharded=True),
-    Case(processes=2, strategy="fsdp2", average=True, validates=True),
-    Case(processes=2, strategy="hsdp", validates=True, lora=True, accumulates=False),
-    Case(processes=4, strategy="ddp", validates=True, lora=True),
-    Case(processes=4, strategy="fsdp2", accumulates=False, lora=True, sharded=True),
-    Case(processes=4, strategy="hsdp", average=True, validates=True, sharded=True),
+    Case(processes=1, average=True, sharded=True),
+    Case(processes=1, validates=True, accumulates=False, lora=True),
+    Case(processes=2, average=True, accumulates=False, lora=True, sharded=True),
+    Case(processes=2, strategy="fsdp2", validates=True, sharded=True),
+    Case(processes=2, strategy="hsdp", lora=True),
+    Case(processes=4, validates=True),
+    Case(processes=4, strategy="fsdp2", average=True, accumulates=False, lora=True),
+    Case(processes=4, strategy="hsdp", average=True, validates=True, accumulates=False, sharded=True),
 )
 
 
