@@ -17,8 +17,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-from kit.training_cases import Case, all_cases, entry, launch  # noqa: E402
-from machine import describe  # noqa: E402
+from machine import describe
+
+from kit.training_cases import Case, all_cases, entry, launch
 
 TOLERANCE = 1e-5
 
