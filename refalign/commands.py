@@ -99,7 +99,8 @@ def train(
         except KeyboardInterrupt:
             _stop(CheckpointStore(out, config.checkpoints.keep).newest_text())
         if result.stopped:
-            _stop(f"{result.checkpoint} is whole")
+            kept = result.checkpoint
+            _stop("there is no checkpoint yet" if kept is None else f"{kept} is whole")
         if _rank() == 0:
             note(f"step {result.step} is reached: {result.checkpoint}")
 
@@ -142,20 +143,28 @@ def prepare(
 
 
 def convert(
-    source: Annotated[Path, typer.Argument(help="A file or folder of either naming, shards too.")],
+    source: Annotated[
+        Path,
+        typer.Argument(help="A file or folder of either naming, shards too, or a run's sharded checkpoint."),
+    ],
     target: Annotated[Path, typer.Argument(help="Folder to write; must not hold anything yet.")],
     to: Annotated[str, typer.Option("--to", help="original or diffusers.")],
     dtype: Annotated[str, typer.Option("--dtype", help="keep, bfloat16, float16 or float32.")] = "keep",
     drop_projectors: Annotated[
         bool, typer.Option("--drop-projectors", help="Leave out the projectors of the alignment loss.")
     ] = False,
+    average: Annotated[
+        bool, typer.Option("--average", help="Of a sharded checkpoint: the moving average of the weights.")
+    ] = False,
 ) -> None:
-    """Convert a Wan or RefAlign network between original and diffusers naming.
+    """Convert a Wan or RefAlign network between original and diffusers naming, or write a training run's.
 
     Known prefixes (module., dit., model.pipe., …) are dropped; what half precision needs in float32 stays so.
-    A diffusers folder has no place for projectors: convert with --drop-projectors.
+    A diffusers folder has no place for projectors: convert with --drop-projectors. A sharded checkpoint
+    (checkpoints.sharded=true) is read without the optimiser's state, in the --dtype at once.
 
     Example: refbench convert run/checkpoints/step-00001000/transformer out --to diffusers --drop-projectors
+    Example: refbench convert run14b/checkpoints/step-00003000 refalign-14b --to original --dtype bfloat16
     """
     _check_packages()
     from refbench.bench.console import print_text
@@ -167,7 +176,7 @@ def convert(
     if dtype not in DTYPES:
         raise UserError(unknown_name("dtype", dtype, DTYPES))
     files, projectors = convert_checkpoint(
-        source, target, naming=to, dtype=dtype, drop_projectors=drop_projectors
+        source, target, naming=to, dtype=dtype, drop_projectors=drop_projectors, average=average
     )
     kept = "none" if not projectors else "left out" if drop_projectors else "kept"
     print_text(f"{len(files)} file(s) in {target}, {to} naming; projectors: {kept}")

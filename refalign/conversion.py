@@ -7,10 +7,10 @@ from typing import Any, cast
 
 import torch
 
-from refbench.baselines.wan.checkpoint import Naming, load_transformer, read_checkpoint, save_checkpoint
+from refbench.baselines.wan.checkpoint import Naming, load_transformer, save_checkpoint
 from refbench.baselines.wan.nets.vace import VaceTransformer3DModel
 from refbench.bench.errors import UserError, one_line
-from refbench.refalign.training.assembly import plain_config
+from refbench.refalign.training.assembly import plain_config, read_network
 from refbench.refalign.transformer import RefAlignTransformer3DModel
 
 NAMINGS = ("original", "diffusers")
@@ -23,17 +23,19 @@ DTYPES: dict[str, torch.dtype | None] = {
 
 
 def convert_checkpoint(
-    source: Path, target: Path, *, naming: str, dtype: str, drop_projectors: bool
+    source: Path, target: Path, *, naming: str, dtype: str, drop_projectors: bool, average: bool = False
 ) -> tuple[list[Path], bool]:
     """Write the network in `source` to the folder `target`; returns its files and whether `source` has
     projectors.
 
-    Every tensor must belong to a Wan network, VACE's among them, and fit. Raises UserError for one that does
-    not, for a target that holds something, and for projectors in diffusers naming.
+    Every tensor must belong to a Wan network, VACE's among them, and fit. Of a training run's sharded
+    checkpoint neither the optimiser's state is read nor, except with `average`, the moving average, which is
+    then written instead. Raises UserError for a tensor that does not fit, for a target that holds something,
+    and for projectors in diffusers naming.
     """
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise UserError(f"{target} exists already; name a new folder")
-    checkpoint = read_checkpoint(source, dtype=DTYPES[dtype])
+    checkpoint = read_network(source, dtype=DTYPES[dtype], average=average)
     projectors = {} if drop_projectors else checkpoint.projectors
     if projectors and naming == "diffusers":
         raise UserError(

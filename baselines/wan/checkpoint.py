@@ -89,6 +89,8 @@ UNUSED_PART = "norm_added_q"
 RELEASED_HEAD_DIM = 128
 DEFAULT_EPS = 1e-6
 MAX_SHARD = "5GB"
+# What the trainer writes in shards, with optimiser and all.
+SHARDS, SHARDS_INDEX = "sharded", "index.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,8 +136,14 @@ def stays_float32(key: str) -> bool:
 def checkpoint_files(path: Path) -> list[Path]:
     """The weight files of a checkpoint: the file itself, or those of the one network that a folder holds.
 
-    Raises UserError as `files_of_one_network`: with the list where there are several.
+    Raises UserError as `files_of_one_network`: with the list where there are several; and for a training
+    run's checkpoint in shards.
     """
+    if any((folder / SHARDS_INDEX).is_file() for folder in (path, path / SHARDS)):
+        raise UserError(
+            f"{path} is a training run's checkpoint in shards; refbench convert {path} OUT --to original "
+            "writes its network"
+        )
     return [path] if path.is_file() else files_of_one_network(path, anchor=ANCHOR)
 
 

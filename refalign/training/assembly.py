@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import TypeAdapter, ValidationError
 
 from refbench.baselines.wan.adapters import BASE_DIGEST, BASE_MODEL
 from refbench.baselines.wan.checkpoint import (
@@ -21,23 +22,35 @@ from refbench.baselines.wan.checkpoint import (
     load_transformer,
     read_checkpoint,
     save_checkpoint,
+    stays_float32,
 )
 from refbench.baselines.wan.loading import find_network
-from refbench.bench.errors import UserError, one_line
+from refbench.bench.errors import UserError, first_fault, one_line
 from refbench.bench.weights.catalogue import get_entry
 from refbench.bench.weights.checkpoint import read_state_dict, write_tensors
 from refbench.bench.weights.hf_folder import read_config
 from refbench.bench.weights.store import require
-from refbench.refalign.alignment import AlignmentProjectors
+from refbench.refalign.alignment import AlignmentConfig, AlignmentProjectors
 from refbench.refalign.data.draws import uniform
-from refbench.refalign.training.checkpoints import ADAPTER, PROJECTORS, TRANSFORMER, Checkpoint
+from refbench.refalign.training.checkpoints import (
+    ADAPTER,
+    PROJECTORS,
+    SHARDED,
+    STATE,
+    TRANSFORMER,
+    Checkpoint,
+    read_state,
+)
 from refbench.refalign.training.model import TrainingModel
 from refbench.refalign.training.recipes import RELEASED_PATCH, LoraConfig, TrainingConfig
+from refbench.refalign.training.sharded import AVERAGE_PREFIX, MODEL_PREFIX, SHARD_INDEX, ShardedState
 from refbench.refalign.transformer import RefAlignTransformer3DModel
 
 ADAPTER_NAME = "default"
 ADAPTER_FILE = "pytorch_lora_weights.safetensors"
 BASE_FILES = ("transformer/*.safetensors",)
+# How the names of a training model's parameters begin.
+NETWORK_NAME, PROJECTORS_NAME = "transformer.", "projectors."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +86,7 @@ def starting_point(config: TrainingConfig, weights: Path | None, resumed: Checkp
     half = config.lora.enabled and config.run.precision == "bfloat16"
     dtype = torch.bfloat16 if half else torch.float32
     if config.model.transformer is not None:
-        network = read_checkpoint(config.model.transformer, dtype=dtype)
+        network = read_network(config.model.transformer, dtype=dtype)
         return StartingPoint(
             architecture=network.config,
             network=network,
@@ -91,6 +104,58 @@ def starting_point(config: TrainingConfig, weights: Path | None, resumed: Checkp
     files = find_network(get_entry(config.model.base), BASE_FILES, weights)
     network = read_checkpoint(files[0].parent, dtype=dtype, files=files)
     return StartingPoint(architecture=network.config, network=network, projectors=projectors, adapter=adapter)
+
+
+def read_network(path: Path, *, dtype: torch.dtype | None = None, average: bool = False) -> WanCheckpoint:
+    """A network on disk: as `read_checkpoint` reads it, or the one in a sharded checkpoint of a run.
+
+    Of a sharded checkpoint the network alone is read, in `dtype` at once (None: as it was trained), its
+    moving average with `average`. Raises UserError as `read_checkpoint`, and where there is no average.
+    """
+    folder = sharded_folder(path)
+    if folder is None:
+        if average:
+            raise UserError(
+                f"{path} is no sharded checkpoint; its moving average is a network beside it, in ema/"
+            )
+        return read_checkpoint(path, dtype=dtype)
+    stored = ShardedState(folder)
+    averaged = set(stored.names(AVERAGE_PREFIX)) if average else set()
+    if average and not averaged:
+        raise UserError(f"{folder} holds no moving average; the run had ema.enabled=false")
+    targets: dict[str, torch.Tensor] = {}
+    for name in stored.names(MODEL_PREFIX):
+        key = (AVERAGE_PREFIX if name in averaged else MODEL_PREFIX) + name
+        whole = dtype is None or stays_float32(name) or name.startswith(PROJECTORS_NAME)
+        targets[key] = torch.empty(stored.shapes[key], dtype=torch.float32 if whole else dtype)
+    stored.read_into(targets, None)
+    state = {key.partition("/")[2]: value for key, value in targets.items()}
+    return WanCheckpoint(
+        tensors=_below(state, NETWORK_NAME),
+        config=stored.architecture,
+        projectors=_projectors_of(folder.parent, state),
+        source=path,
+    )
+
+
+def sharded_folder(path: Path) -> Path | None:
+    """The shards of a checkpoint, given by its folder or by that of its shards; None for anything else."""
+    for folder in (path / SHARDED, path):
+        if (folder / SHARD_INDEX).is_file() and folder.name == SHARDED:
+            return folder
+    return None
+
+
+def _projectors_of(checkpoint: Path, state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The projectors of a sharded checkpoint under their original names, which follow from its recipe."""
+    if not _below(state, PROJECTORS_NAME):
+        return {}
+    settings = read_state(checkpoint).config["alignment"]
+    try:
+        alignment = TypeAdapter(AlignmentConfig).validate_python(settings)
+    except ValidationError as error:
+        raise UserError(f"{checkpoint / STATE} is damaged: alignment: {first_fault(error)}") from None
+    return projector_tensors(alignment, state)
 
 
 def _stored_architecture(repository: Path) -> dict[str, Any]:
@@ -143,7 +208,7 @@ def empty_model(
     else:
         transformer = load_transformer(RefAlignTransformer3DModel, network)
     if config.run.gradient_checkpointing:
-        transformer.enable_gradient_checkpointing()
+        transformer.enable_gradient_checkpointing(RECOMPUTERS[config.run.recompute])
     if config.lora.enabled:
         with _seeded(config, "adapter"):
             _add_adapter(transformer, config.lora)
@@ -155,6 +220,30 @@ def empty_model(
     model = TrainingModel(transformer, projectors, config.alignment)
     model.train()
     return model
+
+
+def _recomputed_without_attention(block: torch.nn.Module, *inputs: Any) -> Any:
+    """A block's result; in backward everything but its attention is computed again."""
+    from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
+
+    def policy(context: Any, operator: Any, *arguments: Any, **settings: Any) -> CheckpointPolicy:
+        # Of torch `_scaled_dot_product_*_attention*`, of the libraries `flash_attn::*` and the like.
+        kept = any(part in str(operator) for part in ("attention", "attn"))
+        return CheckpointPolicy.MUST_SAVE if kept else CheckpointPolicy.PREFER_RECOMPUTE
+
+    return checkpoint(
+        block,
+        *inputs,
+        use_reentrant=False,
+        context_fn=lambda: create_selective_checkpoint_contexts(policy),
+    )
+
+
+# How blocks are computed again, by `run.recompute`; None: as diffusers does.
+RECOMPUTERS: dict[str, Callable[..., Any] | None] = {
+    "blocks": None,
+    "without_attention": _recomputed_without_attention,
+}
 
 
 @contextmanager
@@ -204,8 +293,8 @@ def save_network(
     The network in original naming with the projectors; an adapter as diffusers and peft read it, with the
     name and the digest of the network below it in the file's metadata.
     """
-    network = _below(state, "transformer.")
-    projectors = projector_tensors(model, state)
+    network = _below(state, NETWORK_NAME)
+    projectors = {} if model.projectors is None else projector_tensors(model.config, state)
     if config.lora.enabled:
         below = {BASE_MODEL: str(config.model.transformer or config.model.base)}
         if base_digest is not None:
@@ -243,16 +332,14 @@ def save_adapter(
     write_tensors(folder / ADAPTER_FILE, adapter, metadata)
 
 
-def projector_tensors(model: TrainingModel, state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The projectors of a whole state under their original names."""
-    if model.projectors is None:
-        return {}
-    own = _below(state, "projectors.")
+def projector_tensors(config: AlignmentConfig, state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The projectors of a training model's whole state under their original names."""
+    own = _below(state, PROJECTORS_NAME)
     # Shards have no original names: a whole copy of the module has.
-    widths = [own[f"by_teacher.{number}.0.2.weight"].shape[0] for number in range(len(model.config.teachers))]
+    widths = [own[f"by_teacher.{number}.0.2.weight"].shape[0] for number in range(len(config.teachers))]
     with torch.device("meta"):
         whole = AlignmentProjectors(
-            model.config, width=own["by_teacher.0.0.0.weight"].shape[1], teacher_widths=widths
+            config, width=own["by_teacher.0.0.0.weight"].shape[1], teacher_widths=widths
         )
     whole.load_state_dict(own, assign=True)
     return whole.original_state_dict()

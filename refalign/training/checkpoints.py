@@ -2,8 +2,10 @@
 
 `<out>/checkpoints/step-00000500/` holds `transformer/` (original Wan naming with the projectors, sharded
 safetensors; `--set transformer=…` of the registered methods and `refbench convert` take it), with LoRA
-`adapter/` instead, with a moving average `ema/`, the optimiser's state, and `state.json`. It is written into
-a hidden folder that is renamed when everything is there; older ones are removed only after that.
+`adapter/` instead, with a moving average `ema/`, the optimiser's state, and `state.json`. With
+`checkpoints.sharded` all of these but the last are one folder `sharded/` (`refalign.training.sharded`). A
+checkpoint is written into a hidden folder that is renamed when everything is there; older ones are removed
+only after that.
 """
 
 from __future__ import annotations
@@ -23,12 +25,13 @@ from refbench.bench.errors import UserError, first_fault, one_line
 from refbench.refalign.training.recipes import SETTINGS_OF_BEFORE, flat_settings, nested_data_settings
 
 FOLDER = "checkpoints"
-TRANSFORMER, ADAPTER, EMA, OPTIMIZER, PROJECTORS = (
+TRANSFORMER, ADAPTER, EMA, OPTIMIZER, PROJECTORS, SHARDED = (
     "transformer",
     "adapter",
     "ema",
     "optimizer.safetensors",
     "projectors.safetensors",
+    "sharded",
 )
 STATE = "state.json"
 # The name, among a run's inputs, of the network that it started from.
@@ -45,6 +48,9 @@ FREE_FIELDS = frozenset(
         "run.strategy",
         "run.timeout_s",
         "run.gradient_checkpointing",
+        "run.shard_size",
+        "run.recompute",
+        "run.encoders",
         "data.workers",
         "data.skip",
         "model.transformer",
@@ -93,6 +99,11 @@ class Checkpoint:
     folder: Path
     state: TrainingState
 
+    @property
+    def sharded(self) -> bool:
+        """Whether each process wrote its own part."""
+        return (self.folder / SHARDED).is_dir()
+
 
 class CheckpointStore:
     """The checkpoints below a run's output folder, of which the newest `keep` stay."""
@@ -125,11 +136,7 @@ class CheckpointStore:
         folder = self.folder_of(step)
         if not (folder / STATE).is_file():
             return None
-        try:
-            state = TrainingState.model_validate_json((folder / STATE).read_bytes())
-        except ValidationError as error:
-            raise UserError(f"{folder / STATE} is damaged: {first_fault(error)}") from None
-        return Checkpoint(folder=folder, state=state)
+        return Checkpoint(folder=folder, state=read_state(folder))
 
     def newest_text(self) -> str:
         """Which checkpoint is the newest, as the end of an error line."""
@@ -143,17 +150,30 @@ class CheckpointStore:
         """A hidden folder to write into: it becomes the checkpoint of `step` when the block ends without an
         error, and is removed otherwise.
         """
-        partial = self.folder / f".{self.folder_of(step).name}.partial"
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
+        partial = self.begin(step)
         try:
             yield partial
-            final = self.folder_of(step)
-            if final.exists():
-                shutil.rmtree(final)
-            partial.rename(final)
+            self.complete(step)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
+
+    def partial_of(self, step: int) -> Path:
+        """The hidden folder that a checkpoint is written into."""
+        return self.folder / f".{self.folder_of(step).name}.partial"
+
+    def begin(self, step: int) -> Path:
+        """Make the hidden folder of `step`, empty."""
+        partial = self.partial_of(step)
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        return partial
+
+    def complete(self, step: int) -> None:
+        """Make the checkpoint of `step` of its hidden folder."""
+        final = self.folder_of(step)
+        if final.exists():
+            shutil.rmtree(final)
+        self.partial_of(step).rename(final)
 
     def prune(self) -> None:
         """Remove all but the newest `keep`, and what a killed run left half written."""
@@ -164,6 +184,16 @@ class CheckpointStore:
             shutil.rmtree(doomed, ignore_errors=True)
         for leftover in self.folder.glob(".step-*"):
             shutil.rmtree(leftover, ignore_errors=True)
+
+
+def read_state(folder: Path) -> TrainingState:
+    """The state of a checkpoint. Raises UserError for one that is missing or damaged."""
+    try:
+        return TrainingState.model_validate_json((folder / STATE).read_bytes())
+    except OSError as error:
+        raise UserError(f"{folder / STATE} cannot be read: {one_line(error.strerror, 80)}") from None
+    except ValidationError as error:
+        raise UserError(f"{folder / STATE} is damaged: {first_fault(error)}") from None
 
 
 def write_state(folder: Path, state: TrainingState) -> None:

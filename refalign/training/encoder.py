@@ -13,7 +13,8 @@ h and w of latents, L text rows, D channels of the text.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,7 @@ class FeatureEncoder:
 
     `parts` are tokenizer, text encoder and VAE (`baselines.wan.loading.load_base`). Text and teacher
     features get `dtype`, latents stay in float32. `patch`: rows and columns of latents in a token, to which
-    the teachers' tokens are resampled.
+    the teachers' tokens are resampled. `offloaded`: the networks are on `device` inside `at_work` alone.
     """
 
     def __init__(
@@ -56,16 +57,24 @@ class FeatureEncoder:
         device: torch.device | str,
         dtype: torch.dtype,
         patch: int = 2,
+        offloaded: bool = False,
     ) -> None:
         self.rule = rule
         self.patch = patch
         self.teachers = dict(teachers)
         self.dtype = dtype
-        for name in ("text_encoder", "vae"):
-            parts[name].to(device)
-        for teacher in self.teachers.values():
-            teacher.to(device)
+        networks = [parts["text_encoder"], parts["vae"], *self.teachers.values()]
+        self._visitors = Visitors(networks, device) if offloaded else None
+        if not offloaded:
+            for network in networks:
+                network.to(device)
         self.codec = WanCodec(**parts, device=torch.device(device), dtype=dtype)
+
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        """Inside the block the networks are on the device; blocks may be nested."""
+        with nullcontext() if self._visitors is None else self._visitors.present():
+            yield
 
     def encode(self, sample: TrainingSample) -> Features:
         """Encode a sample, leaving out what it drops; the result is on the CPU, shaped as in `Features`."""
@@ -73,7 +82,7 @@ class FeatureEncoder:
         pictures_NHWC = sample.clip.references_NHWC
         if sample.dropped in ("references", "both"):
             pictures_NHWC = pictures_NHWC[:0]
-        with torch.no_grad():
+        with torch.no_grad(), self.at_work():
             return Features(
                 latents_CFhw=self._latents(sample.clip.video_FHWC),
                 text_LD=self._text(prompt),
@@ -102,6 +111,37 @@ class FeatureEncoder:
             return torch.zeros(0, grid[0] * grid[1], teacher.width, dtype=self.dtype)
         pictures = torch.from_numpy(np.ascontiguousarray(pictures_NHWC))
         return teacher.features(pictures, grid).to(self.dtype).cpu()
+
+
+class Visitors:
+    """Frozen networks that live on the CPU and visit a device.
+
+    The CPU keeps their weights all the time, in pinned memory for a GPU, so leaving copies nothing.
+    """
+
+    def __init__(self, networks: Sequence[torch.nn.Module], device: torch.device | str) -> None:
+        self._device = torch.device(device)
+        self._tensors = [
+            tensor for network in networks for tensor in (*network.parameters(), *network.buffers())
+        ]
+        pinned = self._device.type == "cuda"
+        self._homes = [tensor.data.pin_memory() if pinned else tensor.data for tensor in self._tensors]
+        self._blocks = 0
+
+    @contextmanager
+    def present(self) -> Iterator[None]:
+        """On the device inside of the block; the outermost of nested blocks counts."""
+        self._blocks += 1
+        try:
+            if self._blocks == 1:
+                for tensor, home in zip(self._tensors, self._homes, strict=True):
+                    tensor.data = home.to(self._device, non_blocking=True)
+            yield
+        finally:
+            self._blocks -= 1
+            if self._blocks == 0:
+                for tensor, home in zip(self._tensors, self._homes, strict=True):
+                    tensor.data = home
 
 
 def load_teachers(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import torch
@@ -33,26 +34,35 @@ class ExampleSource(ABC):
 
 
 class EncodedSource(ExampleSource):
-    """Clips decoded in `workers` processes and encoded in this one."""
+    """Clips decoded in `workers` processes and encoded in this one, `together` of them at a time: those of an
+    update where encoders visit the device.
+    """
 
-    def __init__(self, data: TrainingData, encoder: FeatureEncoder, *, workers: int) -> None:
+    def __init__(
+        self, data: TrainingData, encoder: FeatureEncoder, *, workers: int, together: int = 1
+    ) -> None:
         self.length = len(data)
         self.teacher_widths = tuple(teacher.width for teacher in encoder.teachers.values())
         self._data = data
         self._encoder = encoder
         self._workers = workers
+        self._together = together
 
     def examples(self, *, start: int, rank: int, world_size: int) -> Iterator[Example]:
         """See the parent."""
         order = PositionSampler(self.length, start=start, rank=rank, world_size=world_size)
-        for sample in guarded_items(self._data, order, self._workers):
-            yield Example(
-                key=sample.clip.key,
-                epoch=sample.epoch,
-                position=sample.position,
-                features=self._encoder.encode(sample),
-                skipped=sample.skipped,
-            )
+        samples = guarded_items(self._data, order, self._workers)
+        while several := list(islice(samples, self._together)):
+            with self._encoder.at_work():
+                encoded = [self._encoder.encode(sample) for sample in several]
+            for sample, features in zip(several, encoded, strict=True):
+                yield Example(
+                    key=sample.clip.key,
+                    epoch=sample.epoch,
+                    position=sample.position,
+                    features=features,
+                    skipped=sample.skipped,
+                )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,7 @@ from refbench.baselines.wan.loading import find_network
 from refbench.bench.errors import MissingWeights, UserError, one_line
 from refbench.bench.weights.catalogue import get_entry
 from refbench.refalign.data.dataset import TrainingData
-from refbench.refalign.training.assembly import BASE_FILES
+from refbench.refalign.training.assembly import BASE_FILES, sharded_folder
 from refbench.refalign.training.checkpoints import NETWORK, Checkpoint
 from refbench.refalign.training.prepare import PreparedSource, sample_digest, weight_fingerprints
 from refbench.refalign.training.recipes import TrainingConfig
@@ -62,7 +62,8 @@ def network_digest(config: TrainingConfig, weights: Path | None) -> str | None:
         return f"random, seed {config.run.seed}"
     try:
         if config.model.transformer is not None:
-            files = checkpoint_files(config.model.transformer)
+            shards = sharded_folder(config.model.transformer)
+            files = checkpoint_files(config.model.transformer) if shards is None else sorted(shards.iterdir())
         else:
             files = find_network(get_entry(config.model.base), BASE_FILES, weights)
         return network_fingerprint(files)

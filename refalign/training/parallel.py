@@ -1,13 +1,20 @@
-"""One process or many: DDP or FSDP2 around the training model, and its whole state.
+"""One process or many: DDP, FSDP2 or HSDP around the training model, and its whole state.
 
 accelerate finds the processes, moves and wraps the model, and accumulates. FSDP2 is put on with torch's
 `fully_shard` itself: accelerate 1.15 does so on accelerators only (on a CPU its plugin is ignored and DDP
 used), and would cast the inputs of every block, the rotary tables among them, to bfloat16. Under FSDP2 only
-the main process holds the whole network, on the CPU.
+the main process holds the whole network, on the CPU; with a sharded checkpoint none does.
+
+Weights, gradients and moments are float32 shards; bfloat16 is what blocks gather and compute in. Each call
+reduces its gradients to shards at once, also where calls are accumulated: keeping them whole until the last
+one would save communication and take the float32 size of the network on every card. HSDP shards within groups
+of `run.shard_size` processes (a node), which hold copies of each other; only the last call of an update sums
+over the groups.
 """
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -46,6 +53,8 @@ class Parallel:
         world_size = _world_size()
         self.accumulation = _accumulation(run, world_size)
         self.strategy = run.strategy if world_size > 1 else "single"
+        self.sharded = self.strategy in ("fsdp2", "hsdp")
+        self._mesh_shape = _mesh_shape(run, world_size) if self.sharded else ()
         self.accelerator = Accelerator(
             cpu=not torch.cuda.is_available(),
             mixed_precision="bf16" if run.precision == "bfloat16" else "no",
@@ -60,22 +69,40 @@ class Parallel:
         self.is_main: bool = self.accelerator.is_main_process
         self.rank: int = self.accelerator.process_index
         self.world_size: int = self.accelerator.num_processes
+        # Checkpoints talk in a thread of their own, over CPUs, beside the training.
+        self.save_group = (
+            torch.distributed.new_group(backend="gloo", timeout=timedelta(seconds=run.timeout_s))
+            if world_size > 1
+            else None
+        )
 
     def wrap(
-        self, model: TrainingModel | None, make: Callable[[], TrainingModel], optimizer: Callable[[Any], Any]
+        self,
+        model: TrainingModel | None,
+        make: Callable[[], TrainingModel],
+        optimizer: Callable[[Any], Any],
+        *,
+        filled_later: bool = False,
     ) -> tuple[TrainingModel, Any, Any]:
         """Distribute the training model: (the module itself, the wrapped module to call, its optimiser).
 
         `model` may be None under FSDP2 in all processes but the main one, which then build theirs with `make`
-        on the meta device.
+        on the meta device. `filled_later`: it is None in all of them, and the weights hold anything until a
+        checkpoint is read into them.
         """
-        if self.strategy == "fsdp2":
-            sharded = self._shard(model, make)
+        if self.sharded:
+            sharded = self._shard(model, make, filled_later=filled_later)
             return sharded, sharded, optimizer(sharded)
+        if filled_later:
+            with torch.device("meta"):
+                model = make()
+            model.to_empty(device=self.device)
         assert model is not None
         return model, self.accelerator.prepare(model), optimizer(model)
 
-    def _shard(self, model: TrainingModel | None, make: Callable[[], TrainingModel]) -> TrainingModel:
+    def _shard(
+        self, model: TrainingModel | None, make: Callable[[], TrainingModel], *, filled_later: bool
+    ) -> TrainingModel:
         from accelerate.utils import broadcast_object_list
         from torch.distributed.device_mesh import init_device_mesh
         from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
@@ -87,12 +114,16 @@ class Parallel:
             with torch.device("meta"):
                 model = make()
             for name, value in model.named_parameters():
-                value.data = value.data.to(types[0][name])
+                value.data = value.data.to(types[0].get(name, value.dtype))
         else:
             model = model.to("meta")
         half = self.accelerator.mixed_precision == "bf16"
         settings: dict[str, Any] = {
-            "mesh": init_device_mesh(self.device.type, (self.world_size,)),
+            "mesh": init_device_mesh(
+                self.device.type,
+                self._mesh_shape,
+                mesh_dim_names=("copies", "shards")[-len(self._mesh_shape) :],
+            ),
             "mp_policy": MixedPrecisionPolicy(
                 param_dtype=torch.bfloat16 if half else None,
                 reduce_dtype=torch.float32 if half else None,
@@ -104,7 +135,8 @@ class Parallel:
         fully_shard(model, **settings)
         model.to_empty(device=self.device)
         register_fsdp_forward_method(model, "predict")
-        self.load(dict(model.named_parameters()), state)
+        if not filled_later:
+            self.load(dict(model.named_parameters()), state)
         return model
 
     @contextmanager
@@ -112,16 +144,20 @@ class Parallel:
         """One call among those accumulated for an update; yields whether it is the last of them."""
         with self.accelerator.accumulate(wrapped_model):
             last = bool(self.accelerator.sync_gradients)
-            if self.strategy == "fsdp2":
-                wrapped_model.set_requires_gradient_sync(last)
+            if self.strategy == "hsdp":
+                wrapped_model.set_requires_all_reduce(last)
             yield last
+
+    def forget_calls(self) -> None:
+        """Begin a new update with the next call, whatever was accumulated."""
+        self.accelerator.step = 0
 
     def reshard(self, model: nn.Module) -> None:
         """Give up what a forward pass has gathered, so that the next one gathers the shards as they are then.
 
         FSDP2 keeps the root's own parameters whole after a pass without backward. Does nothing elsewhere.
         """
-        if self.strategy == "fsdp2":
+        if self.sharded:
             from torch.distributed.fsdp import FSDPModule
 
             for module in model.modules():
@@ -241,6 +277,12 @@ class Parallel:
         found: Result = value
         return found
 
+    def any(self, flag: bool) -> bool:
+        """Whether `flag` is set in any process."""
+        if self.world_size == 1:
+            return flag
+        return bool(self.accelerator.gather(torch.tensor([float(flag)], device=self.device)).any())
+
     def together(self, work: Callable[[], str | None]) -> None:
         """Do `work` in the main process; where it returns a reason, all processes raise it as a UserError."""
         from accelerate.utils import broadcast_object_list
@@ -270,8 +312,6 @@ def lost_process(error: RuntimeError, limit_s: int) -> str | None:
 
 
 def _world_size() -> int:
-    import os
-
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
@@ -284,6 +324,19 @@ def _accumulation(run: RunConfig, world_size: int) -> int:
             f"run.samples_per_call={run.samples_per_call}; take a multiple of {together}"
         )
     return run.samples_per_step // together
+
+
+def _mesh_shape(run: RunConfig, world_size: int) -> tuple[int, ...]:
+    """Processes by copy and shard; under FSDP2 there is one copy, and no dimension for it."""
+    if run.strategy == "fsdp2":
+        return (world_size,)
+    size = run.shard_size or int(os.environ.get("LOCAL_WORLD_SIZE", world_size))
+    if world_size % size:
+        raise UserError(
+            f"run.strategy=hsdp shards over groups of {size} processes, which {world_size} do not divide "
+            "into; give run.shard_size"
+        )
+    return (world_size // size, size)
 
 
 def _trackers(config: TrainingConfig) -> list[str]:

@@ -35,7 +35,9 @@ from refbench.refalign.data.sample import ClipRule, DropoutRates
 from refbench.refalign.data.source import ReferenceRates
 
 Precision = Literal["float32", "bfloat16"]
-Strategy = Literal["ddp", "fsdp2"]
+Strategy = Literal["ddp", "fsdp2", "hsdp"]
+Recomputation = Literal["blocks", "without_attention"]
+EncoderPlace = Literal["resident", "offloaded"]
 LORA_TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "ffn.net.0.proj", "ffn.net.2")
 # What other trainers call our settings.
 OTHER_NAMES = {
@@ -184,8 +186,12 @@ class RunConfig:
 
     `samples_per_step` make one update, whatever the number of processes: it is divided into calls of
     `samples_per_call` on each, and the rest is accumulated. `precision` bfloat16: float32 weights under
-    autocast. `strategy`: how several processes share the work; one process needs none. `timeout_s`: how long
-    a process waits for the others before the run ends.
+    autocast. `strategy`: how several processes share the work (`ddp`: each has everything; `fsdp2`: each has
+    a shard; `hsdp`: shards within groups of `shard_size` processes, None: of one machine); one process needs
+    none. `gradient_checkpointing` computes again in backward what `recompute` names: whole `blocks`, or
+    blocks `without_attention`, which for 33,000 tokens is most of the work and whose results are then kept.
+    `encoders`: text encoder, VAE and teachers stay on the card, or are `offloaded` to the CPU while the
+    network trains. `timeout_s`: how long a process waits for the others before the run ends.
     """
 
     seed: int = 0
@@ -195,10 +201,15 @@ class RunConfig:
     precision: Precision = "bfloat16"
     gradient_checkpointing: bool = True
     strategy: Strategy = "ddp"
+    shard_size: int | None = None
+    recompute: Recomputation = "blocks"
+    encoders: EncoderPlace = "resident"
     timeout_s: int = 3600
 
     def __post_init__(self) -> None:
         _at_least(self, 1, "max_steps", "samples_per_step", "samples_per_call", "timeout_s")
+        if self.shard_size is not None:
+            _at_least(self, 1, "shard_size")
         if self.samples_per_step % self.samples_per_call:
             raise ValueError(
                 f"samples_per_step {self.samples_per_step} is no multiple of "
@@ -260,13 +271,23 @@ class ValidationConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointConfig:
-    """A checkpoint is written every `every` steps and at the end; the newest `keep` of them stay."""
+    """A checkpoint is written every `every` steps and at the end; the newest `keep` of them stay.
+
+    `sharded`: each process writes its own part (`refbench convert` makes one network of them), else the main
+    process gathers and writes everything, ready for inference. `background`: a sharded one is written while
+    training goes on. A run that is told to stop gives up an update that would take longer than `grace_s`
+    seconds more: its checkpoint is that of the last whole one.
+    """
 
     every: int = 500
     keep: int = 3
+    sharded: bool = False
+    background: bool = True
+    grace_s: int = 30
 
     def __post_init__(self) -> None:
         _at_least(self, 1, "every", "keep")
+        _at_least(self, 0, "grace_s")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -330,14 +351,22 @@ def stage2_1_3b() -> TrainingConfig:
 
 
 def stage1_14b() -> TrainingConfig:
-    """RefAlign 14B, stage 1: from Wan2.1-T2V-14B, sharded over all processes (FSDP2), blocks recomputed."""
+    """RefAlign 14B, stage 1: from Wan2.1-T2V-14B, sharded over all processes (FSDP2), checkpoints too, blocks
+    recomputed, encoders off the card while the network trains.
+    """
     return TrainingConfig(
         recipe="stage1_14b",
         model=ModelConfig(base="wan2.1-t2v-14b"),
         data=DataConfig(references=ReferenceRates(augmentation=AUGMENTATION)),
         alignment=AlignmentConfig(teachers=("dinov3-vitl16",)),
         optimizer=OptimizerConfig(learning_rate=5e-5),
-        run=RunConfig(max_steps=PAPER_ITERATIONS, samples_per_step=PAPER_SAMPLES_PER_STEP, strategy="fsdp2"),
+        run=RunConfig(
+            max_steps=PAPER_ITERATIONS,
+            samples_per_step=PAPER_SAMPLES_PER_STEP,
+            strategy="fsdp2",
+            encoders="offloaded",
+        ),
+        checkpoints=CheckpointConfig(sharded=True),
     )
 
 

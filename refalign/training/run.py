@@ -125,7 +125,13 @@ def _run(
         source = features
     else:
         assert data is not None and encoder is not None
-        source = EncodedSource(data, encoder, workers=config.data.workers)
+        together = parallel.accumulation * config.run.samples_per_call
+        source = EncodedSource(
+            data,
+            encoder,
+            workers=config.data.workers,
+            together=together if config.run.encoders == "offloaded" else 1,
+        )
     paths.out.mkdir(parents=True, exist_ok=True)
     trainer = Trainer(
         config,
@@ -207,17 +213,18 @@ def prepare(
                 minutes = (time.perf_counter() - started) / done * (total - done) / 60
                 note(f"shard {done}/{total} of this process, {minutes:.0f} min left")
 
-        index = prepare_features(
-            config,
-            opened,
-            encoder,
-            folder,
-            epochs=epochs,
-            weights=found,
-            rank=state.process_index,
-            world_size=state.num_processes,
-            on_shard=report,
-        )
+        with encoder.at_work():
+            index = prepare_features(
+                config,
+                opened,
+                encoder,
+                folder,
+                epochs=epochs,
+                weights=found,
+                rank=state.process_index,
+                world_size=state.num_processes,
+                on_shard=report,
+            )
         state.wait_for_everyone()
         state.destroy_process_group()
         return index
@@ -231,7 +238,10 @@ def make_encoder(config: TrainingConfig, weights: Path | None, device: torch.dev
     base = find_base(get_entry(config.model.base), weights, image_branch=False)
     dtype = torch.bfloat16 if config.run.precision == "bfloat16" else torch.float32
     # Teachers first: a missing one should not be found out after reading a text encoder of 11 GB.
-    teachers = load_teachers(teacher_names(config), weights, device=device, dtype=dtype)
+    offloaded = config.run.encoders == "offloaded"
+    teachers = load_teachers(
+        teacher_names(config), weights, device="cpu" if offloaded else device, dtype=dtype
+    )
     return FeatureEncoder(
         load_base(base, dtype=dtype),
         teachers,
@@ -239,6 +249,7 @@ def make_encoder(config: TrainingConfig, weights: Path | None, device: torch.dev
         patch=config.model.patch,
         device=device,
         dtype=dtype,
+        offloaded=offloaded,
     )
 
 

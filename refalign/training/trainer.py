@@ -25,40 +25,33 @@ import torch
 
 from refbench.bench.errors import UserError, one_line
 from refbench.bench.files import shortlist, write_json, write_text
-from refbench.bench.provenance import package_versions, source_commit
-from refbench.bench.weights.checkpoint import write_tensors
+from refbench.bench.provenance import source_commit
 from refbench.refalign.flow_matching import FlowSchedule
 from refbench.refalign.training.assembly import (
     StartingPoint,
     build_model,
     empty_model,
-    save_network,
     starting_point,
 )
 from refbench.refalign.training.batch import Example, collate
 from refbench.refalign.training.checkpoints import (
-    EMA,
-    NETWORK,
-    OPTIMIZER,
+    SHARDED,
     Checkpoint,
     CheckpointStore,
-    TrainingState,
     check_same_run,
-    guarded_save,
-    write_state,
 )
 from refbench.refalign.training.examples import ExampleSource
 from refbench.refalign.training.log import StepReport, TrainingLog
 from refbench.refalign.training.model import Losses, TrainingModel
 from refbench.refalign.training.parallel import Parallel
 from refbench.refalign.training.recipes import OptimizerConfig, TrainingConfig, in_stored_order
+from refbench.refalign.training.saving import Saver
+from refbench.refalign.training.sharded import ShardedState
 from refbench.refalign.training.validation import Validation
 
 CONFIG_FILE = "config.json"
 INPUTS_FILE = "inputs.json"
 VALIDATION_FOLDER = "validation"
-AVERAGE_FILE = "average.safetensors"
-VERSIONS = ("torch", "diffusers", "accelerate", "transformers", "peft")
 # The authors' scheduler: a third of the rate until it has made five steps.
 AUTHORS_FACTOR, AUTHORS_STEPS = 1 / 3, 5
 NAMED_KEYS = 4
@@ -66,10 +59,12 @@ NAMED_KEYS = 4
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingResult:
-    """How a run ended: `step` updates were made in all; `stopped`: by a signal, before its last step."""
+    """How a run ended: `step` updates were made in all; its newest checkpoint, None where there is none yet;
+    `stopped`: by a signal, before its last step.
+    """
 
     step: int
-    checkpoint: Path
+    checkpoint: Path | None
     stopped: bool
 
 
@@ -115,16 +110,30 @@ class Trainer:
         self.schedule = FlowSchedule(config.flow.shift, round_timesteps=config.flow.round_timesteps)
         self.step = 0 if resumed is None else resumed.state.step
         widths = source.teacher_widths
-        elsewhere = parallel.strategy == "fsdp2" and not parallel.is_main
+        filled_later = resumed is not None and resumed.sharded
+        elsewhere = parallel.sharded and not parallel.is_main
         self.model, self.wrapped_model, self.optimizer = parallel.wrap(
-            None if elsewhere else build_model(config, start, widths),
+            None if elsewhere or filled_later else build_model(config, start, widths),
             lambda: empty_model(config, start.architecture, widths),
             self._make_optimizer,
+            filled_later=filled_later,
         )
         self.averaged = [value for value in self.model.transformer.parameters() if value.requires_grad]
         self.average = _make_average(config, self.averaged)
+        self.saver = Saver(
+            config,
+            parallel,
+            self.store,
+            self.model,
+            self.optimizer,
+            average=self.average,
+            averaged=self.averaged,
+            inputs=self.inputs,
+        )
+        # Before its first update a run has nothing to keep.
+        self._saved_step = self.step
         if resumed is not None:
-            self._restore(resumed)
+            self.saver.restore(resumed)
         self.log = TrainingLog(config, out, parallel, after_step=self.step)
 
     def parameters_text(self) -> str:
@@ -154,22 +163,47 @@ class Trainer:
         stopped = False
         try:
             with _stop_signals() as stop_requested:
+
+                def ends() -> bool:
+                    return stop_requested() or self.saver.failed()
+
                 while self.step < run.max_steps and not stopped:
-                    stopped = self.update(examples, stop_requested)
+                    stopped = self.update(examples, ends)
+                    if stopped:
+                        self.log.say(
+                            f"stopping at step {self.step}; until all is written, {self.store.newest_text()}"
+                        )
                     every = self.config.checkpoints.every
                     if self.step % every == 0 or self.step == run.max_steps or stopped:
                         self.save()
                     if self._validates() and not stopped:
                         self.validate()
+                    self._tell_of_checkpoint()
+                self.saver.wait()
+                self._tell_of_checkpoint()
+                self.saver.settle()
             self.log.say_skipped()
+        except UserError:
+            self.saver.wait()
+            raise
         finally:
             self.log.close()
-        return TrainingResult(step=self.step, checkpoint=self.store.folder_of(self.step), stopped=stopped)
+        newest = self.parallel.from_main(self.store.newest)
+        return TrainingResult(
+            step=self.step, checkpoint=None if newest is None else newest.folder, stopped=stopped
+        )
+
+    def _tell_of_checkpoint(self) -> None:
+        line = self.saver.finished()
+        if line is not None:
+            self.log.event(line)
 
     def update(self, examples: Iterator[Example], stop_requested: Callable[[], bool] = lambda: False) -> bool:
         """Update the weights once with the next examples; returns whether any process was told to stop.
 
-        Raises UserError for a loss or gradient that is not finite, before the weights are touched.
+        An update that would go on for longer than `checkpoints.grace_s` after that is given up: the weights
+        stay those of the last one. Raises UserError for a loss or gradient that is not finite, before the
+        weights are touched.
         """
         started = time.perf_counter()
         config, parallel = self.config, self.parallel
@@ -179,7 +213,7 @@ class Trainer:
         rows: list[torch.Tensor] = []
         used: list[Example] = []
         gathered = None
-        for _ in range(parallel.accumulation):
+        for call in range(1, parallel.accumulation + 1):
             chosen = [next(examples) for _ in range(config.run.samples_per_call)]
             used += chosen
             batch = collate(
@@ -201,6 +235,12 @@ class Trainer:
                     bad = [example for example, good in zip(used, finite, strict=True) if not good]
                     self._check_finite(bool(gathered[:, 0].isfinite().all()), "loss", bad)
                 parallel.accelerator.backward(losses.total.mean())
+            if not last:
+                left_s = (time.perf_counter() - started) / call * (parallel.accumulation - call)
+                if parallel.any(stop_requested() and left_s > config.checkpoints.grace_s):
+                    self.optimizer.zero_grad()
+                    parallel.forget_calls()
+                    return True
         assert gathered is not None
         norm = self._descend(used)
         self.step += 1
@@ -232,6 +272,7 @@ class Trainer:
         if finite:
             return
         keys = self.parallel.gather_objects([example.key for example in suspects])
+        self.saver.wait()
         named = shortlist((one_line(key, 80) for key in keys), NAMED_KEYS)
         raise UserError(
             f"the {what} of step {self.step + 1} is not finite (samples {named}; --resume --skip NAME leaves "
@@ -271,49 +312,17 @@ class Trainer:
         )
 
     def save(self) -> None:
-        """Write a checkpoint of this step. Raises UserError when it cannot be written."""
-        whole = self.parallel.whole(dict(self.model.named_parameters()))
-        averages = {} if self.average is None else self.parallel.whole(self._average_by_name())
-        moments = self.parallel.optimizer_state(self.model, self.optimizer)
+        """Write a checkpoint of this step, unless there is one or nothing to keep.
 
-        base = self.inputs.get(NETWORK)
-
-        def write(folder: Path) -> None:
-            save_network(folder, self.model, self.config, whole, base_digest=base)
-            if averages:
-                save_network(folder / EMA, self.model, self.config, whole | averages, base_digest=base)
-                write_tensors(folder / AVERAGE_FILE, averages)
-            write_tensors(folder / OPTIMIZER, moments)
-            write_state(folder, self._state())
-
-        self.parallel.together(lambda: guarded_save(self.store, self.step, write))
-
-    def _state(self) -> TrainingState:
-        return TrainingState(
-            step=self.step,
-            consumed_positions=self.step * self.config.run.samples_per_step,
-            average_steps=None if self.average is None else self.average.optimization_step,
-            processes=self.parallel.world_size,
-            config=self.config.plain(),
-            versions=package_versions(VERSIONS),
-            inputs=self.inputs,
-            commit=source_commit(),
-        )
-
-    def _average_by_name(self) -> dict[str, torch.Tensor]:
-        names = {id(value): name for name, value in self.model.named_parameters()}
-        assert self.average is not None
-        pairs = zip(self.averaged, self.average.shadow_params, strict=True)
-        return {names[id(value)]: shadow for value, shadow in pairs}
-
-    def _restore(self, checkpoint: Checkpoint) -> None:
-        """Take over optimiser and average; the network was read before."""
-        self.parallel.load_optimizer_state(self.model, self.optimizer, checkpoint.folder / OPTIMIZER)
-        if self.average is not None:
-            from refbench.bench.weights.checkpoint import read_state_dict
-
-            self.parallel.load(self._average_by_name(), read_state_dict(checkpoint.folder / AVERAGE_FILE))
-            self.average.optimization_step = checkpoint.state.average_steps or 0
+        Raises UserError when it, or one that is being written, cannot be written.
+        """
+        self.saver.wait()
+        self._tell_of_checkpoint()
+        if self.step == self._saved_step:
+            self.saver.settle()
+            return
+        self.saver.save(self.step)
+        self._saved_step = self.step
 
     def _validates(self) -> bool:
         return self.validation is not None and self.step % self.config.validation.every == 0
@@ -357,20 +366,24 @@ def _make_average(config: TrainingConfig, parameters: list[torch.nn.Parameter]) 
 
 @contextmanager
 def _swapped(parameters: list[torch.nn.Parameter], others: list[torch.Tensor] | None) -> Iterator[None]:
-    """Parameters with the values of `others` (None: their own) inside of the block."""
+    """Parameters with the values of `others` (None: their own) inside of the block, and those with theirs."""
     if others is None:
         yield
         return
-    with torch.no_grad():
-        own = [parameter.detach().clone() for parameter in parameters]
-        for parameter, other in zip(parameters, others, strict=True):
-            parameter.copy_(other)
+    _exchange(parameters, others)
     try:
         yield
     finally:
-        with torch.no_grad():
-            for parameter, value in zip(parameters, own, strict=True):
-                parameter.copy_(value)
+        _exchange(parameters, others)
+
+
+def _exchange(parameters: list[torch.nn.Parameter], others: list[torch.Tensor]) -> None:
+    """One after the other, so that no third copy of the network is needed."""
+    with torch.no_grad():
+        for parameter, other in zip(parameters, others, strict=True):
+            own = parameter.detach().clone()
+            parameter.copy_(other)
+            other.copy_(own)
 
 
 @contextmanager
@@ -445,8 +458,13 @@ def _newest_of_run(store: CheckpointStore, config: TrainingConfig, *, resume: bo
 def read_start(
     config: TrainingConfig, parallel: Parallel, weights: Path | None, resumed: Checkpoint | None
 ) -> StartingPoint:
-    """The starting point, read by the main process alone under FSDP2."""
-    if parallel.strategy != "fsdp2":
+    """The starting point: read by the main process alone where weights are sharded; of a sharded checkpoint
+    only the architecture, since each process reads its part later.
+    """
+    if resumed is not None and resumed.sharded:
+        stored = ShardedState(resumed.folder / SHARDED)
+        return StartingPoint(architecture=stored.architecture, network=None, projectors=None)
+    if not parallel.sharded:
         return starting_point(config, weights, resumed)
     from accelerate.utils import broadcast_object_list
 

@@ -81,12 +81,12 @@ class Validation:
         """Write `<folder>/<sample>.mp4` for each sample; returns, in all processes, what could not be made
         and why, one line each.
 
-        Processes share the samples, except under FSDP2, where each call needs all of them: there no process
-        may leave a sample alone, so a file that only one of them cannot read is left out by all. Draws come
-        from generators of their own, so training goes on as if nothing had happened.
+        Processes share the samples, except where weights are sharded and each call needs all of them: there
+        no process may leave a sample alone, so a file that only one of them cannot read is left out by all.
+        Draws come from generators of their own, so training goes on as if nothing had happened.
         """
-        network = _Network(model, parallel)
-        together = parallel.strategy == "fsdp2"
+        network = NetworkInTraining(model, parallel)
+        together = parallel.sharded
         faults: list[str] = []
         for number, sample in enumerate(self.samples):
             mine = number % parallel.world_size == parallel.rank
@@ -99,13 +99,18 @@ class Validation:
                 faults += unreadable[:1] if mine else []
                 continue
             try:
-                self._make(sample, references, network, folder if mine else None)
+                with self._encoder.at_work():
+                    self._make(sample, references, network, folder if mine else None)
             except Exception as error:  # noqa: BLE001 - whatever it is, training goes on without the video
                 faults.append(f"{sample.id}: {one_line(error, 200)}")
         return list(dict.fromkeys(parallel.gather_objects(faults)))
 
     def _make(
-        self, sample: Sample, references: Sequence[Image.Image], network: _Network, folder: Path | None
+        self,
+        sample: Sample,
+        references: Sequence[Image.Image],
+        network: NetworkInTraining,
+        folder: Path | None,
     ) -> None:
         """Write a sample's video below `folder`; None: only take part in the calls of the network."""
         frames = sample_video(
@@ -132,7 +137,7 @@ def _opened(sample: Sample) -> tuple[list[Image.Image], str | None]:
         return [], f"{sample.id}: {one_line(error, 200)}"
 
 
-class _Network(torch.nn.Module):
+class NetworkInTraining(torch.nn.Module):
     """The network in training behind the sampler's interface; not its owner, so nothing is moved."""
 
     def __init__(self, model: TrainingModel, parallel: Parallel) -> None:

@@ -9,6 +9,7 @@ import os
 import runpy
 import shutil
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -60,7 +61,7 @@ if rank == 0:
     Image.new("RGB", (8, 8)).save(out / "rank-0" / "seen-by-0.png")
 for strategy in ("ddp", "fsdp2"):
     config = small(*TWO_STEPS, *COMMON, f"run.strategy={strategy}", "validation.every=1")
-    validation = Validation(config, samples, SimpleNamespace(codec=None))
+    validation = Validation(config, samples, SimpleNamespace(codec=None, at_work=nullcontext))
     run(config, out / f"{strategy}-watched", validation=validation)
 
 options = torch.distributed.group.WORLD._get_backend(torch.device("cpu")).options

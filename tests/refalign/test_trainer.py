@@ -173,7 +173,7 @@ def test_a_full_disk_leaves_the_earlier_checkpoints(
         full = place.epoch * 5 + place.position >= 6
 
     monkeypatch.setattr(safetensors.torch, "save_file", save)
-    monkeypatch.setattr("refbench.refalign.training.trainer.write_state", state)
+    monkeypatch.setattr("refbench.refalign.training.saving.write_state", state)
     with pytest.raises(
         UserError, match=r"step 4 could not be written: .*No space left.*good checkpoint is \S+2$"
     ):
