@@ -202,7 +202,7 @@ def _file_numbers(tensors: Mapping[str, torch.Tensor]) -> dict[str, int]:
     """
     numbers, number, size = {}, 1, 0
     for name, value in tensors.items():
-        own: Any = value.to_local() if hasattr(value, "to_local") else value  # type: ignore[operator]
+        own: Any = value.to_local() if hasattr(value, "to_local") else value
         here = own.numel() * own.element_size()
         if size and size + here > FILE_BYTES:
             number, size = number + 1, 0
