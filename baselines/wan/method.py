@@ -205,12 +205,13 @@ class WanGenerator(Generator):
         method, sampler = self.method, self.sampler
         spec, settings, options = method.spec, method.settings, method.options
         noise_device = "cpu" if options.noise_device == "cpu" else sampler.codec.device
+        references = [self.open_reference(reference) for reference in method.references(sample)]
         made = sampler(
-            prompt=sample.prompt,
+            prompt=spec.full_prompt(sample.prompt, len(references)),
             negative_prompt=settings.negative_prompt,
-            references=[self.open_reference(reference) for reference in method.references(sample)],
+            references=references,
             conditioner=method.conditioner(sample, seed),
-            rule=RULES[spec.guidance_rule],
+            rule=RULES[spec.rule_name(len(references))],
             scales=settings.guidance,
             geometry=Geometry(width=settings.width, height=settings.height, num_frames=settings.num_frames),
             steps=settings.steps,

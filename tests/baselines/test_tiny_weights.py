@@ -43,6 +43,8 @@ FOLDERS = (
     "Wan-AI/Wan2.1-VACE-14B-diffusers",
     "Skywork/SkyReels-A2",
     "Skywork/SkyReels-V3-R2V-14B",
+    "ByteDance/Bernini-R-1.3B-Diffusers",
+    "ByteDance/Bernini-R-Diffusers",
 )
 MEBIBYTE = 2**20
 LARGEST_MEBIBYTES = 5

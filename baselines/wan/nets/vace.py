@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import wraps
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 from diffusers import WanVACETransformer3DModel
@@ -26,6 +26,7 @@ from refbench.baselines.wan.conditioning import (
     Conditioner,
     Geometry,
 )
+from refbench.baselines.wan.guidance import PassReferences
 from refbench.baselines.wan.nets.transformer import ExactTimesteps
 from refbench.baselines.wan.references import fit_and_pad, to_tensor
 
@@ -52,10 +53,10 @@ class VaceContext(Condition):
     context_BCFHW: torch.Tensor
     leading_frames: int
 
-    def inputs(self, latents: torch.Tensor, references: Literal["own", "zero"]) -> dict[str, torch.Tensor]:
+    def inputs(self, latents: torch.Tensor, references: PassReferences) -> dict[str, torch.Tensor]:
         """State and context. Raises ValueError for a pass without references, which VACE has not."""
-        if references == "zero":
-            raise ValueError("VACE has no pass with zero latents in the references' place")
+        if references != "own":
+            raise ValueError("VACE has no pass with zero latents or nothing in the references' place")
         return {"hidden_states": latents, "control_hidden_states": self.context_BCFHW.to(latents.dtype)}
 
 
