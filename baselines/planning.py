@@ -350,26 +350,9 @@ def _plan_wan(method: WanMethod, samples: Sequence[Sample], *, seeds: int, assum
         pflop=pflop,
         tflops=tflops,
         hours=pflop * PETA / (tflops * 1e12) / SECONDS_PER_HOUR,
-        note=_plan_note(method),
+        note="; ".join([*([] if options.cache == NO_CACHE else [WITH_CACHE]), *method.plan_notes()]),
         job_limits_s=job_limits_s(method),
     )
-
-
-def _plan_note(method: WanMethod) -> str:
-    """What a plan leaves out or assumes, in a sentence; an empty one for nothing."""
-    from refbench.baselines.wan import cost
-    from refbench.baselines.wan.step_cache import NO_CACHE
-
-    notes = [] if method.options.cache == NO_CACHE else [WITH_CACHE]
-    if method.settings.reference_limit_px is not None:
-        usual, largest = (
-            cost.reference_tokens(method.spec, method.settings, largest=largest) for largest in (False, True)
-        )
-        notes.append(
-            f"references keep their own sizes: one counts as {usual:,} tokens (16 by 9), for memory as the "
-            f"at most {largest:,} that it may have"
-        )
-    return "; ".join(notes)
 
 
 def _print_plans(plans: Sequence[MethodPlan], title: str, assumed: AssumedGpu, *, named: bool) -> None:

@@ -56,6 +56,13 @@ def fit_and_pad(image: Image.Image, width: int, height: int, *, bicubic: bool = 
     return canvas
 
 
+def stretched(image: Image.Image, width: int, height: int) -> Image.Image:
+    """An RGB image at width × height pixels, its aspect ratio not kept, resized with Pillow's bicubic."""
+    from PIL import Image
+
+    return image.convert("RGB").resize((width, height), Image.Resampling.BICUBIC)
+
+
 def own_size_of(width: int, height: int, limit_px: int) -> tuple[int, int]:
     """The (width, height) that a picture has as a reference of its own size: sides that are multiples of 16
     (to the nearest, to the even multiple between two), the longer one at most `limit_px`; smaller pictures
@@ -79,10 +86,8 @@ def own_size(image: Image.Image, limit_px: int) -> Image.Image:
     """An RGB image at the size of `own_size_of`, resized with Pillow's bicubic (antialiased) where it has
     another.
     """
-    from PIL import Image
-
     size = own_size_of(image.width, image.height, limit_px)
-    return image if size == image.size else image.resize(size, Image.Resampling.BICUBIC)
+    return image if size == image.size else stretched(image, *size)
 
 
 def to_tensor(image: Image.Image) -> torch.Tensor:

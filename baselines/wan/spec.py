@@ -431,6 +431,11 @@ def wan_card(spec: WanSpec, options: WanOptions, weights: Mapping[str, str]) -> 
     if options.cache == NO_CACHE:
         # As cards of before, whose runs go on.
         del values["cache"], values["cache_ratios"]
+    shared = {item.name for item in fields(TwoExpertOptions)}
+    for item in fields(options):
+        # A method's own options say something when they are set; cards of before did not have them.
+        if item.name not in shared and values[item.name] == item.default:
+            del values[item.name]
     if spec.prompt_prefix:
         # No option, but part of what the network is told.
         values["prompt_prefix"] = spec.prompt_prefix

@@ -528,7 +528,7 @@ def test_both_experts_and_their_scales_are_used(weights: Path, folder: Path) -> 
     sample = sample_of(["a.png", "b.png"], folder)
     base = frames_of(generator(BerniniR14B, weights), sample)
     assert not np.array_equal(base, frames_of(generator(BerniniR13B, weights), sample))
-    for changed in ("low_noise_factor=1", "text=3", "eta=1", "momentum=-0.5"):
+    for changed in ("low_noise_factor=1", "eta=1"):
         assert not np.array_equal(base, frames_of(generator(BerniniR14B, weights, guidance=changed), sample))
     digests = BerniniR14B().find_weights(Environment(device="cpu", weights=weights))
     assert list(digests) == [
