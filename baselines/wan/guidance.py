@@ -100,7 +100,8 @@ def _projected(
     scales: Mapping[str, float],
     state: StepState,
 ) -> torch.Tensor:
-    """Adaptive projected guidance on the clean latents that each pass predicts, X = x - sigma·v.
+    """Adaptive projected guidance (arXiv 2410.02416) on the clean latents that each pass predicts, X = x -
+    sigma·v.
 
     Of each difference a running average is taken, each latent frame of it is shortened to the limit, and the
     part that is parallel to the prediction it leads to counts `eta` times.

@@ -75,16 +75,19 @@ class WanMethod(Method):
 
     def plan_notes(self) -> list[str]:
         """What a plan of this method assumes, each in a sentence."""
-        from refbench.baselines.wan.cost import reference_tokens
+        from refbench.baselines.wan.cost import joinable_passes, passes_per_step, reference_tokens
 
-        if self.settings.reference_limit_px is None:
-            return []
-        usual = reference_tokens(self.spec, self.settings)
-        largest = reference_tokens(self.spec, self.settings, largest=True)
-        return [
-            f"references keep their own sizes: one counts as {usual:,} tokens (16 by 9), for memory as the "
-            f"at most {largest:,} that it may have"
-        ]
+        notes = []
+        if self.settings.reference_limit_px is not None:
+            usual = reference_tokens(self.spec, self.settings)
+            largest = reference_tokens(self.spec, self.settings, largest=True)
+            notes.append(
+                f"references keep their own sizes: one counts as {usual:,} tokens (16 by 9), for memory as "
+                f"the at most {largest:,} that it may have"
+            )
+        if joinable_passes(self.spec, self.settings) < passes_per_step(self.spec, self.settings):
+            notes.append("the pass without references has the video's tokens alone and a call of its own")
+        return notes
 
     def notes(self, sample: Sample, seed: int) -> tuple[str, ...]:
         """Remarks on the video of this sample and seed, beside those on its prompts."""

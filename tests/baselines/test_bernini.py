@@ -433,6 +433,7 @@ def test_plan_counts_what_each_pass_has() -> None:
         (one, *_) = planned["by_references"]
         assert one["pflop"] == pytest.approx(pflop, rel=0.01)
         assert "at most 2,809" in planned["note"]
+        assert "a call of its own" in planned["note"]
     spec, native = BerniniR13B.spec, BerniniR13B.spec.native
     each = [cost.call_flops(spec.network, 33_390 + count * 1590) for count in (0, 2, 2)]
     assert cost.video_cost(spec, native, 2).flops == 40 * sum(each)
@@ -509,6 +510,8 @@ def test_references_keep_their_size_whatever_the_video_has(weights: Path, folder
             made.sampler.codec, images, GEOMETRY, torch.Generator()
         )
     assert [tuple(one.shape) for one in condition.latents] == [(1, 16, 1, 4, 8), (1, 16, 1, 8, 4)]
+    with pytest.raises(ValueError, match="no pass with zero latents"):
+        condition.inputs(torch.zeros(1, 16, 3, 8, 12), "zero")
     frames = frames_of(made, sample)
     assert frames.shape == (5, 64, 96, 3)
     assert not np.array_equal(frames, frames_of(made, sample_of(["b.png", "a.png"], folder)))
