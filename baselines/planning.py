@@ -313,7 +313,7 @@ def _plan_wan(method: WanMethod, samples: Sequence[Sample], *, seeds: int, assum
     pflop = sum(counts[count] * one.flops for count, one in costs.items()) * seeds / PETA
     most = max(counts, default=0)
     passes = cost.needed_passes(spec, settings, options)
-    joined = cost.passes_per_step(spec, settings)
+    joined = cost.joinable_passes(spec, settings)
     parameter_bytes = cost.parameter_bytes_of(options)
     tflops = assumed.tflops(parameter_bytes)
     memory_facts: dict[str, Any] = {
@@ -350,7 +350,7 @@ def _plan_wan(method: WanMethod, samples: Sequence[Sample], *, seeds: int, assum
         pflop=pflop,
         tflops=tflops,
         hours=pflop * PETA / (tflops * 1e12) / SECONDS_PER_HOUR,
-        note="" if options.cache == NO_CACHE else WITH_CACHE,
+        note="; ".join([*([] if options.cache == NO_CACHE else [WITH_CACHE]), *method.plan_notes()]),
         job_limits_s=job_limits_s(method),
     )
 

@@ -2,8 +2,9 @@
 
 References enter as in VACE: each encoded alone, a leading frame of a context that a side branch reads, in
 both guidance passes. Different are: two networks, the high-noise one down to timestep 875 and then the
-low-noise one, at one guidance scale, v = u + 5.0·(c - u); the canvas (8-bit images, Pillow's bicubic); and
-the solver, diffusers' own Euler at shift 12, which shifts twice.
+low-noise one, at one guidance scale, v = u + 5.0·(c - u); the canvas (8-bit images, Pillow's bicubic, fitted
+on white or, as the authors' code can too, stretched: `--set canvas=stretched`); and the solver, diffusers'
+own Euler at shift 12, which shifts twice.
 
 Source: aigc-apps/VideoX-Fun@804a425 (`examples/wan2.2_vace_fun/predict_s2v.py`,
 `videox_fun/pipeline/pipeline_wan2_2_vace_fun.py`, `videox_fun/utils/utils.py`), goldens
@@ -15,7 +16,8 @@ published.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
 
 from refbench.baselines.vace import VACE_14B, VaceMethod
 from refbench.baselines.wan.prompts import WAN_NEGATIVE
@@ -27,6 +29,7 @@ from refbench.baselines.wan.spec import (
     WanWeights,
 )
 from refbench.baselines.wan.weights import HIGH_NOISE_FILES, LOW_NOISE_FILES, WAN21_T2V_14B
+from refbench.bench.method import MethodCard
 from refbench.bench.registry import methods
 from refbench.bench.sample import Sample
 from refbench.bench.weights.entry import WeightEntry
@@ -43,13 +46,23 @@ VACE_FUN = WeightEntry(
     required=("high_noise_model/*.safetensors", "low_noise_model/*.safetensors"),
     only=("*.json", "README.md", "LICENSE*", "high_noise_model/*", "low_noise_model/*"),
 )
+PADDED = "bicubic fit on white at the video's size"
+STRETCHED = "stretched to the video's size with bicubic, aspect ratio not kept"
+
+
+@dataclass(frozen=True, kw_only=True)
+class VaceFunOptions(TwoExpertOptions):
+    """Those of two experts, and the canvas."""
+
+    canvas: Literal["padded", "stretched"] = "padded"
+    """Fit references on white at the video's size (padded), or stretch them to it (stretched)."""
 
 
 @methods.register
 class VaceFun14B(VaceMethod):
     """Wan2.2-VACE-Fun-A14B. The code has no limit of references."""
 
-    Options = TwoExpertOptions
+    Options = VaceFunOptions
     spec = WanSpec(
         name="vace-fun-14b",
         summary="VACE-Fun on Wan2.2: VACE's network as two experts that change at timestep 875",
@@ -70,9 +83,7 @@ class VaceFun14B(VaceMethod):
         guidance_rule="text",
         max_references=None,
         needs_references=False,
-        reference_preparation=(
-            "EXIF applied, transparency on white, bicubic fit on white at the video's size, 8 bits"
-        ),
+        reference_preparation=f"EXIF applied, transparency on white, {PADDED}, 8 bits",
         cleans_prompts=False,
         state_in_network_dtype=True,
         deviations=(
@@ -81,8 +92,16 @@ class VaceFun14B(VaceMethod):
         ),
     )
 
+    def card(self) -> MethodCard:
+        """The method card, with the canvas that the options choose."""
+        card = super().card()
+        if self.options.canvas == "padded":
+            return card
+        preparation = str(card.reference_preparation).replace(PADDED, STRETCHED)
+        return card.model_copy(update={"reference_preparation": preparation})
+
     def conditioner(self, sample: Sample, seed: int) -> VaceReferences:
         """References as leading context frames, on the bicubic canvas."""
         from refbench.baselines.wan.nets.vace import VaceReferences
 
-        return VaceReferences(bicubic_canvas=True)
+        return VaceReferences(canvas=self.options.canvas)

@@ -8,9 +8,9 @@ Source: Wan-Video/Wan2.1@9737cba, `generate.py`: 50 UniPC steps, shift 5.0, guid
 (shift 3.0 at 480p is its default for image-to-video alone). Its README advises guidance 6 and shift 8 to 12
 for the 1.3B network: `--set guidance=text=6 --set shift=8`.
 
-Wan2.2's control is for methods built on it (vace-fun-14b): two experts that take turns at timestep 875, 40
-UniPC steps, shift 12.0, guidance 4.0 with the high-noise expert and 3.0 with the low-noise one
-(`--set guidance=text=4,text_low_noise=3`). Source: Wan-Video/Wan2.2, `wan/configs/wan_t2v_A14B.py` and
+Wan2.2's control is for methods built on it (vace-fun-14b, bernini-r-14b): two experts that take turns at
+timestep 875, 40 UniPC steps, shift 12.0, guidance 4.0 with the high-noise expert and 3.0 with the low-noise
+one (`--set guidance=text=4,text_low_noise=3`). Source: Wan-Video/Wan2.2, `wan/configs/wan_t2v_A14B.py` and
 `wan/text2video.py`.
 """
 

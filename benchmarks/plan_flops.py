@@ -3,15 +3,15 @@
     python benchmarks/plan_flops.py [--methods skyreels-v3-14b phantom-14b] [--references 1 3]
 
 For each method, the tokens and floating point operations of one call of its released network at native
-settings, on shapes alone (nothing is computed, no weights are needed). The references go through the
-method's own conditioner. torch's counter adds the matrix products; attention is counted by its formula,
-4·Q·K·d, because the counter knows no kernel of it on shapes.
+settings, on shapes alone (nothing is computed, no weights are needed): a call of a pass that has the
+references. They are pictures of the video's size and go through the method's own conditioner. torch's counter
+adds the matrix products; attention is counted by its formula, 4·Q·K·d, because the counter knows no kernel of
+it on shapes.
 """
 
 from __future__ import annotations
 
 import argparse
-from dataclasses import replace
 from typing import Any
 from unittest.mock import patch
 
@@ -21,14 +21,14 @@ from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
 from refbench.baselines.wan.conditioning import Geometry
-from refbench.baselines.wan.cost import TEXT_WIDTH, video_cost
+from refbench.baselines.wan.cost import TEXT_WIDTH, call_flops, tokens_per_call
 from refbench.baselines.wan.method import WanMethod
 from refbench.baselines.wan.prompts import MAX_TEXT_TOKENS
 from refbench.baselines.wan.spec import WanNetwork
 from refbench.bench.registry import methods
 from refbench.bench.sample import Sample
 
-METHODS = ("phantom-14b", "refalign-14b", "skyreels-v3-14b")
+METHODS = ("phantom-14b", "refalign-14b", "skyreels-v3-14b", "bernini-r-1.3b", "bernini-r-14b")
 SAMPLE = Sample(id="drawn_1", category="drawn", prompt="", references=())
 
 
@@ -55,16 +55,14 @@ def main() -> None:
         first = None
         for references in arguments.references:
             counted = counted_flops(method, network, references)
-            # One call: a step of the first pass alone.
-            alone = dict.fromkeys(method.settings.guidance, 1.0)
-            planned = video_cost(method.spec, replace(method.settings, steps=1, guidance=alone), references)
-            assert planned.calls == 1
-            first = first or (planned.flops, counted)
+            tokens = tokens_per_call(method.spec, method.settings, references)
+            planned = call_flops(method.spec.network, tokens)
+            first = first or (planned, counted)
             print(
-                f"{name}, {references} reference(s): {planned.tokens} tokens; planned "
-                f"{planned.flops / 1e15:.3f} PFLOP (×{planned.flops / first[0]:.3f}), counted "
+                f"{name}, {references} reference(s): {tokens} tokens; planned "
+                f"{planned / 1e15:.3f} PFLOP (×{planned / first[0]:.3f}), counted "
                 f"{counted / 1e15:.3f} (×{counted / first[1]:.3f}); planned / counted "
-                f"{planned.flops / counted:.3f}"
+                f"{planned / counted:.3f}"
             )
 
 

@@ -8,14 +8,15 @@ method.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Generic, Literal, TypeAlias, TypeVar
 
 import torch
 
 from refbench.baselines.wan.codec import WanCodec
-from refbench.baselines.wan.references import fit_and_pad, to_tensor
+from refbench.baselines.wan.guidance import PassReferences
+from refbench.baselines.wan.references import fit_and_pad, own_size, to_tensor
 from refbench.bench.errors import SampleError
 
 if TYPE_CHECKING:
@@ -26,6 +27,8 @@ TEMPORAL_COMPRESSION = 4
 SPATIAL_COMPRESSION = 8
 
 Codec = TypeVar("Codec", bound=WanCodec)
+# A network's input: a tensor, or one for each reference.
+NetworkInput: TypeAlias = "torch.Tensor | tuple[torch.Tensor, ...]"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,11 +56,12 @@ class Condition(ABC):
     leading_frames: int = 0
 
     @abstractmethod
-    def inputs(self, latents: torch.Tensor, references: Literal["own", "zero"]) -> dict[str, torch.Tensor]:
+    def inputs(self, latents: torch.Tensor, references: PassReferences) -> Mapping[str, NetworkInput]:
         """The network's keyword arguments beside timestep and text, for a state (1,16,F,h,w).
 
-        `references` is `zero` in a pass with zero latents in their place. The batch axis comes first in all
-        tensors, so that passes can be joined.
+        `references` is `zero` in a pass with zero latents in their place, `none` in one without them. The
+        batch axis comes first in all tensors, so that passes can be joined. Raises ValueError for a kind of
+        pass that the method has not.
         """
 
     def text_inputs(self, text: Literal["prompt", "negative"]) -> dict[str, torch.Tensor]:
@@ -101,8 +105,10 @@ class ReferenceLatents(Condition):
 
     latents_BCNHW: torch.Tensor
 
-    def inputs(self, latents: torch.Tensor, references: Literal["own", "zero"]) -> dict[str, torch.Tensor]:
+    def inputs(self, latents: torch.Tensor, references: PassReferences) -> dict[str, torch.Tensor]:
         """State (1,16,F,h,w) and references; `zero` keeps their number, so that positions stay the same."""
+        if references == "none":
+            return {"hidden_states": latents}
         own = self.latents_BCNHW.to(latents.dtype)
         zero = torch.zeros_like(own)
         return {"hidden_states": latents, "reference_hidden_states": own if references == "own" else zero}
@@ -171,10 +177,50 @@ def encode_each(
     return torch.cat(latents, dim=2)
 
 
+@dataclass(frozen=True, kw_only=True)
+class OwnSizeLatents(Condition):
+    """Clean latents (1,16,1,h,w) of each reference, of sizes of their own; the network puts all into one
+    sequence with the state.
+    """
+
+    latents: tuple[torch.Tensor, ...]
+
+    def inputs(self, latents: torch.Tensor, references: PassReferences) -> dict[str, NetworkInput]:
+        """State (1,16,F,h,w) and references. Raises ValueError for a pass with zero latents."""
+        if references == "zero":
+            raise ValueError("references of their own size have no pass with zero latents in their place")
+        if references == "none" or not self.latents:
+            return {"hidden_states": latents}
+        own = tuple(one.to(latents.dtype) for one in self.latents)
+        return {"hidden_states": latents, "reference_hidden_states": own}
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnSizeReferences(Conditioner[WanCodec]):
+    """Each reference at its own aspect ratio and size, no canvas and no margin, its longer side at most
+    `limit_px`; encoded alone by the VAE, its mode (Bernini-R).
+    """
+
+    limit_px: int
+
+    def encode(
+        self,
+        codec: WanCodec,
+        references: Sequence[Image.Image],
+        geometry: Geometry,
+        generator: torch.Generator,
+    ) -> OwnSizeLatents:
+        """Latents of all references, in the given order."""
+        images = [own_size(image, self.limit_px) for image in references]
+        return OwnSizeLatents(
+            latents=tuple(codec.encode(to_tensor(image)[None, :, None]) for image in images)
+        )
+
+
 class TextOnly(Condition):
     """The state alone."""
 
-    def inputs(self, latents: torch.Tensor, references: Literal["own", "zero"]) -> dict[str, torch.Tensor]:
+    def inputs(self, latents: torch.Tensor, references: PassReferences) -> dict[str, torch.Tensor]:
         """The state (1,16,F,h,w)."""
         return {"hidden_states": latents}
 

@@ -3,7 +3,9 @@
 Operations of a transformer call: 2·P·L + 4·L²·d·n for P parameters, L tokens, d channels and n blocks, VACE's
 side branch included. Projections of CLIP tokens are left out of P: they see 257 tokens an image, not L. All
 other parameters count as if they saw every token; torch's own counter finds 3 % (1.3B) to 8 % (14B) fewer
-operations at 81 frames of 832×480, because text keys and values and modulations do not.
+operations at 81 frames of 832×480, because text keys and values and modulations do not. References that keep
+a size of their own count as pictures of 16 by 9 whose longer side is the most that is allowed, and for memory
+as squares of that side, the largest.
 
 Memory: weights, plus the working memory of the part that runs. The working memory's coefficients were
 measured by following every live tensor of the networks of this project in torch 2.14 and diffusers 0.42.1
@@ -16,7 +18,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from refbench.baselines.wan.experts import PARTS, is_high_noise, low_noise_scales
-from refbench.baselines.wan.guidance import RULES
+from refbench.baselines.wan.guidance import RULES, Pass
 from refbench.baselines.wan.spec import (
     Offload,
     WanNetwork,
@@ -31,6 +33,8 @@ OFFLOADS: tuple[Offload, ...] = ("none", "model", "group")
 GIB = 2.0**30
 # The benchmark's samples have one to three references.
 MOST_BENCHMARK_REFERENCES = 3
+# Rows to columns that references of their own size are counted with: 480×848 at Bernini-R's limit.
+USUAL_ASPECT = 9 / 16
 
 # What all Wan2.1 networks share (`config.json` of Wan-AI/Wan2.1-T2V-14B-Diffusers and its kin).
 FRAMES_PER_LATENT = 4
@@ -61,8 +65,8 @@ RUNTIME_GIB = 1.8
 
 @dataclass(frozen=True, kw_only=True)
 class VideoCost:
-    """The cost of one video: its number of references, tokens of a call, calls of the transformer, and
-    floating point operations in all.
+    """The cost of one video: its number of references, tokens of its largest calls, calls of the transformer,
+    and floating point operations in all.
     """
 
     references: int
@@ -104,27 +108,60 @@ def _image_parameters(network: WanNetwork) -> int:
     return network.layers * (2 * (d * d + d) + d) + projector
 
 
-def tokens_per_call(spec: WanSpec, settings: WanSettings, references: int) -> int:
-    """Tokens of the video and of its references in one call for one pass."""
+def tokens_per_call(
+    spec: WanSpec, settings: WanSettings, references: int, *, largest_references: bool = False
+) -> int:
+    """Tokens of the video and of its references in one call for one pass that has them.
+
+    References of their own size are usual ones, or with `largest_references` the largest that there are.
+    """
     frames = 1 + (settings.num_frames - 1) // FRAMES_PER_LATENT
     side_px = VAE_STRIDE_PX * spec.network.patch
     per_frame = (settings.height // side_px) * (settings.width // side_px)
-    return (frames + spec.reference_slots + spec.reference_frames * references) * per_frame
+    each = reference_tokens(spec, settings, largest=largest_references)
+    return (frames + spec.reference_slots) * per_frame + references * each
 
 
-def passes_by_expert(spec: WanSpec, settings: WanSettings) -> tuple[int, int]:
-    """Guidance passes of a step under the method's scales: with the high-noise expert (or the one network),
-    and with the low-noise one.
+def reference_tokens(spec: WanSpec, settings: WanSettings, *, largest: bool = False) -> int:
+    """Tokens that each reference adds; of one of its own size a usual number, or that of the largest."""
+    side_px = VAE_STRIDE_PX * spec.network.patch
+    if settings.reference_limit_px is None:
+        return spec.reference_frames * (settings.height // side_px) * (settings.width // side_px)
+    columns = settings.reference_limit_px // side_px
+    return columns * (columns if largest else max(1, round(columns * USUAL_ASPECT)))
+
+
+def pass_tokens(spec: WanSpec, settings: WanSettings, references: int, one: Pass) -> int:
+    """Tokens of one call for this pass."""
+    return tokens_per_call(spec, settings, 0 if one.references == "none" else references)
+
+
+def active_passes(
+    spec: WanSpec, settings: WanSettings, references: int = 1
+) -> tuple[tuple[Pass, ...], tuple[Pass, ...]]:
+    """Guidance passes of a step of a sample with so many references, under the method's scales: with the
+    high-noise expert (or the one network), and with the low-noise one.
     """
-    rule = RULES[spec.guidance_rule]
+    rule = RULES[spec.rule_name(references)]
     high, low = settings.guidance, low_noise_scales(settings.guidance)
-    return len(rule.active_passes(high)), len(rule.active_passes(low))
+    return rule.active_passes(high), rule.active_passes(low)
+
+
+def most_passes(spec: WanSpec, settings: WanSettings) -> tuple[Pass, ...]:
+    """The guidance passes of those steps that have the most of them."""
+    high, low = active_passes(spec, settings)
+    return high if spec.boundary is None else max(high, low, key=len)
 
 
 def passes_per_step(spec: WanSpec, settings: WanSettings) -> int:
     """The most guidance passes of a step under the method's scales."""
-    high, low = passes_by_expert(spec, settings)
-    return high if spec.boundary is None else max(high, low)
+    return len(most_passes(spec, settings))
+
+
+def joinable_passes(spec: WanSpec, settings: WanSettings) -> int:
+    """How many passes of a step share a call at most: one without references is shorter than the others."""
+    without = sum(one.references == "none" for one in most_passes(spec, settings))
+    return max(without, passes_per_step(spec, settings) - without)
 
 
 def high_noise_steps(spec: WanSpec, settings: WanSettings) -> int:
@@ -153,14 +190,24 @@ def timesteps_of(settings: WanSettings) -> list[float]:
 
 def video_cost(spec: WanSpec, settings: WanSettings, references: int) -> VideoCost:
     """Cost of one video in the transformer; text encoder and VAE are not counted."""
-    network = spec.network
-    tokens = tokens_per_call(spec, settings, references)
-    high, low = passes_by_expert(spec, settings)
     high_steps = high_noise_steps(spec, settings)
-    calls = high_steps * high + (settings.steps - high_steps) * low
+    tokens, calls, flops = 0, 0, 0
+    by_expert = zip(
+        (high_steps, settings.steps - high_steps), active_passes(spec, settings, references), strict=True
+    )
+    for steps, passes in by_expert:
+        for one in passes if steps else ():
+            length = pass_tokens(spec, settings, references, one)
+            tokens = max(tokens, length)
+            calls += steps
+            flops += steps * call_flops(spec.network, length)
+    return VideoCost(references=references, tokens=tokens, calls=calls, flops=float(flops))
+
+
+def call_flops(network: WanNetwork, tokens: int) -> int:
+    """Floating point operations of one call of the transformer."""
     attention = 4 * tokens**2 * network.width * (network.layers + network.extra_blocks)
-    call = 2 * _base_parameters(network) * tokens + attention
-    return VideoCost(references=references, tokens=tokens, calls=calls, flops=float(calls * call))
+    return 2 * _base_parameters(network) * tokens + attention
 
 
 def weights_gib(spec: WanSpec, *, parameter_bytes: int = 2) -> dict[str, float]:
@@ -193,8 +240,8 @@ def peak_gib(
     layer and its successor on the GPU; the text encoder's largest layer is its embedding.
     """
     network, weights = spec.network, weights_gib(spec, parameter_bytes=parameter_bytes)
-    tokens = tokens_per_call(spec, settings, references) * joined_passes
-    kept = tokens_per_call(spec, settings, references) * passes_per_step(spec, settings)
+    each = tokens_per_call(spec, settings, references, largest_references=True)
+    tokens, kept = each * joined_passes, each * passes_per_step(spec, settings)
     call_gib = tokens * network.width * block_working_bytes(network) * (parameter_bytes / 2) / GIB
     call_gib += kept * network.width * parameter_bytes * KEPT_STATES[step_cache] / GIB
     transformers = PARTS[: spec.network_count]
@@ -272,8 +319,10 @@ def parameter_bytes_of(options: WanOptions) -> int:
 
 
 def needed_passes(spec: WanSpec, settings: WanSettings, options: WanOptions) -> int:
-    """Passes that must share a call: all with `batch_passes=yes`, else one, to which `auto` falls back."""
-    return passes_per_step(spec, settings) if options.batch_passes == "yes" else 1
+    """Passes that must share a call: all that can with `batch_passes=yes`, else one, to which `auto` falls
+    back.
+    """
+    return joinable_passes(spec, settings) if options.batch_passes == "yes" else 1
 
 
 def _peaks_under(

@@ -29,6 +29,9 @@ ADAPTERS = ("adapter", "adapter_2")
 TRAINING_TIMESTEPS = 1000
 # Behind a guidance scale's name: its value in the low-noise expert's steps.
 LOW_NOISE_SCALE = "_low_noise"
+# Or one factor of the two scales in those steps (Bernini-R's `omega_scale`).
+LOW_NOISE_FACTOR = "low_noise_factor"
+SCALED = ("image", "text")
 # `high_noise_model`, `HighNoise`; else the word alone, as in `…_A14B_low.safetensors`.
 NOISE_WORDS = (
     re.compile(r"(?<![a-z])(high|low)[\W_]*noise", re.IGNORECASE),
@@ -45,9 +48,11 @@ def is_high_noise(timestep: float, boundary: float) -> bool:
 
 def low_noise_scales(scales: Mapping[str, float]) -> dict[str, float]:
     """The guidance scales of the low-noise expert's steps: those of `<name>_low_noise` where given, else the
-    same as before.
+    same as before, the image's and the text's times `low_noise_factor`.
     """
-    return {name: scales.get(f"{name}{LOW_NOISE_SCALE}", value) for name, value in scales.items()}
+    factor = scales.get(LOW_NOISE_FACTOR, 1.0)
+    kept = {name: value * factor if name in SCALED else value for name, value in scales.items()}
+    return {name: scales.get(f"{name}{LOW_NOISE_SCALE}", value) for name, value in kept.items()}
 
 
 def expert_by_name(path: Path) -> Expert | None:

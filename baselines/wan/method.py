@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -68,6 +68,26 @@ class WanMethod(Method):
     def references(self, sample: Sample) -> tuple[Reference, ...]:
         """The sample's references that are used: the first ones, up to the maximum."""
         return sample.references[: self.spec.max_references]
+
+    def video_size(self, references: Sequence[Image.Image]) -> tuple[int, int]:
+        """Width and height in pixels of the video that these references make: those of the settings."""
+        return self.settings.width, self.settings.height
+
+    def plan_notes(self) -> list[str]:
+        """What a plan of this method assumes, each in a sentence."""
+        from refbench.baselines.wan.cost import joinable_passes, passes_per_step, reference_tokens
+
+        notes = []
+        if self.settings.reference_limit_px is not None:
+            usual = reference_tokens(self.spec, self.settings)
+            largest = reference_tokens(self.spec, self.settings, largest=True)
+            notes.append(
+                f"references keep their own sizes: one counts as {usual:,} tokens (16 by 9), for memory as "
+                f"the at most {largest:,} that it may have"
+            )
+        if joinable_passes(self.spec, self.settings) < passes_per_step(self.spec, self.settings):
+            notes.append("the pass without references has the video's tokens alone and a call of its own")
+        return notes
 
     def notes(self, sample: Sample, seed: int) -> tuple[str, ...]:
         """Remarks on the video of this sample and seed, beside those on its prompts."""
@@ -205,14 +225,16 @@ class WanGenerator(Generator):
         method, sampler = self.method, self.sampler
         spec, settings, options = method.spec, method.settings, method.options
         noise_device = "cpu" if options.noise_device == "cpu" else sampler.codec.device
+        references = [self.open_reference(reference) for reference in method.references(sample)]
+        width, height = method.video_size(references)
         made = sampler(
-            prompt=sample.prompt,
+            prompt=spec.full_prompt(sample.prompt, len(references)),
             negative_prompt=settings.negative_prompt,
-            references=[self.open_reference(reference) for reference in method.references(sample)],
+            references=references,
             conditioner=method.conditioner(sample, seed),
-            rule=RULES[spec.guidance_rule],
+            rule=RULES[spec.rule_name(len(references))],
             scales=settings.guidance,
-            geometry=Geometry(width=settings.width, height=settings.height, num_frames=settings.num_frames),
+            geometry=Geometry(width=width, height=height, num_frames=settings.num_frames),
             steps=settings.steps,
             generator=noise_generator(seed, sample.id, key=options.noise_key, device=noise_device),
             batch_passes=options.batch_passes,

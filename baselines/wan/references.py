@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from refbench.baselines.wan.spec import SIZE_MULTIPLE_PX
 from refbench.bench.environment import quiet_onnx
 from refbench.bench.errors import UserError, one_line
 from refbench.bench.sample import Reference
@@ -53,6 +54,40 @@ def fit_and_pad(image: Image.Image, width: int, height: int, *, bicubic: bool = 
     resampling = Image.Resampling.BICUBIC if bicubic else Image.Resampling.LANCZOS
     canvas.paste(image.convert("RGB").resize(size, resampling), offset)
     return canvas
+
+
+def stretched(image: Image.Image, width: int, height: int) -> Image.Image:
+    """An RGB image at width × height pixels, its aspect ratio not kept, resized with Pillow's bicubic."""
+    from PIL import Image
+
+    return image.convert("RGB").resize((width, height), Image.Resampling.BICUBIC)
+
+
+def own_size_of(width: int, height: int, limit_px: int) -> tuple[int, int]:
+    """The (width, height) that a picture has as a reference of its own size: sides that are multiples of 16
+    (to the nearest, to the even multiple between two), the longer one at most `limit_px`; smaller pictures
+    are not enlarged further than that.
+
+    Source: `bernini/data_utils.py` of bytedance/Bernini@ed504e3.
+    """
+
+    def snapped(width: int, height: int, scale: float) -> tuple[int, int]:
+        sides = (round(round(side * scale) / SIZE_MULTIPLE_PX) * SIZE_MULTIPLE_PX for side in (width, height))
+        first, second = (max(SIZE_MULTIPLE_PX, side) for side in sides)
+        return first, second
+
+    scale = max(min(limit_px / max(width, height), 1.0), 1 / min(width, height))
+    size = snapped(width, height, scale)
+    # A picture so thin that one pixel of its width takes more than the limit of its length.
+    return snapped(*size, limit_px / max(size)) if max(size) > limit_px else size
+
+
+def own_size(image: Image.Image, limit_px: int) -> Image.Image:
+    """An RGB image at the size of `own_size_of`, resized with Pillow's bicubic (antialiased) where it has
+    another.
+    """
+    size = own_size_of(image.width, image.height, limit_px)
+    return image if size == image.size else stretched(image, *size)
 
 
 def to_tensor(image: Image.Image) -> torch.Tensor:

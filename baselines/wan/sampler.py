@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from refbench.baselines.wan.codec import WanCodec
-from refbench.baselines.wan.conditioning import Condition, Conditioner, Geometry
+from refbench.baselines.wan.conditioning import Condition, Conditioner, Geometry, NetworkInput
 from refbench.baselines.wan.experts import is_high_noise, low_noise_scales
 from refbench.baselines.wan.finite import FiniteSteps
-from refbench.baselines.wan.guidance import GuidanceRule, Pass
+from refbench.baselines.wan.guidance import GuidanceRule, Pass, StepState
 from refbench.baselines.wan.step_cache import fresh_states
 from refbench.bench.method import OnStep, silent
 
@@ -173,6 +173,9 @@ class WanSampler:
         finite, with the step where that began.
         """
         total = len(self.scheduler.timesteps)
+        # Asked for once: within the loop each question would wait for the GPU.
+        sigmas = self.scheduler.sigmas.tolist()
+        memory: dict[str, torch.Tensor] = {}
         finite = FiniteSteps(total)
         on_step(0, total)
         with fresh_states(self.transformer) if self.has_step_cache else nullcontext():
@@ -185,7 +188,8 @@ class WanSampler:
                 predictions = self.predict(latents, seen, texts, condition, passes, batch_passes, network)
                 # Wan's network hands float32 out, so that guidance does not multiply half-precision rounding.
                 predictions = {name: value.to(latents.dtype) for name, value in predictions.items()}
-                guided = rule.guided(predictions, scales_now)
+                state = StepState(latents=latents, sigma=sigmas[done - 1], memory=memory)
+                guided = rule.guided(predictions, scales_now, state)
                 stepped = self.scheduler.step(guided, timestep, latents, return_dict=False)[0]
                 latents = stepped.to(latents.dtype)
                 finite.see(latents)
@@ -213,8 +217,8 @@ class WanSampler:
         """The prediction (1,16,F,h,w) of `network` (by default the transformer) in each pass, by the pass's
         name.
 
-        Joined into one call where memory allows: `auto` tries it on a GPU and goes back to separate calls,
-        for good, when memory runs out. Passes whose inputs differ in length are never joined.
+        Those whose inputs have the same sizes are joined into one call where memory allows: `auto` tries it
+        on a GPU and goes back to separate calls, for good, when memory runs out.
         """
         network = self.transformer if network is None else network
         state = latents.to(network.dtype)
@@ -227,20 +231,30 @@ class WanSampler:
             }
             for one in passes
         ]
-        names = [one.name for one in passes]
+        named = dict(zip([one.name for one in passes], calls, strict=True))
+        apart = [[name] for name in named]
         joins = batch_passes == "yes" or (batch_passes == "auto" and self.auto_joins)
-        if joins and len(calls) > 1 and _same_shapes(calls):
-            try:
-                joined = {key: torch.cat([call[key] for call in calls]) for key in calls[0]}
-                return dict(zip(names, self._call(network, "+".join(names), joined).split(1), strict=True))
-            except torch.OutOfMemoryError:
-                if batch_passes == "yes":
-                    raise
-                torch.cuda.empty_cache()
-                self.auto_joins = False
-        return {name: self._call(network, name, call) for name, call in zip(names, calls, strict=True)}
+        groups = _same_sized(named) if joins else apart
+        try:
+            return self._predictions(network, named, groups)
+        except torch.OutOfMemoryError:
+            if batch_passes == "yes" or len(groups) == len(apart):
+                raise
+            torch.cuda.empty_cache()
+            self.auto_joins = False
+        return self._predictions(network, named, apart)
 
-    def _call(self, network: Any, name: str, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    def _predictions(
+        self, network: Any, calls: Mapping[str, Mapping[str, NetworkInput]], groups: Sequence[Sequence[str]]
+    ) -> dict[str, torch.Tensor]:
+        """The prediction of each call by its name; those of a group are made in one call of the network."""
+        made: dict[str, torch.Tensor] = {}
+        for names in groups:
+            inputs = {key: _joined([calls[name][key] for name in names]) for key in calls[names[0]]}
+            made |= zip(names, self._call(network, "+".join(names), inputs).split(1), strict=True)
+        return {name: made[name] for name in calls}
+
+    def _call(self, network: Any, name: str, inputs: Mapping[str, NetworkInput]) -> torch.Tensor:
         """A network's prediction; a step cache keeps the states of each `name` apart."""
         states = network.cache_context(name) if self.has_step_cache else nullcontext()
         # On a GPU torch rounds float32 convolutions to TensorFloat-32 unless told otherwise: the patch
@@ -250,6 +264,23 @@ class WanSampler:
         return sample
 
 
-def _same_shapes(calls: Sequence[Mapping[str, torch.Tensor]]) -> bool:
-    shapes = [{name: value.shape for name, value in call.items()} for call in calls]
-    return all(other == shapes[0] for other in shapes)
+def _same_sized(calls: Mapping[str, Mapping[str, NetworkInput]]) -> list[list[str]]:
+    """The names of calls in groups whose inputs have equal sizes."""
+    groups: dict[Any, list[str]] = {}
+    for name, call in calls.items():
+        sizes = tuple((key, tuple(one.shape for one in _tensors(call[key]))) for key in sorted(call))
+        groups.setdefault(sizes, []).append(name)
+    return list(groups.values())
+
+
+def _joined(values: Sequence[NetworkInput]) -> NetworkInput:
+    """One input of several calls along the batch axis, tensor by tensor; that of one call as it is."""
+    first = values[0]
+    if len(values) == 1:
+        return first
+    joined = tuple(torch.cat(together) for together in zip(*map(_tensors, values), strict=True))
+    return joined[0] if isinstance(first, torch.Tensor) else joined
+
+
+def _tensors(value: NetworkInput) -> tuple[torch.Tensor, ...]:
+    return (value,) if isinstance(value, torch.Tensor) else value

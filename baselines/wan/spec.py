@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from refbench.baselines.wan.experts import ADAPTERS, swapped_fault
+from refbench.baselines.wan.prompts import cleaned_prompt
 from refbench.baselines.wan.step_cache import NO_CACHE, StepCache, cache_sentence, parse_ratios
 from refbench.bench.leaderboard_settings import PAPER, required_leaderboard_settings
 from refbench.bench.method import MethodCard
@@ -32,7 +33,8 @@ class WanSettings:
     """One complete set of sampling settings.
 
     Sizes in pixels; `num_frames` generated (4k + 1), of which the first `dropped_frames` are thrown away
-    after decoding; `guidance` are the scales of the method's rule by name.
+    after decoding; `guidance` are the scales of the method's rule by name. `reference_limit_px` is the most
+    of a reference's longer side where references keep a size of their own; None where they get the video's.
     """
 
     width: int = 832
@@ -45,6 +47,17 @@ class WanSettings:
     shift: float = 5.0
     guidance: Mapping[str, float] = field(default_factory=dict)
     negative_prompt: str = ""
+    reference_limit_px: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextTask:
+    """How the authors' code makes a video of a prompt without references: its guidance rule and what stands
+    before the prompt.
+    """
+
+    guidance_rule: str
+    prompt_prefix: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,6 +130,8 @@ class WanSpec:
     `draws_on_cpu`: the authors draw noise with a CPU generator. `boundary`: of two experts the high-noise one
     makes the steps from timestep 1000·boundary up (`baselines.wan.experts`); None for one network.
     `cleans_prompts`: the authors' code cleans prompts before the tokenizer (`prompts.cleaned_prompt`).
+    `prompt_prefix`: a sentence that the authors' code puts before the prompt, which it cleans alone.
+    `text_task`: what holds for a sample without references, where that is something else.
     """
 
     name: str
@@ -139,6 +154,8 @@ class WanSpec:
     draws_on_cpu: bool = False
     boundary: float | None = None
     cleans_prompts: bool = True
+    prompt_prefix: str = ""
+    text_task: TextTask | None = None
     deviations: tuple[str, ...] = ()
     matched_deviations: tuple[str, ...] = ()
 
@@ -146,6 +163,15 @@ class WanSpec:
     def network_count(self) -> int:
         """Transformers that take turns: two experts, or one."""
         return 1 if self.boundary is None else 2
+
+    def rule_name(self, references: int) -> str:
+        """The guidance rule of a sample with so many references, a name in `baselines.wan.guidance`."""
+        return self.text_task.guidance_rule if self.text_task and not references else self.guidance_rule
+
+    def full_prompt(self, prompt: str, references: int) -> str:
+        """The text that is encoded for a sample's prompt."""
+        prefix = self.text_task.prompt_prefix if self.text_task and not references else self.prompt_prefix
+        return prefix + cleaned_prompt(prompt) if prefix else prompt
 
     def matched(self) -> WanSettings:
         """The settings that all methods can be compared at: 832×480, 81 generated frames, own trimming
@@ -236,12 +262,7 @@ class WanOptions:
 
     def __post_init__(self) -> None:
         for name, side in (("width", self.width), ("height", self.height)):
-            if side is not None and not (0 < side <= LARGEST_SIDE_PX and side % SIZE_MULTIPLE_PX == 0):
-                near = max(SIZE_MULTIPLE_PX, round(side / SIZE_MULTIPLE_PX) * SIZE_MULTIPLE_PX)
-                raise ValueError(
-                    f"{name} must be a multiple of {SIZE_MULTIPLE_PX} pixels up to {LARGEST_SIDE_PX}, "
-                    f"{side} is not; {min(near, LARGEST_SIDE_PX)} is the nearest"
-                )
+            _check_side(name, side)
         frames = self.num_frames
         if frames is not None and not (0 < frames <= LARGEST_FRAME_COUNT and frames % 4 == 1):
             raise ValueError(f"num_frames must be 4k + 1 (5, 81, …), {frames} is not")
@@ -300,6 +321,34 @@ class TwoExpertOptions(WanOptions):
         return (self.adapter, self.adapter_2)
 
 
+@dataclass(frozen=True, kw_only=True)
+class OwnSizeOptions(WanOptions):
+    """The options of a method whose references keep a size of their own."""
+
+    reference_limit_px: int | None = None
+    """Most of a reference's longer side in pixels, a multiple of 16 up to 4096; larger ones are shrunk."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_side("reference_limit_px", self.reference_limit_px)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnSizeTwoExpertOptions(OwnSizeOptions, TwoExpertOptions):
+    """Those of such a method with two experts."""
+
+
+def _check_side(name: str, side: int | None) -> None:
+    """Raises ValueError for a side in pixels that does not divide into patches, or is too long."""
+    if side is None or (0 < side <= LARGEST_SIDE_PX and side % SIZE_MULTIPLE_PX == 0):
+        return
+    near = max(SIZE_MULTIPLE_PX, round(side / SIZE_MULTIPLE_PX) * SIZE_MULTIPLE_PX)
+    raise ValueError(
+        f"{name} must be a multiple of {SIZE_MULTIPLE_PX} pixels up to {LARGEST_SIDE_PX}, {side} is not; "
+        f"{min(near, LARGEST_SIDE_PX)} is the nearest"
+    )
+
+
 def parse_scales(text: str | None) -> dict[str, float]:
     """`image=5,text=7.5` as numbers by name; raises ValueError for anything else."""
     scales = {}
@@ -329,7 +378,7 @@ def resolved_settings(spec: WanSpec, options: WanOptions) -> WanSettings:
     if options.cache != NO_CACHE and spec.boundary is not None:
         raise ValueError(f"{spec.name} has two experts, with which step caches were not tried")
     settings = _named_settings(spec, options)
-    shared = {item.name for item in fields(WanSettings)} & {item.name for item in fields(WanOptions)}
+    shared = {item.name for item in fields(WanSettings)} & {item.name for item in fields(options)}
     given = {name: getattr(options, name) for name in shared if getattr(options, name) is not None}
     scales = parse_scales(given.pop("guidance", None))
     unknown = sorted(scales.keys() - settings.guidance.keys())
@@ -382,6 +431,14 @@ def wan_card(spec: WanSpec, options: WanOptions, weights: Mapping[str, str]) -> 
     if options.cache == NO_CACHE:
         # As cards of before, whose runs go on.
         del values["cache"], values["cache_ratios"]
+    shared = {item.name for item in fields(TwoExpertOptions)}
+    for item in fields(options):
+        # A method's own options say something when they are set; cards of before did not have them.
+        if item.name not in shared and values[item.name] == item.default:
+            del values[item.name]
+    if spec.prompt_prefix:
+        # No option, but part of what the network is told.
+        values["prompt_prefix"] = spec.prompt_prefix
     return MethodCard(
         name=spec.name,
         summary=spec.summary,

@@ -29,7 +29,8 @@ from refbench.bench.registry import methods
 
 MAGREF_LIKE = replace(WAN_14B, in_channels=36, image_branch=True)
 # Summary table of the baselines' fact sheet: tokens in thousands, calls, PFLOP of one video, one reference.
-# VACE-Fun's calls are VACE-14B's (its sheet has 231: the side branch taken as a flat fifth).
+# VACE-Fun's calls are VACE-14B's (its sheet has 231: the side branch taken as a flat fifth). The sheet has 37
+# for Bernini-R 1.3B; with all passes of 33,390 tokens it would be 36.0, with all of 34,980 39.0.
 PUBLISHED = {
     "vace-1.3b": (34, 100, 47),
     "vace-p1.3b": (34, 100, 47),
@@ -42,6 +43,8 @@ PUBLISHED = {
     "bindweave-14b": (90, 100, 921),
     "skyreels-v3-14b": (126, 8, 132),
     "vace-fun-14b": (34, 100, 234),
+    "bernini-r-1.3b": (35, 120, 38),
+    "bernini-r-14b": (35, 120, 232),
 }
 
 

@@ -32,13 +32,14 @@ from kit.golden_loop import (  # noqa: E402
 )
 from kit.golden_networks import named, read, worst  # noqa: E402
 from kit.golden_vae import GoldenVAE  # noqa: E402
-from refbench.baselines.skyreels_v3 import SkyReelsV314B  # noqa: E402
+from kit.tiny_runs import frames_of, loaded, sample_of  # noqa: E402
+from refbench.baselines.skyreels_v3 import SIZES_HW, SkyReelsV314B, size_by_aspect  # noqa: E402
 from refbench.baselines.wan.conditioning import ConcatenatedReferences, Conditioner, Geometry  # noqa: E402
 from refbench.baselines.wan.guidance import RULES  # noqa: E402
 from refbench.baselines.wan.nets.transformer import rotary_embedding  # noqa: E402
 from refbench.baselines.wan.references import fit_and_pad, fitted_size  # noqa: E402
 from refbench.baselines.wan.schedules import make_scheduler  # noqa: E402
-from refbench.bench.errors import SampleError  # noqa: E402
+from refbench.bench.errors import SampleError, UserError  # noqa: E402
 from refbench.bench.runner.generating import make_method  # noqa: E402
 from refbench.bench.sample import Reference, Sample  # noqa: E402
 
@@ -47,6 +48,7 @@ ARRAYS = read("baselines2/skyreels_v3.npz")
 SPECIFICATION = read("baselines2/skyreels_v3.json")
 GEOMETRY = Geometry(width=96, height=64, num_frames=9)
 SAMPLE = Sample(id="s_1", category="s", prompt="p", references=())
+TABLE = SPECIFICATION["aspect_table_hw"]
 SIZES = [(90, 60), (50, 120), (150, 200), (64, 96)]
 DEVIATION = 0.1
 # The authors' defaults where guidance is asked for.
@@ -176,6 +178,57 @@ def test_the_mode_in_place_of_a_draw_is_another_video(transformer: Any) -> None:
     conditioner = watched(draws_posterior=False)
     _, seen = run(transformer, 2, conditioner, steps=8)
     assert worst(torch.cat(seen.latents), ARRAYS["refs2_released/latents"]) > 0.01
+
+
+@pytest.mark.parametrize("given", SPECIFICATION["output_size_hw_by_first_reference"])
+def test_size_by_the_first_reference(given: str) -> None:
+    size_class, _, size = given.partition(" ")
+    height, width = map(int, size.split("x"))
+    found = size_by_aspect(size_class.lower(), width, height)
+    assert [found[1], found[0]] == SPECIFICATION["output_size_hw_by_first_reference"][given]
+
+
+def test_sizes_are_the_authors() -> None:
+    assert set(TABLE) == {name.upper() for name in SIZES_HW}
+    for name, sizes in SIZES_HW.items():
+        # In the same order, which decides between two that are as near.
+        expected = [(float(ratio), tuple(size)) for ratio, size in TABLE[name.upper()].items()]
+        assert list(sizes.items()) == expected
+
+
+def test_each_video_has_the_shape_of_its_first_reference(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From pictures to frames: a square and a tall one first, others behind; the card names no size."""
+    from refbench.baselines.small.skyreels_v3 import write_tiny
+
+    write_tiny(tmp_path / "weights")
+    # A class of small videos.
+    monkeypatch.setitem(SIZES_HW, "480p", {0.5: (64, 128), 1.0: (96, 96), 2.0: (128, 64)})
+    for name, size in (("square.png", (40, 40)), ("tall.png", (40, 90))):
+        Image.new("RGB", size, (200, 30, 90)).save(tmp_path / name)
+    options = SkyReelsV314B.Options(size_by_reference="480p", num_frames=1, steps=1)
+    made = loaded(SkyReelsV314B(options), tmp_path / "weights")
+    for names, shape in ((("square.png", "tall.png"), (96, 96)), (("tall.png",), (128, 64))):
+        assert frames_of(made, sample_of(names, tmp_path)).shape == (1, *shape, 3)
+    card = made.method.card()
+    assert (card.width, card.height, card.options["size_by_reference"]) == (None, None, "480p")
+    assert not any("first reference" in text for text in card.deviations)
+    assert "size_by_reference" not in SkyReelsV314B().card().options
+
+
+def test_a_size_of_one_s_own_and_of_the_reference_are_one_line() -> None:
+    for options in ({"width": "832"}, {"settings": "matched"}):
+        with pytest.raises(UserError, match="gives each video a size of its own") as caught:
+            make_method("skyreels-v3-14b", {"size_by_reference": "720p", **options})
+        assert "\n" not in str(caught.value)
+
+
+def test_plan_counts_the_largest_size_of_a_class() -> None:
+    words = ("plan", "skyreels-v3-14b", "--set", "skyreels-v3-14b.size_by_reference=540p", "--json")
+    (planned,) = json.loads(invoke(*words).stdout)["methods"]
+    assert {row["tokens"] for row in planned["by_references"]} == {(31 + 4) * 31 * 72}
+    assert planned["note"] == "videos differ in size; all are counted as the largest, 1152×496"
 
 
 @pytest.mark.parametrize("steps", [4, 8, 50])

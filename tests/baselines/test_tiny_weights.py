@@ -33,6 +33,7 @@ from refbench.bench.weights.tiny import random_parameter  # noqa: E402
 
 TEXT = "Wan-AI/Wan2.1-T2V-1.3B-Diffusers"
 EXPERTS = "Wan-AI/Wan2.2-T2V-A14B-Diffusers"
+BERNINI = "ByteDance/Bernini-R-Diffusers"
 IMAGE = "Wan-AI/Wan2.1-I2V-14B-480P-Diffusers"
 FOLDERS = (
     TEXT,
@@ -43,6 +44,8 @@ FOLDERS = (
     "Wan-AI/Wan2.1-VACE-14B-diffusers",
     "Skywork/SkyReels-A2",
     "Skywork/SkyReels-V3-R2V-14B",
+    "ByteDance/Bernini-R-1.3B-Diffusers",
+    BERNINI,
 )
 MEBIBYTE = 2**20
 LARGEST_MEBIBYTES = 5
@@ -110,7 +113,7 @@ def test_a_pipeline_folder_loads_without_a_key_too_few_or_too_many(weights: Path
     scheduler = diffusers.UniPCMultistepScheduler.from_pretrained(place / "scheduler", local_files_only=True)
     assert scheduler.config.use_flow_sigmas
     assert scheduler.config.flow_shift == 3.0
-    assert ("transformer_2" in index) == (repository == EXPERTS)
+    assert ("transformer_2" in index) == (repository in (EXPERTS, BERNINI))
     if "transformer_2" in index:
         other = loaded(getattr(diffusers, index["transformer_2"][1]), place / "transformer_2")
         assert not torch.equal(other.proj_out.weight, transformer.proj_out.weight)

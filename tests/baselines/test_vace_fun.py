@@ -28,7 +28,7 @@ from refbench.baselines.wan.checkpoint import diffusers_key  # noqa: E402
 from refbench.baselines.wan.conditioning import Geometry  # noqa: E402
 from refbench.baselines.wan.cost import high_noise_steps, timesteps_of  # noqa: E402
 from refbench.baselines.wan.nets.vace import VaceTransformer3DModel, bicubic_reference  # noqa: E402
-from refbench.baselines.wan.references import fit_and_pad, fitted_size  # noqa: E402
+from refbench.baselines.wan.references import fit_and_pad, fitted_size, stretched, to_tensor  # noqa: E402
 from refbench.baselines.wan.schedules import make_scheduler  # noqa: E402
 from refbench.bench.runs.folder import read_run  # noqa: E402
 from refbench.bench.video import ALL_FRAMES  # noqa: E402
@@ -123,6 +123,28 @@ def test_canvas(name: str) -> None:
     width, height = fitted_size(*picture(name).size, 832, 480)
     assert ((832 - width) // 2, (480 - height) // 2) == (left, top)
     assert (width, height) == (right - left, bottom - top)
+
+
+@pytest.mark.parametrize("name", FACTS["image_sizes_hw"])
+def test_stretched_canvas(name: str) -> None:
+    canvas = np.asarray(stretched(picture(name), 96, 64)).astype(int)
+    assert np.abs(canvas - ARRAYS[f"stretched/{name}"]).max() <= 1
+    made = VaceFun14B(VaceFun14B.Options(canvas="stretched")).conditioner(sample_of([]), 0)
+    empty = Geometry(width=96, height=64, num_frames=1)
+    condition = made.encode(golden_codec(), [picture(name)], empty, torch.Generator())
+    expected = golden_codec().encode(to_tensor(stretched(picture(name), 96, 64))[None, :, None])
+    assert torch.equal(condition.context_BCFHW[:, :16, :1], expected)
+
+
+def test_the_canvas_stands_on_the_card() -> None:
+    plain, changed = (VaceFun14B(VaceFun14B.Options(canvas=one)).card() for one in ("padded", "stretched"))
+    # As cards of before the option.
+    assert "canvas" not in plain.options
+    assert changed.options["canvas"] == "stretched"
+    assert "fit on white" in str(plain.reference_preparation)
+    assert "aspect ratio not kept, 8 bits" in str(changed.reference_preparation)
+    words = ("methods", "show", "vace-fun-14b", "--set", "canvas=tall")
+    assert invoke(*words, expect=2).stderr.strip().count("\n") == 0
 
 
 @pytest.mark.parametrize("steps", [50, 6])

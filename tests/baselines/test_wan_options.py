@@ -93,6 +93,9 @@ def test_references_beyond_the_maximum(tmp_path: object) -> None:
 
 @pytest.mark.parametrize("name", WAN_METHODS)
 def test_noise_that_the_authors_draw_elsewhere_is_on_the_card(name: str) -> None:
-    on_cpu = {"refalign-1.3b", "refalign-14b", "refalign-tiny", "kaleido-14b", "bindweave-14b"}
+    on_cpu = {
+        "refalign-1.3b", "refalign-14b", "refalign-tiny", "kaleido-14b", "bindweave-14b", "bernini-r-1.3b",
+        "bernini-r-14b",
+    }  # fmt: skip
     said = any("noise is drawn on the CPU" in text for text in make_method(name, {}).card().deviations)
     assert said == (name not in on_cpu)

@@ -37,6 +37,7 @@ from refbench.baselines.wan.conditioning import (
     Geometry,
     encode_each,
 )
+from refbench.baselines.wan.guidance import PassReferences
 from refbench.baselines.wan.nets.image_branch import (
     MASK_CHANNELS,
     Box,
@@ -160,10 +161,10 @@ class SlotCondition(Condition):
     image_tokens_BTD: torch.Tensor
     states_BTD: Mapping[str, torch.Tensor]
 
-    def inputs(self, latents: torch.Tensor, references: Literal["own", "zero"]) -> dict[str, torch.Tensor]:
+    def inputs(self, latents: torch.Tensor, references: PassReferences) -> dict[str, torch.Tensor]:
         """State, slots and tokens. Raises ValueError for a pass without references."""
-        if references == "zero":
-            raise ValueError("BindWeave has no pass with zero latents for references")
+        if references != "own":
+            raise ValueError("BindWeave has no pass with zero latents or nothing for references")
         return {
             "hidden_states": latents,
             "condition_hidden_states": self.condition_BCFHW.to(latents.dtype),

@@ -12,13 +12,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import wraps
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from diffusers import WanTransformer3DModel
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from refbench.baselines.wan.conditioning import Condition
+from refbench.baselines.wan.guidance import PassReferences
 from refbench.baselines.wan.nets.transformer import ExactTimesteps
 
 MASK_CHANNELS = 4
@@ -44,10 +45,12 @@ class ImageCondition(Condition):
     latents_B16FHW: torch.Tensor
     image_tokens_BTD: torch.Tensor
 
-    def inputs(self, latents: torch.Tensor, references: Literal["own", "zero"]) -> dict[str, torch.Tensor]:
+    def inputs(self, latents: torch.Tensor, references: PassReferences) -> dict[str, torch.Tensor]:
         """State, mask, clip latents on the channel axis. Raises ValueError for a pass without references."""
-        if references == "zero":
-            raise ValueError("networks with an image branch have no pass with zero latents for references")
+        if references != "own":
+            raise ValueError(
+                "networks with an image branch have no pass with zero latents or nothing for references"
+            )
         parts = (latents, self.mask_B4FHW, self.latents_B16FHW)
         return {
             "hidden_states": torch.cat([part.to(latents.dtype) for part in parts], dim=1),

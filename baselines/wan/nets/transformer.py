@@ -1,4 +1,5 @@
-"""Wan's transformer with reference tokens in its sequence: the network of Phantom, Kaleido and RefAlign.
+"""Wan's transformer with reference tokens in its sequence: the network of Phantom, Kaleido, RefAlign and
+Bernini-R.
 
 Reference latents go through the same patch embedding as the video, stand before or behind its tokens, share
 the timestep modulation, take part in self-attention both ways and in the feed-forward, and are dropped before
@@ -49,6 +50,19 @@ class ReferenceRule:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SequencePart:
+    """The video's or the references' part of the sequence: tokens (B,T,D), their rotary indices (T,3), the
+    grid of frames, rows and columns that they make (None where references differ in size), and the source of
+    each token (T,) where the method tells sources apart.
+    """
+
+    tokens_BTD: torch.Tensor
+    positions_T3: torch.Tensor
+    grid: tuple[int, int, int] | None
+    sources_T: torch.Tensor | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class ReferenceOutput:
     """`sample`: the prediction for the video, (B,C,F,H,W); `reference_states`: the reference tokens after the
     blocks asked for, each (B,N·h·w,D).
@@ -85,20 +99,28 @@ def grid_positions(
 
 
 def rotary_embedding(
-    positions: torch.Tensor, head_dim: int, dtype: torch.dtype = torch.float64
+    positions: torch.Tensor,
+    head_dim: int,
+    dtype: torch.dtype = torch.float64,
+    sources_T: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Cosines and sines as diffusers' Wan attention takes them: float32 (1, T, 1, head_dim), each value
     twice.
 
     Of a head's channels, rows and columns have head_dim//3 each (even), time has the rest; pair j of an axis
-    with d channels turns by position·10000^(-2j/d).
+    with d channels turns by position·10000^(-2j/d). Where tokens have sources (numbers), pair k of the whole
+    head turns by source·10000^(-2k/head_dim) more.
     """
     side = 2 * (head_dim // 6)
     angles = []
     for axis, width in enumerate((head_dim - 2 * side, side, side)):
         exponents = torch.arange(0, width, 2, dtype=dtype, device=positions.device) / width
         angles.append(positions[:, axis, None].to(dtype) / ROPE_BASE**exponents)
-    angles_TD = torch.cat(angles, dim=1).repeat_interleave(2, dim=1)[None, :, None]
+    angles_TP = torch.cat(angles, dim=1)
+    if sources_T is not None:
+        exponents = torch.arange(0, head_dim, 2, dtype=dtype, device=positions.device) / head_dim
+        angles_TP = angles_TP + sources_T[:, None].to(dtype) / ROPE_BASE**exponents
+    angles_TD = angles_TP.repeat_interleave(2, dim=1)[None, :, None]
     return angles_TD.cos().float(), angles_TD.sin().float()
 
 
@@ -184,7 +206,7 @@ class ReferenceWanTransformer3DModel(WanTransformer3DModel):
         hidden_states: torch.Tensor,
         timestep: torch.Tensor,
         encoder_hidden_states: torch.Tensor,
-        reference_hidden_states: torch.Tensor | None = None,
+        reference_hidden_states: Any = None,
         reference_counts: torch.Tensor | None = None,
         state_blocks: Sequence[int] = (),
     ) -> ReferenceOutput:
@@ -194,9 +216,10 @@ class ReferenceWanTransformer3DModel(WanTransformer3DModel):
             hidden_states: noisy latents (B,C,F,H,W); H and W even.
             timestep: (B,) on the scale 0..1000, one for each sample.
             encoder_hidden_states: (B, text rows, text width), every row attended.
-            reference_hidden_states: clean reference latents (B,C,N,h,w), of the video's size or another; None
-                for none at all, which differs from zeros.
+            reference_hidden_states: clean reference latents (B,C,N,h,w), of the video's size or another, or
+                what a subclass takes; None for none at all, which differs from zeros.
             reference_counts: (B,) how many of the N are real; the others are padding that nothing attends to.
+                For references of one size.
             state_blocks: blocks after which the reference tokens are returned.
 
         Raises ValueError for sizes that do not divide into patches.
@@ -204,24 +227,21 @@ class ReferenceWanTransformer3DModel(WanTransformer3DModel):
         batch, _, frames, height, width = hidden_states.shape
         video_BTD, grid = self._patches(hidden_states)
         video_tokens = video_BTD.shape[1]
-        tokens_BTD, positions_T3, mask, start = (
-            video_BTD,
-            self.video_positions(grid, video_BTD.device),
-            None,
-            0,
+        video = SequencePart(
+            tokens_BTD=video_BTD, positions_T3=self.video_positions(grid, video_BTD.device), grid=grid
         )
+        parts, mask, start = [video], None, 0
         if reference_hidden_states is not None:
-            references_BTD, reference_grid = self._patches(reference_hidden_states)
-            reference_positions_T3 = self.reference_positions(grid, reference_grid, video_BTD.device)
-            if reference_counts is not None:
-                mask = _key_mask(reference_counts, reference_grid, video_tokens, self.rule.position)
+            references = self.reference_part(reference_hidden_states, grid)
+            if reference_counts is not None and references.grid is not None:
+                mask = _key_mask(reference_counts, references.grid, video_tokens, self.rule.position)
             if self.rule.position == "tail":
-                tokens_BTD = torch.cat([video_BTD, references_BTD], dim=1)
-                positions_T3 = torch.cat([positions_T3, reference_positions_T3])
+                parts = [video, references]
             else:
-                tokens_BTD = torch.cat([references_BTD, video_BTD], dim=1)
-                positions_T3 = torch.cat([reference_positions_T3, positions_T3])
-                start = references_BTD.shape[1]
+                parts, start = [references, video], references.tokens_BTD.shape[1]
+        # Not of the video alone: a copy of it would stay beside the blocks' working memory.
+        tokens_BTD = torch.cat([part.tokens_BTD for part in parts], dim=1) if len(parts) > 1 else video_BTD
+        positions_T3 = torch.cat([part.positions_T3 for part in parts])
         video_span = (start, start + video_tokens)
 
         temb_BD, modulation, text, _ = self.condition_embedder(timestep, encoder_hidden_states, None)
@@ -230,7 +250,9 @@ class ReferenceWanTransformer3DModel(WanTransformer3DModel):
             (
                 text,
                 modulation.unflatten(1, (6, -1)),
-                rotary_embedding(positions_T3, self.config.attention_head_dim, self.rule.rope_dtype),
+                rotary_embedding(
+                    positions_T3, self.config.attention_head_dim, self.rule.rope_dtype, _sources(parts)
+                ),
                 None if self.rule.text else video_span,
                 mask,
             ),
@@ -274,6 +296,12 @@ class ReferenceWanTransformer3DModel(WanTransformer3DModel):
         """Rotary indices (T,3) of the video's tokens; the grid is frames, rows and columns of patches."""
         return grid_positions(*grid, (0, 0, 0), device)
 
+    def reference_part(self, latents: Any, grid: tuple[int, int, int]) -> SequencePart:
+        """The references' tokens beside a video of this grid, from their latents (B,C,N,h,w)."""
+        tokens_BTD, own_grid = self._patches(latents)
+        positions_T3 = self.reference_positions(grid, own_grid, tokens_BTD.device)
+        return SequencePart(tokens_BTD=tokens_BTD, positions_T3=positions_T3, grid=own_grid)
+
     def reference_positions(
         self, grid: tuple[int, int, int], reference_grid: tuple[int, int, int], device: torch.device
     ) -> torch.Tensor:
@@ -281,6 +309,20 @@ class ReferenceWanTransformer3DModel(WanTransformer3DModel):
         shift = self.rule.rope_shift
         start = (grid[0], 0, 0) if self.rule.rope == "continue" else (0, shift, shift)
         return grid_positions(*reference_grid, start, device)
+
+
+def _sources(parts: Sequence[SequencePart]) -> torch.Tensor | None:
+    """The source of each token of the sequence: 0 where a part names none; None where no part names any."""
+    if all(part.sources_T is None for part in parts):
+        return None
+    return torch.cat(
+        [
+            part.positions_T3.new_zeros(len(part.positions_T3), dtype=torch.float64)
+            if part.sources_T is None
+            else part.sources_T
+            for part in parts
+        ]
+    )
 
 
 def _key_mask(

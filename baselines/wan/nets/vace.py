@@ -26,8 +26,9 @@ from refbench.baselines.wan.conditioning import (
     Conditioner,
     Geometry,
 )
+from refbench.baselines.wan.guidance import PassReferences
 from refbench.baselines.wan.nets.transformer import ExactTimesteps
-from refbench.baselines.wan.references import fit_and_pad, to_tensor
+from refbench.baselines.wan.references import fit_and_pad, stretched, to_tensor
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -52,10 +53,10 @@ class VaceContext(Condition):
     context_BCFHW: torch.Tensor
     leading_frames: int
 
-    def inputs(self, latents: torch.Tensor, references: Literal["own", "zero"]) -> dict[str, torch.Tensor]:
+    def inputs(self, latents: torch.Tensor, references: PassReferences) -> dict[str, torch.Tensor]:
         """State and context. Raises ValueError for a pass without references, which VACE has not."""
-        if references == "zero":
-            raise ValueError("VACE has no pass with zero latents in the references' place")
+        if references != "own":
+            raise ValueError("VACE has no pass with zero latents or nothing in the references' place")
         return {"hidden_states": latents, "control_hidden_states": self.context_BCFHW.to(latents.dtype)}
 
 
@@ -63,11 +64,11 @@ class VaceContext(Condition):
 class VaceReferences(Conditioner[WanCodec]):
     """References as leading context frames of an empty source video.
 
-    `bicubic_canvas`: references are fitted as 8-bit images with Pillow's bicubic (VACE-Fun) and not as VACE
-    does (`prepared_reference`).
+    `canvas` is how they come to the video's size: as VACE does it (`prepared_reference`), or as 8-bit images
+    with Pillow's bicubic, `padded` with white or `stretched` (VACE-Fun).
     """
 
-    bicubic_canvas: bool = False
+    canvas: Literal["vace", "padded", "stretched"] = "vace"
 
     def leading_noise(self, references: int) -> int:
         """One frame for each reference."""
@@ -82,7 +83,7 @@ class VaceReferences(Conditioner[WanCodec]):
     ) -> VaceContext:
         """The context: references in the given order, then the empty source, to be made everywhere."""
         height, width = geometry.height, geometry.width
-        prepare = bicubic_reference if self.bicubic_canvas else prepared_reference
+        prepare = CANVASES[self.canvas]
         frames = [
             _reference_frame(codec.encode(prepare(image, width, height)[None, :, None]))
             for image in references
@@ -109,6 +110,11 @@ def bicubic_reference(image: Image.Image, width: int, height: int) -> torch.Tens
     return to_tensor(fit_and_pad(image, width, height, bicubic=True))
 
 
+def stretched_reference(image: Image.Image, width: int, height: int) -> torch.Tensor:
+    """As `bicubic_reference`, without keeping the aspect ratio: the picture fills the canvas."""
+    return to_tensor(stretched(image, width, height))
+
+
 def prepared_reference(image: Image.Image, width: int, height: int) -> torch.Tensor:
     """An RGB image as float32 (3, height, width) in [-1, 1], scaled to fit and centred on white.
 
@@ -126,3 +132,10 @@ def prepared_reference(image: Image.Image, width: int, height: int) -> torch.Ten
     top, left = (height - size[0]) // 2, (width - size[1]) // 2
     canvas_CHW[:, top : top + size[0], left : left + size[1]] = fitted_CHW
     return canvas_CHW
+
+
+CANVASES = {
+    "vace": prepared_reference,
+    "padded": bicubic_reference,
+    "stretched": stretched_reference,
+}

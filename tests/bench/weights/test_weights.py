@@ -94,7 +94,7 @@ def test_the_catalogue_is_the_union_of_what_is_declared_and_knows_the_users() ->
             assert rows[entry.name].entry == entry
             assert name in rows[entry.name].used_by
     assert "refalign teacher" in rows["dinov3-vitl16"].used_by
-    assert len(rows) == 33
+    assert len(rows) == 35
     kinds = [row.entry.kind for row in rows.values()]
     assert kinds == sorted(kinds, key=["metric", "generator", "teacher"].index)
 
@@ -585,13 +585,14 @@ def test_what_one_installation_lacks_is_named_and_the_rest_written(
         "skyreels_v3",
         "vace",
         "vace_fun",
+        "bernini",
         "bindweave",
         "consisid",
     ):
         monkeypatch.setattr(f"refbench.baselines.small.{module}.write_tiny", fails)
     monkeypatch.setattr("refbench.baselines.small.wan_base.write_tiny", writes)
     done = CliRunner().invoke(cli.app, ["weights", "make-tiny", str(tmp_path / "tiny")])
-    assert "not written, diffusers not installed: bindweave, consisid, kaleido" in done.stderr
+    assert "not written, diffusers not installed: bernini, bindweave, consisid, kaleido" in done.stderr
     assert "tiny random weights, 1 sets" in done.stdout
     monkeypatch.setattr("refbench.baselines.small.wan_base.write_tiny", fails)
     with pytest.raises(UserError, match="nothing was written; pip install"):
