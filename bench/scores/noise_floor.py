@@ -240,12 +240,12 @@ def student_t(degrees_of_freedom: int) -> float:
     26.7.5).
     """
     z = 1.959964
-    terms = (
+    terms: tuple[float, ...] = (
         (z**3 + z) / 4,
         (5 * z**5 + 16 * z**3 + 3 * z) / 96,
         (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
     )
-    return z + sum(term / degrees_of_freedom**power for power, term in enumerate(terms, start=1))
+    return z + sum((term / degrees_of_freedom**power for power, term in enumerate(terms, start=1)), 0.0)
 
 
 @dataclass(frozen=True, kw_only=True)
