@@ -454,7 +454,7 @@ def write_lossless_video(path: Path, images: Iterable[np.ndarray], fps: float) -
 
     For copies of which only the frames matter: few players show them.
     """
-    options = {"qp": "0", "preset": "veryfast"}
+    options = {"qp": "0", "preset": "ultrafast"}
     return _write(
         path, images, fps, _Encoding(codec="libx264rgb", layout="rgb24", options=options, multiple=1)
     )

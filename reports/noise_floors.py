@@ -57,9 +57,10 @@ class BelowFloor:
     @property
     def sentence(self) -> str:
         """The line that `compare` prints."""
+        what = self.label if self.component == TOTAL else "this component"
         return (
             f"{self.label}: the gap of {100 * self.gap:.2f} points is smaller than {self.cause_label} moves "
-            f"this component (up to {100 * self.floor:.2f} points between means of {self.n} samples)"
+            f"{what} (up to {100 * self.floor:.2f} points between means of {self.n} samples)"
         )
 
 

@@ -207,23 +207,28 @@ def _see_kept(out: Path, protocol: str, track: str, families: object) -> None:
 
 
 def _print_floor(made: NoiseFloor, sources: Sources) -> None:
-    """The floors of means over as many samples as were measured, the shifts, and why there is no figure."""
-    from refbench.bench.console import interval_text, print_lines, print_table
+    """The floors of means over as many samples as were measured, with --wide the shifts, and why there is no
+    figure.
+    """
+    from refbench.bench.console import VIEW, interval_text, print_lines, print_table
     from refbench.bench.scores.noise_floor import component_label
 
     names = list(made.causes[0].cells)
     labels = [component_label(name) for name in names]
     short = _short_headings()
-    title = (
-        f"noise floor of {made.protocol} · {made.track} · {made.measured_on}: gaps between two means, in "
-        "points, that each cause alone makes at most"
-    )
+    title = f"noise floor, points · {made.track} · {made.protocol} · {made.measured_on}"
     rows = [
         [cause.name, *("–" if (f := cell.floor(cell.n)) is None else f"{100 * f:.2f}" for cell in cells)]
         for cause in made.causes
         for cells in [[cause.cells[name] for name in names]]
     ]
     print_table(title, ["cause", *labels], rows, short=short)
+    print_lines(
+        [
+            "A gap between two means over so many samples that is smaller than this may come from the cause "
+            "alone (95 %). --wide: the shifts of the means with their intervals."
+        ]
+    )
     shifts = [
         [
             cause.name,
@@ -237,9 +242,9 @@ def _print_floor(made: NoiseFloor, sources: Sources) -> None:
         for name, cell in cause.cells.items()
         if cell.shift
     ]
-    if shifts:
+    if shifts and VIEW.get().wide:
         headings = ["cause", "component", "shift", "95 % interval", "n", "one video, 95 %"]
-        print_table("shift of the mean, in points", headings, shifts, drop=["one video, 95 %", "n"])
+        print_table("shift of the mean, points", headings, shifts, drop=["one video, 95 %", "n"])
     reasons: dict[tuple[str, str], list[str]] = {}
     for cause in made.causes:
         for name, cell in cause.cells.items():

@@ -194,7 +194,7 @@ class PreparedMeasurement:
 
     @cached_property
     def copies_bytes(self) -> int:
-        """About what the copies take on disk, where that is much."""
+        """About what the copies take on disk."""
         shown = Video(self.folder.videos[self.samples[0].id, self.seed]).glance
         size = sum(
             one.size_bytes(shown.frames, shown.width, shown.height) for one in self.sources.alterations
