@@ -99,7 +99,9 @@ def floors_of(stores: Iterable[Store], given: Path | None = None) -> list[FoundF
         path = Path(store)
         if isinstance(store, StorePart) or not path.is_dir():
             path = path.parent
-        for file in (path / FLOOR_FILE, path.resolve().parent / FLOOR_FILE):
+        # `.` and `..` do not name their parent.
+        above = path.resolve().parent if path.name in ("", "..") else path.parent
+        for file in (path / FLOOR_FILE, above / FLOOR_FILE):
             if file.is_file() and file.resolve() not in found:
                 found[file.resolve()] = _read(file)
     return list(found.values())
@@ -175,7 +177,7 @@ def _below(difference: Difference, floor: NoiseFloor, repetitions: float) -> Ite
             if limit is not None and abs(gap) < limit:
                 yield BelowFloor(
                     component=difference.name,
-                    label=component_label(difference.name),
+                    label=difference.label,
                     cause=cause.name,
                     cause_label=cause.label,
                     gap=abs(gap),
@@ -249,7 +251,7 @@ def _near_neighbours(
         gap = higher.total - lower.total
         difference = Difference(
             name=TOTAL,
-            label="",
+            label=component_label(TOTAL),
             a=higher.total,
             b=lower.total,
             difference=gap,
