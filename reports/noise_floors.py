@@ -54,15 +54,6 @@ class BelowFloor:
     floor: float
     n: int
 
-    @property
-    def sentence(self) -> str:
-        """The line that `compare` prints."""
-        what = self.label if self.component == TOTAL else "this component"
-        return (
-            f"{self.label}: the gap of {100 * self.gap:.2f} points is smaller than {self.cause_label} moves "
-            f"{what} (up to {100 * self.floor:.2f} points between means of {self.n} samples)"
-        )
-
 
 @dataclass(frozen=True, kw_only=True)
 class HeldAgainst:
@@ -82,9 +73,23 @@ class HeldAgainst:
         what = "" if self.below else "; no gap that it was applied to is below it"
         return [
             f"{start}, measured on {self.measured_on}{what}",
-            *(f"  {one.sentence}" for one in self.below),
+            *(f"  {text}" for text in self._sentences()),
             *(f"  not applied to {text}" for text in self.not_applied),
         ]
+
+    def _sentences(self) -> Iterator[str]:
+        """A sentence for each component, with the mildest cause of each family."""
+        by_component: dict[str, list[BelowFloor]] = {}
+        for one in self.below:
+            by_component.setdefault(one.component, []).append(one)
+        for first, *others in by_component.values():
+            what = first.label if first.component == TOTAL else "this component"
+            likewise = ", ".join(f"{one.cause_label} ({100 * one.floor:.2f})" for one in others)
+            yield (
+                f"{first.label}: the gap of {100 * first.gap:.2f} points is smaller than {first.cause_label} "
+                f"moves {what} (up to {100 * first.floor:.2f} points between means of {first.n} samples)"
+                f"{f'; likewise {likewise}' if likewise else ''}"
+            )
 
 
 def floors_of(stores: Iterable[Store], given: Path | None = None) -> list[FoundFloor]:

@@ -69,6 +69,7 @@ def test_a_gap_below_the_floor_is_called_by_the_mildest_cause(stores: Path) -> N
         "FaceSim: the gap of 2.00 points is smaller than re-encoding at CRF 23 moves this component (up to "
         "3.00 points between means of 4 samples)"
     ) in text
+    assert "re-encoding at CRF 23 moves TotalScore" in text and "; likewise another seed (" in text
     assert "measured on 24 samples of measured" in text
 
 

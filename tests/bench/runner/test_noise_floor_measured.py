@@ -306,3 +306,26 @@ def test_the_usual_sources() -> None:
         *(f"resize:{scale}" for scale in (0.9, 0.75, 0.5)),
     ]
     assert Sources.parse("resize,reencode:23,reencode:5").families == ("reencode", "resize")
+
+
+def test_where_a_gpu_scored_the_processor_scores_once_more(
+    videos: Path, dataset: Path, tmp_path: Path
+) -> None:
+    """There is no GPU here, so the records say that there was one; the second scoring is real."""
+    pytest.importorskip("transformers", reason="tiny weights need the extra 'metrics'")
+    from refbench.metrics.small.aesthetics import write_tiny
+
+    write_tiny(tmp_path / "w")
+    words = ("noise-floor", videos, "--dataset", dataset, "--out", tmp_path / "f.json")
+    words += ("--weights", tmp_path / "w", "--metrics", "aesthetics", "--device", "cpu")
+    invoke(*words, "--sources", "reencode:23")
+    file = next(tmp_path.glob(".f/*/results/*/*.jsonl"))
+    file.write_text(file.read_text().replace('"device":"cpu"', '"device":"cuda:0"'))
+    invoke(*words, "--sources", "reencode:23,device")
+    cause = read_noise_floor(tmp_path / "f.json").causes[1]
+    cell = cause.cells["aesthetics"]
+    assert (cause.label, cell.n, cell.reason) == ("scoring on cpu instead of cuda:0", 6, None)
+    # The same processor scored both, so nothing may differ.
+    assert moving_floor(cell) == 0
+    stored = read_records(next(tmp_path.glob(".f/*/on-cpu/*/*.jsonl")))
+    assert {one.provenance.device for one in stored} == {"cpu"} and len(stored) == 6
