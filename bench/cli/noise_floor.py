@@ -161,6 +161,11 @@ def noise_floor(
         if dry_run:
             return
         made = prepared.run()
+    if not made.is_measured:
+        reasons = dict.fromkeys(
+            f"{cause.family}: {cell.reason}" for cause in made.causes for cell in cause.cells.values()
+        )
+        raise UserError(f"nothing could be measured, and no file is written: {'; '.join(reasons)}")
     made.write(out)
     if json:
         print_json(made.model_dump(mode="json"))

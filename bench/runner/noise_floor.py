@@ -136,7 +136,7 @@ def floor_of_store(
             if family in sources.families
         ),
         *_cause_of_judge(sources, records, chosen),
-        *_cause_of_seeds(sources, records, chosen),
+        *_cause_of_seeds(sources, records, chosen, _scored_by(records)),
     ]
     return NoiseFloor(
         protocol=chosen.name,
@@ -608,7 +608,7 @@ def _cause_of_seeds(
     sources: Sources,
     records: Sequence[Record],
     protocol: Protocol,
-    scored_by: Mapping[str, ScoredBy] | None = None,
+    scored_by: Mapping[str, ScoredBy],
 ) -> list[Cause]:
     """How far another seed moves the components, from a run with several seeds of the same samples.
 
@@ -619,7 +619,7 @@ def _cause_of_seeds(
     by_seed: dict[int, list[Record]] = {}
     unlike: dict[str, str] = {}
     for record in records:
-        mine = None if scored_by is None else scored_by.get(record.metric)
+        mine = scored_by.get(record.metric)
         said = mine.difference(record.provenance) if mine is not None and record.value is not None else None
         if said is not None:
             unlike[record.metric] = said

@@ -124,6 +124,11 @@ class Cause(BaseModel):
     note: str = ""
     cells: dict[str, FloorCell]
 
+    @property
+    def is_measured(self) -> bool:
+        """Whether any component has a figure."""
+        return any(cell.reason is None for cell in self.cells.values())
+
 
 class ScoredBy(BaseModel):
     """How a metric scored: what must be equal where the floor is to be applied, then where it ran."""
@@ -189,6 +194,11 @@ class NoiseFloor(BaseModel):
     def measured_on(self) -> str:
         """`24 samples of refalign-mini`."""
         return f"{len(self.samples)} samples of {self.method}"
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether any cause has a figure."""
+        return any(cause.is_measured for cause in self.causes)
 
     def families(self) -> dict[str, list[Cause]]:
         """The causes by family, the mildest first."""

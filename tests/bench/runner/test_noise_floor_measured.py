@@ -18,6 +18,7 @@ from kit.stored_runs import run_records, store
 from refbench.bench.errors import SampleError
 from refbench.bench.runner.altered_videos import READERS, Reencoded, Resized, Sources
 from refbench.bench.scores.noise_floor import FloorCell, NoiseFloor, read_noise_floor
+from refbench.bench.scores.record import Provenance, Record
 from refbench.bench.scores.store import read_records
 from refbench.bench.video import ALL_FRAMES, FramePolicy, Video, write_lossless_video, write_video
 
@@ -217,7 +218,9 @@ def test_a_copy_that_cannot_be_written_is_a_reason(
         write(self, original, path)
 
     monkeypatch.setattr(Resized, "write", failing)
-    cells = motion(measure(videos, dataset, tmp_path / "f.json", "--sources", "resize:0.5"))
+    sources = ("--sources", "reencode:0,resize:0.5")
+    cells = motion(measure(videos, dataset, tmp_path / "f.json", *sources))
+    assert cells["reencode:0"].n == 6
     assert (cells["resize:0.5"].n, cells["resize:0.5"].reason) == (4, "4 samples are too few")
 
 
@@ -252,6 +255,28 @@ def test_a_store_alone_says_what_takes_videos(tmp_path: Path) -> None:
     assert reasons["seeds"] is None
     assert all("give their folder" in str(reasons[name]) for name in ("reencode:23", "device", "resize:0.5"))
     assert "goes with a folder of videos" in complaint("noise-floor", tmp_path, "--samples", 3)
+
+
+def test_where_nothing_is_measured_nothing_is_written(tmp_path: Path) -> None:
+    store(tmp_path, run_records())
+    said = complaint("noise-floor", tmp_path, "--sources", "seeds,judge")
+    assert said.startswith("nothing could be measured, and no file is written: judge: ")
+    assert "seeds: the store has one seed of m" in said
+    assert not (tmp_path / "noise-floor.json").exists()
+
+
+def test_seeds_that_were_scored_in_two_ways_are_no_repetitions(tmp_path: Path) -> None:
+    def older(one: Record) -> Record:
+        if one.metric != "gmescore" or one.seed == 1 or one.value is None:
+            return one
+        return one.model_copy(update={"provenance": Provenance(metric_version="0")})
+
+    store(tmp_path, [older(one) for one in run_records(seeds=(0, 1))])
+    invoke("noise-floor", tmp_path, "--sources", "seeds")
+    (cause,) = read_noise_floor(tmp_path / "noise-floor.json").causes
+    assert cause.cells["gmescore"].reason == "scored otherwise in the store: version 1 against 0"
+    assert cause.cells["aesthetics"].reason is None
+    assert str(cause.cells["total"].reason).startswith("no TotalScore without GmeScore")
 
 
 def test_weights_that_change_in_the_middle_end_the_measurement(
