@@ -14,6 +14,7 @@ import random
 import shutil
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -35,7 +36,7 @@ from refbench.bench.runner.altered_videos import (
     Sources,
 )
 from refbench.bench.runner.evaluate import Evaluation, PreparedEvaluation
-from refbench.bench.runner.plan import abilities
+from refbench.bench.runner.plan import METRIC_SETS, abilities
 from refbench.bench.runner.progress import Progress
 from refbench.bench.runner.scoring import make_metric, need_torch
 from refbench.bench.runs.folder import ERROR_SUFFIX, scan_videos
@@ -57,7 +58,7 @@ from refbench.bench.scores.protocol import Protocol, protocol_of
 from refbench.bench.scores.record import MISSING_WEIGHTS, PLAIN, Record
 from refbench.bench.scores.results import latest_records, only_run
 from refbench.bench.scores.store import Store, read_latest, store_path
-from refbench.bench.video import Video
+from refbench.bench.video import Probe, Video
 
 DEFAULT_SAMPLES = 24
 ORIGINAL = 0
@@ -130,11 +131,7 @@ def floor_of_store(
             )
             for one in sources.alterations
         ),
-        *(
-            _unmeasured_cause(family, chosen, run.track, NEEDS_VIDEOS)
-            for family in (DEVICE,)
-            if family in sources.families
-        ),
+        *([_unmeasured_cause(DEVICE, chosen, run.track, NEEDS_VIDEOS)] if DEVICE in sources.families else []),
         *_cause_of_judge(sources, records, chosen),
         *_cause_of_seeds(sources, records, chosen, _scored_by(records)),
     ]
@@ -157,7 +154,9 @@ class PreparedMeasurement:
         self.measurement = measurement
         self.folder = scan_videos(measurement.videos, measurement.track, measurement.pattern)
         self.protocol = protocol_of(measurement.track.name, measurement.protocol)
-        self.seed = min(self.folder.seeds)
+        if not self.folder.videos:
+            raise UserError(f"{measurement.videos} holds no video of {measurement.track.name}")
+        self.seed = min(seed for _, seed in self.folder.videos)
         self.samples = self._drawn()
         self.skipped: dict[str, str] = {}
         self.metrics = self._metrics()
@@ -195,22 +194,32 @@ class PreparedMeasurement:
     @cached_property
     def copies_bytes(self) -> int:
         """About what the copies take on disk."""
-        shown = Video(self.folder.videos[self.samples[0].id, self.seed]).glance
+        if (shown := self._shown) is None:
+            return 0
         size = sum(
             one.size_bytes(shown.frames, shown.width, shown.height) for one in self.sources.alterations
         )
         return math.ceil(size * len(self.samples))
+
+    @cached_property
+    def _shown(self) -> Probe | None:
+        """What the first video that can be opened says of itself."""
+        for sample in self.samples:
+            with suppress(SampleError):
+                return Video(self.folder.videos[sample.id, self.seed]).glance
+        return None
 
     def forecast(self) -> list[str]:
         """What is going to be done, before it is: videos, scores, space, and what the judge will be asked."""
         videos = len(self.samples) * (1 + self.copies)
         held = sum(len(one) for one in self._held.values())
         of_all = len({sample for sample, _ in self.folder.videos})
+        copies = "1 copy" if self.copies == 1 else f"{self.copies} copies"
         lines = [
             f"{count_text(len(self.samples), 'sample')} of {of_all} (drawn by seed "
-            f"{self.measurement.sample_seed}), {count_text(self.copies, 'copy').replace('copys', 'copies')} "
-            f"of each: {count_text(videos, 'video')} × {count_text(len(self.metrics), 'metric')}, "
-            f"{videos / of_all:.1f} times the videos of an evaluation; {held} scores are there already",
+            f"{self.measurement.sample_seed}), {copies} of each: {count_text(videos, 'video')} × "
+            f"{count_text(len(self.metrics), 'metric')}, {videos / of_all:.1f} times the videos of an "
+            f"evaluation; {held} scores are there already",
             f"copies take about {max(self.copies_bytes / 1e6, 1):,.0f} MB in {self.work}, and go when they "
             "are scored",
         ]
@@ -238,7 +247,7 @@ class PreparedMeasurement:
         causes += _cause_of_judge(self.sources, originals, self.protocol)
         causes += self._cause_of_seeds(originals, held)
         shutil.rmtree(self._videos, ignore_errors=True)
-        shown = Video(self.folder.videos[self.samples[0].id, self.seed]).glance
+        shown = self._shown
         return NoiseFloor(
             protocol=self.protocol.name,
             track=self.measurement.track.name,
@@ -247,7 +256,7 @@ class PreparedMeasurement:
             samples=[sample.id for sample in self.samples],
             sample_seed=self.measurement.sample_seed,
             videos=digest_of(self._digests),
-            frames=f"{shown.width}×{shown.height}, {shown.frames} frames",
+            frames=None if shown is None else f"{shown.width}×{shown.height}, {shown.frames} frames",
             metrics=_scored_by(originals),
             causes=causes,
             **_software(),
@@ -286,7 +295,7 @@ class PreparedMeasurement:
         columns = self.protocol.weighted_columns(self.measurement.track.domain)
         of_protocol = [column.component.metric for column in columns]
         asked = self.measurement.metrics
-        named = None if asked in (None, "components") else _names(asked)
+        named = None if asked is None or asked.strip() in METRIC_SETS else _names(asked)
         for name in named or ():
             if name not in of_protocol:
                 raise UserError(
@@ -555,8 +564,8 @@ def _number(name: str) -> int:
     return int(hashlib.sha256(name.encode()).hexdigest()[:12], 16) + 1
 
 
-def _names(text: str | None) -> list[str]:
-    return [name.strip() for name in (text or "").split(",") if name.strip()]
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 def _software() -> dict[str, Any]:

@@ -380,6 +380,8 @@ def _answers(record: Record) -> list[float]:
 
 def _pair(a: Sequence[Record], b: Sequence[Record], protocol: Protocol) -> _Pair | None:
     """A minus B; None where they have no scored sample in common."""
+    if not a or not b:
+        return None
     try:
         compared = compare_records(list(a), list(b), protocol, ("with it", "without it"))
     except UserError:

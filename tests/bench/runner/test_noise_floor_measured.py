@@ -224,6 +224,13 @@ def test_a_copy_that_cannot_be_written_is_a_reason(
     assert (cells["resize:0.5"].n, cells["resize:0.5"].reason) == (4, "4 samples are too few")
 
 
+def test_a_damaged_video_is_left_out(videos: Path, dataset: Path, tmp_path: Path) -> None:
+    (videos / "singleobj_1.mp4").write_bytes(b"\0\0\0\x18ftypisom" + b"x" * 100)
+    words = ("--sources", "reencode:23,decoder", "--samples", 6)
+    cells = motion(measure(videos, dataset, tmp_path / "f.json", *words))
+    assert {(cell.n, cell.reason) for cell in cells.values()} == {(5, None)}
+
+
 def test_seeds_of_a_folder_and_of_a_store(
     make_clip: Callable[..., Path], dataset: Path, tmp_path: Path
 ) -> None:
