@@ -26,12 +26,18 @@ CUT_OFF = "it may be cut off"
 # Chroma layouts of eight bits whose conversion changed between FFmpeg 4.1 and today's.
 MOVED_LAYOUTS = ("yuv440p", "yuvj440p", "yuv410p")
 
+# FFmpeg's own flags for a conversion that interpolates chroma and rounds to the nearest.
+SMOOTH_FLAGS = "bicubic+accurate_rnd+full_chroma_int+full_chroma_inp"
+
 
 class Reader(Enum):
-    """Which official reader's pixels are made."""
+    """Whose pixels are made: an official reader's, or those of a decoder that interpolates between the
+    samples of colour, of which 4:2:0 has a quarter (FFmpeg with accurate rounding, torchcodec).
+    """
 
     DECORD = "decord 0.6"
     OPENCV = "OpenCV 4.11"
+    SMOOTH_CHROMA = "FFmpeg, chroma interpolated"
 
 
 class RgbConverter:
@@ -39,7 +45,7 @@ class RgbConverter:
 
     Both readers convert interlaced frames as whole ones, which FFmpeg 8 would not do by itself. As decord, a
     stored turn is applied, colours follow the file's tag, and chroma of more than eight bits lies half a line
-    low; as OpenCV 4.11, turn and tag are ignored: every file is BT.601.
+    low; as OpenCV 4.11, turn and tag are ignored: every file is BT.601. Smooth chroma is as decord otherwise.
     """
 
     def __init__(self, reader: Reader) -> None:
@@ -57,14 +63,17 @@ class RgbConverter:
         if self._reader is Reader.OPENCV:
             from av.video.reformatter import Colorspace
 
-            plain = self._relabelled(frame, "unspecified")
+            plain = self._filtered(frame, _progressive("unspecified"))
             bgr = self._reformatter.reformat(
                 plain, format="bgr24", src_colorspace=Colorspace.ITU601, interpolation="BICUBIC"
             )
             image = bgr.to_ndarray()[..., ::-1]
+        elif self._reader is Reader.SMOOTH_CHROMA:
+            smooth = self._filtered(frame, ("scale", f"flags={SMOOTH_FLAGS}"), ("format", "pix_fmts=rgb24"))
+            image = np.rot90(smooth.to_ndarray(), quarter_turns(frame))
         else:
             special = frame.interlaced_frame or bits_per_channel(frame) > 8
-            plain = self._relabelled(frame, "bottom") if special else frame
+            plain = self._filtered(frame, _progressive("bottom")) if special else frame
             rgb = self._reformatter.reformat(plain, format="rgb24")
             image = rgb.to_ndarray()
             if rgb is plain:
@@ -73,8 +82,10 @@ class RgbConverter:
             image = np.rot90(image, quarter_turns(frame))
         return np.ascontiguousarray(image)
 
-    def _relabelled(self, frame: Any, chroma_location: str) -> Any:
-        """The same samples as a progressive frame whose chroma is said to lie there."""
+    def _filtered(self, frame: Any, *filters: tuple[str, str]) -> Any:
+        """The frame after these filters of FFmpeg, each a name with its arguments; a reader's are the same
+        for all frames.
+        """
         import av.filter
 
         form = (frame.width, frame.height, frame.format.name)
@@ -86,13 +97,17 @@ class RgbConverter:
                 format=frame.format,
                 time_base=frame.time_base or Fraction(1, 1000),
             )
-            labels = self._graph.add("setparams", f"field_mode=prog:chroma_location={chroma_location}")
-            sink = self._graph.add("buffersink")
-            source.link_to(labels)
-            labels.link_to(sink)
+            chain = [source, *(self._graph.add(*one) for one in filters), self._graph.add("buffersink")]
+            for before, after in pairwise(chain):
+                before.link_to(after)
             self._graph.configure()
         self._graph.push(frame)
         return self._graph.pull()
+
+
+def _progressive(chroma_location: str) -> tuple[str, str]:
+    """The filter that keeps the samples and says that the frame is progressive and where its chroma lies."""
+    return "setparams", f"field_mode=prog:chroma_location={chroma_location}"
 
 
 def shown_size(frame: Any) -> tuple[int, int]:

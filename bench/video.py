@@ -420,6 +420,18 @@ class WrittenVideo:
         return f"odd size: padded by {columns} column and {rows} row to {self.width}×{self.height}"
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Encoding:
+    """A codec of x264, the layout that it stores, its own options, and what width and height are multiples
+    of.
+    """
+
+    codec: str
+    layout: str
+    options: dict[str, str]
+    multiple: int
+
+
 def write_video(
     path: Path, images: Iterable[np.ndarray], fps: float, *, crf: int = DEFAULT_CRF
 ) -> WrittenVideo:
@@ -429,6 +441,26 @@ def write_video(
     which 4:2:0 cannot hold, is padded by repeating the last column or row. Raises SampleError for no frames,
     frames of another type or size, and a rate that is not positive.
     """
+    # x264's macroblock tree adds floats in an order that follows memory alignment (the same frames gave five
+    # files in fourteen runs).
+    options = {"crf": str(crf), "preset": "medium", "mbtree": "0"}
+    return _write(
+        path, images, fps, _Encoding(codec="libx264", layout="yuv420p", options=options, multiple=2)
+    )
+
+
+def write_lossless_video(path: Path, images: Iterable[np.ndarray], fps: float) -> WrittenVideo:
+    """As `write_video`, but every frame is read back as it was, whatever its size: H.264 in RGB.
+
+    For copies of which only the frames matter: few players show them.
+    """
+    options = {"qp": "0", "preset": "ultrafast"}
+    return _write(
+        path, images, fps, _Encoding(codec="libx264rgb", layout="rgb24", options=options, multiple=1)
+    )
+
+
+def _write(path: Path, images: Iterable[np.ndarray], fps: float, encoding: _Encoding) -> WrittenVideo:
     import av
 
     rate = Fraction(fps).limit_denominator(1001) if 0 < fps < 10_000 else None
@@ -438,7 +470,7 @@ def write_video(
     padding = (0, 0)
     count = 0
     with av.open(str(path), "w", format="mp4") as container:
-        stream: Any = container.add_stream("libx264", rate=rate)
+        stream: Any = container.add_stream(encoding.codec, rate=rate)
         for image in images:
             if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
                 raise SampleError(
@@ -446,18 +478,12 @@ def write_video(
                 )
             if not size:
                 size = image.shape
-                padding = (size[1] % 2, size[0] % 2)
+                padding = (size[1] % encoding.multiple, size[0] % encoding.multiple)
                 stream.width, stream.height = size[1] + padding[0], size[0] + padding[1]
-                stream.pix_fmt = "yuv420p"
+                stream.pix_fmt = encoding.layout
                 stream.codec_context.thread_count = 1
-                # x264's macroblock tree adds floats in an order that follows memory alignment (the same
-                # frames gave five files in fourteen runs), and its AVX-512 code differs from its C code.
-                stream.options = {
-                    "crf": str(crf),
-                    "preset": "medium",
-                    "mbtree": "0",
-                    "x264-params": "asm=MMX2,SSE2",
-                }
+                # x264's AVX-512 code differs from its C code.
+                stream.options = {**encoding.options, "x264-params": "asm=MMX2,SSE2"}
             if image.shape != size:
                 raise SampleError(f"frame {count} has shape {image.shape}, the first had {size}")
             padded = np.pad(image, ((0, padding[1]), (0, padding[0]), (0, 0)), mode="edge")

@@ -28,6 +28,14 @@ def report(
     ] = None,
     dataset: o.DatasetOption = None,
     suite: o.SuiteOption = None,
+    noise_floor: Annotated[
+        Path | None,
+        typer.Option(
+            "--noise-floor",
+            metavar="FILE",
+            help="What refbench noise-floor measured. Default: noise-floor.json beside the stores.",
+        ),
+    ] = None,
     json: o.JsonOption = False,
 ) -> None:
     """Write tables, plots and one HTML page from score records.
@@ -35,7 +43,7 @@ def report(
     Tables in Markdown, CSV and LaTeX, plots in PNG and PDF. Records of several methods, tracks and stores are
     put together; nothing is scored again. The terminal shows one row for each method; --wide adds a table of
     each method's components. With --runs a second page shows the videos, and with a data set or suite their
-    prompts and references.
+    prompts and references. A noise floor of the stores' track and protocol stands in a table of its own.
 
     Example: refbench report scores/ --runs runs/ -o report
     """
@@ -50,9 +58,11 @@ def report(
     )
     from refbench.reports.report import PLOT_FOLDER, TABLE_FOLDER, VIDEOS_FILE
     from refbench.reports.report import report as make_report
-    from refbench.reports.terminal import print_score_table
+    from refbench.reports.terminal import print_noise, print_score_table
 
-    made = make_report(stores, protocol=protocol, runs=runs, dataset=dataset, suite=suite)
+    made = make_report(
+        stores, protocol=protocol, runs=runs, dataset=dataset, suite=suite, noise_floor=noise_floor
+    )
     files = made.write(out)
     for text in made.left_out:
         note(f"left out of the report: {text}")
@@ -66,6 +76,7 @@ def report(
         return
     for one in made.tracks:
         print_score_table(one.boards)
+        print_noise(one.noise)
     if VIEW.get().wide:
         print_scoreboards(made.boards)
     else:
@@ -290,6 +301,14 @@ def compare(
             help="Store of a text-only control: says what A and B gain in likeness over it (identity-gain).",
         ),
     ] = None,
+    noise_floor: Annotated[
+        Path | None,
+        typer.Option(
+            "--noise-floor",
+            metavar="FILE",
+            help="What refbench noise-floor measured. Default: noise-floor.json beside the stores.",
+        ),
+    ] = None,
     json: o.JsonOption = False,
 ) -> None:
     """Say whether A is better than B, or that the samples cannot tell.
@@ -297,7 +316,8 @@ def compare(
     A paired bootstrap over the samples that both have gives difference, 95 % interval, and the smallest gap
     that so many samples could have shown (two-sided 5 %, power 80 %). Differences of the two method cards are
     listed, and runs that were made otherwise than their rows of the OpenS2V leaderboard are named. Where both
-    have scores of subject-confusion, they stand below the components, outside TotalScore.
+    have scores of subject-confusion, they stand below the components, outside TotalScore. Where a noise floor
+    was measured (refbench noise-floor), a gap below it is called by what makes as much, such as re-encoding.
 
     Example: refbench compare scores/vace-14b scores/phantom-14b --track open-domain
     """
@@ -310,7 +330,15 @@ def compare(
     )
     from refbench.reports.compared import compare as compare_stores
 
-    result = compare_stores(a, b, track=track, variant=variant, protocol=protocol, text_only=text_only)
+    result = compare_stores(
+        a,
+        b,
+        track=track,
+        variant=variant,
+        protocol=protocol,
+        text_only=text_only,
+        noise_floor=noise_floor,
+    )
     if json:
         print_json(comparison_json(result))
         return

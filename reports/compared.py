@@ -27,6 +27,7 @@ from refbench.reports.cards import (
     other_than_published,
     scoring_differences,
 )
+from refbench.reports.noise_floors import FoundFloor, HeldAgainst, floors_of, held_against
 from refbench.reports.stored_runs import read_stored_runs
 
 COMPARISON_HEADINGS = ("component", "A %", "B %", "A - B", "95 % interval", "n", "smallest detectable gap")
@@ -47,7 +48,8 @@ class ComparisonReport:
     """The differences of the scores, and of what the two runs and their scoring say about themselves.
 
     `supplementary` are those of subject-confusion where both have it, raw; `gains` what each run has over the
-    text-only control that was named.
+    text-only control that was named. `noise_floors` are the floors that were found or named, each held
+    against the gaps.
 
     `cards` and `generation` are None where `cardless` names a run without a run.json. `published` says, a
     sentence for a run, which was made otherwise than its row of the OpenS2V leaderboard.
@@ -61,6 +63,7 @@ class ComparisonReport:
     published: tuple[str, ...] = ()
     supplementary: tuple[Difference, ...] = ()
     gains: tuple[IdentityGain, ...] = ()
+    noise_floors: tuple[HeldAgainst, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,13 +88,16 @@ def compare(
     variant: str | None = None,
     protocol: str | None = None,
     text_only: Store | None = None,
+    noise_floor: Path | str | None = None,
 ) -> ComparisonReport:
     """Say whether run A is better than run B: a paired bootstrap over the samples that both have.
 
     `a` and `b` are stores (a method's folder or a `.jsonl` file), or `PATH@VARIANT`; where one holds several
     runs, `track` and `variant` say which. All scores of the result are on the scale 0..1. `text_only` is the
-    store of a control without references: the result then holds what A and B gain over it. Raises UserError
-    when a store holds no such run or several, and when the two runs have no scored sample in common.
+    store of a control without references: the result then holds what A and B gain over it. `noise_floor` is
+    a file of `refbench noise-floor` (None: those that lie beside the stores). Raises UserError when a store
+    holds no such run or several, when the two runs have no scored sample in common, and for a named floor of
+    another protocol or track.
 
     >>> result = compare("results/static-reference", "results/refalign-tiny")
     >>> (result.scores.a, result.scores.b, result.scores.samples)
@@ -108,7 +114,22 @@ def compare(
         control = None
         if text_only is not None:
             control = stored_run(text_only, run_a.records[0].track, None)
-        return compare_runs(run_a, run_b, protocol_of(run_a.records[0].track, protocol), control)
+        floors = floors_of(map(_without_variant, (a, b)), None if noise_floor is None else Path(noise_floor))
+        return compare_runs(
+            run_a,
+            run_b,
+            protocol_of(run_a.records[0].track, protocol),
+            control,
+            floors,
+            floor_required=noise_floor is not None,
+        )
+
+
+def _without_variant(store: Store) -> Path:
+    """The path of `PATH@VARIANT`."""
+    path = os.fspath(store)
+    before, marker, _ = path.rpartition("@")
+    return Path(before if marker and before and not Path(path).exists() else path)
 
 
 def stored_run(store: Store, track: str | None, variant: str | None) -> ComparedRun:
@@ -117,9 +138,9 @@ def stored_run(store: Store, track: str | None, variant: str | None) -> Compared
     Raises UserError when there are several or none.
     """
     path = os.fspath(store)
-    before, marker, after = path.rpartition("@")
-    if marker and before and not Path(path).exists():
-        path, variant = before, after
+    plain = os.fspath(_without_variant(store))
+    if plain != path:
+        path, variant = plain, path.removeprefix(f"{plain}@")
     stored = read_stored_runs(path)
     if stored.left_out:
         # A verdict must not rest on a part of what was named.
@@ -130,17 +151,24 @@ def stored_run(store: Store, track: str | None, variant: str | None) -> Compared
 
 
 def compare_runs(
-    a: ComparedRun, b: ComparedRun, protocol: Protocol, text_only: ComparedRun | None = None
+    a: ComparedRun,
+    b: ComparedRun,
+    protocol: Protocol,
+    text_only: ComparedRun | None = None,
+    floors: Sequence[FoundFloor] = (),
+    *,
+    floor_required: bool = False,
 ) -> ComparisonReport:
-    """Compare two runs of one track, and both with a text-only control of it.
+    """Compare two runs of one track, both with a text-only control of it, and the gaps with noise floors.
 
-    Raises UserError when they have nothing in common.
+    Raises UserError when they have nothing in common, and for a required floor of another protocol or track.
     """
+    scores = compare_records(list(a.records), list(b.records), protocol, (a.label, b.label))
     cards = generation = None
     if a.info is not None and b.info is not None:
         cards, generation = card_differences(a.info, b.info), generation_differences(a.info, b.info)
     return ComparisonReport(
-        scores=compare_records(list(a.records), list(b.records), protocol, (a.label, b.label)),
+        scores=scores,
         cards=tuple(cards) if cards is not None else None,
         generation=generation,
         cardless=tuple(run.label for run in (a, b) if run.info is None),
@@ -148,6 +176,10 @@ def compare_runs(
         published=tuple(said for run in (a, b) if (said := _other_than_published(run)) is not None),
         supplementary=figure_differences(a.records, b.records, FIGURES),
         gains=() if text_only is None else identity_gains((a, b), text_only),
+        noise_floors=tuple(
+            held_against(floor, scores, (a.records, b.records), protocol, required=floor_required)
+            for floor in floors
+        ),
     )
 
 
@@ -233,6 +265,7 @@ def comparison_lines(report: ComparisonReport) -> list[str]:
     scores = report.scores
     compared = (scores.total, *scores.components, *report.supplementary)
     lines = [verdict(difference) for difference in compared]
+    lines += [line for floor in report.noise_floors for line in floor.lines]
     lines += [line for gain in report.gains for line in gain_lines(gain)]
     lines += [f"note: {text}" for text in scores.notes]
     if report.generation is not None and report.generation.sentence:
@@ -265,6 +298,7 @@ def comparison_json(report: ComparisonReport) -> dict[str, Any]:
         "differences": [_difference_json(one) for one in (scores.total, *scores.components)],
         "supplementary": [_difference_json(one) for one in report.supplementary],
         "identity_gains": [asdict(gain) for gain in report.gains],
+        "noise_floors": [asdict(floor) for floor in report.noise_floors],
         "notes": list(scores.notes),
         "cards_missing": list(report.cardless),
         "card_differences": None if report.cards is None else [asdict(field) for field in report.cards],

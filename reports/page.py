@@ -45,6 +45,7 @@ class TrackSection:
     not_applicable: Sequence[str]
     plots: Sequence[Plot]
     sheets: Sequence[Sheet] = ()
+    noise: Sequence[Table] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,8 +110,11 @@ def track_section(
     categories: Sequence[Table],
     plots: Sequence[Plot],
     sheets: Sequence[Sheet] = (),
+    noise: Sequence[Table] = (),
 ) -> TrackSection:
-    """The section of one track: its records, scoreboards, tables (see `tables`), plots and contact sheets."""
+    """The section of one track: its records, scoreboards, tables (see `tables`), plots, contact sheets and
+    noise floors.
+    """
     scores, *details = components
     seeds = sorted({seed for board in boards for seed in board.seeds})
     samples = sorted({board.samples for board in boards})
@@ -125,6 +129,7 @@ def track_section(
         not_applicable=not_applicable_lines(records),
         plots=plots,
         sheets=sheets,
+        noise=noise,
     )
 
 

@@ -22,6 +22,7 @@ from refbench.bench.scores.store import Store, checked_name
 from refbench.reports.contact_sheets import contact_sheets
 from refbench.reports.files import write_files
 from refbench.reports.gallery import GallerySection, gallery_section, render_gallery
+from refbench.reports.noise_floors import FoundFloor, floor_table, floors_of, wrong_conditions
 from refbench.reports.page import render_page, track_section
 from refbench.reports.plot_figure import Plot
 from refbench.reports.plots import track_plots
@@ -38,12 +39,16 @@ PLOT_FOLDER = "plots"
 
 @dataclass(frozen=True, kw_only=True)
 class TrackReport:
-    """One track of a report: its protocol and records, and its scoreboards, the highest TotalScore first."""
+    """One track of a report: its protocol and records, and its scoreboards, the highest TotalScore first.
+
+    `noise` has a table for each noise floor of this track and protocol.
+    """
 
     track: str
     protocol: Protocol
     records: tuple[Record, ...]
     boards: tuple[Scoreboard, ...]
+    noise: tuple[Table, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +84,9 @@ class Report:
                 if section.track == one.track
                 for sheet in contact_sheets(section, one.protocol.weighted_columns(domain_of(one.track)))
             ]
-            sections.append(track_section(one.records, one.boards, components, categories, plots, sheets))
+            sections.append(
+                track_section(one.records, one.boards, components, categories, plots, sheets, one.noise)
+            )
         if self.gallery:
             files[VIDEOS_FILE] = render_gallery(self.gallery, folder=folder, report=PAGE_FILE)
         protocols = {one.track: one.protocol for one in self.tracks}
@@ -109,16 +116,18 @@ def report(
     runs: str | os.PathLike[str] | None = None,
     dataset: Path | str | None = None,
     suite: Path | str | None = None,
+    noise_floor: Path | str | None = None,
     out: str | os.PathLike[str] | None = None,
 ) -> Report:
     """The report of score stores (folders or `.jsonl` files), written below `out` where that is given.
 
     Without `protocol` each track has its own. With `runs`, the folder that `generate` and `run` write, there
     is a page of videos; `dataset` (default: `REFBENCH_DATASET`) and `suite` are where that page finds prompts
-    and references.
+    and references. `noise_floor` is a file of `refbench noise-floor` (None: those beside the stores).
 
     Raises UserError when a store does not exist or holds no record, for an unknown protocol, when `runs`,
-    `dataset` or `suite` do not exist or fit no record, and when `out` cannot be written.
+    `dataset` or `suite` do not exist or fit no record, for a named noise floor that belongs to no track of
+    the report, and when `out` cannot be written.
 
     >>> made = report("results", out="report")
     >>> [board.label for board in made.boards]
@@ -133,6 +142,9 @@ def report(
         raise UserError("a data set or suite is shown beside videos: say with --runs DIR where they are")
     with collecting_nothing():
         made = build_report(read_stored_runs(stores), protocol)
+        given = None if noise_floor is None else Path(noise_floor)
+        named = [stores] if isinstance(stores, str | os.PathLike) else list(stores)
+        made = _with_noise(made, floors_of(named, given), required=given is not None)
     if runs is not None:
         made = replace(made, gallery=_gallery(made, Path(runs), dataset, suite))
     if out is not None:
@@ -167,6 +179,25 @@ def build_report(stored: StoredRuns, protocol: str | None = None) -> Report:
     )
 
 
+def _with_noise(made: Report, floors: Sequence[FoundFloor], *, required: bool) -> Report:
+    """The report with the tables of the floors that belong to its tracks; others are left out by name."""
+    tables: dict[str, list[Table]] = {}
+    left_out = []
+    for found in floors:
+        wrong = {one.track: wrong_conditions(found, one.protocol.name, one.track) for one in made.tracks}
+        for one in made.tracks:
+            if wrong[one.track] is None:
+                table = floor_table(found, one.boards, one.records, one.protocol)
+                tables.setdefault(one.track, []).append(table)
+        if all(wrong.values()):
+            text = f"the noise floor {found.file}: {'; '.join(dict.fromkeys(map(str, wrong.values())))}"
+            if required:
+                raise UserError(text)
+            left_out.append(text)
+    tracks = tuple(replace(one, noise=tuple(tables.get(one.track, ()))) for one in made.tracks)
+    return replace(made, tracks=tracks, left_out=(*made.left_out, *left_out))
+
+
 def _gallery(
     made: Report, runs: Path, dataset: Path | str | None, suite: Path | str | None
 ) -> tuple[GallerySection, ...]:
@@ -191,7 +222,7 @@ def _table_files(
     track: TrackReport, components: Sequence[Table], categories: Sequence[Table]
 ) -> dict[str, str | bytes]:
     stem = f"{TABLE_FOLDER}/{track.track}"
-    return {
+    files: dict[str, str | bytes] = {
         f"{stem}.components.md": to_markdown(f"Components, {track.track}", components),
         f"{stem}.components.csv": component_csv(track.boards),
         f"{stem}.components.tex": to_latex(components),
@@ -199,6 +230,10 @@ def _table_files(
         f"{stem}.categories.csv": category_csv(track.boards),
         f"{stem}.categories.tex": to_latex(categories),
     }
+    if track.noise:
+        files[f"{stem}.noise-floor.md"] = to_markdown(f"Noise floor, {track.track}", track.noise)
+        files[f"{stem}.noise-floor.tex"] = to_latex(track.noise)
+    return files
 
 
 def _plot_files(track: str, plots: Iterable[Plot]) -> dict[str, str | bytes]:

@@ -40,6 +40,21 @@ def print_score_table(boards: Sequence[Scoreboard]) -> None:
     print_text("")
 
 
+def print_noise(tables: Sequence[Table]) -> None:
+    """Noise floors of a track and what they say of it, below its scores."""
+    for table in tables:
+        print_table(
+            table.title,
+            table.headings,
+            [[cell.text for cell in row] for row in table.rows],
+            short=SHORT_HEADINGS,
+            drop=DROPPED_FIRST[2:],
+            texts=table.headings[:1],
+        )
+        print_lines(table.notes)
+        print_text("")
+
+
 def print_reproduction(table: Table) -> None:
     """Table 1 beside measured runs; where it is narrow its rows are called `pub`, `run` and `diff`."""
     rows = [[cell.text for cell in row] for row in table.rows]

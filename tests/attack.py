@@ -1,8 +1,10 @@
 """Attack the command line in small, and count what became of it.
 
-    python tests/attack.py [--kills 30] [--mutants 300] [--specials N] [--judges N] [--seed 0] [--only KIND]
+    python tests/attack.py [--kills 30] [--mutants 300] [--specials N] [--judges N] [--tables N] [--seed 0]
+        [--only KIND]
 
-KIND is kill, mutant, special or judge, or one of their cases: `kill:generate`, `mutant:png`, `judge:html`.
+KIND is kill, mutant, special, judge or table, or one of their cases: `kill:generate`, `mutant:png`,
+`judge:html`, `table:nan.csv`.
 Every mutant is a function of its seed: `--only mutant --seed N --mutants 1` repeats the one that is named.
 All commands run in forked children, one at a time. Exit code 1 where anything went wrong.
 """
@@ -20,11 +22,11 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-from attacks import judges, kills, mutants, specials
+from attacks import judges, kills, mutants, specials, tables
 from attacks.ground import make_ground
 from attacks.verdict import Outcome, Tally
 
-KINDS = (kills.KIND, mutants.KIND, specials.KIND, judges.KIND)
+KINDS = (kills.KIND, mutants.KIND, specials.KIND, judges.KIND, tables.KIND)
 
 
 def outcomes(
@@ -35,6 +37,7 @@ def outcomes(
     mutant_count: int = 0,
     special_count: int | None = 0,
     judge_count: int | None = 0,
+    table_count: int | None = 0,
     only: str | None = None,
 ) -> Iterator[Outcome]:
     """The chosen attacks below an empty folder; None for a count is all there are."""
@@ -51,6 +54,8 @@ def outcomes(
         yield from specials.attack(ground, scratch, seed, special_count, case_or_none)
     if judges.KIND in chosen:
         yield from judges.attack(ground, scratch, judge_count, case_or_none)
+    if tables.KIND in chosen:
+        yield from tables.attack(scratch, table_count, case_or_none)
 
 
 def main() -> int:
@@ -60,6 +65,7 @@ def main() -> int:
     parser.add_argument("--mutants", type=int, default=300)
     parser.add_argument("--specials", type=int, help="so many of them; default: all")
     parser.add_argument("--judges", type=int, help="so many of them; default: all")
+    parser.add_argument("--tables", type=int, help="so many of them; default: all")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", metavar="KIND[:CASE]")
     given = parser.parse_args()
@@ -74,6 +80,7 @@ def main() -> int:
             mutant_count=given.mutants,
             special_count=given.specials,
             judge_count=given.judges,
+            table_count=given.tables,
             only=given.only,
         ):
             tally.outcomes.append(one)

@@ -23,7 +23,7 @@ SCRIPT = Path(__file__).with_name("attack.py")
 def test_a_few_of_each_kind() -> None:
     """In a process of its own: it forks, and libraries may have started threads in this one."""
     pytest.importorskip("transformers", reason="tiny weights need the extra 'metrics'")
-    counts = ("--kills", "2", "--mutants", "22", "--specials", "12", "--judges", "5")
+    counts = ("--kills", "2", "--mutants", "22", "--specials", "12", "--judges", "5", "--tables", "7")
     done = subprocess.run(
         [sys.executable, SCRIPT, *counts], capture_output=True, text=True, timeout=280, check=False
     )
@@ -31,12 +31,19 @@ def test_a_few_of_each_kind() -> None:
     rows = [re.split(r"  +", line) for line in done.stdout.splitlines()]
     assert rows[0] == ["kind", "tried", *(one.value for one in Verdict)]
     tried = {row[0]: [int(cell) for cell in row[1:]] for row in rows[1:]}
-    assert tried["unharmed"] == [11, 11, 0, 0, 0]
-    assert {"kill: evaluate", "kill: generate", "mutant: mp4", "mutant: weights", "judge"} <= tried.keys()
+    assert tried["unharmed"] == [13, 13, 0, 0, 0]
+    assert {
+        "kill: evaluate",
+        "kill: generate",
+        "mutant: mp4",
+        "mutant: weights",
+        "judge",
+        "table",
+    } <= tried.keys()
     # All sorts of ends occur, or the attack would be too weak or too strong to show anything.
     total, right, failures, refused, wrong = tried["in all"]
-    assert (total, wrong) == (11 + 2 + 22 + 12 + 5, 0)
-    assert min(right - 11, failures, refused) > 0
+    assert (total, wrong) == (13 + 2 + 22 + 12 + 5 + 7, 0)
+    assert min(right - 13, failures, refused) > 0
 
 
 def test_wrong_cases_are_named() -> None:

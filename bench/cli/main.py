@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from refbench.bench import __version__
-from refbench.bench.cli import inspection, parity, publish, scores, weights, work
+from refbench.bench.cli import inspection, noise_floor, parity, publish, scores, weights, work
 from refbench.bench.console import VIEW, View, write_plainly
 from refbench.bench.errors import UserError, one_line, visible
 
@@ -160,7 +160,7 @@ def _options(
     VIEW.set(View(wide=wide, quiet=quiet, verbose=verbose))
 
 
-for _module in (work, scores, parity, publish, inspection, weights):
+for _module in (work, scores, noise_floor, parity, publish, inspection, weights):
     _module.add_commands(app)
 
 

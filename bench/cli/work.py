@@ -91,7 +91,7 @@ def evaluate(
             name=name,
             pattern=pattern,
             metrics=metrics,
-            options=_metric_options([*(set_ or []), *judge], metrics),
+            options=metric_options([*(set_ or []), *judge], metrics),
             memory_gib=memory_gib,
             frame_memory_gib=frame_memory_gib,
             samples=_ids(samples),
@@ -152,7 +152,7 @@ def score(
         prompt=prompt,
         references=_references(reference or []),
         metrics=metrics,
-        options=_metric_options(set_, metrics),
+        options=metric_options(set_, metrics),
         weights=weights,
         device=device,
     )
@@ -469,7 +469,7 @@ def _shuffle(references: str, seed: int) -> int | None:
     return seed if references == "shuffled" else None
 
 
-def _metric_options(assignments: list[str] | None, metrics: str | None) -> dict[str, dict[str, str]]:
+def metric_options(assignments: list[str] | None, metrics: str | None) -> dict[str, dict[str, str]]:
     """As `assignments_by_owner`; with one metric selected its name may be left out."""
     from refbench.bench.options import assignments_by_owner
 

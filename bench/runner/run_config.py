@@ -30,9 +30,10 @@ from pydantic import (
 from refbench.bench import DEFAULT_TRACK
 from refbench.bench.errors import UserError, first_fault, one_line
 from refbench.bench.files import write_text
-from refbench.bench.leaderboard_settings import LEADERBOARD, default_seeds
+from refbench.bench.leaderboard_settings import default_seeds
 from refbench.bench.options import assignments_by_owner
 from refbench.bench.registry import unknown_name
+from refbench.bench.scores.record import plain_name
 from refbench.bench.yaml_files import read_yaml, yaml_text
 
 RUN_FILE = "run.yaml"
@@ -106,13 +107,26 @@ class RunConfig(BaseModel):
     # `json` is taken by pydantic itself.
     json_output: bool = Field(default=False, alias="json")
 
-    @model_validator(mode="before")
-    @classmethod
-    def _seeds_of_settings(cls, values: Any) -> Any:
-        """A run that names no seeds has those of its settings."""
-        if isinstance(values, dict) and values.get("settings") == LEADERBOARD and "seeds" not in values:
-            return {**values, "seeds": list(default_seeds(LEADERBOARD, {}))}
-        return values
+    @model_validator(mode="after")
+    def _seeds_of_settings(self) -> RunConfig:
+        """A run that names no seeds has those of its methods' settings.
+
+        Raises UserError where one method has the leaderboard's and another has not: all have the same seeds.
+        """
+        if "seeds" in self.model_fields_set:
+            return self
+        options = {plain_name(owner): values for owner, values in self.options.items()}
+        by_method = {
+            method: default_seeds(self.settings, options.get(plain_name(method), {}))
+            for method in self.methods
+        }
+        if len(set(by_method.values())) > 1:
+            said = ", ".join(f"{method} {seeds[0]}" for method, seeds in by_method.items())
+            raise UserError(f"the methods' settings have different seeds ({said}): say which with --seed")
+        seeds = next(iter(by_method.values()), default_seeds(self.settings, {}))
+        # A frozen model is complete only now.
+        object.__setattr__(self, "seeds", seeds)
+        return self
 
     @property
     def assignments(self) -> list[str]:

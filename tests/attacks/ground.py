@@ -15,6 +15,7 @@ from attacks.child import Done, run
 from kit.clips import moving_square
 from kit.records import record
 from refbench.bench.registry import methods, metrics
+from refbench.bench.scores.noise_floor import Cause, FloorCell, NoiseFloor, ScoredBy
 from refbench.bench.scores.store import read_records
 from refbench.bench.video import write_video
 from refbench.metrics.small.aesthetics import write_tiny
@@ -27,6 +28,7 @@ HEAVY = (
     "av", "cv2", "torch", "transformers.models.clip.modeling_clip", "refbench.bench.cli.main",
     "refbench.bench.cli.work", "refbench.bench.runner.evaluate", "refbench.bench.runner.generate",
     "refbench.bench.scores.official_files", "refbench.metrics.aesthetics", "refbench.metrics.nets.embedders",
+    "refbench.reports.commands", "refbench.reports.audit", "refbench.reports.compared",
 )  # fmt: skip
 SMALL = ("--set", "width=64", "--set", "height=48", "--set", "num_frames=4")
 EVALUATE = ["evaluate", "videos", "--suite", "suite.jsonl", "--name", "m", "--metrics", "motion-amplitude"]
@@ -34,6 +36,17 @@ GENERATE = ["generate", "pan-reference", "--suite", "suite.jsonl", "--out", "run
 RESULTS = "results/m"
 RUNS = "runs/pan-reference"
 WEIGHTS = "weights"
+# Of a printed table; the components of the second row do not give its total.
+TABLE_CSV = (
+    "Method,TotalScore,Aesthetics,MotionSmoothness,MotionAmplitude,FaceSim,GmeScore,NexusScore,NaturalScore\n"
+    "mine,50.00,50.00,50.00,50.00,50.00,50.00,50.00,50.00\n"
+    "yours,51.00,40.00,60.00,30.00,20.00,70.00,45.00,65.00\n"
+)
+TABLE_TEX = (
+    "\\begin{tabular}{lcccccccc}\n"
+    + "".join(line.replace(",", " & ") + " \\\\\n" for line in TABLE_CSV.splitlines())
+    + "\\end{tabular}\n"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +86,25 @@ def make_ground(folder: Path) -> Path:
     (folder / "stores/other").mkdir(parents=True)
     lines = [record("facesim", f"faceobj_{number}", number / 7).model_dump_json() for number in range(4)]
     (folder / "stores/other/open-domain.jsonl").write_text("".join(f"{line}\n" for line in lines))
+    lines = [record("facesim", f"faceobj_{number}", number / 9, method="n") for number in range(4)]
+    (folder / "stores/third").mkdir()
+    (folder / "stores/third/open-domain.jsonl").write_text(
+        "".join(f"{line.model_dump_json()}\n" for line in lines)
+    )
+    (folder / "table.csv").write_text(TABLE_CSV)
+    (folder / "table.tex").write_text(TABLE_TEX)
+    cell = FloorCell(n=24, shift=0.01, interval=(0.0, 0.02), standard_error=0.001)
+    NoiseFloor(
+        protocol="opens2v-1.1",
+        track="open-domain",
+        method="m",
+        variant="plain",
+        samples=["faceobj_1"],
+        metrics={"facesim": ScoredBy(version="1")},
+        causes=[Cause(name="reencode:23", family="reencode", label="re-encoding", cells={"facesim": cell})],
+        python="CPython",
+        system="Linux",
+    ).write(folder / "floor.json")
     write_tiny(folder / WEIGHTS)
     for words in (EVALUATE, GENERATE):
         done = run(words, folder)
@@ -124,6 +156,12 @@ def inputs(ground: Path) -> list[Input]:
                 words=["import-scores", "scores", "--name", "n", "--track", "open-domain"],
             )
             for name in ("facesim", "naturalscore_1")
+        ),
+        *(Input(kind="table", file=file, words=["audit", file]) for file in ("table.csv", "table.tex")),
+        Input(
+            kind="noise floor",
+            file="floor.json",
+            words=["compare", "stores/other", "stores/third", "--noise-floor", "floor.json"],
         ),
         *(
             Input(kind="weights", file=file, words=aesthetics, results=RESULTS, needs_weights=True)

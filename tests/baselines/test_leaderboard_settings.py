@@ -93,6 +93,22 @@ def test_the_seed_is_42_unless_another_is_given() -> None:
     assert "seeds:\n- 42" in text.replace("  -", "-")
 
 
+def test_a_run_takes_the_seed_of_an_option_as_that_of_settings() -> None:
+    def seeds(*words: object) -> str:
+        text = printed("run", *words, "--print-config").replace("  -", "-")
+        return text.partition("seeds:\n- ")[2].partition("\n")[0]
+
+    chosen = ("--set", "vace-14b.settings=leaderboard")
+    assert seeds("vace-14b", *chosen) == seeds("VACE_14B", *chosen) == "42"
+    assert seeds("vace-14b", "phantom-14b", *chosen, "--set", "phantom-14b.settings=leaderboard") == "42"
+    assert seeds("vace-14b", "--set", "vace-14b.settings=matched") == "0"
+    assert seeds("vace-14b", "phantom-14b", *chosen, "--seed", 7) == "7"
+    said = complaint("run", "vace-14b", "phantom-14b", *chosen, "--print-config")
+    assert said == (
+        "the methods' settings have different seeds (vace-14b 42, phantom-14b 0): say which with --seed"
+    )
+
+
 def test_reproduce_names_runs_with_other_settings(tmp_path: Path) -> None:
     native = {**LEADERBOARD_OF_VACE_14B, "width": 832, "height": 480}
     store(tmp_path / "s", run_records("vace-14b"), run_info(**native))

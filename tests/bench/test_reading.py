@@ -17,9 +17,10 @@ import numpy as np
 import pytest
 
 from kit.official_readers import crc
+from refbench.bench.reading import Reader
 from refbench.bench.runner.evaluate import PreparedEvaluation, evaluate
 from refbench.bench.scores.store import read_records
-from refbench.bench.video import ALL_FRAMES, Video, VideoError, stride_frames
+from refbench.bench.video import ALL_FRAMES, FramePolicy, Video, VideoError, stride_frames, write_video
 
 READERS = Path(__file__).parents[1] / "files/readers"
 OFFICIAL: dict[str, dict[str, Any]] = json.loads((READERS / "official.json").read_text())
@@ -216,3 +217,25 @@ def test_a_reference_of_sixteen_bits_is_said_by_metrics_that_see_it(
     assert saying == {("singleobj_1", "dummy-brightness")}
     (remark,) = done.plan.remarks
     assert remark.startswith("singleobj_1: reference Images/singleobject/cup/1.png: grey of more than 8 bits")
+
+
+def test_smooth_chroma_moves_colours_at_edges_and_nothing_grey(tmp_path: Path) -> None:
+    chance = np.random.default_rng(0)
+    grey = np.repeat(chance.integers(0, 256, (3, 24, 32, 1), dtype=np.uint8), 3, axis=3)
+    coloured = np.full((3, 24, 32, 3), 60, np.uint8)
+    coloured[:, :, 15:] = (200, 30, 90)
+
+    def largest_difference(images: np.ndarray) -> int:
+        write_video(tmp_path / "a.mp4", images, 8, crf=10)
+        policies = [
+            FramePolicy(name="all", indices=None, reader=reader)
+            for reader in (Reader.DECORD, Reader.SMOOTH_CHROMA)
+        ]
+        plain, smooth = (
+            np.array(list(Video(tmp_path / "a.mp4").frames(policy)), dtype=int) for policy in policies
+        )
+        assert plain.shape == smooth.shape == images.shape
+        return int(np.abs(plain - smooth).max())
+
+    assert largest_difference(grey) <= 2
+    assert largest_difference(coloured) > 10
