@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from diffusers import DiffusionPipeline
 
-from refbench.baselines.wan.adapters import add_adapter, check_adapter_base, read_adapter
+from refbench.baselines.wan.adapters import check_adapter_base
+from refbench.baselines.wan.added_adapters import AddedAdapter, add_adapters
 from refbench.baselines.wan.checkpoint import (
     ANCHOR,
     WanCheckpoint,
@@ -163,11 +164,12 @@ def load_sampler(
     checkpoint). Raises UserError for a checkpoint of another method, for an adapter that was trained on
     another network or does not fit, and for anything damaged.
     """
-    adapters = [None if path is None else read_adapter(path) for path in options.adapters]
+    adapters = [[AddedAdapter.read(one) for one in chosen] for chosen in options.adapters]
     if options.adapter_base == "same":
-        for adapter, transformer in zip(adapters, files.transformers, strict=True):
-            if adapter is not None:
-                check_adapter_base(adapter, transformer.path, network_fingerprint(transformer.files))
+        for added, transformer in zip(adapters, files.transformers, strict=True):
+            digest = network_fingerprint(transformer.files) if added else ""
+            for one in added:
+                check_adapter_base(one.adapter, transformer.path, digest)
     expected: dict[str, object] = {"in_channels": spec.network.in_channels}
     if not any_size:
         expected["num_layers"] = spec.network.layers
@@ -181,9 +183,8 @@ def load_sampler(
     parts = load_base(files.base, dtype=dtype, image_branch=spec.network.image_branch)
     for checkpoint in checkpoints:
         _check_widths(checkpoint, parts, files.base)
-    for network, adapter in zip(networks, adapters, strict=True):
-        if adapter is not None:
-            add_adapter(network, adapter)
+    for network, added in zip(networks, adapters, strict=True):
+        add_adapters(network, added)
         if options.attention_backend is not None:
             set_attention_backend(network, options.attention_backend)
         if options.compile:

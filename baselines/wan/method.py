@@ -123,14 +123,14 @@ class WanMethod(Method):
         return found | {base_name: checkpoint_digest(files.base, base)} | self.added_weights()
 
     def added_weights(self) -> dict[str, str]:
-        """Digests of what the options add: an adapter, with what it does, and a segmenter."""
+        """Digests of what the options add: adapters, with what each does, and a segmenter."""
         from refbench.baselines.wan.adapters import adapter_digest
 
-        found = {
-            name: adapter_digest(path)
-            for name, path in zip(ADAPTERS, self.options.adapters, strict=False)
-            if path is not None
-        }
+        found = {}
+        for name, chosen in zip(ADAPTERS, self.options.adapters, strict=False):
+            for number, one in enumerate(chosen, start=1):
+                place = name if len(chosen) == 1 else f"{name} ({number} of {len(chosen)})"
+                found[place] = adapter_digest(one.path, one.strength)
         if self.options.segmenter is not None:
             found["segmenter"] = checkpoint_digest(self.options.segmenter)
         return found

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from refbench.baselines.wan.adapter_option import ChosenAdapter, chosen_adapters
 from refbench.baselines.wan.experts import ADAPTERS, swapped_fault
 from refbench.baselines.wan.prompts import cleaned_prompt
 from refbench.baselines.wan.step_cache import NO_CACHE, StepCache, cache_sentence, parse_ratios
@@ -228,7 +229,9 @@ class WanOptions:
     transformer: Path | None = None
     """Another checkpoint of the same kind: a file or folder, original or diffusers naming."""
     adapter: Path | None = None
-    """LoRA adapter to put onto the transformer: its file or folder."""
+    """LoRA adapters to put onto the transformer: files or folders, each with its strength where that is not 1
+    (a.safetensors:0.8,b.safetensors).
+    """
     adapter_base: Literal["same", "any"] = "same"
     """Refuse an adapter whose file says that it was trained on another network (same), or take it (any)."""
     segmenter: Path | None = None
@@ -256,9 +259,9 @@ class WanOptions:
         return (self.transformer,)
 
     @property
-    def adapters(self) -> tuple[Path | None, ...]:
-        """The adapter for each of the method's networks."""
-        return (self.adapter,)
+    def adapters(self) -> tuple[tuple[ChosenAdapter, ...], ...]:
+        """The adapters for each of the method's networks."""
+        return (chosen_adapters(self.adapter),)
 
     def __post_init__(self) -> None:
         for name, side in (("width", self.width), ("height", self.height)):
@@ -272,6 +275,8 @@ class WanOptions:
         if self.settings == "matched" and self.segmenter is not None:
             raise ValueError("matched settings take raw references: leave segmenter out")
         parse_scales(self.guidance)
+        # Raises for what cannot be read.
+        _ = self.adapters
         self._check_cache()
 
     def _check_cache(self) -> None:
@@ -301,14 +306,15 @@ class TwoExpertOptions(WanOptions):
     transformer_2: Path | None = None
     """Another checkpoint of the low-noise expert; transformer is the high-noise one's, as in diffusers."""
     adapter_2: Path | None = None
-    """LoRA adapter to put onto the low-noise expert; adapter is the high-noise one's."""
+    """LoRA adapters to put onto the low-noise expert, as in adapter, which has the high-noise one's."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for number, path in enumerate(self.adapters):
-            fault = None if path is None else swapped_fault(path, number, ADAPTERS)
-            if fault is not None:
-                raise ValueError(fault)
+        for number, chosen in enumerate(self.adapters):
+            for one in chosen:
+                fault = swapped_fault(one.path, number, ADAPTERS)
+                if fault is not None:
+                    raise ValueError(fault)
 
     @property
     def transformers(self) -> tuple[Path | None, ...]:
@@ -316,9 +322,9 @@ class TwoExpertOptions(WanOptions):
         return (self.transformer, self.transformer_2)
 
     @property
-    def adapters(self) -> tuple[Path | None, ...]:
+    def adapters(self) -> tuple[tuple[ChosenAdapter, ...], ...]:
         """High noise, low noise."""
-        return (self.adapter, self.adapter_2)
+        return (chosen_adapters(self.adapter), chosen_adapters(self.adapter_2))
 
 
 @dataclass(frozen=True, kw_only=True)
