@@ -261,7 +261,13 @@ def _add_adapter(transformer: Any, config: LoraConfig) -> None:
     transformer.requires_grad_(False)
     try:
         transformer.add_adapter(
-            PeftConfig(r=config.rank, lora_alpha=config.alpha, target_modules=list(config.targets)),
+            PeftConfig(
+                r=config.rank,
+                lora_alpha=config.alpha,
+                target_modules=list(config.targets),
+                use_rslora=config.rslora,
+                use_dora=config.dora,
+            ),
             adapter_name=ADAPTER_NAME,
         )
     except ValueError as error:

@@ -81,6 +81,8 @@ SETTINGS_OF_BEFORE: dict[str, Any] = {
     "data.references.augmentation.colour": 0.0,
     "model.text_rows": MAX_TEXT_TOKENS,
     "model.patch": RELEASED_PATCH,
+    "lora.rslora": False,
+    "lora.dora": False,
 }
 # Where the settings are that stood directly in `data` in version 1 of the files that store a configuration.
 MOVED_DATA_SETTINGS = {
@@ -234,12 +236,18 @@ class EmaConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class LoraConfig:
-    """Train low-rank adapters instead of the network; the projectors of RA are trained whole."""
+    """Train low-rank adapters instead of the network; the projectors of RA are trained whole.
+
+    A weight W becomes W + (alpha/rank)·B·A. `rslora`: alpha/sqrt(rank) in its place (arXiv 2312.03732).
+    `dora`: the rows of that sum get lengths of their own, which are trained too (arXiv 2402.09353).
+    """
 
     enabled: bool = False
     rank: int = 64
     alpha: float = 64.0
     targets: tuple[str, ...] = LORA_TARGETS
+    rslora: bool = False
+    dora: bool = False
 
     def __post_init__(self) -> None:
         _at_least(self, 1, "rank")
