@@ -234,7 +234,12 @@ class WanGenerator(Generator):
             conditioner=method.conditioner(sample, seed),
             rule=RULES[spec.rule_name(len(references))],
             scales=settings.guidance,
-            geometry=Geometry(width=width, height=height, num_frames=settings.num_frames),
+            geometry=Geometry(
+                width=width,
+                height=height,
+                num_frames=settings.num_frames,
+                latents=sampler.codec.latents,
+            ),
             steps=settings.steps,
             generator=noise_generator(seed, sample.id, key=options.noise_key, device=noise_device),
             batch_passes=options.batch_passes,

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from refbench.baselines.wan.adapter_option import ChosenAdapter, chosen_adapters
 from refbench.baselines.wan.experts import ADAPTERS, swapped_fault
+from refbench.baselines.wan.latents import WAN21_LATENTS, WAN22_5B_LATENTS, LatentSpace
 from refbench.baselines.wan.prompts import cleaned_prompt
 from refbench.baselines.wan.step_cache import NO_CACHE, StepCache, cache_sentence, parse_ratios
 from refbench.bench.leaderboard_settings import PAPER, required_leaderboard_settings
@@ -67,7 +68,7 @@ class WanNetwork:
 
     `width` channels, `layers` blocks, `extra_blocks` of VACE's side branch, `image_branch` whether CLIP
     tokens are attended to, `in_channels` of the patch embedding. A token is `patch` × `patch` latents of a
-    frame.
+    frame in the VAE's space `latents`, whose channels are predicted.
     """
 
     width: int
@@ -78,10 +79,20 @@ class WanNetwork:
     extra_blocks: int = 0
     image_branch: bool = False
     patch: int = 2
+    latents: LatentSpace = WAN21_LATENTS
+
+    @property
+    def size_multiple_px(self) -> int:
+        """What the sides of a video must be multiples of, in pixels."""
+        return self.latents.stride_px * self.patch
 
 
 WAN_1_3B = WanNetwork(width=1536, ffn_width=8960, layers=30, heads=12)
 WAN_14B = WanNetwork(width=5120, ffn_width=13824, layers=40, heads=40)
+# `wan/configs/wan_ti2v_5B.py` of Wan-Video/Wan2.2.
+WAN22_5B = WanNetwork(
+    width=3072, ffn_width=14336, layers=30, heads=24, in_channels=48, latents=WAN22_5B_LATENTS
+)
 # `wan/configs/wan_t2v_A14B.py` of Wan-Video/Wan2.2: where its text-to-video experts take turns.
 WAN22_T2V_BOUNDARY = 0.875
 
@@ -393,11 +404,24 @@ def resolved_settings(spec: WanSpec, options: WanOptions) -> WanSettings:
             f"{spec.name} has no guidance scale {unknown[0]!r}; it has {', '.join(settings.guidance)}"
         )
     settings = replace(settings, **given, guidance={**settings.guidance, **scales})
+    _check_size(spec, settings)
     if settings.num_frames <= settings.dropped_frames:
         raise ValueError(
             f"{spec.name} drops the first {settings.dropped_frames} frames; num_frames must be more than that"
         )
     return settings
+
+
+def _check_size(spec: WanSpec, settings: WanSettings) -> None:
+    """Raises ValueError for a size whose latents do not divide into tokens."""
+    multiple = spec.network.size_multiple_px
+    for name, side in (("width", settings.width), ("height", settings.height)):
+        if side % multiple:
+            near = max(multiple, round(side / multiple) * multiple)
+            raise ValueError(
+                f"on {spec.base_model} {name} must be a multiple of {multiple} pixels, {side} is not; {near} "
+                "is the nearest"
+            )
 
 
 def _named_settings(spec: WanSpec, options: WanOptions) -> WanSettings:
