@@ -22,6 +22,7 @@ import torch
 
 LEVELS = 1000
 DEFAULT_SHIFT = 5.0
+ALL_TIMESTEPS = (0.0, float("inf"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,14 +36,33 @@ class NoiseLevel:
     weights_B: torch.Tensor
 
 
+def bounded_ids(timesteps: torch.Tensor, at_least: float, below: float) -> range:
+    """The ids, which follow each other, of the levels whose timesteps (1000,) lie in [at_least, below).
+
+    Raises ValueError where there is none.
+    """
+    chosen = ((timesteps >= at_least) & (timesteps < below)).nonzero().flatten().tolist()
+    if not chosen:
+        raise ValueError(f"no timestep is at least {at_least:g} and below {below:g}")
+    return range(chosen[0], chosen[-1] + 1)
+
+
 class FlowSchedule:
     """The tables `timesteps` (0..1000), `sigmas` (0..1) and `weights`: (1000,) each, float32 on the CPU, from
     noise to clean.
 
     `round_timesteps`: levels are looked up with, and the network sees, timesteps rounded to bfloat16.
+    `ids` are those of the levels that are drawn: whose timesteps, before rounding, lie in the half-open
+    interval `bounds`.
     """
 
-    def __init__(self, shift: float = DEFAULT_SHIFT, *, round_timesteps: bool = False) -> None:
+    def __init__(
+        self,
+        shift: float = DEFAULT_SHIFT,
+        *,
+        round_timesteps: bool = False,
+        bounds: tuple[float, float] = ALL_TIMESTEPS,
+    ) -> None:
         base = torch.linspace(1, 0, LEVELS + 1)[:-1]
         self.sigmas = shift * base / (1 + (shift - 1) * base)
         self.timesteps = self.sigmas * LEVELS
@@ -50,6 +70,7 @@ class FlowSchedule:
         raised = bell - bell.min()
         self.weights = raised * (LEVELS / raised.sum())
         self.round_timesteps = round_timesteps
+        self.ids = bounded_ids(self.timesteps, *bounds)
 
     def nearest(self, timesteps_B: torch.Tensor) -> torch.Tensor:
         """Ids (B,) in 0..999 of the entries nearest to timesteps (B,) on 0..1000.

@@ -23,6 +23,7 @@ from typing import Any
 import torch
 
 from refbench.baselines.wan.checkpoint import PREFIX
+from refbench.baselines.wan.experts import ADAPTERS, EXPERT_NOTE, EXPERTS
 from refbench.bench.errors import UserError, one_line
 from refbench.bench.files import parse_json, read_json_object, shortlist
 from refbench.bench.weights.checkpoint import (
@@ -123,7 +124,7 @@ class Adapter:
     """An adapter as its file has it, by the file's own names without prefixes.
 
     `differences` are whole, by (module, end of the key). `base_digest` is that of the network that it was
-    trained on and `base_model` its name, where the file says so.
+    trained on, `base_model` its name and `expert` which of two it is, where the file says so.
     """
 
     source: Path
@@ -131,6 +132,7 @@ class Adapter:
     differences: Mapping[tuple[str, str], torch.Tensor]
     base_model: str | None = None
     base_digest: str | None = None
+    expert: str | None = None
 
     @property
     def is_dora(self) -> bool:
@@ -223,6 +225,7 @@ def read_adapter(path: Path) -> Adapter:
         differences=reading.differences,
         base_model=metadata.get(BASE_MODEL),
         base_digest=metadata.get(BASE_DIGEST),
+        expert=metadata.get(EXPERT_NOTE),
     )
 
 
@@ -357,4 +360,15 @@ def check_adapter_base(adapter: Adapter, network: Path, digest: str) -> None:
             f"the adapter {adapter.source} was trained on {one_line(adapter.base_model or 'another', 80)} "
             f"({one_line(adapter.base_digest, 40)}), not on {network} ({one_line(digest, 40)}); give that "
             "network with --set transformer=PATH, or --set adapter_base=any to put it onto this one"
+        )
+
+
+def check_adapter_expert(adapter: Adapter, number: int) -> None:
+    """Raises UserError for an adapter in the place of expert `number` whose file says that it was trained on
+    the other one.
+    """
+    if adapter.expert not in (None, EXPERTS[number]):
+        raise UserError(
+            f"the adapter {adapter.source} is the {one_line(adapter.expert, 40)} expert's, as it says "
+            f"itself, but stands in the {EXPERTS[number]} one's place ({ADAPTERS[number]}): they are swapped"
         )

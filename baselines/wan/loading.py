@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from diffusers import DiffusionPipeline
 
-from refbench.baselines.wan.adapters import check_adapter_base
+from refbench.baselines.wan.adapters import check_adapter_base, check_adapter_expert
 from refbench.baselines.wan.added_adapters import AddedAdapter, add_adapters
 from refbench.baselines.wan.checkpoint import (
     ANCHOR,
@@ -23,7 +23,7 @@ from refbench.baselines.wan.checkpoint import (
     network_fingerprint,
     read_checkpoint,
 )
-from refbench.baselines.wan.experts import check_experts
+from refbench.baselines.wan.experts import check_experts, recorded_expert
 from refbench.baselines.wan.sampler import WanSampler
 from refbench.baselines.wan.schedules import make_scheduler
 from refbench.baselines.wan.step_cache import NO_CACHE, parse_ratios, switch_on
@@ -90,7 +90,19 @@ def find_networks(
             found.append(TransformerFiles(path=files[0].parent, files=tuple(files)))
     if spec.boundary is not None:
         check_experts([(one.path, *one.files) for one in found])
+    else:
+        _refuse_expert(spec, found[0])
     return NetworkFiles(transformers=tuple(found), base=base)
+
+
+def _refuse_expert(spec: WanSpec, transformer: TransformerFiles) -> None:
+    """Raises UserError for one of two experts in the place of a whole network."""
+    expert = recorded_expert(transformer.files)
+    if expert is not None:
+        raise UserError(
+            f"{transformer.path} is the {expert} expert of two, as it says itself; {spec.name} has one "
+            "network (RefAlign's methods take it with --set base=wan2.2-t2v-a14b)"
+        )
 
 
 def find_base(entry: WeightEntry, weights: Path | None, *, image_branch: bool) -> Path:
@@ -165,6 +177,10 @@ def load_sampler(
     another network or does not fit, and for anything damaged.
     """
     adapters = [[AddedAdapter.read(one) for one in chosen] for chosen in options.adapters]
+    if spec.boundary is not None:
+        for number, added in enumerate(adapters):
+            for one in added:
+                check_adapter_expert(one.adapter, number)
     if options.adapter_base == "same":
         for added, transformer in zip(adapters, files.transformers, strict=True):
             digest = network_fingerprint(transformer.files) if added else ""

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from refbench.baselines.wan.experts import ADAPTERS, PARTS
 from refbench.baselines.wan.spec import WanOptions, WanSettings, WanSpec, resolved_settings, wan_card
@@ -38,7 +38,8 @@ if TYPE_CHECKING:
 class WanMethod(Method):
     """A generator of the Wan family. Subclasses name their `spec`, conditioner and network class."""
 
-    spec: ClassVar[WanSpec]
+    # An instance may have another one than its class: a network on another base, for example.
+    spec: WanSpec
     needs_torch = True
     modules = ("torch", "transformers", "diffusers", "accelerate", "ftfy", "safetensors")
     Options = WanOptions

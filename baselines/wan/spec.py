@@ -321,7 +321,7 @@ class TwoExpertOptions(WanOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for number, chosen in enumerate(self.adapters):
+        for number, chosen in enumerate(self.adapters if len(self.adapters) == len(ADAPTERS) else ()):
             for one in chosen:
                 fault = swapped_fault(one.path, number, ADAPTERS)
                 if fault is not None:

@@ -95,16 +95,18 @@ class NoiseDraw:
     level_id: int
 
     @classmethod
-    def of(cls, seed: int, epoch: int, position: int, shape: Sequence[int]) -> NoiseDraw:
+    def of(
+        cls, seed: int, epoch: int, position: int, shape: Sequence[int], ids: range = range(LEVELS)
+    ) -> NoiseDraw:
         """The draw of a position, on the CPU: the same in every process, whatever came before.
 
-        `shape` is that of the latents, (C,F,h,w). The noise is standard normal in float32, `level_id` lies in
-        0..999.
+        `shape` is that of the latents, (C,F,h,w). The noise is standard normal in float32, `level_id` is one
+        of `ids`, each as likely as the others.
         """
         # 53 bits of the key's SHA-256.
         number = int(uniform(f"{seed}/{epoch}/{position}/noise") * 2**53)
         generator = torch.Generator("cpu").manual_seed(number)
-        level_id = int(torch.randint(LEVELS, (), generator=generator))
+        level_id = int(torch.randint(ids.start, ids.stop, (), generator=generator))
         return cls(noise_CFhw=torch.randn(tuple(shape), generator=generator), level_id=level_id)
 
 
@@ -122,7 +124,7 @@ def collate(
     """
     samples = [example.features for example in examples]
     draws = [
-        NoiseDraw.of(seed, example.epoch, example.position, example.features.latents_CFhw.shape)
+        NoiseDraw.of(seed, example.epoch, example.position, example.features.latents_CFhw.shape, schedule.ids)
         for example in examples
     ]
     level = schedule.level_of_ids(torch.tensor([draw.level_id for draw in draws]))

@@ -25,10 +25,13 @@ from typing import Any, Literal
 
 from pydantic import TypeAdapter, ValidationError
 
+from refbench.baselines.wan.experts import TRAINING_TIMESTEPS
 from refbench.baselines.wan.prompts import MAX_TEXT_TOKENS
+from refbench.baselines.wan.spec import WAN22_T2V_BOUNDARY
 from refbench.bench.errors import UserError, first_fault, one_line
 from refbench.bench.registry import unknown_name
 from refbench.refalign.alignment import AlignmentConfig
+from refbench.refalign.bases import ExpertName, check_expert
 from refbench.refalign.data.augmentation import ReferenceAugmentation
 from refbench.refalign.data.dataset import OPEN_SHARDS
 from refbench.refalign.data.sample import ClipRule, DropoutRates
@@ -81,6 +84,8 @@ SETTINGS_OF_BEFORE: dict[str, Any] = {
     "data.references.augmentation.colour": 0.0,
     "model.text_rows": MAX_TEXT_TOKENS,
     "model.patch": RELEASED_PATCH,
+    "model.expert": None,
+    "model.boundary": WAN22_T2V_BOUNDARY,
     "lora.rslora": False,
     "lora.dora": False,
 }
@@ -108,7 +113,8 @@ class ModelConfig:
     projectors. `random`: no network is read but one of the base's configuration, freshly initialised from the
     seed, is trained. `needs_transformer`: `transformer` has to be given (stage 2). `text_rows`: rows of text
     that the network attends to, of which those after the prompt's end are zero. `patch`: rows and columns of
-    latents of which the network makes a token.
+    latents of which the network makes a token. `expert`: of a base with two experts the one that is trained,
+    at timesteps from 1000·`boundary` up (high) or below it (low).
     """
 
     base: str
@@ -117,6 +123,21 @@ class ModelConfig:
     needs_transformer: bool = False
     text_rows: int = MAX_TEXT_TOKENS
     patch: int = RELEASED_PATCH
+    expert: ExpertName | None = None
+    boundary: float = WAN22_T2V_BOUNDARY
+
+    def __post_init__(self) -> None:
+        if not 0 < self.boundary < 1:
+            raise ValueError(f"boundary must lie between 0 and 1, {self.boundary} does not")
+
+    @property
+    def timestep_bounds(self) -> tuple[float, float]:
+        """The timesteps that are trained: from the first on, below the second."""
+        changes_at = TRAINING_TIMESTEPS * self.boundary
+        return (
+            changes_at if self.expert == "high" else 0.0,
+            changes_at if self.expert == "low" else float("inf"),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -483,6 +504,12 @@ def build_config(recipe: str, overrides: Iterable[str] = ()) -> TrainingConfig:
         raise UserError(
             f"{changed.recipe} starts from the network that stage 1 made; name it: "
             "model.transformer=OUT/checkpoints/step-N/transformer"
+        )
+    check_expert(changed.model.base, changed.model.expert)
+    if changed.model.expert is not None and changed.validation.every:
+        raise UserError(
+            f"validation.every={changed.validation.every}: videos need both experts, a run trains one; make "
+            f"them with refbench generate refalign-14b --set base={changed.model.base}"
         )
     return changed
 

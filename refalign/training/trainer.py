@@ -107,7 +107,11 @@ class Trainer:
         self.validation = validation
         self.inputs = dict(inputs or {})
         self.store = CheckpointStore(out, config.checkpoints.keep)
-        self.schedule = FlowSchedule(config.flow.shift, round_timesteps=config.flow.round_timesteps)
+        self.schedule = FlowSchedule(
+            config.flow.shift,
+            round_timesteps=config.flow.round_timesteps,
+            bounds=config.model.timestep_bounds,
+        )
         self.step = 0 if resumed is None else resumed.state.step
         widths = source.teacher_widths
         filled_later = resumed is not None and resumed.sharded
