@@ -108,13 +108,15 @@ class RefAlignMethod(WanMethod):
 
     def __init__(self, options: Any = None) -> None:
         options = self.Options() if options is None else options
-        if options.base is not None:
-            self.spec = self.spec_on(options.base)
+        # The family's plain options have no base.
+        self.base: str | None = getattr(options, "base", None)
+        if self.base is not None:
+            self.spec = self.spec_on(self.base)
         super().__init__(options)
         own = (*options.transformers, *(one.path for chosen in options.adapters for one in chosen))
-        if options.base is not None and self.weights and not any(own):
+        if self.base is not None and self.weights and not any(own):
             raise UserError(
-                f"the method {self.name}: there is no released RefAlign on {options.base}; name your own "
+                f"the method {self.name}: there is no released RefAlign on {self.base}; name your own "
                 "network with --set transformer=PATH or --set adapter=PATH"
             )
 
@@ -126,7 +128,7 @@ class RefAlignMethod(WanMethod):
         """The method card; on the method's own base it is that of before the option `base`."""
         card = super().card()
         unused = set() if self.spec.boundary is not None else {"transformer_2", "adapter_2"}
-        unused |= {"base"} if self.options.base is None else set()
+        unused |= {"base"} if self.base is None else set()
         options = {name: value for name, value in card.options.items() if name not in unused}
         return card.model_copy(update={"options": options})
 

@@ -21,8 +21,9 @@ pytest.importorskip("pycocotools", reason="RefAlign needs the extra 'refalign'")
 from kit.tiny_runs import frames_of, loaded, sample_of  # noqa: E402
 from kit.training import files_of, logged_steps  # noqa: E402
 from refbench.baselines.wan.adapters import read_adapter  # noqa: E402
-from refbench.baselines.wan.checkpoint import read_checkpoint  # noqa: E402
+from refbench.baselines.wan.checkpoint import load_transformer, read_checkpoint  # noqa: E402
 from refbench.baselines.wan.experts import check_experts, recorded_expert  # noqa: E402
+from refbench.baselines.wan.spec import WanSettings  # noqa: E402
 from refbench.baselines.wan_t2v import TextToVideo22A14B  # noqa: E402
 from refbench.bench.environment import Environment  # noqa: E402
 from refbench.bench.errors import UserError  # noqa: E402
@@ -30,10 +31,12 @@ from refbench.refalign.conversion import convert_checkpoint  # noqa: E402
 from refbench.refalign.data.dataset import open_training_data  # noqa: E402
 from refbench.refalign.flow_matching import FlowSchedule, bounded_ids  # noqa: E402
 from refbench.refalign.method import RefAlign13B, RefAlign14B, RefAlignTiny  # noqa: E402
+from refbench.refalign.sampler import sample_video  # noqa: E402
 from refbench.refalign.training.batch import NoiseDraw, collate  # noqa: E402
 from refbench.refalign.training.examples import EncodedSource  # noqa: E402
 from refbench.refalign.training.recipes import TrainingConfig, build_config  # noqa: E402
 from refbench.refalign.training.run import TrainingPaths, make_encoder, prepare, train  # noqa: E402
+from refbench.refalign.transformer import RefAlignTransformer3DModel  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerate")
 
@@ -132,6 +135,18 @@ def test_features_have_the_vae_s_channels_strides_and_statistics(weights: Path, 
         torch.tensor(each)[:, None, None, None] for each in (vae.config.latents_mean, vae.config.latents_std)
     )
     torch.testing.assert_close(examples[0].features.latents_CFhw * std + mean, raw, atol=1e-4, rtol=1e-4)
+
+
+def test_validation_s_loop_draws_and_decodes_in_the_vae_s_space(weights: Path) -> None:
+    encoder = make_encoder(config_of(WIDE), weights, "cpu")
+    (folder,) = weights.rglob("Wan2.2-TI2V-5B-Diffusers/transformer")
+    network = load_transformer(RefAlignTransformer3DModel, read_checkpoint(folder))
+    settings = WanSettings(
+        width=96, height=64, num_frames=5, steps=1, solver="euler", guidance={"image": 5.0, "text": 7.5}
+    )
+    picture = Image.new("RGB", (20, 30), (200, 30, 90))
+    frames = sample_video(encoder.codec, network, settings, prompt="a cup", references=[picture], seed=0)
+    assert np.stack(list(frames)).shape == (5, 64, 96, 3)
 
 
 def test_sizes_that_the_vae_cannot_hold_are_refused(weights: Path) -> None:
