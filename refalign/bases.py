@@ -111,5 +111,5 @@ def spec_on_base(spec: WanSpec, name: str) -> WanSpec:
         weights=weights,
         network=base.network,
         boundary=base.boundary,
-        deviations=(*spec.deviations, f"no released network: the user's own, trained on {base.entry.name}"),
+        deviations=(*spec.deviations, f"no RefAlign network was released on {base.entry.name}"),
     )

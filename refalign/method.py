@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from refbench.baselines.wan.adapter_option import ChosenAdapter
+from refbench.baselines.wan.experts import EXPERTS
 from refbench.baselines.wan.method import WanGenerator, WanMethod, checkpoint_digest
 from refbench.baselines.wan.prompts import REFALIGN_14B_NEGATIVE, WAN_NEGATIVE
 from refbench.baselines.wan.spec import (
@@ -130,7 +131,19 @@ class RefAlignMethod(WanMethod):
         unused = set() if self.spec.boundary is not None else {"transformer_2", "adapter_2"}
         unused |= {"base"} if self.base is None else set()
         options = {name: value for name, value in card.options.items() if name not in unused}
-        return card.model_copy(update={"options": options})
+        deviations = (*card.deviations, *self._untrained_experts())
+        return card.model_copy(update={"options": options, "deviations": deviations})
+
+    def _untrained_experts(self) -> list[str]:
+        """What the card says of experts that are the base's own."""
+        if self.spec.boundary is None:
+            return []
+        given = zip(EXPERTS, self.options.transformers, self.options.adapters, strict=True)
+        return [
+            f"the {expert} expert is the base's own, never trained with references"
+            for expert, transformer, adapters in given
+            if transformer is None and not adapters
+        ]
 
     def conditioner(self, sample: Sample, seed: int) -> ConcatenatedReferences:
         """References beside the state."""

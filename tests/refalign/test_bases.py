@@ -257,10 +257,14 @@ def test_a_method_on_another_base() -> None:
     own = Path("own")
     method = RefAlign13B(RefAlign13B.Options(base=WIDE, transformer=own))
     assert method.card().base_model == WIDE and method.card().options["base"] == WIDE
-    assert f"no released network: the user's own, trained on {WIDE}" in method.card().deviations
+    assert f"no RefAlign network was released on {WIDE}" in method.card().deviations
     assert RefAlign13B().spec.base_model == RefAlign13B.spec.base_model == "Wan2.1-T2V-1.3B"
     two = RefAlign14B(RefAlign14B.Options(base=EXPERTS_BASE, transformer=own, transformer_2=Path("low/own")))
     assert two.spec.boundary == 0.875 and two.options.transformers == (own, Path("low/own"))
+    said = "the low-noise expert is the base's own, never trained with references"
+    assert said not in two.card().deviations
+    one = RefAlign14B(RefAlign14B.Options(base=EXPERTS_BASE, transformer=own))
+    assert one.card().deviations[-1] == said
     with pytest.raises(UserError, match=f"there is no released RefAlign on {WIDE}; name your own network"):
         RefAlign13B(RefAlign13B.Options(base=WIDE))
     with pytest.raises(
