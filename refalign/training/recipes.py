@@ -36,6 +36,7 @@ from refbench.refalign.data.augmentation import ReferenceAugmentation
 from refbench.refalign.data.dataset import OPEN_SHARDS
 from refbench.refalign.data.sample import ClipRule, DropoutRates
 from refbench.refalign.data.source import ReferenceRates
+from refbench.refalign.flow_matching import LEVELS, FlowSchedule, Sampling, SamplingKind
 
 Precision = Literal["float32", "bfloat16"]
 Strategy = Literal["ddp", "fsdp2", "hsdp"]
@@ -70,6 +71,10 @@ PAPER_MIXTURE = (6, 4)
 AUGMENTATION = ReferenceAugmentation(
     rotation_degrees=15.0, scale=0.1, flip=0.5, shear_degrees=5.0, blur_px=1.0, colour=0.1
 )
+# Beyond it sigmoid(logit) is 0 or 1 in float32.
+MOST_LOGIT = 20
+# The boundary itself is the high-noise expert's; neighbouring levels are much further apart.
+JUST_BELOW = 1e-3
 # A token of all released networks stands for 2×2 latents of one frame.
 RELEASED_PATCH = 2
 # What settings that older files do not name stood for.
@@ -82,12 +87,17 @@ SETTINGS_OF_BEFORE: dict[str, Any] = {
     "data.references.augmentation.shear_degrees": 0.0,
     "data.references.augmentation.blur_px": 0.0,
     "data.references.augmentation.colour": 0.0,
-    "model.text_rows": MAX_TEXT_TOKENS,
-    "model.patch": RELEASED_PATCH,
     "model.expert": None,
     "model.boundary": WAN22_T2V_BOUNDARY,
     "lora.rslora": False,
     "lora.dora": False,
+    "model.text_rows": MAX_TEXT_TOKENS,
+    "model.patch": RELEASED_PATCH,
+    "flow.sampling": "bell",
+    "flow.logit_mean": 0.0,
+    "flow.logit_scale": 1.0,
+    "flow.lowest_timestep": 0.0,
+    "flow.highest_timestep": 1000.0,
 }
 # Where the settings are that stood directly in `data` in version 1 of the files that store a configuration.
 MOVED_DATA_SETTINGS = {
@@ -114,7 +124,7 @@ class ModelConfig:
     seed, is trained. `needs_transformer`: `transformer` has to be given (stage 2). `text_rows`: rows of text
     that the network attends to, of which those after the prompt's end are zero. `patch`: rows and columns of
     latents of which the network makes a token. `expert`: of a base with two experts the one that is trained,
-    at timesteps from 1000·`boundary` up (high) or below it (low).
+    at timesteps from 1000·`boundary` up (high) or below it (low), to which `flow` is then bounded.
     """
 
     base: str
@@ -132,11 +142,11 @@ class ModelConfig:
 
     @property
     def timestep_bounds(self) -> tuple[float, float]:
-        """The timesteps that are trained: from the first on, below the second."""
+        """The lowest and the highest timestep that the network is asked at."""
         changes_at = TRAINING_TIMESTEPS * self.boundary
         return (
             changes_at if self.expert == "high" else 0.0,
-            changes_at if self.expert == "low" else float("inf"),
+            changes_at - JUST_BELOW if self.expert == "low" else float(TRAINING_TIMESTEPS),
         )
 
 
@@ -163,14 +173,50 @@ class DataConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class FlowConfig:
-    """`shift` of the noise schedule; `round_timesteps` to bfloat16 before everything, as the authors do."""
+    """`shift` of the noise schedule; `round_timesteps` to bfloat16 before everything, as the authors do.
+
+    `sampling`: how timesteps are drawn and weighted (`refalign.flow_matching`), within `lowest_timestep` and
+    `highest_timestep` (0..1000); `logit_mean` and `logit_scale` belong to logit-normal.
+    """
 
     shift: float = 5.0
     round_timesteps: bool = False
+    sampling: SamplingKind = "bell"
+    logit_mean: float = 0.0
+    logit_scale: float = 1.0
+    lowest_timestep: float = 0.0
+    highest_timestep: float = 1000.0
 
     def __post_init__(self) -> None:
         if not 0 < self.shift <= 1000:
             raise ValueError(f"shift must be above 0 and at most 1000, {self.shift} is not")
+        if not (abs(self.logit_mean) <= MOST_LOGIT and 0 < self.logit_scale <= MOST_LOGIT):
+            raise ValueError(
+                f"logit_mean must lie in -{MOST_LOGIT}..{MOST_LOGIT} and logit_scale in 0..{MOST_LOGIT}, "
+                f"{self.logit_mean} and {self.logit_scale} do not"
+            )
+        if self.sampling != "logit-normal" and (self.logit_mean, self.logit_scale) != (0, 1):
+            raise ValueError("logit_mean and logit_scale belong to sampling=logit-normal")
+        if not 0 <= self.lowest_timestep < self.highest_timestep <= LEVELS:
+            raise ValueError(
+                f"lowest_timestep must be below highest_timestep, both in 0..{LEVELS}, "
+                f"{self.lowest_timestep:g} and {self.highest_timestep:g} are not"
+            )
+        self.make_schedule()
+
+    def make_schedule(self) -> FlowSchedule:
+        """The tables of the schedule. Raises ValueError where no timestep can be drawn."""
+        return FlowSchedule(
+            self.shift,
+            round_timesteps=self.round_timesteps,
+            sampling=Sampling(
+                kind=self.sampling,
+                logit_mean=self.logit_mean,
+                logit_scale=self.logit_scale,
+                lowest=self.lowest_timestep,
+                highest=self.highest_timestep,
+            ),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -511,7 +557,23 @@ def build_config(recipe: str, overrides: Iterable[str] = ()) -> TrainingConfig:
             f"validation.every={changed.validation.every}: videos need both experts, a run trains one; make "
             f"them with refbench generate refalign-14b --set base={changed.model.base}"
         )
-    return changed
+    return _bounded_to_expert(changed)
+
+
+def _bounded_to_expert(config: TrainingConfig) -> TrainingConfig:
+    """The configuration with the timesteps of the expert that is trained. Raises UserError where none is
+    left.
+    """
+    lowest, highest = config.model.timestep_bounds
+    try:
+        flow = replace(
+            config.flow,
+            lowest_timestep=max(config.flow.lowest_timestep, lowest),
+            highest_timestep=min(config.flow.highest_timestep, highest),
+        )
+    except ValueError as error:
+        raise UserError(f"model.expert={config.model.expert}: {one_line(error, 200)}") from None
+    return replace(config, flow=flow)
 
 
 def flat_settings(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,7 +4,6 @@ time; from the first step to a video of the registered method.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -29,7 +28,7 @@ from refbench.bench.environment import Environment  # noqa: E402
 from refbench.bench.errors import UserError  # noqa: E402
 from refbench.refalign.conversion import convert_checkpoint  # noqa: E402
 from refbench.refalign.data.dataset import open_training_data  # noqa: E402
-from refbench.refalign.flow_matching import FlowSchedule, bounded_ids  # noqa: E402
+from refbench.refalign.flow_matching import FlowSchedule  # noqa: E402
 from refbench.refalign.method import RefAlign13B, RefAlign14B, RefAlignTiny  # noqa: E402
 from refbench.refalign.sampler import sample_video  # noqa: E402
 from refbench.refalign.training.batch import NoiseDraw, collate  # noqa: E402
@@ -158,21 +157,32 @@ def test_sizes_that_the_vae_cannot_hold_are_refused(weights: Path) -> None:
 
 def test_each_expert_draws_the_timesteps_that_it_is_asked_at() -> None:
     """At shift 5 the boundary of 875 lies at 0.583 of the way, as other trainers have it (0.417)."""
-    schedule = FlowSchedule()
-    high, low = (
-        FlowSchedule(bounds=build_expert(name).model.timestep_bounds).ids for name in ("high", "low")
-    )
-    assert (high, low) == (range(417), range(417, 1000)) and schedule.ids == range(1000)
-    assert schedule.timesteps[416] >= 875 > schedule.timesteps[417]
-    drawn = [NoiseDraw.of(0, 0, position, (1,), high).level_id for position in range(300)]
-    assert set(drawn) <= set(high) and max(drawn) > 400 and len(set(drawn)) > 150
-    assert FlowSchedule(12.0, bounds=(875, float("inf"))).ids.stop > 600
-    with pytest.raises(ValueError, match="no timestep is at least 1001"):
-        bounded_ids(schedule.timesteps, 1001, 2000)
+    timesteps = FlowSchedule().timesteps
+    assert timesteps[416] >= 875 > timesteps[417]
+    for name, low, high in (("high", 0, 416), ("low", 417, 999)):
+        config = build_expert(name)
+        schedule = config.flow.make_schedule()
+        drawn = [NoiseDraw.of(0, 0, position, (1,), schedule).level_id for position in range(400)]
+        assert low <= min(drawn) < low + 20 and high - 20 < max(drawn) <= high
+        again = build_config(config.recipe, overrides_of(config, name))
+        assert again == config
+    assert (build_expert("high").flow.lowest_timestep, config.flow.highest_timestep) == (875, 874.999)
+    # With bounds of one's own as well.
+    both = build_expert("high", "flow.lowest_timestep=100", "flow.highest_timestep=900").flow
+    assert (both.lowest_timestep, both.highest_timestep) == (875, 900)
+    with pytest.raises(UserError, match=r"model\.expert=high: lowest_timestep must be below highest"):
+        build_expert("high", "flow.highest_timestep=800")
 
 
-def build_expert(name: str) -> TrainingConfig:
-    return config_of(EXPERTS_BASE, f"model.expert={name}")
+def overrides_of(config: TrainingConfig, name: str) -> list[str]:
+    """The same configuration with the bounds spelled out, as a stored one has them."""
+    bounds = (config.flow.lowest_timestep, config.flow.highest_timestep)
+    base = [*SHORT, f"model.base={EXPERTS_BASE}", "model.random=false", f"model.expert={name}"]
+    return [*base, f"flow.lowest_timestep={bounds[0]}", f"flow.highest_timestep={bounds[1]}"]
+
+
+def build_expert(name: str, *overrides: str) -> TrainingConfig:
+    return config_of(EXPERTS_BASE, f"model.expert={name}", *overrides)
 
 
 def test_two_experts_are_trained_one_at_a_time_and_sample_together(
@@ -199,11 +209,7 @@ def test_two_experts_are_trained_one_at_a_time_and_sample_together(
     ):
         video(tmp_path, transformer=high)
     with pytest.raises(UserError, match=r"is the low-noise expert as its file says; model\.expert=high"):
-        trained(
-            replace(build_expert("high"), model=replace(build_expert("high").model, transformer=low)),
-            tmp_path / "c",
-            **places,
-        )
+        trained(build_expert("high", f"model.transformer={low}"), tmp_path / "c", **places)
     with pytest.raises(UserError, match=r"as its file says; it has to be named as model\.expert"):
         trained(build_config("tiny", [*SHORT, f"model.transformer={low}"]), tmp_path / "c", data=clips)
     # Resumed as another expert it would be another run.
@@ -215,6 +221,17 @@ def test_two_experts_are_trained_one_at_a_time_and_sample_together(
         check_experts([[*(tmp_path / "moved").glob("*.safetensors")], [tmp_path / "absent.safetensors"]])
     control = TextToVideo22A14B.Options(width=64, height=64, num_frames=5, steps=2, transformer_2=low)
     assert frames_of(loaded(TextToVideo22A14B(control), weights), sample_of([])).shape == (5, 64, 64, 3)
+
+
+def test_a_sharded_checkpoint_says_which_expert_it_is(weights: Path, clips: Path, tmp_path: Path) -> None:
+    low = build_expert("low", "checkpoints.sharded=true", "run.max_steps=1")
+    sharded = trained(low, tmp_path / "a", weights=weights, data=clips)
+    convert_checkpoint(sharded, tmp_path / "b", naming="original", dtype="keep", drop_projectors=False)
+    assert recorded_expert((tmp_path / "b").glob("*.safetensors")) == "low-noise"
+    with pytest.raises(UserError, match=r"is the low-noise expert as its file says; model\.expert=high"):
+        trained(
+            build_expert("high", f"model.transformer={sharded}"), tmp_path / "c", weights=weights, data=clips
+        )
 
 
 def test_adapters_of_two_experts_say_which_they_are(weights: Path, clips: Path, tmp_path: Path) -> None:
