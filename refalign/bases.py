@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from refbench.baselines.wan.experts import EXPERTS, Expert
+from refbench.baselines.wan.latents import WAN21_LATENTS, LatentSpace
 from refbench.baselines.wan.spec import (
     WAN22_5B,
     WAN22_T2V_BOUNDARY,
@@ -31,6 +32,7 @@ from refbench.baselines.wan.weights import (
 from refbench.bench.errors import UserError
 from refbench.bench.registry import unknown_name
 from refbench.bench.weights.entry import WeightEntry
+from refbench.refalign.data.sample import ClipRule
 
 # What `model.expert` calls the two.
 ExpertName = Literal["high", "low"]
@@ -59,6 +61,31 @@ BASES = {
         Base(entry=WAN22_TI2V_5B, network=WAN22_5B),
     )
 }
+
+
+def latent_space(name: str) -> LatentSpace:
+    """The space of a base model's latents, without its VAE; of a base that is not named here Wan2.1's."""
+    for base in BASES.values():
+        if name in (base.entry.name, base.entry.repository):
+            return base.network.latents
+    return WAN21_LATENTS
+
+
+def check_clip(rule: ClipRule, space: LatentSpace, patch: int) -> None:
+    """Raises UserError for a width, height or number of frames that the VAE and the network cannot hold."""
+    multiple = space.stride_px * patch
+    for name, side in (("width", rule.width), ("height", rule.height)):
+        if side % multiple:
+            near = max(multiple, round(side / multiple) * multiple)
+            raise UserError(
+                f"data.clip.{name}={side} is no multiple of {multiple}, which the base model's VAE needs "
+                f"({space.stride_px} pixels to a latent, {patch}×{patch} latents to a token); {near} is"
+            )
+    if (rule.num_frames - 1) % space.stride_frames:
+        raise UserError(
+            f"data.clip.num_frames={rule.num_frames} is not {space.stride_frames}k + 1, which the base "
+            "model's VAE needs"
+        )
 
 
 def has_experts(name: str) -> bool:

@@ -23,7 +23,7 @@ import torch
 
 from refbench.baselines.wan.codec import WanCodec
 from refbench.baselines.wan.latents import WAN21_LATENTS, LatentSpace
-from refbench.bench.errors import UserError
+from refbench.refalign.bases import check_clip
 from refbench.refalign.data.sample import ClipRule, TrainingSample
 from refbench.refalign.teacher import Teacher
 from refbench.refalign.training.batch import Features
@@ -67,7 +67,7 @@ class FeatureEncoder:
                 network.to(device)
         self.codec = WanCodec(**parts, device=torch.device(device), dtype=dtype)
         self.latent_shape = latent_shape(rule, self.codec.latents)
-        _check_sizes(rule, self.codec.latents, patch)
+        check_clip(rule, self.codec.latents, patch)
 
     @contextmanager
     def at_work(self) -> Iterator[None]:
@@ -141,23 +141,6 @@ class Visitors:
             if self._blocks == 0:
                 for tensor, home in zip(self._tensors, self._homes, strict=True):
                     tensor.data = home
-
-
-def _check_sizes(rule: ClipRule, space: LatentSpace, patch: int) -> None:
-    """Raises UserError for a width, height or number of frames that the VAE and the network cannot hold."""
-    multiple = space.stride_px * patch
-    for name, side in (("width", rule.width), ("height", rule.height)):
-        if side % multiple:
-            near = max(multiple, round(side / multiple) * multiple)
-            raise UserError(
-                f"data.clip.{name}={side} is no multiple of {multiple}, which the base model's VAE needs "
-                f"({space.stride_px} pixels to a latent, {patch}×{patch} latents to a token); {near} is"
-            )
-    if (rule.num_frames - 1) % space.stride_frames:
-        raise UserError(
-            f"data.clip.num_frames={rule.num_frames} is not {space.stride_frames}k + 1, which the base "
-            "model's VAE needs"
-        )
 
 
 def load_teachers(

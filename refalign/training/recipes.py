@@ -31,7 +31,7 @@ from refbench.baselines.wan.spec import WAN22_T2V_BOUNDARY
 from refbench.bench.errors import UserError, first_fault, one_line
 from refbench.bench.registry import unknown_name
 from refbench.refalign.alignment import AlignmentConfig
-from refbench.refalign.bases import ExpertName, check_expert
+from refbench.refalign.bases import ExpertName, check_clip, check_expert, latent_space
 from refbench.refalign.data.augmentation import ReferenceAugmentation
 from refbench.refalign.data.dataset import OPEN_SHARDS
 from refbench.refalign.data.sample import ClipRule, DropoutRates
@@ -551,6 +551,7 @@ def build_config(recipe: str, overrides: Iterable[str] = ()) -> TrainingConfig:
             f"{changed.recipe} starts from the network that stage 1 made; name it: "
             "model.transformer=OUT/checkpoints/step-N/transformer"
         )
+    check_clip(changed.data.clip, latent_space(changed.model.base), changed.model.patch)
     check_expert(changed.model.base, changed.model.expert)
     if changed.model.expert is not None and changed.validation.every:
         raise UserError(

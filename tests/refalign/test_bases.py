@@ -4,6 +4,7 @@ time; from the first step to a video of the registered method.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -149,9 +150,14 @@ def test_validation_s_loop_draws_and_decodes_in_the_vae_s_space(weights: Path) -
 
 
 def test_sizes_that_the_vae_cannot_hold_are_refused(weights: Path) -> None:
-    config = config_of(WIDE, "data.clip.height=48")
-    with pytest.raises(UserError, match=r"data\.clip\.height=48 is no multiple of 32, which .* 64 is$"):
-        make_encoder(config, weights, "cpu")
+    said = r"data\.clip\.height=48 is no multiple of 32, which .* 64 is$"
+    with pytest.raises(UserError, match=said):
+        config_of(WIDE, "data.clip.height=48")
+    # Of a base that is not known beforehand its VAE says it.
+    config = config_of(WIDE)
+    clip = replace(config.data.clip, height=48)
+    with pytest.raises(UserError, match=said):
+        make_encoder(replace(config, data=replace(config.data, clip=clip)), weights, "cpu")
     make_encoder(config_of(EXPERTS_BASE, "data.clip.height=48", "model.expert=high"), weights, "cpu")
 
 
