@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from refbench.baselines.wan.experts import EXPERTS, Expert
+from refbench.baselines.wan.experts import EXPERTS, TRAINING_TIMESTEPS, Expert
 from refbench.baselines.wan.latents import WAN21_LATENTS, LatentSpace
 from refbench.baselines.wan.spec import (
     WAN22_5B,
@@ -37,6 +37,8 @@ from refbench.refalign.data.sample import ClipRule
 # What `model.expert` calls the two.
 ExpertName = Literal["high", "low"]
 EXPERT_OF: dict[ExpertName, Expert] = {"high": EXPERTS[0], "low": EXPERTS[1]}
+# The boundary itself is the high-noise expert's; neighbouring levels are much further apart.
+JUST_BELOW = 1e-3
 ONE_NETWORK = ("transformer/*.safetensors",)
 FILES_OF: dict[ExpertName, tuple[str, ...]] = {"high": HIGH_NOISE_FILES, "low": LOW_NOISE_FILES}
 
@@ -110,6 +112,17 @@ def check_expert(base: str, expert: ExpertName | None) -> None:
         raise UserError(
             f"model.expert={expert}: {base} has one network; two experts has {known} (model.base={known})"
         )
+
+
+def expert_timesteps(expert: ExpertName | None, boundary: float) -> tuple[float, float]:
+    """The lowest and the highest timestep, of 0..1000, that an expert, or (None) a whole network, is asked
+    at.
+    """
+    changes_at = TRAINING_TIMESTEPS * boundary
+    return (
+        changes_at if expert == "high" else 0.0,
+        changes_at - JUST_BELOW if expert == "low" else float(TRAINING_TIMESTEPS),
+    )
 
 
 def network_files(expert: ExpertName | None) -> tuple[str, ...]:

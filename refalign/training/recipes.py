@@ -25,13 +25,12 @@ from typing import Any, Literal
 
 from pydantic import TypeAdapter, ValidationError
 
-from refbench.baselines.wan.experts import TRAINING_TIMESTEPS
 from refbench.baselines.wan.prompts import MAX_TEXT_TOKENS
 from refbench.baselines.wan.spec import WAN22_T2V_BOUNDARY
 from refbench.bench.errors import UserError, first_fault, one_line
 from refbench.bench.registry import unknown_name
 from refbench.refalign.alignment import AlignmentConfig
-from refbench.refalign.bases import ExpertName, check_clip, check_expert, latent_space
+from refbench.refalign.bases import ExpertName, check_clip, check_expert, expert_timesteps, latent_space
 from refbench.refalign.data.augmentation import ReferenceAugmentation
 from refbench.refalign.data.dataset import OPEN_SHARDS
 from refbench.refalign.data.sample import ClipRule, DropoutRates
@@ -73,8 +72,6 @@ AUGMENTATION = ReferenceAugmentation(
 )
 # Beyond it sigmoid(logit) is 0 or 1 in float32.
 MOST_LOGIT = 20
-# The boundary itself is the high-noise expert's; neighbouring levels are much further apart.
-JUST_BELOW = 1e-3
 # A token of all released networks stands for 2×2 latents of one frame.
 RELEASED_PATCH = 2
 # What settings that older files do not name stood for.
@@ -143,11 +140,7 @@ class ModelConfig:
     @property
     def timestep_bounds(self) -> tuple[float, float]:
         """The lowest and the highest timestep that the network is asked at."""
-        changes_at = TRAINING_TIMESTEPS * self.boundary
-        return (
-            changes_at if self.expert == "high" else 0.0,
-            changes_at - JUST_BELOW if self.expert == "low" else float(TRAINING_TIMESTEPS),
-        )
+        return expert_timesteps(self.expert, self.boundary)
 
 
 @dataclass(frozen=True, kw_only=True)
