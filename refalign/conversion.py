@@ -8,9 +8,10 @@ from typing import Any, cast
 import torch
 
 from refbench.baselines.wan.checkpoint import Naming, load_transformer, save_checkpoint
+from refbench.baselines.wan.experts import EXPERT_NOTE
 from refbench.baselines.wan.nets.vace import VaceTransformer3DModel
 from refbench.bench.errors import UserError, one_line
-from refbench.refalign.training.assembly import plain_config, read_network
+from refbench.refalign.training.assembly import noted_expert, plain_config, read_network
 from refbench.refalign.transformer import RefAlignTransformer3DModel
 
 NAMINGS = ("original", "diffusers")
@@ -28,10 +29,10 @@ def convert_checkpoint(
     """Write the network in `source` to the folder `target`; returns its files and whether `source` has
     projectors.
 
-    Every tensor must belong to a Wan network, VACE's among them, and fit. Of a training run's sharded
-    checkpoint neither the optimiser's state is read nor, except with `average`, the moving average, which is
-    then written instead. Raises UserError for a tensor that does not fit, for a target that holds something,
-    and for projectors in diffusers naming.
+    Every tensor must belong to a Wan network, VACE's among them, and fit. What a file says of the expert that
+    it is stays. Of a training run's sharded checkpoint neither the optimiser's state is read nor, except with
+    `average`, the moving average, which is then written instead. Raises UserError for a tensor that does not
+    fit, for a target that holds something, and for projectors in diffusers naming.
     """
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise UserError(f"{target} exists already; name a new folder")
@@ -48,6 +49,7 @@ def convert_checkpoint(
         network_class, class_name = VaceTransformer3DModel, "WanVACETransformer3DModel"
     # Reading into a network names keys that are missing, unknown or of another shape.
     network: Any = load_transformer(network_class, checkpoint)
+    expert = noted_expert(source)
     try:
         files = save_checkpoint(
             network.state_dict(),
@@ -56,6 +58,7 @@ def convert_checkpoint(
             config=plain_config(network),
             projectors=projectors or None,
             class_name=class_name,
+            notes={} if expert is None else {EXPERT_NOTE: expert},
         )
     except OSError as error:
         reason = one_line(getattr(error, "strerror", None) or error, 160)

@@ -55,7 +55,12 @@ def sample_video(
         conditioner=CONDITIONER,
         rule=IMAGE_AND_TEXT,
         scales=settings.guidance,
-        geometry=Geometry(width=settings.width, height=settings.height, num_frames=settings.num_frames),
+        geometry=Geometry(
+            width=settings.width,
+            height=settings.height,
+            num_frames=settings.num_frames,
+            latents=codec.latents,
+        ),
         steps=settings.steps,
         generator=torch.Generator("cpu").manual_seed(seed),
         state_dtype=transformer.dtype,

@@ -31,6 +31,8 @@ TEXT_NETWORK: dict[str, Any] = {
     "ffn_dim": 2 * WIDTH,
     "num_layers": 4,
 }
+# Of a network on a VAE of 48 channels, as Wan2.2-TI2V-5B is.
+WIDE_LATENT_NETWORK = TEXT_NETWORK | {"in_channels": 48, "out_channels": 48}
 # Mask (4) and condition (16) behind the noise, CLIP features through an image branch.
 IMAGE_NETWORK = TEXT_NETWORK | {"in_channels": 36, "image_dim": IMAGE_WIDTH, "added_kv_proj_dim": WIDTH}
 # A norm that released image-to-video files hold and no network uses.

@@ -18,6 +18,7 @@ from refbench.baselines.small.networks import (
     tensors,
     write_shards,
 )
+from refbench.baselines.wan.latents import WAN21_LATENTS, LatentSpace
 from refbench.baselines.wan.prompts import MAGREF_NEGATIVE, MAX_TEXT_TOKENS, REFALIGN_14B_NEGATIVE
 from refbench.bench.files import write_json
 from refbench.bench.weights.tiny import random_state_dict, save_tensors
@@ -38,6 +39,7 @@ def write_pipeline(
     shards: int = 1,
     extra_keys: tuple[str, ...] = (),
     boundary: float | None = None,
+    latents: LatentSpace = WAN21_LATENTS,
 ) -> None:
     """Write a whole pipeline folder.
 
@@ -48,9 +50,10 @@ def write_pipeline(
         shards: files of the transformer.
         extra_keys: keys that the transformer's file holds and its network does not, one value per channel.
         boundary: of two experts; `transformer_2` is then the low-noise one.
+        latents: the VAE's space.
     """
     write_transformer(folder / "transformer", config, shards, extra_keys)
-    write_vae(folder / "vae")
+    write_vae(folder / "vae", latents)
     write_tokenizer(folder / "tokenizer")
     write_text_encoder(folder / "text_encoder")
     write_scheduler(folder / "scheduler")
@@ -93,8 +96,10 @@ def write_transformer(
     write_shards(folder, tensors(config, values=values) | extra, DIFFUSERS_WEIGHTS, shards)
 
 
-def write_vae(folder: Path) -> None:
-    """Write a VAE of four channels: 16 latent channels, 4 times shorter, 8 times smaller."""
+def write_vae(folder: Path, latents: LatentSpace = WAN21_LATENTS) -> None:
+    """Write a VAE of four channels: 4 times shorter, with 8 or 16 pixels to a latent, the latter in the form
+    of Wan2.2-TI2V-5B's (residual blocks on patches of 2×2 pixels).
+    """
     import torch
     from diffusers import AutoencoderKLWan
 
@@ -102,13 +107,30 @@ def write_vae(folder: Path) -> None:
     with torch.device("meta"):
         vae = AutoencoderKLWan(
             base_dim=4,
-            z_dim=16,
+            z_dim=latents.channels,
             dim_mult=[1, 1, 1, 1],
             num_res_blocks=1,
             temperal_downsample=[False, True, True],
+            **({} if latents == WAN21_LATENTS else _patched_vae(latents)),
         )
     vae.save_config(folder)
     save_tensors(folder, random_state_dict(vae), f"{DIFFUSERS_WEIGHTS}.safetensors")
+
+
+def _patched_vae(latents: LatentSpace) -> dict[str, Any]:
+    """What Wan2.2-TI2V-5B's VAE is configured with beside Wan2.1's, its own latent statistics among them."""
+    channels = range(latents.channels)
+    return {
+        "decoder_base_dim": 4,
+        "is_residual": True,
+        "in_channels": 12,
+        "out_channels": 12,
+        "patch_size": 2,
+        "scale_factor_spatial": latents.stride_px,
+        "scale_factor_temporal": latents.stride_frames,
+        "latents_mean": [0.01 * (number % 7) - 0.03 for number in channels],
+        "latents_std": [0.5 + 0.02 * (number % 11) for number in channels],
+    }
 
 
 def write_text_encoder(folder: Path) -> None:

@@ -1,13 +1,13 @@
-"""LoRA adapters of Wan transformers on disk: read in the forms in which trainers write them, and put onto a
-network whole or not at all.
+"""LoRA adapters of Wan transformers on disk, read in the forms in which trainers write them
+(`baselines.wan.added_adapters` puts them onto a network).
 
 Read are the files of diffusers' `save_lora_weights`, of peft's `save_pretrained` (with the
 `adapter_config.json` beside them), of DiffSynth, of ComfyUI (`lora_down`, `lora_up`, `alpha`, whole
 differences `diff`, `diff_b`, `diff_m`), of musubi-tuner and of kohya's scripts, with Wan's names or those of
 diffusers. A module's weight W becomes W + scale·up·down, where scale is alpha / rank; a whole difference is
 added to its parameter. diffusers' own converters (0.42.1) pass over differences of norms and of whole
-weights, so the names come from the family's one map (`baselines.wan.checkpoint`); peft's layers do the
-arithmetic. A test holds names and scales against these converters.
+weights, so the names come from the family's one map (`baselines.wan.checkpoint`). A test holds names and
+scales against these converters.
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 
-from refbench.baselines.wan.checkpoint import PREFIX, diffusers_key, original_key
+from refbench.baselines.wan.checkpoint import PREFIX
+from refbench.baselines.wan.experts import ADAPTERS, EXPERT_NOTE, EXPERTS
 from refbench.bench.errors import UserError, one_line
 from refbench.bench.files import parse_json, read_json_object, shortlist
 from refbench.bench.weights.checkpoint import (
@@ -86,7 +87,6 @@ UNREAD_SETTINGS = (
 # Ways to begin that leave the network below as it is; the others (PiSSA, OLoRA, LoftQ, …) change it.
 PLAIN_BEGINNINGS = (None, True, False, "gaussian", "orthogonal", "eva")
 SHOWN_VALUES = 4
-Value = TypeVar("Value")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,13 +103,28 @@ class LowRank:
         """The rank of the product."""
         return len(self.down)
 
+    def difference(self, weight: torch.Tensor) -> torch.Tensor:
+        """W' - W in float32 for the weight W (out, …) of the module, in its shape.
+
+        W' is W + scale·up·down, with a magnitude m (DoRA) its rows scaled to the lengths m.
+        """
+        product = self.up.float().flatten(1) @ self.down.float().flatten(1)
+        difference = (self.scale * product).reshape(weight.shape)
+        if self.magnitude is None:
+            return difference
+        before = weight.detach().float().to(difference.device)
+        changed = before + difference
+        lengths = changed.flatten(1).norm(dim=1)
+        factors = (self.magnitude.float() / lengths).view(-1, *[1] * (weight.ndim - 1))
+        return factors * changed - before
+
 
 @dataclass(frozen=True, kw_only=True)
 class Adapter:
     """An adapter as its file has it, by the file's own names without prefixes.
 
     `differences` are whole, by (module, end of the key). `base_digest` is that of the network that it was
-    trained on and `base_model` its name, where the file says so.
+    trained on, `base_model` its name and `expert` which of two it is, where the file says so.
     """
 
     source: Path
@@ -117,6 +132,12 @@ class Adapter:
     differences: Mapping[tuple[str, str], torch.Tensor]
     base_model: str | None = None
     base_digest: str | None = None
+    expert: str | None = None
+
+    @property
+    def is_dora(self) -> bool:
+        """Whether it has DoRA's magnitudes."""
+        return any(each.magnitude is not None for each in self.low_rank.values())
 
     def summary(self) -> str:
         """`48 modules, rank 16, alpha 8, scale 0.5; 3 whole differences`."""
@@ -126,8 +147,7 @@ class Adapter:
             parts.append(
                 f"{_counted(len(self.low_rank), 'module')}, rank {_values(each.rank for each in values)}, "
                 f"alpha {_values(each.scale * each.rank for each in values)}, "
-                f"scale {_values(each.scale for each in values)}"
-                + (", DoRA" if any(each.magnitude is not None for each in values) else "")
+                f"scale {_values(each.scale for each in values)}" + (", DoRA" if self.is_dora else "")
             )
         if self.differences:
             parts.append(_counted(len(self.differences), "whole difference"))
@@ -153,10 +173,14 @@ def adapter_file(path: Path) -> Path:
     return files[0]
 
 
-def adapter_digest(path: Path) -> str:
-    """The digest of an adapter's file and what it does, for the card. Raises UserError as `read_adapter`."""
+def adapter_digest(path: Path, strength: float = 1.0) -> str:
+    """The digest of an adapter's file, what it does and how strongly, for the card.
+
+    Raises UserError as `read_adapter`.
+    """
     file = adapter_file(path).resolve()
-    return f"{weights_fingerprint(file.parent, [file])} ({read_adapter(path).summary()})"
+    strongly = "" if strength == 1 else f"; strength {strength:g}"
+    return f"{weights_fingerprint(file.parent, [file])} ({read_adapter(path).summary()}{strongly})"
 
 
 def read_adapter(path: Path) -> Adapter:
@@ -201,6 +225,7 @@ def read_adapter(path: Path) -> Adapter:
         differences=reading.differences,
         base_model=metadata.get(BASE_MODEL),
         base_digest=metadata.get(BASE_DIGEST),
+        expert=metadata.get(EXPERT_NOTE),
     )
 
 
@@ -338,119 +363,12 @@ def check_adapter_base(adapter: Adapter, network: Path, digest: str) -> None:
         )
 
 
-def add_adapter(network: Any, adapter: Adapter) -> None:
-    """Put an adapter onto a diffusers network: peft's layers beside the modules, whole differences into the
-    parameters.
-
-    Raises UserError, before anything is changed, for what has no place in the network or another shape.
+def check_adapter_expert(adapter: Adapter, number: int) -> None:
+    """Raises UserError for an adapter in the place of expert `number` whose file says that it was trained on
+    the other one.
     """
-    place = _Places(network)
-    modules = place.once({name: place.module(name) for name in adapter.low_rank}, adapter.low_rank)
-    parameters = place.once(
-        {name: place.parameter(*name) for name in adapter.differences}, adapter.differences
-    )
-    place.check_shapes(modules, parameters)
-    if place.faults:
+    if adapter.expert not in (None, EXPERTS[number]):
         raise UserError(
-            f"the adapter {adapter.source} does not fit {type(network).__name__}: keys {place.fault_text()}"
+            f"the adapter {adapter.source} is the {one_line(adapter.expert, 40)} expert's, as it says "
+            f"itself, but stands in the {EXPERTS[number]} one's place ({ADAPTERS[number]}): they are swapped"
         )
-    if modules:
-        _inject(network, modules, adapter.source)
-    with torch.no_grad():
-        for name, difference in parameters.items():
-            parameter = place.parameters[name]
-            parameter.copy_(parameter.float() + difference.float())
-
-
-def _inject(network: Any, modules: Mapping[str, LowRank], source: Path) -> None:
-    state = {}
-    for module, each in modules.items():
-        state[f"{module}.lora_A.weight"], state[f"{module}.lora_B.weight"] = each.down, each.up
-        if each.magnitude is not None:
-            state[f"{module}.lora_magnitude_vector"] = each.magnitude
-    try:
-        network.load_lora_adapter(state, prefix=None)
-    except Exception as error:  # noqa: BLE001 - peft and diffusers raise many kinds
-        raise UserError(f"the adapter {source} does not fit: {one_line(error, 200)}") from None
-    (name,) = network.active_adapters()
-    absent = []
-    for module, each in modules.items():
-        layer = network.get_submodule(module)
-        if name not in getattr(layer, "scaling", {}):
-            absent.append(module)
-        else:
-            layer.scaling[name] = each.scale
-    if absent:
-        raise UserError(f"the adapter {source} does not fit: {key_faults({'not applied': absent})}")
-
-
-class _Places:
-    """Where an adapter's names are in a network, and what has no place; see `add_adapter`."""
-
-    def __init__(self, network: torch.nn.Module) -> None:
-        self.parameters = dict(network.named_parameters())
-        self._modules = {name for name, _ in network.named_modules() if name}
-        self._underscored: dict[str, str] = {
-            spelling.replace(".", "_"): name
-            for name in self._modules
-            for spelling in (name, original_key(name))
-        }
-        self.faults: dict[str, list[str]] = {}
-
-    def _dotted(self, name: str) -> str:
-        """A name of the file as diffusers has it."""
-        if name.startswith(KOHYA_PREFIX):
-            return self._underscored.get(name.removeprefix(KOHYA_PREFIX), name)
-        return diffusers_key(name)
-
-    def module(self, name: str) -> str:
-        """The module of the network with a weight; else a fault is kept."""
-        found = self._dotted(name)
-        if found not in self._modules or f"{found}.weight" not in self.parameters:
-            self._fault("without a place", name)
-        return found
-
-    def parameter(self, module: str, kind: str) -> str:
-        """The parameter of the network that a whole difference is of; else a fault is kept."""
-        for end in DIFFERENCE_OF[kind]:
-            found = diffusers_key(self._dotted(module) + end)
-            if found in self.parameters:
-                return found
-        self._fault("without a place", f"{module}.{kind}")
-        return f"{module}.{kind}"
-
-    def once(self, places: Mapping[Any, str], values: Mapping[Any, Value]) -> dict[str, Value]:
-        """Place → value; a fault is kept where two names have one place."""
-        found: dict[str, Value] = {}
-        for name, place in places.items():
-            if place in found:
-                self._fault("given twice", place)
-            found[place] = values[name]
-        return found
-
-    def check_shapes(self, modules: Mapping[str, LowRank], parameters: Mapping[str, torch.Tensor]) -> None:
-        """Keep a fault for each tensor of another shape."""
-        for name, each in modules.items():
-            weight = self.parameters.get(f"{name}.weight")
-            if weight is None:
-                continue
-            out, *inner = weight.shape
-            down, up = (each.rank, *inner), (out, each.rank, *[1] * (weight.ndim - 2))
-            self._compare(f"{name} down", each.down, down)
-            self._compare(f"{name} up", each.up, up)
-            if each.magnitude is not None:
-                self._compare(f"{name} magnitude", each.magnitude, (out,))
-        for name, difference in parameters.items():
-            if name in self.parameters:
-                self._compare(name, difference, tuple(self.parameters[name].shape))
-
-    def _compare(self, name: str, tensor: torch.Tensor, shape: tuple[int, ...]) -> None:
-        if tuple(tensor.shape) != shape:
-            self._fault("of a wrong shape", f"{name} {tuple(tensor.shape)} instead of {shape}")
-
-    def _fault(self, fault: str, name: str) -> None:
-        self.faults.setdefault(fault, []).append(name)
-
-    def fault_text(self) -> str:
-        """The faults with the first names of each."""
-        return key_faults(self.faults)

@@ -314,12 +314,13 @@ def save_checkpoint(
     config: Mapping[str, Any],
     projectors: Mapping[str, torch.Tensor] | None = None,
     class_name: str = "WanTransformer3DModel",
+    notes: Mapping[str, str] | None = None,
 ) -> list[Path]:
     """Write a transformer (tensors under diffusers' names) as sharded safetensors with its `config.json`.
 
-    Projectors can only be kept under original naming. Everything is written under temporary names first, so
-    that a full disk leaves nothing half done. Returns the weight files; raises UserError for projectors in a
-    diffusers folder.
+    Projectors can only be kept under original naming. `notes` stand in the metadata of each file. Everything
+    is written under temporary names first, so that a full disk leaves nothing half done. Returns the weight
+    files; raises UserError for projectors in a diffusers folder.
     """
     from huggingface_hub import split_torch_state_dict_into_shards
 
@@ -341,7 +342,7 @@ def save_checkpoint(
             write_json(files.enter_context(replacing(folder / name)), content)
         for name, keys in split.filename_to_tensors.items():
             partial = files.enter_context(replacing(folder / name))
-            write_tensors(partial, {key: tensors[key] for key in keys})
+            write_tensors(partial, {key: tensors[key] for key in keys}, notes)
     return [folder / name for name in split.filename_to_tensors]
 
 

@@ -1,7 +1,7 @@
 """The frozen networks around a Wan transformer: text into features, images and videos into latents and back.
 
-Shapes: B samples (one), L text rows, D features, N images, T tokens, F frames or latent frames, H W rows and
-columns.
+Shapes: B samples (one), C latent channels, L text rows, D features, N images, T tokens, F frames or latent
+frames, H W rows and columns.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from refbench.baselines.wan.finite import check_pixels
+from refbench.baselines.wan.latents import LatentSpace
 from refbench.baselines.wan.prompts import MAX_TEXT_TOKENS, cleaned_prompt
 
 # Pictures whose posteriors are kept: the references of some samples, 2.4 MB each at 832×480.
@@ -45,6 +46,11 @@ class WanCodec:
         """The networks by the name of their part."""
         return {"text_encoder": self.text_encoder, "vae": self.vae}
 
+    @property
+    def latents(self) -> LatentSpace:
+        """The channels and strides of the VAE's latents."""
+        return LatentSpace.of(self.vae)
+
     def encode_text(self, text: str) -> tuple[torch.Tensor, str]:
         """Features (1,512,D) of a prompt, zero after its end; and a note if it was cut at 512 tokens,
         else an empty one. A tokenizer that says less (`model_max_length`) makes as many rows.
@@ -73,14 +79,14 @@ class WanCodec:
         return states_BLD.to(self.dtype), note
 
     def encode(self, pixels_B3FHW: torch.Tensor, *, generator: torch.Generator | None = None) -> torch.Tensor:
-        """Normalised latents (1,16,F,h,w) of a clip (1,3,frames,height,width) in [-1,1].
+        """Normalised latents (1,C,F,h,w) of a clip (1,3,frames,height,width) in [-1,1].
 
         The posterior's mode, or a draw from it with `generator`. Never tiled: tiling changes latents.
         """
         posterior = self._posterior(pixels_B3FHW)
-        latents_B16FHW: torch.Tensor = posterior.mode() if generator is None else posterior.sample(generator)
-        mean, std = self._latent_statistics(latents_B16FHW)
-        return (latents_B16FHW - mean) / std
+        latents_BCFHW: torch.Tensor = posterior.mode() if generator is None else posterior.sample(generator)
+        mean, std = self._latent_statistics(latents_BCFHW)
+        return (latents_BCFHW - mean) / std
 
     def _posterior(self, pixels_B3FHW: torch.Tensor) -> Any:
         """The VAE's posterior; that of a single picture is kept."""
@@ -96,19 +102,19 @@ class WanCodec:
         self.kept_pictures.move_to_end(key)
         return self.kept_pictures[key]
 
-    def decode(self, latents_B16FHW: torch.Tensor, *, tiling: bool = False) -> Iterator[np.ndarray]:
-        """RGB uint8 frames (height,width,3) of latents (1,16,F,h,w); values are truncated, as in Wan's code.
+    def decode(self, latents_BCFHW: torch.Tensor, *, tiling: bool = False) -> Iterator[np.ndarray]:
+        """RGB uint8 frames (height,width,3) of latents (1,C,F,h,w); values are truncated, as in Wan's code.
 
         Tiling saves memory and is switched on for decoding alone. Raises SampleError, with the first frame,
         for pixels that are not finite.
         """
-        latents_B16FHW = latents_B16FHW.to(self.device, self.vae.dtype)
-        mean, std = self._latent_statistics(latents_B16FHW)
+        latents_BCFHW = latents_BCFHW.to(self.device, self.vae.dtype)
+        mean, std = self._latent_statistics(latents_BCFHW)
         if tiling:
             self.vae.enable_tiling()
         try:
             with torch.no_grad():
-                video_B3FHW = self.vae.decode(latents_B16FHW * std + mean).sample
+                video_B3FHW = self.vae.decode(latents_BCFHW * std + mean).sample
         finally:
             self.vae.use_tiling = False
         check_pixels(video_B3FHW)

@@ -3,6 +3,9 @@
 A `Conditioner` says how much noise is drawn and encodes the references into a `Condition`; a `Condition`
 gives the network's inputs at each pass. The sampling loop (`baselines.wan.sampler`) knows nothing else of a
 method.
+
+Shapes: C latent channels (16 of Wan2.1's VAE), F latent frames, N references, h and w latent rows and
+columns.
 """
 
 from __future__ import annotations
@@ -16,15 +19,17 @@ import torch
 
 from refbench.baselines.wan.codec import WanCodec
 from refbench.baselines.wan.guidance import PassReferences
+from refbench.baselines.wan.latents import WAN21_LATENTS, LatentSpace
 from refbench.baselines.wan.references import fit_and_pad, own_size, to_tensor
 from refbench.bench.errors import SampleError
 
 if TYPE_CHECKING:
     from PIL import Image
 
-LATENT_CHANNELS = 16
-TEMPORAL_COMPRESSION = 4
-SPATIAL_COMPRESSION = 8
+# Of the methods whose masks and canvases are made for Wan2.1's VAE.
+LATENT_CHANNELS = WAN21_LATENTS.channels
+TEMPORAL_COMPRESSION = WAN21_LATENTS.stride_frames
+SPATIAL_COMPRESSION = WAN21_LATENTS.stride_px
 
 Codec = TypeVar("Codec", bound=WanCodec)
 # A network's input: a tensor, or one for each reference.
@@ -33,20 +38,17 @@ NetworkInput: TypeAlias = "torch.Tensor | tuple[torch.Tensor, ...]"
 
 @dataclass(frozen=True, kw_only=True)
 class Geometry:
-    """Size of a video in pixels and frames (4k + 1), and of its latents."""
+    """Size of a video in pixels and frames (4k + 1), and of its latents in the VAE's space."""
 
     width: int
     height: int
     num_frames: int
+    latents: LatentSpace = WAN21_LATENTS
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
         """Latent frames, rows and columns."""
-        return (
-            1 + (self.num_frames - 1) // TEMPORAL_COMPRESSION,
-            self.height // SPATIAL_COMPRESSION,
-            self.width // SPATIAL_COMPRESSION,
-        )
+        return self.latents.shape(self.width, self.height, self.num_frames)
 
 
 class Condition(ABC):
@@ -57,7 +59,7 @@ class Condition(ABC):
 
     @abstractmethod
     def inputs(self, latents: torch.Tensor, references: PassReferences) -> Mapping[str, NetworkInput]:
-        """The network's keyword arguments beside timestep and text, for a state (1,16,F,h,w).
+        """The network's keyword arguments beside timestep and text, for a state (1,C,F,h,w).
 
         `references` is `zero` in a pass with zero latents in their place, `none` in one without them. The
         batch axis comes first in all tensors, so that passes can be joined. Raises ValueError for a kind of
@@ -77,11 +79,11 @@ class Conditioner(ABC, Generic[Codec]):
     def draw_noise(
         self, geometry: Geometry, references: int, generator: torch.Generator, device: torch.device
     ) -> torch.Tensor:
-        """The solver's start (1,16,F,h,w), float32, drawn on the generator's device, for a number of
+        """The solver's start (1,C,F,h,w), float32, drawn on the generator's device, for a number of
         references.
         """
         frames, rows, columns = geometry.latent_shape
-        shape = (1, LATENT_CHANNELS, frames + self.leading_noise(references), rows, columns)
+        shape = (1, geometry.latents.channels, frames + self.leading_noise(references), rows, columns)
         return torch.randn(shape, generator=generator, device=generator.device).to(device)
 
     def leading_noise(self, references: int) -> int:
@@ -101,12 +103,12 @@ class Conditioner(ABC, Generic[Codec]):
 
 @dataclass(frozen=True, kw_only=True)
 class ReferenceLatents(Condition):
-    """Clean reference latents (1,16,N,h,w) beside the state; the network puts both into one sequence."""
+    """Clean reference latents (1,C,N,h,w) beside the state; the network puts both into one sequence."""
 
     latents_BCNHW: torch.Tensor
 
     def inputs(self, latents: torch.Tensor, references: PassReferences) -> dict[str, torch.Tensor]:
-        """State (1,16,F,h,w) and references; `zero` keeps their number, so that positions stay the same."""
+        """State (1,C,F,h,w) and references; `zero` keeps their number, so that positions stay the same."""
         if references == "none":
             return {"hidden_states": latents}
         own = self.latents_BCNHW.to(latents.dtype)
@@ -134,16 +136,17 @@ class ConcatenatedReferences(Conditioner[WanCodec]):
     def draw_noise(
         self, geometry: Geometry, references: int, generator: torch.Generator, device: torch.device
     ) -> torch.Tensor:
-        """The start (1,16,F,h,w) for the video's frames alone, with the generator used as the original code
+        """The start (1,C,F,h,w) for the video's frames alone, with the generator used as the original code
         uses it.
         """
         frames, rows, columns = geometry.latent_shape
+        channels = geometry.latents.channels
         drawn = frames + (references if self.trailing_noise else 0)
         if self.frames_first:
-            shape: tuple[int, ...] = (1, drawn, LATENT_CHANNELS, rows, columns)
+            shape: tuple[int, ...] = (1, drawn, channels, rows, columns)
             noise = torch.randn(shape, generator=generator, device=generator.device).transpose(1, 2)
         else:
-            shape = (1, LATENT_CHANNELS, drawn, rows, columns)
+            shape = (1, channels, drawn, rows, columns)
             noise = torch.randn(shape, generator=generator, device=generator.device)
         return noise[:, :, :frames].contiguous().to(device)
 
@@ -170,7 +173,7 @@ class ConcatenatedReferences(Conditioner[WanCodec]):
 def encode_each(
     codec: WanCodec, images: Sequence[Image.Image], *, generator: torch.Generator | None = None
 ) -> torch.Tensor:
-    """Images, each encoded alone as a clip of one frame: (1,16,N,h,w) normalised latents, the posterior's
+    """Images, each encoded alone as a clip of one frame: (1,C,N,h,w) normalised latents, the posterior's
     modes or, with `generator`, draws from it in order.
     """
     latents = [codec.encode(to_tensor(image)[None, :, None], generator=generator) for image in images]
@@ -221,7 +224,7 @@ class TextOnly(Condition):
     """The state alone."""
 
     def inputs(self, latents: torch.Tensor, references: PassReferences) -> dict[str, torch.Tensor]:
-        """The state (1,16,F,h,w)."""
+        """The state (1,C,F,h,w)."""
         return {"hidden_states": latents}
 
 

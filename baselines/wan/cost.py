@@ -19,6 +19,7 @@ from dataclasses import dataclass
 
 from refbench.baselines.wan.experts import PARTS, is_high_noise, low_noise_scales
 from refbench.baselines.wan.guidance import RULES, Pass
+from refbench.baselines.wan.latents import WAN21_LATENTS, WAN22_5B_LATENTS
 from refbench.baselines.wan.spec import (
     Offload,
     WanNetwork,
@@ -36,19 +37,15 @@ MOST_BENCHMARK_REFERENCES = 3
 # Rows to columns that references of their own size are counted with: 480×848 at Bernini-R's limit.
 USUAL_ASPECT = 9 / 16
 
-# What all Wan2.1 networks share (`config.json` of Wan-AI/Wan2.1-T2V-14B-Diffusers and its kin).
-FRAMES_PER_LATENT = 4
-LATENT_CHANNELS = 16
-VAE_STRIDE_PX = 8
+# What all Wan networks share (`config.json` of Wan-AI/Wan2.1-T2V-14B-Diffusers and its kin).
 TEXT_WIDTH = 4096
 TIME_WIDTH = 256
 CLIP_WIDTH = 1280
 VACE_CHANNELS = 96
 
-# Parameters of the encoder of google/umt5-xxl, of Wan2.1's VAE, and of CLIP ViT-H/14's image encoder.
+# Parameters of the encoder of google/umt5-xxl and of CLIP ViT-H/14's image encoder.
 TEXT_ENCODER_PARAMETERS = 5_680_910_336
 TEXT_EMBEDDING_PARAMETERS = 256_384 * 4096
-VAE_PARAMETERS = 126_892_531
 IMAGE_ENCODER_PARAMETERS = 630_766_080
 FLOAT32_BYTES = 4
 
@@ -56,11 +53,25 @@ FLOAT32_BYTES = 4
 # the feed-forward with an inner width of r channels for each channel: 11 + 4·r.
 ATTENTION_BYTES = 27
 FEED_FORWARD_BYTES = 11
-# What the VAE holds for each pixel of a frame while it decodes; the finished video is there twice at the end.
-VAE_DECODE_BYTES = 19_500
+# The finished video is there twice at the end of decoding.
 TILE_PX = 256
 # The CUDA context took 0.7 to 0.9 GiB, and cuDNN's workspaces or the text encoder's activations up to 0.9.
 RUNTIME_GIB = 1.8
+
+
+@dataclass(frozen=True, kw_only=True)
+class VaeSize:
+    """Parameters of a VAE, and the bytes that it holds for each pixel of a frame while it decodes."""
+
+    parameters: int
+    decode_bytes: int
+
+
+# Wan2.1's, and that of Wan2.2-TI2V-5B.
+VAES = {
+    WAN21_LATENTS: VaeSize(parameters=126_892_531, decode_bytes=19_500),
+    WAN22_5B_LATENTS: VaeSize(parameters=704_688_668, decode_bytes=21_600),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +102,7 @@ def _base_parameters(network: WanNetwork) -> int:
         (network.in_channels * network.patch**2 * d + d)
         + (TEXT_WIDTH * d + d + square)
         + (TIME_WIDTH * d + d + square + 6 * square)
-        + (2 * d + (d + 1) * LATENT_CHANNELS * network.patch**2)
+        + (2 * d + (d + 1) * network.latents.channels * network.patch**2)
     )
     # A projection behind each block of VACE's branch, one before the first, and its patch embedding.
     extra = network.extra_blocks * (block + square)
@@ -115,16 +126,16 @@ def tokens_per_call(
 
     References of their own size are usual ones, or with `largest_references` the largest that there are.
     """
-    frames = 1 + (settings.num_frames - 1) // FRAMES_PER_LATENT
-    side_px = VAE_STRIDE_PX * spec.network.patch
-    per_frame = (settings.height // side_px) * (settings.width // side_px)
+    network = spec.network
+    frames, rows, columns = network.latents.shape(settings.width, settings.height, settings.num_frames)
+    per_frame = (rows // network.patch) * (columns // network.patch)
     each = reference_tokens(spec, settings, largest=largest_references)
     return (frames + spec.reference_slots) * per_frame + references * each
 
 
 def reference_tokens(spec: WanSpec, settings: WanSettings, *, largest: bool = False) -> int:
     """Tokens that each reference adds; of one of its own size a usual number, or that of the largest."""
-    side_px = VAE_STRIDE_PX * spec.network.patch
+    side_px = spec.network.size_multiple_px
     if settings.reference_limit_px is None:
         return spec.reference_frames * (settings.height // side_px) * (settings.width // side_px)
     columns = settings.reference_limit_px // side_px
@@ -217,7 +228,7 @@ def weights_gib(spec: WanSpec, *, parameter_bytes: int = 2) -> dict[str, float]:
     parts = {
         **dict.fromkeys(PARTS[: spec.network_count], parameter_count(spec.network) * parameter_bytes),
         "text_encoder": TEXT_ENCODER_PARAMETERS * parameter_bytes,
-        "vae": VAE_PARAMETERS * FLOAT32_BYTES,
+        "vae": VAES[spec.network.latents].parameters * FLOAT32_BYTES,
     }
     if spec.network.image_branch:
         parts["image_encoder"] = IMAGE_ENCODER_PARAMETERS * FLOAT32_BYTES
@@ -247,7 +258,7 @@ def peak_gib(
     transformers = PARTS[: spec.network_count]
     working = {
         **dict.fromkeys(transformers, call_gib),
-        "vae": decode_working_bytes(settings, tiled=vae_tiling) / GIB,
+        "vae": decode_working_bytes(network, settings, tiled=vae_tiling) / GIB,
     }
     layer = {
         **dict.fromkeys(transformers, network.width * network.ffn_width * parameter_bytes / GIB),
@@ -270,11 +281,11 @@ def block_working_bytes(network: WanNetwork) -> float:
     return block + (2 * (network.extra_blocks + 1) if network.extra_blocks else 0)
 
 
-def decode_working_bytes(settings: WanSettings, *, tiled: bool) -> float:
-    """Working memory of the VAE while it decodes a video, in bytes."""
+def decode_working_bytes(network: WanNetwork, settings: WanSettings, *, tiled: bool) -> float:
+    """Working memory of a network's VAE while it decodes a video, in bytes."""
     pixels = settings.width * settings.height
     video = 2 * 3 * FLOAT32_BYTES * settings.num_frames * pixels
-    return VAE_DECODE_BYTES * (min(pixels, TILE_PX**2) if tiled else pixels) + video
+    return VAES[network.latents].decode_bytes * (min(pixels, TILE_PX**2) if tiled else pixels) + video
 
 
 def fits(

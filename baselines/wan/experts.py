@@ -6,7 +6,8 @@ others; each works in one block of steps. They are *named in opposite ways*: dif
 expert `transformer` and the low-noise one `transformer_2`, VideoX-Fun's pipeline the other way round; Wan's
 own folders are `high_noise_model` and `low_noise_model`. Both have equal keys and shapes, so that one loads
 in the other's place without any error. Here `transformer` is the high-noise expert, as in diffusers, and
-files whose names say the opposite are refused.
+files that say the opposite are refused: this project's trainer notes in each file which expert it is, of
+others the names are looked at.
 
 Source: `wan/text2video.py` of Wan-Video/Wan2.2; `videox_fun/pipeline/pipeline_wan2_2_vace_fun.py` of
 aigc-apps/VideoX-Fun@804a425; `scripts/convert_wan_to_diffusers.py` of diffusers@58eb52c.
@@ -15,11 +16,12 @@ aigc-apps/VideoX-Fun@804a425; `scripts/convert_wan_to_diffusers.py` of diffusers
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
 from refbench.bench.errors import UserError
+from refbench.bench.weights.checkpoint import read_metadata
 
 Expert = Literal["high-noise", "low-noise"]
 EXPERTS: tuple[Expert, Expert] = ("high-noise", "low-noise")
@@ -27,6 +29,8 @@ EXPERTS: tuple[Expert, Expert] = ("high-noise", "low-noise")
 PARTS = ("transformer", "transformer_2")
 ADAPTERS = ("adapter", "adapter_2")
 TRAINING_TIMESTEPS = 1000
+# In the metadata of a file: which expert's network, or adapter, it is.
+EXPERT_NOTE = "noise_expert"
 # Behind a guidance scale's name: its value in the low-noise expert's steps.
 LOW_NOISE_SCALE = "_low_noise"
 # Or one factor of the two scales in those steps (Bernini-R's `omega_scale`).
@@ -71,15 +75,33 @@ def expert_by_name(path: Path) -> Expert | None:
     return None
 
 
+def recorded_expert(files: Iterable[Path]) -> Expert | None:
+    """Which expert files say that they are; None where they do not say, or cannot be read, which whoever
+    reads them says.
+    """
+    for file in files:
+        try:
+            found = read_metadata(file).get(EXPERT_NOTE)
+        except UserError:
+            continue
+        for expert in EXPERTS:
+            if found == expert:
+                return expert
+    return None
+
+
 def swapped_fault(path: Path, number: int, parts: tuple[str, str] = PARTS) -> str | None:
     """What is wrong with this file in the place of expert `number` (0 high noise, 1 low noise), in one line;
-    None where its name does not say that it is the other's. `parts` are what the two places are called.
+    None where neither it nor its name says that it is the other's. `parts` are what the two places are
+    called.
     """
-    found, wanted = expert_by_name(path), EXPERTS[number]
+    recorded = recorded_expert([path]) if path.is_file() else None
+    found, wanted = recorded or expert_by_name(path), EXPERTS[number]
     if found in (None, wanted):
         return None
+    how = "by its name" if recorded is None else "as it says itself"
     return (
-        f"{path} is the {found} expert's by its name, but stands in the {wanted} one's place "
+        f"{path} is the {found} expert's {how}, but stands in the {wanted} one's place "
         f"({parts[number]}): the experts are swapped; {parts[0]} is the high-noise one's, {parts[1]} the "
         "low-noise one's"
     )
@@ -88,7 +110,8 @@ def swapped_fault(path: Path, number: int, parts: tuple[str, str] = PARTS) -> st
 def check_experts(files: Sequence[Sequence[Path]]) -> None:
     """See that the files of the two experts, high noise first, are not those of the other.
 
-    Raises UserError for a file whose name is the other expert's, and for the same files given twice.
+    Raises UserError for a file that is the other expert's, by what it or its name says, and for the same
+    files given twice.
     """
     for number, paths in enumerate(files):
         for path in paths:

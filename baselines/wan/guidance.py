@@ -65,7 +65,7 @@ class GuidanceRule:
     def guided(
         self, predictions: Mapping[str, torch.Tensor], scales: Mapping[str, float], state: StepState
     ) -> torch.Tensor:
-        """The prediction (B,16,F,h,w) that the solver steps with, from those of the passes."""
+        """The prediction (B,C,F,h,w) that the solver steps with, from those of the passes."""
         if len(predictions) == 1:
             return predictions[self.passes[0].name]
         return self.combine(predictions, scales, state)

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from diffusers import DiffusionPipeline
 
-from refbench.baselines.wan.adapters import add_adapter, check_adapter_base, read_adapter
+from refbench.baselines.wan.adapters import check_adapter_base, check_adapter_expert
+from refbench.baselines.wan.added_adapters import AddedAdapter, add_adapters
 from refbench.baselines.wan.checkpoint import (
     ANCHOR,
     WanCheckpoint,
@@ -22,7 +23,7 @@ from refbench.baselines.wan.checkpoint import (
     network_fingerprint,
     read_checkpoint,
 )
-from refbench.baselines.wan.experts import check_experts
+from refbench.baselines.wan.experts import check_experts, recorded_expert
 from refbench.baselines.wan.sampler import WanSampler
 from refbench.baselines.wan.schedules import make_scheduler
 from refbench.baselines.wan.step_cache import NO_CACHE, parse_ratios, switch_on
@@ -89,7 +90,19 @@ def find_networks(
             found.append(TransformerFiles(path=files[0].parent, files=tuple(files)))
     if spec.boundary is not None:
         check_experts([(one.path, *one.files) for one in found])
+    else:
+        _refuse_expert(spec, found[0])
     return NetworkFiles(transformers=tuple(found), base=base)
+
+
+def _refuse_expert(spec: WanSpec, transformer: TransformerFiles) -> None:
+    """Raises UserError for one of two experts in the place of a whole network."""
+    expert = recorded_expert(transformer.files)
+    if expert is not None:
+        raise UserError(
+            f"{transformer.path} is the {expert} expert of two, as it says itself; {spec.name} has one "
+            "network (RefAlign's methods take it with --set base=wan2.2-t2v-a14b)"
+        )
 
 
 def find_base(entry: WeightEntry, weights: Path | None, *, image_branch: bool) -> Path:
@@ -163,11 +176,16 @@ def load_sampler(
     checkpoint). Raises UserError for a checkpoint of another method, for an adapter that was trained on
     another network or does not fit, and for anything damaged.
     """
-    adapters = [None if path is None else read_adapter(path) for path in options.adapters]
+    adapters = [[AddedAdapter.read(one) for one in chosen] for chosen in options.adapters]
+    if spec.boundary is not None:
+        for number, added in enumerate(adapters):
+            for one in added:
+                check_adapter_expert(one.adapter, number)
     if options.adapter_base == "same":
-        for adapter, transformer in zip(adapters, files.transformers, strict=True):
-            if adapter is not None:
-                check_adapter_base(adapter, transformer.path, network_fingerprint(transformer.files))
+        for added, transformer in zip(adapters, files.transformers, strict=True):
+            digest = network_fingerprint(transformer.files) if added else ""
+            for one in added:
+                check_adapter_base(one.adapter, transformer.path, digest)
     expected: dict[str, object] = {"in_channels": spec.network.in_channels}
     if not any_size:
         expected["num_layers"] = spec.network.layers
@@ -181,9 +199,8 @@ def load_sampler(
     parts = load_base(files.base, dtype=dtype, image_branch=spec.network.image_branch)
     for checkpoint in checkpoints:
         _check_widths(checkpoint, parts, files.base)
-    for network, adapter in zip(networks, adapters, strict=True):
-        if adapter is not None:
-            add_adapter(network, adapter)
+    for network, added in zip(networks, adapters, strict=True):
+        add_adapters(network, added)
         if options.attention_backend is not None:
             set_attention_backend(network, options.attention_backend)
         if options.compile:

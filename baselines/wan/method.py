@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from refbench.baselines.wan.experts import ADAPTERS, PARTS
 from refbench.baselines.wan.spec import WanOptions, WanSettings, WanSpec, resolved_settings, wan_card
@@ -38,7 +38,8 @@ if TYPE_CHECKING:
 class WanMethod(Method):
     """A generator of the Wan family. Subclasses name their `spec`, conditioner and network class."""
 
-    spec: ClassVar[WanSpec]
+    # An instance may have another one than its class: a network on another base, for example.
+    spec: WanSpec
     needs_torch = True
     modules = ("torch", "transformers", "diffusers", "accelerate", "ftfy", "safetensors")
     Options = WanOptions
@@ -123,14 +124,14 @@ class WanMethod(Method):
         return found | {base_name: checkpoint_digest(files.base, base)} | self.added_weights()
 
     def added_weights(self) -> dict[str, str]:
-        """Digests of what the options add: an adapter, with what it does, and a segmenter."""
+        """Digests of what the options add: adapters, with what each does, and a segmenter."""
         from refbench.baselines.wan.adapters import adapter_digest
 
-        found = {
-            name: adapter_digest(path)
-            for name, path in zip(ADAPTERS, self.options.adapters, strict=False)
-            if path is not None
-        }
+        found = {}
+        for name, chosen in zip(ADAPTERS, self.options.adapters, strict=False):
+            for number, one in enumerate(chosen, start=1):
+                place = name if len(chosen) == 1 else f"{name} ({number} of {len(chosen)})"
+                found[place] = adapter_digest(one.path, one.strength)
         if self.options.segmenter is not None:
             found["segmenter"] = checkpoint_digest(self.options.segmenter)
         return found
@@ -234,7 +235,12 @@ class WanGenerator(Generator):
             conditioner=method.conditioner(sample, seed),
             rule=RULES[spec.rule_name(len(references))],
             scales=settings.guidance,
-            geometry=Geometry(width=width, height=height, num_frames=settings.num_frames),
+            geometry=Geometry(
+                width=width,
+                height=height,
+                num_frames=settings.num_frames,
+                latents=sampler.codec.latents,
+            ),
             steps=settings.steps,
             generator=noise_generator(seed, sample.id, key=options.noise_key, device=noise_device),
             batch_passes=options.batch_passes,

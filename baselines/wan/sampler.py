@@ -33,7 +33,7 @@ BatchPasses = Literal["auto", "yes", "no"]
 
 @dataclass(frozen=True, kw_only=True)
 class SampledLatents:
-    """`latents` (1,16,F,h,w) before decoding, without leading frames; `notes` are remarks for the user."""
+    """`latents` (1,C,F,h,w) before decoding, without leading frames; `notes` are remarks for the user."""
 
     latents: torch.Tensor
     notes: tuple[str, ...]
@@ -167,7 +167,7 @@ class WanSampler:
         round_timestep: bool = False,
         on_step: OnStep = silent,
     ) -> torch.Tensor:
-        """Run the scheduler's timesteps from `latents` (1,16,F,h,w) to the final ones of the same shape.
+        """Run the scheduler's timesteps from `latents` (1,C,F,h,w) to the final ones of the same shape.
 
         `texts` are features (1,512,D) by `prompt` and `negative`. Raises SampleError for latents that are not
         finite, with the step where that began.
@@ -214,7 +214,7 @@ class WanSampler:
         batch_passes: BatchPasses,
         network: Any = None,
     ) -> dict[str, torch.Tensor]:
-        """The prediction (1,16,F,h,w) of `network` (by default the transformer) in each pass, by the pass's
+        """The prediction (1,C,F,h,w) of `network` (by default the transformer) in each pass, by the pass's
         name.
 
         Those whose inputs have the same sizes are joined into one call where memory allows: `auto` tries it

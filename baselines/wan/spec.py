@@ -11,7 +11,9 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from refbench.baselines.wan.adapter_option import ChosenAdapter, chosen_adapters
 from refbench.baselines.wan.experts import ADAPTERS, swapped_fault
+from refbench.baselines.wan.latents import WAN21_LATENTS, WAN22_5B_LATENTS, LatentSpace
 from refbench.baselines.wan.prompts import cleaned_prompt
 from refbench.baselines.wan.step_cache import NO_CACHE, StepCache, cache_sentence, parse_ratios
 from refbench.bench.leaderboard_settings import PAPER, required_leaderboard_settings
@@ -66,7 +68,7 @@ class WanNetwork:
 
     `width` channels, `layers` blocks, `extra_blocks` of VACE's side branch, `image_branch` whether CLIP
     tokens are attended to, `in_channels` of the patch embedding. A token is `patch` × `patch` latents of a
-    frame.
+    frame in the VAE's space `latents`, whose channels are predicted.
     """
 
     width: int
@@ -77,10 +79,20 @@ class WanNetwork:
     extra_blocks: int = 0
     image_branch: bool = False
     patch: int = 2
+    latents: LatentSpace = WAN21_LATENTS
+
+    @property
+    def size_multiple_px(self) -> int:
+        """What the sides of a video must be multiples of, in pixels."""
+        return self.latents.stride_px * self.patch
 
 
 WAN_1_3B = WanNetwork(width=1536, ffn_width=8960, layers=30, heads=12)
 WAN_14B = WanNetwork(width=5120, ffn_width=13824, layers=40, heads=40)
+# `wan/configs/wan_ti2v_5B.py` of Wan-Video/Wan2.2.
+WAN22_5B = WanNetwork(
+    width=3072, ffn_width=14336, layers=30, heads=24, in_channels=48, latents=WAN22_5B_LATENTS
+)
 # `wan/configs/wan_t2v_A14B.py` of Wan-Video/Wan2.2: where its text-to-video experts take turns.
 WAN22_T2V_BOUNDARY = 0.875
 
@@ -228,7 +240,9 @@ class WanOptions:
     transformer: Path | None = None
     """Another checkpoint of the same kind: a file or folder, original or diffusers naming."""
     adapter: Path | None = None
-    """LoRA adapter to put onto the transformer: its file or folder."""
+    """LoRA adapters to put onto the transformer: files or folders, each with its strength where that is not 1
+    (a.safetensors:0.8,b.safetensors).
+    """
     adapter_base: Literal["same", "any"] = "same"
     """Refuse an adapter whose file says that it was trained on another network (same), or take it (any)."""
     segmenter: Path | None = None
@@ -256,9 +270,9 @@ class WanOptions:
         return (self.transformer,)
 
     @property
-    def adapters(self) -> tuple[Path | None, ...]:
-        """The adapter for each of the method's networks."""
-        return (self.adapter,)
+    def adapters(self) -> tuple[tuple[ChosenAdapter, ...], ...]:
+        """The adapters for each of the method's networks."""
+        return (chosen_adapters(self.adapter),)
 
     def __post_init__(self) -> None:
         for name, side in (("width", self.width), ("height", self.height)):
@@ -272,6 +286,8 @@ class WanOptions:
         if self.settings == "matched" and self.segmenter is not None:
             raise ValueError("matched settings take raw references: leave segmenter out")
         parse_scales(self.guidance)
+        # Raises for what cannot be read.
+        _ = self.adapters
         self._check_cache()
 
     def _check_cache(self) -> None:
@@ -301,14 +317,15 @@ class TwoExpertOptions(WanOptions):
     transformer_2: Path | None = None
     """Another checkpoint of the low-noise expert; transformer is the high-noise one's, as in diffusers."""
     adapter_2: Path | None = None
-    """LoRA adapter to put onto the low-noise expert; adapter is the high-noise one's."""
+    """LoRA adapters to put onto the low-noise expert, as in adapter, which has the high-noise one's."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for number, path in enumerate(self.adapters):
-            fault = None if path is None else swapped_fault(path, number, ADAPTERS)
-            if fault is not None:
-                raise ValueError(fault)
+        for number, chosen in enumerate(self.adapters if len(self.adapters) == len(ADAPTERS) else ()):
+            for one in chosen:
+                fault = swapped_fault(one.path, number, ADAPTERS)
+                if fault is not None:
+                    raise ValueError(fault)
 
     @property
     def transformers(self) -> tuple[Path | None, ...]:
@@ -316,9 +333,9 @@ class TwoExpertOptions(WanOptions):
         return (self.transformer, self.transformer_2)
 
     @property
-    def adapters(self) -> tuple[Path | None, ...]:
+    def adapters(self) -> tuple[tuple[ChosenAdapter, ...], ...]:
         """High noise, low noise."""
-        return (self.adapter, self.adapter_2)
+        return (chosen_adapters(self.adapter), chosen_adapters(self.adapter_2))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -387,11 +404,24 @@ def resolved_settings(spec: WanSpec, options: WanOptions) -> WanSettings:
             f"{spec.name} has no guidance scale {unknown[0]!r}; it has {', '.join(settings.guidance)}"
         )
     settings = replace(settings, **given, guidance={**settings.guidance, **scales})
+    _check_size(spec, settings)
     if settings.num_frames <= settings.dropped_frames:
         raise ValueError(
             f"{spec.name} drops the first {settings.dropped_frames} frames; num_frames must be more than that"
         )
     return settings
+
+
+def _check_size(spec: WanSpec, settings: WanSettings) -> None:
+    """Raises ValueError for a size whose latents do not divide into tokens."""
+    multiple = spec.network.size_multiple_px
+    for name, side in (("width", settings.width), ("height", settings.height)):
+        if side % multiple:
+            near = max(multiple, round(side / multiple) * multiple)
+            raise ValueError(
+                f"on {spec.base_model} {name} must be a multiple of {multiple} pixels, {side} is not; {near} "
+                "is the nearest"
+            )
 
 
 def _named_settings(spec: WanSpec, options: WanOptions) -> WanSettings:

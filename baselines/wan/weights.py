@@ -53,6 +53,15 @@ WAN22_T2V_A14B = WeightEntry(
     ),
     licence="apache-2.0",
 )
+WAN22_TI2V_5B = WeightEntry(
+    name="wan2.2-ti2v-5b",
+    repository="Wan-AI/Wan2.2-TI2V-5B-Diffusers",
+    holds="Wan2.2-TI2V-5B (9.3 GiB) with its own VAE of 48 channels, and text encoder",
+    kind="generator",
+    memory_gib=22.5,
+    required=(*TRANSFORMER_FILES, *BASE_FILES),
+    licence="apache-2.0",
+)
 WAN21_I2V_14B_480P = WeightEntry(
     name="wan2.1-i2v-14b-480p",
     repository="Wan-AI/Wan2.1-I2V-14B-480P-Diffusers",

@@ -268,7 +268,8 @@ def decode_alone(bench: Bench, *, tiling: bool) -> Measured:
     codec = networks.bare_codec(bench.device, bench.dtype, vae=vae)
     frames, rows, columns = bench.sizes.geometry.latent_shape
     latents = bench.noise(1, 16, frames, rows, columns)
-    planned = cost.weights_gib(spec)["vae"] + cost.decode_working_bytes(spec.native, tiled=tiling) / GIB
+    working = cost.decode_working_bytes(spec.network, spec.native, tiled=tiling)
+    planned = cost.weights_gib(spec)["vae"] + working / GIB
     return bench.clock.measure(
         lambda: list(codec.decode(latents, tiling=tiling)), counted=False, planned_gib=planned
     )

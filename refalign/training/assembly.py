@@ -19,11 +19,13 @@ from pydantic import TypeAdapter, ValidationError
 from refbench.baselines.wan.adapters import BASE_DIGEST, BASE_MODEL
 from refbench.baselines.wan.checkpoint import (
     WanCheckpoint,
+    checkpoint_files,
     load_transformer,
     read_checkpoint,
     save_checkpoint,
     stays_float32,
 )
+from refbench.baselines.wan.experts import EXPERT_NOTE, PARTS, Expert, expert_by_name, recorded_expert
 from refbench.baselines.wan.loading import find_network
 from refbench.bench.errors import UserError, first_fault, one_line
 from refbench.bench.weights.catalogue import get_entry
@@ -31,6 +33,7 @@ from refbench.bench.weights.checkpoint import read_state_dict, write_tensors
 from refbench.bench.weights.hf_folder import read_config
 from refbench.bench.weights.store import require
 from refbench.refalign.alignment import AlignmentConfig, AlignmentProjectors
+from refbench.refalign.bases import EXPERT_OF, ExpertName, network_files
 from refbench.refalign.data.draws import uniform
 from refbench.refalign.training.checkpoints import (
     ADAPTER,
@@ -48,7 +51,6 @@ from refbench.refalign.transformer import RefAlignTransformer3DModel
 
 ADAPTER_NAME = "default"
 ADAPTER_FILE = "pytorch_lora_weights.safetensors"
-BASE_FILES = ("transformer/*.safetensors",)
 # How the names of a training model's parameters begin.
 NETWORK_NAME, PROJECTORS_NAME = "transformer.", "projectors."
 
@@ -86,6 +88,7 @@ def starting_point(config: TrainingConfig, weights: Path | None, resumed: Checkp
     half = config.lora.enabled and config.run.precision == "bfloat16"
     dtype = torch.bfloat16 if half else torch.float32
     if config.model.transformer is not None:
+        _check_expert_of(config.model.transformer, config.model.expert)
         network = read_network(config.model.transformer, dtype=dtype)
         return StartingPoint(
             architecture=network.config,
@@ -96,12 +99,13 @@ def starting_point(config: TrainingConfig, weights: Path | None, resumed: Checkp
     if config.model.random:
         repository = require(get_entry(config.model.base), weights)
         return StartingPoint(
-            architecture=_stored_architecture(repository),
+            architecture=_stored_architecture(repository, config.model.expert),
             network=None,
             projectors=projectors,
             adapter=adapter,
         )
-    files = find_network(get_entry(config.model.base), BASE_FILES, weights)
+    patterns = network_files(config.model.expert)
+    files = find_network(get_entry(config.model.base), patterns, weights)
     network = read_checkpoint(files[0].parent, dtype=dtype, files=files)
     return StartingPoint(architecture=network.config, network=network, projectors=projectors, adapter=adapter)
 
@@ -158,8 +162,32 @@ def _projectors_of(checkpoint: Path, state: Mapping[str, torch.Tensor]) -> dict[
     return projector_tensors(alignment, state)
 
 
-def _stored_architecture(repository: Path) -> dict[str, Any]:
-    stored = read_config(repository / "transformer")
+def noted_expert(path: Path) -> Expert | None:
+    """Which of two experts a network on disk is by what its files, or the run's state beside its shards, say;
+    None for a whole network and where they do not say.
+    """
+    folder = sharded_folder(path)
+    if folder is None:
+        return recorded_expert(checkpoint_files(path))
+    return EXPERT_OF.get(read_state(folder.parent).config.get("model", {}).get("expert"))
+
+
+def _check_expert_of(path: Path, expert: ExpertName | None) -> None:
+    """Raises UserError for a network that is the other expert's than the one to be trained, or one expert's
+    where a whole network is to be trained.
+    """
+    recorded = noted_expert(path)
+    found = recorded or (None if expert is None else expert_by_name(path))
+    wanted = None if expert is None else EXPERT_OF[expert]
+    if found is None or found == wanted:
+        return
+    how = "by its name" if recorded is None else "as its file says"
+    trained = "it has to be named as model.expert" if wanted is None else f"model.expert={expert}"
+    raise UserError(f"model.transformer={path} is the {found} expert {how}; {trained}")
+
+
+def _stored_architecture(repository: Path, expert: ExpertName | None) -> dict[str, Any]:
+    stored = read_config(repository / PARTS[1 if expert == "low" else 0])
     known = inspect.signature(RefAlignTransformer3DModel.__init__).parameters
     return {key: value for key, value in stored.items() if key in known}
 
@@ -261,7 +289,13 @@ def _add_adapter(transformer: Any, config: LoraConfig) -> None:
     transformer.requires_grad_(False)
     try:
         transformer.add_adapter(
-            PeftConfig(r=config.rank, lora_alpha=config.alpha, target_modules=list(config.targets)),
+            PeftConfig(
+                r=config.rank,
+                lora_alpha=config.alpha,
+                target_modules=list(config.targets),
+                use_rslora=config.rslora,
+                use_dora=config.dora,
+            ),
             adapter_name=ADAPTER_NAME,
         )
     except ValueError as error:
@@ -299,6 +333,7 @@ def save_network(
         below = {BASE_MODEL: str(config.model.transformer or config.model.base)}
         if base_digest is not None:
             below[BASE_DIGEST] = base_digest
+        below |= expert_notes(config)
         save_adapter(folder / ADAPTER, model, network, below)
         if projectors:
             write_tensors(folder / PROJECTORS, projectors)
@@ -309,7 +344,14 @@ def save_network(
         naming="original",
         config=plain_config(model.transformer),
         projectors=projectors or None,
+        notes=expert_notes(config),
     )
+
+
+def expert_notes(config: TrainingConfig) -> dict[str, str]:
+    """What the files of a network or an adapter say of the expert that it is; nothing of a whole network."""
+    expert = config.model.expert
+    return {} if expert is None else {EXPERT_NOTE: EXPERT_OF[expert]}
 
 
 def plain_config(network: Any) -> dict[str, Any]:

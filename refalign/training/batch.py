@@ -20,7 +20,7 @@ import torch
 from refbench.baselines.wan.prompts import MAX_TEXT_TOKENS
 from refbench.refalign.data.draws import uniform
 from refbench.refalign.data.sample import Skipped
-from refbench.refalign.flow_matching import LEVELS, FlowSchedule
+from refbench.refalign.flow_matching import FlowSchedule
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,16 +95,18 @@ class NoiseDraw:
     level_id: int
 
     @classmethod
-    def of(cls, seed: int, epoch: int, position: int, shape: Sequence[int]) -> NoiseDraw:
+    def of(
+        cls, seed: int, epoch: int, position: int, shape: Sequence[int], schedule: FlowSchedule | None = None
+    ) -> NoiseDraw:
         """The draw of a position, on the CPU: the same in every process, whatever came before.
 
-        `shape` is that of the latents, (C,F,h,w). The noise is standard normal in float32, `level_id` lies in
-        0..999.
+        `shape` is that of the latents, (C,F,h,w). The noise is standard normal in float32; `level_id`, in
+        0..999, is drawn as `schedule` says (None: all equally often).
         """
         # 53 bits of the key's SHA-256.
         number = int(uniform(f"{seed}/{epoch}/{position}/noise") * 2**53)
         generator = torch.Generator("cpu").manual_seed(number)
-        level_id = int(torch.randint(LEVELS, (), generator=generator))
+        level_id = (schedule or FlowSchedule()).draw(generator)
         return cls(noise_CFhw=torch.randn(tuple(shape), generator=generator), level_id=level_id)
 
 
@@ -122,7 +124,7 @@ def collate(
     """
     samples = [example.features for example in examples]
     draws = [
-        NoiseDraw.of(seed, example.epoch, example.position, example.features.latents_CFhw.shape)
+        NoiseDraw.of(seed, example.epoch, example.position, example.features.latents_CFhw.shape, schedule)
         for example in examples
     ]
     level = schedule.level_of_ids(torch.tensor([draw.level_id for draw in draws]))

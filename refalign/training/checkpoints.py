@@ -229,7 +229,8 @@ def check_same_run(stored: Mapping[str, Any], config: Mapping[str, Any], folder:
             "state cannot be read; start a new run from its network, "
             f"model.transformer={folder / TRANSFORMER}"
         )
-    for name in sorted(before.keys() | now.keys()):
+    # The timesteps' bounds follow from the expert, which is therefore named first.
+    for name in sorted(before.keys() | now.keys(), key=lambda name: (name != "model.expert", name)):
         if name.partition(".")[0] in FREE_SECTIONS or name in FREE_FIELDS:
             continue
         if before.get(name) != now.get(name):

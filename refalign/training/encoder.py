@@ -22,7 +22,8 @@ import numpy as np
 import torch
 
 from refbench.baselines.wan.codec import WanCodec
-from refbench.baselines.wan.conditioning import LATENT_CHANNELS, SPATIAL_COMPRESSION, TEMPORAL_COMPRESSION
+from refbench.baselines.wan.latents import WAN21_LATENTS, LatentSpace
+from refbench.refalign.bases import check_clip
 from refbench.refalign.data.sample import ClipRule, TrainingSample
 from refbench.refalign.teacher import Teacher
 from refbench.refalign.training.batch import Features
@@ -30,14 +31,9 @@ from refbench.refalign.training.batch import Features
 BYTE_SCALE = 2 / 255
 
 
-def latent_shape(rule: ClipRule) -> tuple[int, int, int, int]:
-    """The shape (C,F,h,w) of a clip's latents."""
-    return (
-        LATENT_CHANNELS,
-        1 + (rule.num_frames - 1) // TEMPORAL_COMPRESSION,
-        rule.height // SPATIAL_COMPRESSION,
-        rule.width // SPATIAL_COMPRESSION,
-    )
+def latent_shape(rule: ClipRule, space: LatentSpace = WAN21_LATENTS) -> tuple[int, int, int, int]:
+    """The shape (C,F,h,w) of a clip's latents in a VAE's space."""
+    return (space.channels, *space.shape(rule.width, rule.height, rule.num_frames))
 
 
 class FeatureEncoder:
@@ -46,6 +42,7 @@ class FeatureEncoder:
     `parts` are tokenizer, text encoder and VAE (`baselines.wan.loading.load_base`). Text and teacher
     features get `dtype`, latents stay in float32. `patch`: rows and columns of latents in a token, to which
     the teachers' tokens are resampled. `offloaded`: the networks are on `device` inside `at_work` alone.
+    Raises UserError for a clip's size that does not divide into tokens.
     """
 
     def __init__(
@@ -69,6 +66,8 @@ class FeatureEncoder:
             for network in networks:
                 network.to(device)
         self.codec = WanCodec(**parts, device=torch.device(device), dtype=dtype)
+        self.latent_shape = latent_shape(rule, self.codec.latents)
+        check_clip(rule, self.codec.latents, patch)
 
     @contextmanager
     def at_work(self) -> Iterator[None]:
@@ -95,7 +94,7 @@ class FeatureEncoder:
         return self.codec.encode((pixels_CFHW.float() * BYTE_SCALE - 1)[None])[0].float().cpu()
 
     def _references(self, pictures_NHWC: np.ndarray) -> torch.Tensor:
-        channels, _, rows, columns = latent_shape(self.rule)
+        channels, _, rows, columns = self.latent_shape
         each = [self._latents(picture_HWC[None]) for picture_HWC in pictures_NHWC]
         return torch.cat(each, dim=1) if each else torch.zeros(channels, 0, rows, columns)
 
@@ -105,7 +104,7 @@ class FeatureEncoder:
         return features_LD[: int(used.max()) + 1 if len(used) else 0].cpu()
 
     def _teach(self, teacher: Teacher, pictures_NHWC: np.ndarray) -> torch.Tensor:
-        _, _, rows, columns = latent_shape(self.rule)
+        _, _, rows, columns = self.latent_shape
         grid = (rows // self.patch, columns // self.patch)
         if not len(pictures_NHWC):
             return torch.zeros(0, grid[0] * grid[1], teacher.width, dtype=self.dtype)

@@ -14,8 +14,9 @@ from refbench.baselines.wan.checkpoint import checkpoint_files, network_fingerpr
 from refbench.baselines.wan.loading import find_network
 from refbench.bench.errors import MissingWeights, UserError, one_line
 from refbench.bench.weights.catalogue import get_entry
+from refbench.refalign.bases import network_files
 from refbench.refalign.data.dataset import TrainingData
-from refbench.refalign.training.assembly import BASE_FILES, sharded_folder
+from refbench.refalign.training.assembly import sharded_folder
 from refbench.refalign.training.checkpoints import NETWORK, Checkpoint
 from refbench.refalign.training.prepare import PreparedSource, sample_digest, weight_fingerprints
 from refbench.refalign.training.recipes import TrainingConfig
@@ -65,7 +66,8 @@ def network_digest(config: TrainingConfig, weights: Path | None) -> str | None:
             shards = sharded_folder(config.model.transformer)
             files = checkpoint_files(config.model.transformer) if shards is None else sorted(shards.iterdir())
         else:
-            files = find_network(get_entry(config.model.base), BASE_FILES, weights)
+            patterns = network_files(config.model.expert)
+            files = find_network(get_entry(config.model.base), patterns, weights)
         return network_fingerprint(files)
     except (MissingWeights, UserError):
         # Whoever reads the network says what is missing; a resumed run may not need it any more.

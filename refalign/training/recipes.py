@@ -26,13 +26,16 @@ from typing import Any, Literal
 from pydantic import TypeAdapter, ValidationError
 
 from refbench.baselines.wan.prompts import MAX_TEXT_TOKENS
+from refbench.baselines.wan.spec import WAN22_T2V_BOUNDARY
 from refbench.bench.errors import UserError, first_fault, one_line
 from refbench.bench.registry import unknown_name
 from refbench.refalign.alignment import AlignmentConfig
+from refbench.refalign.bases import ExpertName, check_clip, check_expert, expert_timesteps, latent_space
 from refbench.refalign.data.augmentation import ReferenceAugmentation
 from refbench.refalign.data.dataset import OPEN_SHARDS
 from refbench.refalign.data.sample import ClipRule, DropoutRates
 from refbench.refalign.data.source import ReferenceRates
+from refbench.refalign.flow_matching import LEVELS, FlowSchedule, Sampling, SamplingKind
 
 Precision = Literal["float32", "bfloat16"]
 Strategy = Literal["ddp", "fsdp2", "hsdp"]
@@ -67,6 +70,8 @@ PAPER_MIXTURE = (6, 4)
 AUGMENTATION = ReferenceAugmentation(
     rotation_degrees=15.0, scale=0.1, flip=0.5, shear_degrees=5.0, blur_px=1.0, colour=0.1
 )
+# Beyond it sigmoid(logit) is 0 or 1 in float32.
+MOST_LOGIT = 20
 # A token of all released networks stands for 2×2 latents of one frame.
 RELEASED_PATCH = 2
 # What settings that older files do not name stood for.
@@ -79,8 +84,17 @@ SETTINGS_OF_BEFORE: dict[str, Any] = {
     "data.references.augmentation.shear_degrees": 0.0,
     "data.references.augmentation.blur_px": 0.0,
     "data.references.augmentation.colour": 0.0,
+    "model.expert": None,
+    "model.boundary": WAN22_T2V_BOUNDARY,
+    "lora.rslora": False,
+    "lora.dora": False,
     "model.text_rows": MAX_TEXT_TOKENS,
     "model.patch": RELEASED_PATCH,
+    "flow.sampling": "bell",
+    "flow.logit_mean": 0.0,
+    "flow.logit_scale": 1.0,
+    "flow.lowest_timestep": 0.0,
+    "flow.highest_timestep": 1000.0,
 }
 # Where the settings are that stood directly in `data` in version 1 of the files that store a configuration.
 MOVED_DATA_SETTINGS = {
@@ -106,7 +120,8 @@ class ModelConfig:
     projectors. `random`: no network is read but one of the base's configuration, freshly initialised from the
     seed, is trained. `needs_transformer`: `transformer` has to be given (stage 2). `text_rows`: rows of text
     that the network attends to, of which those after the prompt's end are zero. `patch`: rows and columns of
-    latents of which the network makes a token.
+    latents of which the network makes a token. `expert`: of a base with two experts the one that is trained,
+    at timesteps from 1000·`boundary` up (high) or below it (low), to which `flow` is then bounded.
     """
 
     base: str
@@ -115,6 +130,17 @@ class ModelConfig:
     needs_transformer: bool = False
     text_rows: int = MAX_TEXT_TOKENS
     patch: int = RELEASED_PATCH
+    expert: ExpertName | None = None
+    boundary: float = WAN22_T2V_BOUNDARY
+
+    def __post_init__(self) -> None:
+        if not 0 < self.boundary < 1:
+            raise ValueError(f"boundary must lie between 0 and 1, {self.boundary} does not")
+
+    @property
+    def timestep_bounds(self) -> tuple[float, float]:
+        """The lowest and the highest timestep that the network is asked at."""
+        return expert_timesteps(self.expert, self.boundary)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,14 +166,50 @@ class DataConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class FlowConfig:
-    """`shift` of the noise schedule; `round_timesteps` to bfloat16 before everything, as the authors do."""
+    """`shift` of the noise schedule; `round_timesteps` to bfloat16 before everything, as the authors do.
+
+    `sampling`: how timesteps are drawn and weighted (`refalign.flow_matching`), within `lowest_timestep` and
+    `highest_timestep` (0..1000); `logit_mean` and `logit_scale` belong to logit-normal.
+    """
 
     shift: float = 5.0
     round_timesteps: bool = False
+    sampling: SamplingKind = "bell"
+    logit_mean: float = 0.0
+    logit_scale: float = 1.0
+    lowest_timestep: float = 0.0
+    highest_timestep: float = 1000.0
 
     def __post_init__(self) -> None:
         if not 0 < self.shift <= 1000:
             raise ValueError(f"shift must be above 0 and at most 1000, {self.shift} is not")
+        if not (abs(self.logit_mean) <= MOST_LOGIT and 0 < self.logit_scale <= MOST_LOGIT):
+            raise ValueError(
+                f"logit_mean must lie in -{MOST_LOGIT}..{MOST_LOGIT} and logit_scale in 0..{MOST_LOGIT}, "
+                f"{self.logit_mean} and {self.logit_scale} do not"
+            )
+        if self.sampling != "logit-normal" and (self.logit_mean, self.logit_scale) != (0, 1):
+            raise ValueError("logit_mean and logit_scale belong to sampling=logit-normal")
+        if not 0 <= self.lowest_timestep < self.highest_timestep <= LEVELS:
+            raise ValueError(
+                f"lowest_timestep must be below highest_timestep, both in 0..{LEVELS}, "
+                f"{self.lowest_timestep:g} and {self.highest_timestep:g} are not"
+            )
+        self.make_schedule()
+
+    def make_schedule(self) -> FlowSchedule:
+        """The tables of the schedule. Raises ValueError where no timestep can be drawn."""
+        return FlowSchedule(
+            self.shift,
+            round_timesteps=self.round_timesteps,
+            sampling=Sampling(
+                kind=self.sampling,
+                logit_mean=self.logit_mean,
+                logit_scale=self.logit_scale,
+                lowest=self.lowest_timestep,
+                highest=self.highest_timestep,
+            ),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -234,12 +296,18 @@ class EmaConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class LoraConfig:
-    """Train low-rank adapters instead of the network; the projectors of RA are trained whole."""
+    """Train low-rank adapters instead of the network; the projectors of RA are trained whole.
+
+    A weight W becomes W + (alpha/rank)·B·A. `rslora`: alpha/sqrt(rank) in its place (arXiv 2312.03732).
+    `dora`: the rows of that sum get lengths of their own, which are trained too (arXiv 2402.09353).
+    """
 
     enabled: bool = False
     rank: int = 64
     alpha: float = 64.0
     targets: tuple[str, ...] = LORA_TARGETS
+    rslora: bool = False
+    dora: bool = False
 
     def __post_init__(self) -> None:
         _at_least(self, 1, "rank")
@@ -476,7 +544,30 @@ def build_config(recipe: str, overrides: Iterable[str] = ()) -> TrainingConfig:
             f"{changed.recipe} starts from the network that stage 1 made; name it: "
             "model.transformer=OUT/checkpoints/step-N/transformer"
         )
-    return changed
+    check_clip(changed.data.clip, latent_space(changed.model.base), changed.model.patch)
+    check_expert(changed.model.base, changed.model.expert)
+    if changed.model.expert is not None and changed.validation.every:
+        raise UserError(
+            f"validation.every={changed.validation.every}: videos need both experts, a run trains one; make "
+            f"them with refbench generate refalign-14b --set base={changed.model.base}"
+        )
+    return _bounded_to_expert(changed)
+
+
+def _bounded_to_expert(config: TrainingConfig) -> TrainingConfig:
+    """The configuration with the timesteps of the expert that is trained. Raises UserError where none is
+    left.
+    """
+    lowest, highest = config.model.timestep_bounds
+    try:
+        flow = replace(
+            config.flow,
+            lowest_timestep=max(config.flow.lowest_timestep, lowest),
+            highest_timestep=min(config.flow.highest_timestep, highest),
+        )
+    except ValueError as error:
+        raise UserError(f"model.expert={config.model.expert}: {one_line(error, 200)}") from None
+    return replace(config, flow=flow)
 
 
 def flat_settings(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -290,10 +290,11 @@ def made_weights(config: TrainingConfig, folder: Path | None) -> Iterator[Path |
     if config.recipe != "tiny" or folder is not None:
         yield folder
         return
-    from refbench.baselines.small.wan_base import write_small as write_base
+    from refbench.baselines.small.wan_base import TEXT_BASES, write_small
     from refbench.refalign.small_teacher import write_tiny as write_teacher
 
-    writers: list[Callable[[Path], None]] = [write_base]
+    base = config.model.base if config.model.base in TEXT_BASES else next(iter(TEXT_BASES))
+    writers: list[Callable[[Path], None]] = [lambda folder: write_small(folder, base)]
     for name in config.alignment.teachers:
         if get_teacher_spec(name).kind == "dinov3_vit":
             writers.append(lambda folder, name=name: write_teacher(folder, name))  # type: ignore[misc]

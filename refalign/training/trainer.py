@@ -26,7 +26,6 @@ import torch
 from refbench.bench.errors import UserError, one_line
 from refbench.bench.files import shortlist, write_json, write_text
 from refbench.bench.provenance import source_commit
-from refbench.refalign.flow_matching import FlowSchedule
 from refbench.refalign.training.assembly import (
     StartingPoint,
     build_model,
@@ -107,7 +106,7 @@ class Trainer:
         self.validation = validation
         self.inputs = dict(inputs or {})
         self.store = CheckpointStore(out, config.checkpoints.keep)
-        self.schedule = FlowSchedule(config.flow.shift, round_timesteps=config.flow.round_timesteps)
+        self.schedule = config.flow.make_schedule()
         self.step = 0 if resumed is None else resumed.state.step
         widths = source.teacher_widths
         filled_later = resumed is not None and resumed.sharded

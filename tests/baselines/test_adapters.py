@@ -23,10 +23,13 @@ from safetensors.torch import load_file, save_file  # noqa: E402
 
 from kit.tiny_runs import frames_of, loaded, sample_of  # noqa: E402
 from refbench.baselines.small.networks import TEXT_NETWORK  # noqa: E402
-from refbench.baselines.wan.adapters import add_adapter, read_adapter  # noqa: E402
+from refbench.baselines.wan.adapter_option import ChosenAdapter, chosen_adapters  # noqa: E402
+from refbench.baselines.wan.adapters import read_adapter  # noqa: E402
+from refbench.baselines.wan.added_adapters import AddedAdapter, add_adapter, add_adapters  # noqa: E402
 from refbench.baselines.wan.checkpoint import original_key  # noqa: E402
 from refbench.bench.environment import Environment  # noqa: E402
 from refbench.bench.errors import UserError  # noqa: E402
+from refbench.bench.options import build_options  # noqa: E402
 from refbench.refalign.method import RefAlignTiny  # noqa: E402
 from refbench.refalign.transformer import RefAlignTransformer3DModel  # noqa: E402
 
@@ -264,6 +267,146 @@ def test_whole_differences_are_added_to_any_parameter(tmp_path: Path) -> None:
     )
 
 
+def adapted_with(text: str) -> State:
+    """All weights of a network with the adapters that an option names."""
+    found = network()
+    add_adapters(found, [AddedAdapter.read(one) for one in chosen_adapters(text)])
+    return merged(found)
+
+
+def assert_weights(found: State, expected: State) -> None:
+    assert found.keys() == expected.keys()
+    for key, value in expected.items():
+        torch.testing.assert_close(found[key], value, atol=1e-4, rtol=1e-5, msg=key)
+
+
+def write_distilled(file: Path) -> dict[str, torch.Tensor]:
+    """A step-distilled LoRA as lightx2v and CausVid have them: every module with its own bias, norms and
+    tables; returns what it adds at full strength, by diffusers' names.
+    """
+    before = network().state_dict()
+    alpha = 2.0
+    state = state_of(**COMFY, alpha=alpha, modules=ALL_MODULES)
+    adds = {f"{name}.weight": alpha / RANK * up @ down for name, (down, up) in factors(ALL_MODULES).items()}
+    for name in ALL_MODULES:
+        bias = drawn(*before[f"{name}.bias"].shape)
+        state[f"diffusion_model.{original_key(name)}.diff_b"] = adds[f"{name}.bias"] = bias
+    names = {"blocks.0.norm3.diff": "blocks.0.norm2.weight", "blocks.0.diff_m": "blocks.0.scale_shift_table"}
+    for name, key in names.items():
+        state[f"diffusion_model.{name}"] = adds[key] = drawn(*before[key].shape)
+    save_file({key: value.clone() for key, value in state.items()}, file)
+    return adds
+
+
+@pytest.mark.parametrize("strength", [0.8, 0.0, -0.5, 1.5])
+def test_a_strength_scales_all_that_an_adapter_adds(tmp_path: Path, strength: float) -> None:
+    adds = write_distilled(tmp_path / "distilled.safetensors")
+    expected = {
+        key: value + strength * adds[key] if key in adds else value
+        for key, value in network().state_dict().items()
+    }
+    assert_weights(adapted_with(f"{tmp_path / 'distilled.safetensors'}:{strength}"), expected)
+
+
+def test_several_adapters_add_up_in_any_order(tmp_path: Path) -> None:
+    """Of different ranks, with DoRA among them: W + sum of s·(W' - W)."""
+    distilled, peft_s, dora = tmp_path / "distilled.safetensors", tmp_path / "rank", tmp_path / "dora"
+    adds = write_distilled(distilled)
+    before = network().state_dict()
+    expected = {key: value + 0.8 * adds.get(key, 0) for key, value in before.items()}
+    settings: list[tuple[Path, float, dict[str, Any]]] = [
+        (peft_s, 1.0, {"target_modules": ["to_q"], "rank_pattern": {"blocks.1.attn1.to_q": 2}}),
+        (dora, 0.5, {"target_modules": ["to_q", "net.2"], "use_dora": True}),
+    ]
+    for folder, strength, changes in settings:
+        model = trained(**changes)
+        model.save_pretrained(folder)
+        for key, value in model.merge_and_unload().state_dict().items():
+            expected[key] = expected[key] + strength * (value - before[key])
+    names = [f"{distilled}:0.8", f"{peft_s}", f"{dora}:0.5"]
+    for order in (names, names[::-1]):
+        found = adapted_with(", ".join(order))
+        assert found.keys() == expected.keys()
+        for key, value in expected.items():
+            torch.testing.assert_close(found[key], value, atol=1e-3, rtol=1e-4, msg=key)
+
+
+def test_dora_is_its_paper_s_formula_at_every_strength(tmp_path: Path) -> None:
+    """W' = m·(W + scale·BA) / |W + scale·BA|, each row by its length; W + s·(W' - W) for a strength s."""
+    trained(target_modules=["to_v", "patch_embedding"], use_dora=True).save_pretrained(tmp_path)
+    before, stored = network().state_dict(), load_file(tmp_path / "adapter_model.safetensors")
+    for strength in (1.0, 0.3, 0.0):
+        expected = dict(before)
+        for key in stored:
+            if key.endswith("lora_A.weight"):
+                module = key.removeprefix("base_model.model.").removesuffix(".lora_A.weight")
+                down, up = (stored[key.replace("lora_A", name)].flatten(1) for name in ("lora_A", "lora_B"))
+                magnitude = stored[key.replace("lora_A.weight", "lora_magnitude_vector")].flatten()
+                weight = before[f"{module}.weight"]
+                changed = weight.flatten(1) + 3 / RANK * up @ down
+                whole = magnitude[:, None] * changed / changed.norm(dim=1, keepdim=True)
+                expected[f"{module}.weight"] = weight + strength * (whole.view_as(weight) - weight)
+        found = adapted_with(f"{tmp_path}:{strength}")
+        for key, value in expected.items():
+            torch.testing.assert_close(found[key], value, atol=1e-3, rtol=1e-4, msg=key)
+
+
+@pytest.mark.filterwarnings("ignore:Already found a `peft_config`")  # the library's own two adapters
+def test_several_with_strengths_are_what_the_library_makes_of_them(tmp_path: Path) -> None:
+    """Its loader passes over differences of norms and tables, which are therefore left out here."""
+    write_distilled(tmp_path / "all.safetensors")
+    state = {
+        key: value
+        for key, value in load_file(tmp_path / "all.safetensors").items()
+        if not key.endswith((".diff", ".diff_m"))
+    }
+    save_file(state, tmp_path / "a.safetensors")
+    second = state_of("lora_A.weight", "lora_B.weight", prefix="transformer.")
+    save_file(second, tmp_path / "b.safetensors")
+    theirs = network()
+    converted = library._convert_non_diffusers_wan_lora_to_diffusers(dict(state))
+    theirs.load_lora_adapter(converted, prefix="transformer", adapter_name="a")
+    theirs.load_lora_adapter(dict(second), prefix="transformer", adapter_name="b")
+    theirs.set_adapters(["a", "b"], [0.8, 0.6])
+    mine = network()
+    chosen = chosen_adapters(f"{tmp_path / 'a.safetensors'}:0.8,{tmp_path / 'b.safetensors'}:0.6")
+    add_adapters(mine, [AddedAdapter.read(one) for one in chosen])
+    inputs = {
+        "hidden_states": drawn(1, 16, 2, 4, 4),
+        "timestep": torch.tensor([500.0]),
+        "encoder_hidden_states": drawn(1, 7, 32),
+    }
+    with torch.no_grad():
+        torch.testing.assert_close(mine(**inputs).sample, theirs(**inputs).sample, atol=1e-4, rtol=1e-4)
+        plain = network()(**inputs).sample
+        assert (mine(**inputs).sample - plain).abs().max() > 0.1
+
+
+def test_what_an_option_names(tmp_path: Path) -> None:
+    def chosen(text: str) -> list[tuple[str, float]]:
+        return [(str(one.path), one.strength) for one in chosen_adapters(text)]
+
+    assert chosen_adapters(None) == ()
+    assert chosen_adapters(Path("a")) == (ChosenAdapter(path=Path("a")),)
+    assert chosen("a.safetensors:0.8, dir/b") == [("a.safetensors", 0.8), ("dir/b", 1.0)]
+    assert chosen("a:-0.5,b:1e-1") == [("a", -0.5), ("b", 0.1)]
+    assert chosen("C:/adapters/a:0.5") == [("C:/adapters/a", 0.5)]
+    assert chosen("C:/adapters/a") == [("C:/adapters/a", 1.0)]
+    odd = tmp_path / "of a, b:0.5"
+    odd.touch()
+    assert chosen(str(odd)) == [(str(odd), 1.0)] and chosen(f"c,{tmp_path}/d:2")[1][1] == 2
+    for text, reason in (
+        ("a,a:0.5", "a comes twice; name it once, with the sum of the strengths"),
+        ("a:nan", "the strength of a must be a finite number, nan is not"),
+        ("a:inf", "must be a finite number"),
+        ("a,,b", "adapter is FILE:strength"),
+        (":0.5", "adapter is FILE:strength"),
+        ("", "adapter is FILE:strength"),
+    ):
+        with pytest.raises(ValueError, match=reason):
+            chosen_adapters(text)
+
+
 def complaint(path: Path, state: State, metadata: dict[str, str] | None = None) -> str:
     save_file(state, path / "adapter.safetensors", metadata=metadata)
     found = network()
@@ -395,6 +538,43 @@ def test_a_generator_applies_what_its_card_says(tmp_path: Path) -> None:
     ):
         made(adapter=file)
     assert not np.array_equal(made(adapter=file, adapter_base="any"), plain)
+
+
+def test_a_generator_applies_and_names_several_adapters(tmp_path: Path) -> None:
+    Image.fromarray(np.full((40, 30, 3), (200, 30, 90), np.uint8)).save(tmp_path / "0.png")
+    wanted = sample_of(["0.png"], tmp_path)
+    first, second = tmp_path / "first.safetensors", tmp_path / "second.safetensors"
+    save_file(state_of(**COMFY), first)
+    save_file(state_of("lora_A.weight", "lora_B.weight", modules=MODULES[:2]), second)
+
+    def made(adapter: str | None) -> np.ndarray:
+        options = build_options(
+            RefAlignTiny.Options,
+            {"num_frames": "5", "steps": "1"} | ({} if adapter is None else {"adapter": adapter}),
+            "refalign-tiny",
+        )
+        return frames_of(loaded(RefAlignTiny(options), tmp_path), wanted)
+
+    both = made(f"{first}:0.02,{second}:0.03")
+    other_order = made(f"{second}:0.03,{first}:0.02")
+    assert np.abs(both.astype(int) - other_order.astype(int)).max() <= 2
+    assert not np.array_equal(both, made(f"{first}:0.02")) and not np.array_equal(both, made(None))
+    assert np.array_equal(made(f"{first}:0"), made(None))
+    method = RefAlignTiny(RefAlignTiny.Options(adapter=f"{first}:0.02,{second}"))
+    found = method.find_weights(Environment())
+    assert found["adapter (1 of 2)"].endswith("(8 modules, rank 4, alpha 4, scale 1; strength 0.02)")
+    assert found["adapter (2 of 2)"].endswith("(2 modules, rank 4, alpha 4, scale 1)")
+    alone = RefAlignTiny(RefAlignTiny.Options(adapter=first)).find_weights(Environment())["adapter"]
+    assert alone.partition(" ")[0] == found["adapter (1 of 2)"].partition(" ")[0]
+    assert method.card().options["adapter"] == f"{first}:0.02,{second}"
+    # Each is compared with the network that it was trained on.
+    save_file(load_file(second), second, metadata={"base_model": "another", "base_digest": "sha256:0"})
+    with pytest.raises(UserError, match=r"second\.safetensors was trained on another"):
+        made(f"{first}:0.02,{second}")
+    with pytest.raises(UserError, match="refalign-tiny: options: adapter: the strength of"):
+        made(f"{first}:nan")
+    with pytest.raises(UserError, match=r"absent\.safetensors"):
+        made(f"{first},absent.safetensors:0.5")
 
 
 def test_the_network_that_an_adapter_was_trained_on_is_known_by_its_digest(tmp_path: Path) -> None:

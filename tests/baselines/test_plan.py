@@ -20,8 +20,16 @@ from refbench.baselines import gpus
 from refbench.baselines.planning import OFFICIAL_REFERENCES
 from refbench.baselines.vace import Vace13B, Vace14B
 from refbench.baselines.wan import cost
+from refbench.baselines.wan.latents import WAN21_LATENTS, WAN22_5B_LATENTS, LatentSpace
 from refbench.baselines.wan.method import WanMethod
-from refbench.baselines.wan.spec import WAN_1_3B, WAN_14B, WanNetwork, WanOptions, resolved_settings
+from refbench.baselines.wan.spec import (
+    WAN22_5B,
+    WAN_1_3B,
+    WAN_14B,
+    WanNetwork,
+    WanOptions,
+    resolved_settings,
+)
 from refbench.bench import console
 from refbench.bench.dataset import OFFICIAL_TRACKS
 from refbench.bench.errors import UserError
@@ -52,6 +60,20 @@ def planned(*arguments: object) -> Any:
     return json.loads(invoke("plan", *arguments, "--json").stdout)
 
 
+# `vae/config.json` of Wan-AI/Wan2.2-TI2V-5B-Diffusers, as far as sizes follow from it.
+WIDE_VAE: dict[str, Any] = {
+    "base_dim": 160,
+    "decoder_base_dim": 256,
+    "z_dim": 48,
+    "dim_mult": [1, 2, 4, 4],
+    "is_residual": True,
+    "in_channels": 12,
+    "out_channels": 12,
+    "patch_size": 2,
+    "scale_factor_spatial": 16,
+}
+
+
 def diffusers_network(network: WanNetwork) -> Any:
     """The network of these sizes, without memory."""
     torch = pytest.importorskip("torch", reason="the generators need the extra 'baselines'")
@@ -60,6 +82,7 @@ def diffusers_network(network: WanNetwork) -> Any:
         "num_attention_heads": network.heads,
         "attention_head_dim": network.width // network.heads,
         "in_channels": network.in_channels,
+        "out_channels": network.latents.channels,
         "ffn_dim": network.ffn_width,
         "num_layers": network.layers,
     }
@@ -85,8 +108,8 @@ def test_parameters_are_those_of_the_released_manifests(golden: Callable[[str], 
 
 @pytest.mark.parametrize(
     "network",
-    [Vace13B.spec.network, Vace14B.spec.network, MAGREF_LIKE],
-    ids=["vace-1.3b", "vace-14b", "i2v-14b"],
+    [Vace13B.spec.network, Vace14B.spec.network, MAGREF_LIKE, WAN22_5B],
+    ids=["vace-1.3b", "vace-14b", "i2v-14b", "ti2v-5b"],
 )
 def test_parameters_are_those_of_the_networks(network: WanNetwork) -> None:
     assert cost.parameter_count(network) == numel(diffusers_network(network))
@@ -107,7 +130,8 @@ def test_parameters_of_the_base_models() -> None:
     with torch.device("meta"):
         assert numel(UMT5EncoderModel(umt5)) == cost.TEXT_ENCODER_PARAMETERS
         assert numel(CLIPVisionModel(clip)) == cost.IMAGE_ENCODER_PARAMETERS
-        assert numel(diffusers.AutoencoderKLWan()) == cost.VAE_PARAMETERS
+        assert numel(diffusers.AutoencoderKLWan()) == cost.VAES[WAN21_LATENTS].parameters
+        assert numel(diffusers.AutoencoderKLWan(**WIDE_VAE)) == cost.VAES[WAN22_5B_LATENTS].parameters
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -242,14 +266,20 @@ def test_working_memory_of_the_transformer(ratio: float, extra: int) -> None:
     assert measured == pytest.approx(cost.block_working_bytes(size), rel=0.15)
 
 
-def test_working_memory_of_the_decoder() -> None:
+@pytest.mark.parametrize(
+    ("network", "vae_settings"), [(WAN_1_3B, {}), (WAN22_5B, WIDE_VAE)], ids=["wan2.1", "wan2.2-ti2v-5b"]
+)
+def test_working_memory_of_the_decoder(network: WanNetwork, vae_settings: dict[str, Any]) -> None:
     torch = pytest.importorskip("torch", reason="the generators need the extra 'baselines'")
     diffusers = pytest.importorskip("diffusers", reason="the generators need the extra 'baselines'")
-    vae = diffusers.AutoencoderKLWan().eval()
-    latents = torch.zeros(1, 16, 3, 6, 4)
+    settings = replace(Vace13B.spec.native, width=64, height=96, num_frames=9)
+    space: LatentSpace = network.latents
+    with torch.device("meta"):
+        vae = diffusers.AutoencoderKLWan(**vae_settings).eval()
+        latents = torch.zeros(1, space.channels, *space.shape(64, 96, 9))
     measured = working_bytes(torch, lambda: vae.decode(latents), vae)
-    settings = replace(Vace13B.spec.native, width=32, height=48, num_frames=9)
-    assert measured == pytest.approx(cost.decode_working_bytes(settings, tiled=False), rel=0.1)
+    planned = cost.decode_working_bytes(network, settings, tiled=False)
+    assert measured == pytest.approx(planned, rel=0.1)
 
 
 def test_estimates_against_a_measured_video() -> None:

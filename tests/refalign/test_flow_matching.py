@@ -15,7 +15,13 @@ from fill import normal  # noqa: E402
 from kit.golden_networks import read  # noqa: E402
 from refbench.baselines.wan.schedules import make_scheduler  # noqa: E402
 from refbench.refalign.alignment import AlignmentConfig, timestep_gate  # noqa: E402
-from refbench.refalign.flow_matching import FlowSchedule, add_noise, flow_target, squared_error  # noqa: E402
+from refbench.refalign.flow_matching import (  # noqa: E402
+    FlowSchedule,
+    Sampling,
+    add_noise,
+    flow_target,
+    squared_error,
+)
 
 GOLDEN = read("refalign/flow_match.json")
 TRAINING = GOLDEN["training"]
@@ -137,3 +143,79 @@ def test_the_gate() -> None:
     close(grid, golden["value"], rtol=0, atol=1e-7)
     drawn = timestep_gate(FlowSchedule().timesteps[TRAINING["ids"]], config)
     close(drawn, golden["at_training_ids"], rtol=0, atol=1e-7)
+
+
+def drawn(count: int = 4000, **settings: Any) -> torch.Tensor:
+    """Timesteps drawn with a sampling, without the shift."""
+    schedule = FlowSchedule(1.0, sampling=Sampling(**settings))
+    generator = torch.Generator().manual_seed(3)
+    return schedule.timesteps[[schedule.draw(generator) for _ in range(count)]]
+
+
+def test_the_default_draw_is_the_authors_one() -> None:
+    """All 1000 ids equally often, by the same number of the generator as ever."""
+    schedule = FlowSchedule()
+    for seed in range(5):
+        own, plain = (torch.Generator().manual_seed(seed) for _ in range(2))
+        assert schedule.draw(own) == int(torch.randint(1000, (), generator=plain))
+        assert torch.equal(torch.randn(4, generator=own), torch.randn(4, generator=plain))
+
+
+@pytest.mark.parametrize(("mean", "scale"), [(0.0, 1.0), (-0.8, 0.5), (1.2, 2.0)])
+def test_logit_normal_draws_have_their_quantiles(mean: float, scale: float) -> None:
+    points = drawn(kind="logit-normal", logit_mean=mean, logit_scale=scale).double() / 1000
+    # A level stands for the thousandth below it.
+    logits = torch.logit(points - 0.0005)
+    share = torch.tensor([0.1, 0.25, 0.5, 0.75, 0.9], dtype=torch.float64)
+    expected = mean + scale * torch.special.ndtri(share)
+    torch.testing.assert_close(torch.quantile(logits, share), expected, rtol=0.08, atol=0.08)
+
+
+@pytest.mark.parametrize("kind", ["bell", "uniform", "logit-normal"])
+def test_draws_stay_within_their_bounds(kind: str) -> None:
+    timesteps = drawn(kind=kind, lowest=300.0, highest=417.5)
+    assert (float(timesteps.min()), float(timesteps.max())) == pytest.approx((300, 417))
+    middle = float(timesteps.mean())
+    assert 350 < middle < 370
+    shifted = FlowSchedule(sampling=Sampling(kind=kind, lowest=875.0))
+    generator = torch.Generator().manual_seed(0)
+    assert float(shifted.timesteps[[shifted.draw(generator) for _ in range(500)]].min()) >= 875
+
+
+def test_only_the_bell_weights_the_error() -> None:
+    ids = torch.arange(0, 1000, 7)
+    for kind in ("uniform", "logit-normal"):
+        schedule = FlowSchedule(sampling=Sampling(kind=kind))
+        assert schedule.level_of_ids(ids).weights_B.tolist() == [1.0] * len(ids)
+        torch.testing.assert_close(schedule.timesteps, FlowSchedule().timesteps, rtol=0, atol=0)
+    bounded = FlowSchedule(sampling=Sampling(lowest=500.0))
+    torch.testing.assert_close(bounded.weights, FlowSchedule().weights, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("override", "text"),
+    [
+        (
+            "flow.sampling=cosine",
+            r"flow\.sampling=cosine: Input should be 'bell', 'uniform' or 'logit-n",
+        ),
+        ("flow.logit_mean=1", r"flow: logit_mean and logit_scale belong to sampling=logit-normal"),
+        (
+            "flow.lowest_timestep=1000",
+            r"flow: lowest_timestep must be below highest_timestep, both in 0\.",
+        ),
+        ("flow.highest_timestep=0.5", r"flow: no timestep lies in 0\.\.0\.5"),
+        ("flow.logit_scale=0", r"flow: logit_mean must lie in -20\.\.20 and logit_scale in 0\.\.20"),
+    ],
+)
+def test_sampling_that_is_refused(override: str, text: str) -> None:
+    from refbench.bench.errors import UserError
+    from refbench.refalign.training.recipes import build_config
+
+    with pytest.raises(UserError, match=text):
+        build_config("tiny", [override])
+    far = ["flow.sampling=logit-normal", "flow.logit_mean=20", "flow.logit_scale=0.1"]
+    with pytest.raises(
+        UserError, match=r"flow: logit-normal draws with mean 20 and scale 0\.1 never lie in 0"
+    ):
+        build_config("tiny", [*far, "flow.highest_timestep=100"])

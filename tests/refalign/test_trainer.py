@@ -220,10 +220,22 @@ def test_a_run_is_not_overwritten_nor_resumed_as_another(straight: Path) -> None
     assert result.step == trainer.step == 4
 
 
-def test_lora_trains_adapters_and_projectors_alone(tmp_path: Path) -> None:
-    from refbench.baselines.wan.adapters import add_adapter, read_adapter
+@pytest.mark.parametrize(
+    ("kind", "summary"),
+    [
+        ((), "rank 4, alpha 8, scale 2"),
+        (("lora.rslora=true",), "rank 4, alpha 16, scale 4"),
+        (("lora.dora=true",), "rank 4, alpha 8, scale 2, DoRA"),
+    ],
+    ids=["plain", "rslora", "dora"],
+)
+def test_lora_trains_adapters_and_projectors_alone(
+    tmp_path: Path, kind: tuple[str, ...], summary: str
+) -> None:
+    from refbench.baselines.wan.adapters import read_adapter
+    from refbench.baselines.wan.added_adapters import add_adapter
 
-    lora = ("lora.enabled=true", "lora.rank=4", "lora.alpha=8")
+    lora = ("lora.enabled=true", "lora.rank=4", "lora.alpha=8", *kind)
     trainer, _ = run(small(*lora), tmp_path / "straight")
     trained = [name for name, value in trainer.model.named_parameters() if value.requires_grad]
     assert all(".lora_" in name or name.startswith("projectors.") for name in trained)
@@ -247,7 +259,7 @@ def test_lora_trains_adapters_and_projectors_alone(tmp_path: Path) -> None:
     with torch.no_grad():
         before = base(*inputs).sample
         adapter = read_adapter(place / "adapter")
-        assert adapter.summary().endswith("rank 4, alpha 8, scale 2")
+        assert adapter.summary().endswith(summary)
         add_adapter(base, adapter)
         after = base(*inputs).sample
         expected = trainer.model.transformer(*inputs).sample

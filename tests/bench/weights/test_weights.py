@@ -94,7 +94,7 @@ def test_the_catalogue_is_the_union_of_what_is_declared_and_knows_the_users() ->
             assert rows[entry.name].entry == entry
             assert name in rows[entry.name].used_by
     assert "refalign teacher" in rows["dinov3-vitl16"].used_by
-    assert len(rows) == 35
+    assert len(rows) == 36
     kinds = [row.entry.kind for row in rows.values()]
     assert kinds == sorted(kinds, key=["metric", "generator", "teacher"].index)
 
