@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -63,6 +64,16 @@ def test_a_run_goes_on_from_either_kind_to_the_bit(
         run(small(*common, f"checkpoints.sharded={other}"), out, resume=True)
         assert logged_steps(out) == logged_steps(straight) == logged_steps(gathered)
         assert files_of(out / LAST) == files_of(kinds[other] / LAST)
+
+
+def test_averages_that_earlier_checkpoints_held_twice_are_read(gathered: Path, tmp_path: Path) -> None:
+    first = tmp_path / "checkpoints" / "step-00000002"
+    shutil.copytree(gathered / "checkpoints" / "step-00000002", first)
+    average = read_checkpoint(first / "ema" / "transformer").tensors
+    save_file({f"transformer.{key}": value for key, value in average.items()}, first / "average.safetensors")
+    shutil.rmtree(first / "ema")
+    run(small("ema.enabled=true", "checkpoints.every=2"), tmp_path, resume=True)
+    assert files_of(tmp_path / LAST) == files_of(gathered / LAST)
 
 
 def test_the_log_says_when_a_checkpoint_is_whole(straight: Path) -> None:
