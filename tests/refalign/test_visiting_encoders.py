@@ -18,21 +18,27 @@ from refbench.refalign.training.run import TrainingPaths, train  # noqa: E402
 pytestmark = pytest.mark.usefixtures("fresh_accelerate")
 
 
-def test_networks_are_on_the_device_inside_of_the_outermost_block_alone() -> None:
+def test_networks_are_on_the_device_inside_of_the_outermost_block_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A copy stands for what is on a card: a CPU has no second device whose tensors a network may take."""
     network = torch.nn.BatchNorm1d(3)
-    before = {name: value.clone() for name, value in network.state_dict().items()}
+    visitors = Visitors([network], "cpu")
+    tensors = [*network.parameters(), *network.buffers()]
+    homes = [tensor.data_ptr() for tensor in tensors]
+    before = [tensor.clone() for tensor in tensors]
+    monkeypatch.setattr(torch.Tensor, "to", lambda tensor, *place, **how: tensor.clone())
 
-    def places() -> set[str]:
-        return {tensor.device.type for tensor in (*network.parameters(), *network.buffers())}
+    def away() -> list[bool]:
+        return [tensor.data_ptr() != home for tensor, home in zip(tensors, homes, strict=True)]
 
-    visitors = Visitors([network], "meta")
     with pytest.raises(ValueError, match="inside"), visitors.present():
         with visitors.present():
-            assert places() == {"meta"}
-        assert places() == {"meta"}
+            assert all(away())
+        assert all(away())
         raise ValueError("inside")
-    assert places() == {"cpu"}
-    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+    assert not any(away())
+    assert all(torch.equal(tensor, value) for tensor, value in zip(tensors, before, strict=True))
 
 
 def test_losses_are_those_of_encoders_that_stay(weights: Path, clips: Path, tmp_path: Path) -> None:
