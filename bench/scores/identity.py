@@ -21,7 +21,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from refbench.bench.scores.columns import NOTHING_OF_ANY_REFERENCE
+from refbench.bench.scores.columns import NOTHING_FOUND
 from refbench.bench.scores.record import FAILED, Record
 
 FACE_CEILING = 0.78
@@ -55,7 +55,8 @@ def detail(record: Record, name: str) -> float | None:
 
 def presence_of(record: Record) -> float | None:
     """The share of references that appear in a video; 0 where nothing of any was found."""
-    return 0.0 if record.reason == f"{FAILED}: {NOTHING_OF_ANY_REFERENCE}" else detail(record, "presence")
+    nothing = f"{FAILED}: {NOTHING_FOUND[SUBJECT_CONFUSION]}"
+    return 0.0 if record.reason == nothing else detail(record, "presence")
 
 
 def capped_face(record: Record) -> float | None:

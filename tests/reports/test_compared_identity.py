@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from kit.cli import complaint, printed, printed_json
 from kit.records import record
 from kit.stored_runs import run_records, store
-from refbench.bench.scores.columns import NOTHING_OF_ANY_REFERENCE
+from refbench.bench.scores.columns import NOTHING_FOUND
 from refbench.bench.scores.comparison import figure_differences
 from refbench.bench.scores.identity import FACE_CEILING, FIGURES, GAIN_FIGURES
 from refbench.bench.scores.record import Provenance, Record
@@ -26,7 +26,9 @@ def confused(sample: str, value: float, presence: float, margin: float, **fields
 
 
 def absent(sample: str, **fields: Any) -> Record:
-    return record("subject-confusion", sample, reason=f"failed: {NOTHING_OF_ANY_REFERENCE}", **fields)
+    return record(
+        "subject-confusion", sample, reason=f"failed: {NOTHING_FOUND['subject-confusion']}", **fields
+    )
 
 
 def gains(method: list[Record], control: list[Record]) -> dict[str, Any]:
