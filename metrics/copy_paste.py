@@ -35,7 +35,7 @@ import numpy as np
 
 from refbench.bench.environment import Environment
 from refbench.bench.errors import NotApplicable
-from refbench.bench.metric import Metric, MetricDeclaration, Score, Scorer
+from refbench.bench.metric import Metric, MetricDeclaration, Score, Scorer, ScoringCost
 from refbench.bench.registry import metrics
 from refbench.bench.sample import Reference, Sample
 from refbench.bench.streams import mapped
@@ -82,6 +82,8 @@ class CopyPaste(Metric):
         source="this project; SIFT and RANSAC of OpenCV",
         uses=frozenset({"video", "references"}),
         job_limit_s=600.0,
+        # benchmarks/copy_paste.py.
+        cost=ScoringCost(parallel_s=0.94, remarks=("measured with three references at 832×480",)),
         packages=("opencv-python", "pillow", "numpy"),
     )
 

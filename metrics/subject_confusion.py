@@ -37,7 +37,7 @@ import numpy as np
 
 from refbench.bench.environment import Environment
 from refbench.bench.errors import SampleError
-from refbench.bench.metric import Metric, MetricDeclaration, Score, Scorer
+from refbench.bench.metric import Metric, MetricDeclaration, Score, Scorer, ScoringCost
 from refbench.bench.registry import metrics
 from refbench.bench.sample import Sample
 from refbench.bench.scores.columns import NOTHING_FOUND
@@ -141,6 +141,20 @@ class SubjectConfusion(Metric):
         source="ours; networks of NexusScore and FaceSim (OpenS2V-Nexus@210eb08)",
         uses=frozenset({"video", "references"}),
         weights=(OPENS2V_WEIGHT, CLIP_VIT_B32, GME_QWEN2_VL),
+        # benchmarks/subject_confusion.py: what is left beside both. Assumed: one reference that NexusScore
+        # does not look for, of as many tokens as a frame of GmeScore.
+        cost=ScoringCost(
+            assumed_gpu_s=0.03,
+            serial_s=0.02,
+            tflop=9.6,
+            parameter_bytes=2,
+            peak_gib=26.9,
+            shares=("nexusscore", "facesim"),
+            remarks=(
+                "in the turn of nexusscore and facesim it looks at nothing again; alone it costs what they "
+                "do, and the faces of samples with several people, which facesim leaves out, are in no sum",
+            ),
+        ),
         job_limit_s=NexusScore.declaration.job_limit_s + FaceSim.declaration.job_limit_s,
         packages=tuple(dict.fromkeys((*NexusScore.declaration.packages, *FaceSim.declaration.packages))),
     )
