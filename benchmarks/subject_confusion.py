@@ -3,10 +3,10 @@
     python benchmarks/subject_confusion.py [--samples 3] [--repeats 3]
 
 Claim: at most 5 % added. Samples of the track mini that all three metrics score (`faceobj`, `humanobj`; two
-or three references), with the renderer's own videos, each frame shifted by 0 to 3 pixels so that all 32
-frames differ. The networks are those that come with the package. They are small: what subject-confusion does beside
-them weighs more than beside released ones. Jobs are done by a scoring worker as in an evaluation, video by
-video; each time the video is opened anew. Seconds are of the processor, which other work disturbs less.
+or three references), with the renderer's own videos, each frame shifted by 0 to 3 pixels so that all differ.
+The networks are those that come with the package. They are small: what subject-confusion does beside them
+weighs more than beside released ones. Jobs are done by a scoring worker as in an evaluation, video by video;
+each time the video is opened anew. Seconds are of the processor, which other work disturbs less.
 """
 
 from __future__ import annotations
@@ -88,12 +88,11 @@ def main() -> None:
                 added.append(together[ADDED] / both_s)
                 alone.append(lone[ADDED] / both_s)
     worker.close()
+    print(f"{len(base)} videos: nexusscore and facesim {sum(base):.2f} s, with {ADDED} {sum(extra):.3f} more")
     print(
-        f"{len(base)} videos: nexusscore and facesim {sum(base):.2f} s, {ADDED} beside them {sum(extra):.3f}"
-    )
-    print(
-        f"{100 * sum(extra) / sum(base):.1f} % more (claim ≤ 5), of a video {100 * statistics.median(added):.1f} "
-        f"(median) to {100 * max(added):.1f}; alone {100 * statistics.median(alone):.0f} % of both (median)"
+        f"{100 * sum(extra) / sum(base):.1f} % more (claim ≤ 5); of a video "
+        f"{100 * statistics.median(added):.1f} % (median) to {100 * max(added):.1f} %; alone "
+        f"{100 * statistics.median(alone):.0f} % of both (median)"
     )
 
 

@@ -62,10 +62,13 @@ class FaceSimOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class ReferenceFace:
-    """Embeddings of a reference's largest face: CurricularFace (512,), and ArcFace where the pack has it."""
+    """Embeddings of a reference's largest face: CurricularFace (512,), and ArcFace where the pack has it; and
+    its five landmarks, see `Face`.
+    """
 
     curricular_D: np.ndarray
     arcface_D: np.ndarray | None
+    landmarks_52: np.ndarray
 
 
 @metrics.register
@@ -227,7 +230,9 @@ class FaceSearch:
         from refbench.metrics.nets.curricularface import face_embeddings
 
         curricular_D = face_embeddings(self.network, face.crop_HWC[None])[0]
-        return ReferenceFace(curricular_D=curricular_D, arcface_D=face.arcface_D)
+        return ReferenceFace(
+            curricular_D=curricular_D, arcface_D=face.arcface_D, landmarks_52=face.landmarks_52
+        )
 
 
 _SEARCHES: Shared[FaceSearch] = Shared()

@@ -31,30 +31,27 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from refbench.bench.environment import Environment
 from refbench.bench.errors import SampleError
-from refbench.bench.metric import Metric, MetricDeclaration, Score, Scorer, ScoringCost
+from refbench.bench.metric import MetricDeclaration, Score, ScoringCost
 from refbench.bench.registry import metrics
 from refbench.bench.sample import Sample
 from refbench.bench.scores.columns import NOTHING_FOUND
 from refbench.bench.video import Video
-from refbench.metrics.facesim import FaceSearch, FaceSim, FaceSimOptions, FaceSimScorer, cosines
+from refbench.metrics.both_searches import JOB_LIMIT_S, PACKAGES, SHARES, WEIGHTS, OfBoth, OfBothScorer
+from refbench.metrics.facesim import FaceSearch, cosines
 from refbench.metrics.nexusscore import (
     FRAMES,
     MIN_TEXT_SIMILARITY,
-    NexusScore,
-    NexusScorer,
     SeenBox,
     SubjectSearch,
     half_product,
     picture_embeddings,
     subjects_of,
 )
-from refbench.metrics.weights import CLIP_VIT_B32, GME_QWEN2_VL, OPENS2V_WEIGHT
 
 # Ours: strangers' cosines lie around 0, other photographs of one person reach 0.77 to 0.80.
 MIN_FACE_COSINE = 0.3
@@ -130,7 +127,7 @@ class Compared:
 
 
 @metrics.register
-class SubjectConfusion(Metric):
+class SubjectConfusion(OfBoth):
     """Needs everything of NexusScore and FaceSim; GME is shared with NexusScore and GmeScore."""
 
     declaration = MetricDeclaration(
@@ -140,7 +137,7 @@ class SubjectConfusion(Metric):
         summary="supplementary: share of subjects nearer to another reference than to their own",
         source="ours; networks of NexusScore and FaceSim (OpenS2V-Nexus@210eb08)",
         uses=frozenset({"video", "references"}),
-        weights=(OPENS2V_WEIGHT, CLIP_VIT_B32, GME_QWEN2_VL),
+        weights=WEIGHTS,
         # benchmarks/subject_confusion.py: what is left beside both. Assumed: one reference that NexusScore
         # does not look for, of as many tokens as a frame of GmeScore.
         cost=ScoringCost(
@@ -149,17 +146,15 @@ class SubjectConfusion(Metric):
             tflop=9.6,
             parameter_bytes=2,
             peak_gib=26.9,
-            shares=("nexusscore", "facesim"),
+            shares=SHARES,
             remarks=(
                 "in the turn of nexusscore and facesim it looks at nothing again; alone it costs what they "
                 "do, and the faces of samples with several people, which facesim leaves out, are in no sum",
             ),
         ),
-        job_limit_s=NexusScore.declaration.job_limit_s + FaceSim.declaration.job_limit_s,
-        packages=tuple(dict.fromkeys((*NexusScore.declaration.packages, *FaceSim.declaration.packages))),
+        job_limit_s=JOB_LIMIT_S,
+        packages=PACKAGES,
     )
-    modules = tuple(dict.fromkeys((*NexusScore.modules, *FaceSim.modules)))
-    Options = FaceSimOptions
 
     def not_applicable(self, sample: Sample) -> str | None:
         """Samples with fewer than two references, or of which no two can be compared."""
@@ -171,27 +166,18 @@ class SubjectConfusion(Metric):
             return "no two references can be compared: faces need two, everything else a label"
         return None
 
-    def find_weights(self, environment: Environment) -> tuple[object, object]:
-        """What NexusScore and FaceSim find. Raises MissingWeights."""
-        return NexusScore().find_weights(environment), FaceSim(self.options).find_weights(environment)
-
     def load(self, environment: Environment) -> SubjectConfusionScorer:
         """A scorer with the networks of both.
 
         Raises MissingWeights, and UserError for files that are damaged or do not fit.
         """
-        self.find_weights(environment)
-        return SubjectConfusionScorer(
-            nexusscore=NexusScore().load(environment), facesim=FaceSim(self.options).load(environment)
-        )
+        nexusscore, facesim = self.load_both(environment)
+        return SubjectConfusionScorer(nexusscore=nexusscore, facesim=facesim)
 
 
 @dataclass(frozen=True, kw_only=True)
-class SubjectConfusionScorer(Scorer):
-    """Compares what NexusScore and FaceSim find; metrics of one turn find it once."""
-
-    nexusscore: NexusScorer
-    facesim: FaceSimScorer
+class SubjectConfusionScorer(OfBothScorer):
+    """Compares what NexusScore and FaceSim find with all references."""
 
     def score(self, sample: Sample, video: Video) -> Score:
         """The share of confused subjects of one video, 0 to 1.
@@ -205,16 +191,6 @@ class SubjectConfusionScorer(Scorer):
                 "faces": compared_faces(sample, self.facesim.search, video),
             },
         )
-
-    def provenance(self) -> dict[str, Any]:
-        """NexusScore's precisions and pairs per pass, and the digests of all files of both."""
-        said = self.nexusscore.provenance()
-        return said | {"weights": {**said["weights"], **self.facesim.search.weights}}
-
-    def close(self) -> None:
-        """Let go of the networks."""
-        self.nexusscore.close()
-        self.facesim.close()
 
 
 def people_of(sample: Sample) -> list[int]:

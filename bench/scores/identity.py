@@ -10,6 +10,9 @@ without a cap. Several seeds: capped per video, averaged within the sample. Rang
 The paired 95 % interval is the bootstrap over the samples. What a prompt alone reaches (any man for "a man")
 is no merit of the references, and what passes other photographs of the same person is copying, not likeness.
 
+Beside it stand the *excesses* of likeness in pose and in background, of the metric incidental-likeness, over
+the same control: identity needs neither, and what the control has of it is chance (-1 to 1, no cap).
+
 Source: ours. The cap: other photographs of one person reach a FaceSim of 0.77 to 0.80, by expression. Known
 failures: for subjects no such ceiling is known, so copying raises their gain; a sample in which one of the
 two shows no kept subject has no likeness and is left out, so `n` belongs to the figure; the control must be
@@ -20,6 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 
 from refbench.bench.scores.columns import NOTHING_FOUND
 from refbench.bench.scores.record import FAILED, Record
@@ -93,4 +97,13 @@ GAIN_FIGURES = (
         of=capped_face,
     ),
     Figure(name="subjects", label="likeness of subjects", metric="nexusscore", of=subject_likeness),
+    *(
+        Figure(
+            name=part,
+            label=f"excess of likeness in {part} (lower is better)",
+            metric="incidental-likeness",
+            of=partial(detail, name=part),
+        )
+        for part in ("pose", "background")
+    ),
 )
