@@ -15,8 +15,8 @@ left over a text-only control on the same samples: `refbench compare A B --text-
 no protocol's total contains it; lower is better at equal identity.
 
 A part that cannot be measured is null in the details, with the reason: no face, no place around the subject
-(less than 30 % of the picture), one that is plain (white), a reference that is a place itself, a subject
-that the detector does not look for or does not find in its own reference.
+(less than 30 % of the picture), one of which 70 % is plain (white), a reference that is a place itself, a
+subject that the detector does not look for or does not find in its own reference.
 
 Source: ours; the networks are those of `metrics/nexusscore.py` and `metrics/facesim.py`. Known failures: the
 average face is nobody's, and landmarks of small faces are off by several degrees, so that even a copy has
@@ -53,7 +53,9 @@ AVERAGE_FACE_53 = np.array(
 # Ours: heads that are turned so far apart have no pose in common.
 DIFFERENT_POSE_DEGREES = 30.0
 LEAST_OUTSIDE = 0.3
-# As in copy-paste, of 255 grey levels.
+# Ours: what lies around a subject is plain where so much of it is within so many of 255 grey levels of its
+# median. Parts of the subject that its box leaves out are no background.
+MOST_OF_ONE_LEVEL = 0.7
 LEAST_DEVIATION = 6.0
 # Frames held at a time.
 FRAMES_HELD = 8
@@ -223,26 +225,28 @@ def pose_likenesses(sample: Sample, search: FaceSearch, video: Video) -> list[Li
 # --- background ------------------------------------------------------------------------------------------
 
 
-def outside(picture_HWC: np.ndarray, boxes: Sequence[Sequence[float]]) -> np.ndarray | None:
-    """An RGB uint8 picture (H, W, 3) with boxes (x1, y1, x2, y2) painted in the mean colour of the rest.
-
-    None where less than 30 % is left.
-    """
+def rest_of(picture_HWC: np.ndarray, boxes: Sequence[Sequence[float]]) -> np.ndarray | None:
+    """What boxes (x1, y1, x2, y2) leave of a picture (H, W, 3), true in (H, W); None for less than 30 %."""
     rest_HW = np.ones(picture_HWC.shape[:2], bool)
     for left, top, right, bottom in boxes:
-        rest_HW[max(round(top), 0) : max(round(bottom), 0), max(round(left), 0) : max(round(right), 0)] = (
-            False
+        rows, columns = (
+            slice(max(round(first), 0), max(round(last), 0)) for first, last in ((top, bottom), (left, right))
         )
-    if rest_HW.mean() < LEAST_OUTSIDE:
-        return None
+        rest_HW[rows, columns] = False
+    return rest_HW if rest_HW.mean() >= LEAST_OUTSIDE else None
+
+
+def painted(picture_HWC: np.ndarray, rest_HW: np.ndarray) -> np.ndarray:
+    """An RGB uint8 picture (H, W, 3) of which all but the rest has the rest's mean colour."""
     painted_HWC = picture_HWC.copy()
     painted_HWC[~rest_HW] = picture_HWC[rest_HW].mean(axis=0).round().astype(np.uint8)
     return painted_HWC
 
 
-def is_plain(picture_HWC: np.ndarray) -> bool:
-    """Whether a picture has next to no texture."""
-    return bool(picture_HWC.mean(axis=2).std() < LEAST_DEVIATION)
+def is_plain(picture_HWC: np.ndarray, rest_HW: np.ndarray) -> bool:
+    """Whether most of the rest of a picture is of one grey level: a studio's wall, or white."""
+    grey_N = picture_HWC[rest_HW].mean(axis=1)
+    return bool(np.mean(np.abs(grey_N - np.median(grey_N)) < LEAST_DEVIATION) >= MOST_OF_ONE_LEVEL)
 
 
 def background_likenesses(sample: Sample, search: SubjectSearch, video: Video) -> list[Likeness]:
@@ -271,9 +275,9 @@ def background_likenesses(sample: Sample, search: SubjectSearch, video: Video) -
     while group := list(islice(frames, FRAMES_HELD)):
         for number, (place, own_D) in backgrounds.items():
             around = [
-                (painted_HWC, frame.repeats)
+                (painted(frame_HWC, rest_HW), frame.repeats)
                 for (frame_HWC, _), frame in group
-                if (painted_HWC := outside(frame_HWC, _sure_corners(frame.boxes, place))) is not None
+                if (rest_HW := rest_of(frame_HWC, _sure_corners(frame.boxes, place))) is not None
             ]
             if around:
                 likenesses_F = _embedded([painted_HWC for painted_HWC, _ in around], search) @ own_D
@@ -302,10 +306,12 @@ def _own_background(picture_HWC: np.ndarray, search: SubjectSearch) -> tuple[np.
     ]
     if not sure:
         return None, "its subject is not found in itself"
-    painted_HWC = outside(picture_HWC, sure)
-    if painted_HWC is None:
+    rest_HW = rest_of(picture_HWC, sure)
+    if rest_HW is None:
         return None, "its subject fills it"
-    return (None, "its background is plain") if is_plain(painted_HWC) else (painted_HWC, "")
+    if is_plain(picture_HWC, rest_HW):
+        return None, "its background is plain"
+    return painted(picture_HWC, rest_HW), ""
 
 
 def _sure_corners(boxes: Sequence[Any], place: int) -> list[Sequence[float]]:

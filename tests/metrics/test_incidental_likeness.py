@@ -31,8 +31,10 @@ from refbench.metrics.incidental_likeness import (  # noqa: E402
     IncidentalLikeness,
     IncidentalLikenessScorer,
     head_rotation,
-    outside,
+    is_plain,
+    painted,
     pose_likeness,
+    rest_of,
 )
 from refbench.metrics.nets.yolo_world.boxes import Boxes  # noqa: E402
 from refbench.metrics.nexusscore import NexusScorer, SubjectSearch  # noqa: E402
@@ -80,13 +82,23 @@ def test_landmarks_on_a_line_have_no_pose() -> None:
 def test_what_lies_around_a_subject() -> None:
     picture = np.zeros((10, 20, 3), np.uint8)
     picture[:, 10:] = 200
-    painted = outside(picture, [(0, 0, 10, 10)])
-    assert painted is not None and (painted == 200).all()
-    assert outside(picture, [(0, 0, 15, 10)]) is None
+    rest = rest_of(picture, [(0, 0, 10, 10)])
+    assert rest is not None and (painted(picture, rest) == 200).all()
+    assert rest_of(picture, [(0, 0, 15, 10)]) is None
     # A box may pass the picture, and a frame without one is all around.
-    assert outside(picture, [(-5, -5, 0.2, 30)]) is not None
-    whole = outside(picture, [])
-    assert whole is not None and (whole == picture).all()
+    passing = rest_of(picture, [(-5, -5, 10, 30)])
+    assert passing is not None and np.array_equal(passing, rest)
+    whole = rest_of(picture, [])
+    assert whole is not None and np.array_equal(painted(picture, whole), picture)
+
+
+def test_a_background_is_plain_though_the_box_cuts_off_the_subject_s_feet() -> None:
+    picture = np.full((40, 40, 3), 255, np.uint8)
+    picture[5:35, 10:30] = 90
+    rest = rest_of(picture, [(10, 5, 30, 30)])
+    assert rest is not None and is_plain(picture, rest)
+    room = np.where(np.indices((40, 40)).sum(axis=0)[..., None] % 4 < 2, 60, 200).repeat(3, axis=2)
+    assert not is_plain(room.astype(np.uint8), rest)
 
 
 # --- on small weights and stand-ins ----------------------------------------------------------------------
@@ -133,7 +145,7 @@ def with_stand_ins(scorer: IncidentalLikenessScorer) -> IncidentalLikenessScorer
 def room(colour: tuple[int, int, int], subject: tuple[int, int, int]) -> np.ndarray:
     """A wall with a pattern and something in the middle."""
     picture = np.full((64, 96, 3), colour, np.uint8)
-    picture[::4] //= 2
+    picture[::2] //= 2
     picture[16:48, 24:72] = subject
     return picture
 
