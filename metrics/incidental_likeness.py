@@ -195,26 +195,28 @@ def pose_likenesses(sample: Sample, search: FaceSearch, video: Video) -> list[Li
     no_person = Likeness(reason="it shows no person", of_reference=True)
     no_face = Likeness(reason="no face is found in it", of_reference=True)
     found = [no_person] * len(sample.references)
-    people = {number: search.reference_face(sample.references[number]) for number in people_of(sample)}
-    rotations = {
-        number: rotation
-        for number, face in people.items()
-        if face is not None and (rotation := head_rotation(face.landmarks_52)) is not None
-    }
-    for number in people:
-        found[number] = Likeness(reason="no face in any frame") if number in rotations else no_face
+    rotations: dict[int, np.ndarray] = {}
+    embeddings: list[np.ndarray] = []
+    for number in people_of(sample):
+        own = search.reference_face(sample.references[number])
+        own_33 = None if own is None else head_rotation(own.landmarks_52)
+        found[number] = no_face
+        if own is not None and own_33 is not None:
+            found[number] = Likeness(reason="no face in any frame")
+            rotations[number] = own_33
+            embeddings.append(own.curricular_D)
     if not rotations:
         return found
     values: dict[int, list[float]] = {number: [] for number in rotations}
     columns = tuple(rotations)
-    embeddings = [face.curricular_D for number in columns if (face := people[number]) is not None]
     for frame, embeddings_FD in search.seen(video).per_frame():
         similarities_FR = np.array([cosines(one_D, embeddings_FD) for one_D in embeddings]).T
-        own = paired(similarities_FR, [range(len(columns))] * len(frame.faces))
-        for face, column in zip(frame.faces, own, strict=True):
-            rotation = None if column is None else head_rotation(face.landmarks_52)
-            if column is not None and rotation is not None:
-                likeness = pose_likeness(rotations[columns[column]], rotation)
+        # A face whose embedding is of length zero is as unlike as can be.
+        pairing = paired(np.nan_to_num(similarities_FR, nan=-1), [range(len(columns))] * len(frame.faces))
+        for face, column in zip(frame.faces, pairing, strict=True):
+            rotation_33 = head_rotation(face.landmarks_52)
+            if column is not None and rotation_33 is not None:
+                likeness = pose_likeness(rotations[columns[column]], rotation_33)
                 values[columns[column]] += [likeness] * frame.repeats
     for number, likenesses in values.items():
         if likenesses:
