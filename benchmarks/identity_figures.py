@@ -22,8 +22,6 @@ from refbench.bench.scores.identity import FIGURES, GAIN_FIGURES, Figure
 from refbench.bench.scores.record import Record
 from refbench.bench.scores.store import read_records
 
-COPIED = Figure(name="copy-paste", label="copy-paste", metric="copy-paste", of=lambda record: record.value)
-
 
 def figure_cell(figure: Figure, records: Sequence[Record]) -> str:
     """A figure's mean, interval and number of samples."""
@@ -62,11 +60,10 @@ def main() -> None:
     control = next((records for run, records in runs.items() if run.method == arguments.control), None)
     if control is None:
         raise SystemExit(f"{arguments.stores} holds no run of {arguments.control}")
-    figures = (*FIGURES, COPIED)
-    headings = ["row", *(figure.label for figure in figures), *(figure.label for figure in GAIN_FIGURES)]
+    headings = ["row", *(figure.label for figure in FIGURES), *(figure.label for figure in GAIN_FIGURES)]
     print(f"| {' | '.join(headings)} |\n|{'---|' * len(headings)}")
     for run, records in runs.items():
-        cells = [figure_cell(figure, records) for figure in figures]
+        cells = [figure_cell(figure, records) for figure in FIGURES]
         print(f"| {' | '.join([run.label, *cells, *gain_cells(records, control)])} |")
 
 

@@ -88,6 +88,7 @@ class IncidentalLikeness(OfBoth):
             assumed_gpu_s=0.05,
             serial_s=0.5,
             tflop=0.9,
+            parameter_bytes=2,
             peak_gib=26.9,
             shares=SHARES,
             remarks=("what it does beside nexusscore and facesim is assumed",),

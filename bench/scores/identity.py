@@ -1,7 +1,7 @@
 """Figures of identity beside the components: mixed-up subjects, and what the references added to likeness.
 
-`FIGURES` are those of the metric subject-confusion. *identity-gain* is computed from two stores, of a method
-and of a text-only control, on the same samples:
+`FIGURES` are those of the metrics subject-confusion and copy-paste. *identity-gain* is computed from two
+stores, of a method and of a text-only control, on the same samples:
 
     gain = mean over samples of ( min(s(method), cap) - min(s(control), cap) )
 
@@ -86,6 +86,12 @@ FIGURES = (
         label="own reference minus best other",
         metric=SUBJECT_CONFUSION,
         of=lambda record: detail(record, "margin"),
+    ),
+    Figure(
+        name="copy-paste",
+        label="copies of the references (copy-paste)",
+        metric="copy-paste",
+        of=lambda record: record.value,
     ),
 )
 
