@@ -6,13 +6,14 @@ card, and of processors where there is no card. Nothing is loaded.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from refbench.baselines.gpus import AssumedGpu, get_gpu
 from refbench.bench.environment import MOST_THREADS_PER_JOB
 from refbench.bench.metric import Metric, ScoringCost
+from refbench.bench.runner.scoring import make_metric
 from refbench.bench.runner.turns import WORKING_GIB, needed_gib, turns
 
 if TYPE_CHECKING:
@@ -133,16 +134,25 @@ def scoring_plan(
     `placeholders`: of the samples only the numbers of references are known, so that every metric is counted
     for every video.
     """
-    made = tuple(_forecast(metric, videos, assumed, placeholders=placeholders) for metric in chosen)
-    busy = [metric for metric, one in zip(chosen, made, strict=True) if one.videos]
+    samples = [sample for one in videos for sample in one.samples]
+    busy = [metric for metric in chosen if any(_applies(metric, one, placeholders) for one in samples)]
+    planned = tuple(
+        PlannedTurn(metrics=tuple(metric.declaration.name for metric in turn), weights_gib=needed_gib(turn))
+        for turn in turns(busy, assumed.memory_gib)
+    )
+    made = tuple(
+        _forecast(
+            metric,
+            videos,
+            assumed,
+            beside=next((turn.metrics for turn in planned if metric.declaration.name in turn.metrics), ()),
+            placeholders=placeholders,
+        )
+        for metric in chosen
+    )
     return ScoringPlan(
         metrics=made,
-        turns=tuple(
-            PlannedTurn(
-                metrics=tuple(metric.declaration.name for metric in turn), weights_gib=needed_gib(turn)
-            )
-            for turn in turns(busy, assumed.memory_gib)
-        ),
+        turns=planned,
         devices=devices,
         outside=tuple(
             text
@@ -154,20 +164,35 @@ def scoring_plan(
     )
 
 
+def _applies(metric: Metric, sample: Sample, placeholders: bool) -> bool:
+    return placeholders or metric.not_applicable(sample) is None
+
+
 def _forecast(
-    metric: Metric, videos: Sequence[Videos], assumed: AssumedGpu, *, placeholders: bool
+    metric: Metric,
+    videos: Sequence[Videos],
+    assumed: AssumedGpu,
+    *,
+    beside: Collection[str],
+    placeholders: bool,
 ) -> MetricForecast:
+    """A metric's share; `beside` are the metrics of its turn."""
     declaration, cost = metric.declaration, metric.cost()
     scored, left_out, gpu_total, cpu_total = 0, 0, 0.0, 0.0
     for one in videos:
         for sample in one.samples:
-            if not placeholders and metric.not_applicable(sample) is not None:
+            if not _applies(metric, sample, placeholders):
                 left_out += one.seeds
                 continue
             scored += one.seeds
             if cost is not None:
-                gpu_total += one.seeds * video_s(cost, sample, one.frames, assumed)
-                cpu_total += one.seeds * video_s(cost, sample, one.frames, None)
+                shared = [
+                    part
+                    for part in map(make_metric, cost.shares)
+                    if part.declaration.name not in beside and _applies(part, sample, placeholders)
+                ]
+                gpu_total += one.seeds * _shared_s(cost, shared, sample, one.frames, assumed)
+                cpu_total += one.seeds * _shared_s(cost, shared, sample, one.frames, None)
     weights_gib = needed_gib([metric])
     common: dict[str, Any] = {
         "metric": declaration.name,
@@ -210,6 +235,17 @@ def video_s(cost: ScoringCost, sample: Sample, frames: int, assumed: AssumedGpu 
     """
     measured = _cpu_s(cost) if assumed is None else _gpu_s(cost, assumed)
     return measured * _amount(cost, sample, frames) + DECODING_S
+
+
+def _shared_s(
+    cost: ScoringCost, shared: Sequence[Metric], sample: Sample, frames: int, assumed: AssumedGpu | None
+) -> float:
+    """The same, of a cost that takes in the work of `shared` metrics, where it takes in any: what finds
+    everything done decodes nothing.
+    """
+    own_s = video_s(cost, sample, frames, assumed) - (DECODING_S if cost.shares else 0.0)
+    costs = [found for metric in shared if (found := metric.cost()) is not None]
+    return own_s + sum(video_s(one, sample, frames, assumed) for one in costs)
 
 
 def _amount(cost: ScoringCost, sample: Sample, frames: int) -> float:

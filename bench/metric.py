@@ -29,7 +29,8 @@ class ScoringCost:
     of work that is and that is not spread over the threads of a worker, without decoding. `tflop` are the
     networks' operations, from which a processor's time follows; `parameter_bytes` is 2 where a GPU runs them
     in half precision. `peak_gib` is the measured peak of that card's memory, weights included. A cost that
-    `grows_with` the frames of a video or the references of its sample is of `measured_at` of them.
+    `grows_with` the frames of a video or the references of its sample is of `measured_at` of them. The work
+    of the metrics in `shares` comes in addition, decoding included, unless they are scored in the same turn.
     `remarks` say what is assumed and what is left out.
     """
 
@@ -43,6 +44,7 @@ class ScoringCost:
     peak_gib: float = 0.0
     grows_with: Literal["frames", "references"] | None = None
     measured_at: int = 1
+    shares: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
 
 

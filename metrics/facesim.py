@@ -11,7 +11,7 @@ with one good frame scores as that frame; a video without any face scores 0 and 
 without a face is looked at again with a grey frame; of several references the first that shows a person
 counts; a reference without a face leaves the sample without a score. Different: the aligned faces of a video
 go through the network in one batch, a repeated frame is embedded once, and a reference once for all its
-videos.
+videos. Metrics of one turn that look at faces (subject-confusion) share all of that (`FaceSearch`).
 
 The details hold each frame's cosine and `arc_score`, the same with ArcFace (key `arc_score`), where the
 official script means to drop negative frames too but, by a wrong test, averages them in as zeros.
@@ -22,8 +22,10 @@ InsightFace's model packs may be used for non-commercial research only, see the 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import weakref
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +42,7 @@ from refbench.bench.weights.store import file_digests, is_small, require, requir
 from refbench.metrics.frame_boxes import in_thousandths, listed
 from refbench.metrics.nets.faces import OFFICIAL_PACK, Face, FaceFinder, pack_folder
 from refbench.metrics.nets.pixels import distinct_frames
+from refbench.metrics.nets.sharing import Shared, stamps
 from refbench.metrics.weights import OPENS2V_WEIGHT
 
 if TYPE_CHECKING:
@@ -59,10 +62,13 @@ class FaceSimOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class ReferenceFace:
-    """Embeddings of a reference's largest face: CurricularFace (512,), and ArcFace where the pack has it."""
+    """Embeddings of a reference's largest face: CurricularFace (512,), and ArcFace where the pack has it; and
+    its five landmarks, see `Face`.
+    """
 
     curricular_D: np.ndarray
     arcface_D: np.ndarray | None
+    landmarks_52: np.ndarray
 
 
 @metrics.register
@@ -104,27 +110,58 @@ class FaceSim(Metric):
         Raises MissingWeights, and UserError for damaged files.
         """
         network_file, pack = self.find_weights(environment)
-        import torch
-
-        from refbench.metrics.nets.curricularface import load_curricularface
-        from refbench.metrics.nets.faces import load_faces
-
-        device = torch.device(environment.device)
-        faces = load_faces(pack, environment.device, environment.threads)
-        network = load_curricularface(network_file, any_layout=is_small(network_file.parent))
-        used = {f"{OPENS2V_WEIGHT.name}/{network_file.name}": network_file}
-        used |= {f"{pack.name}/{file.name}": file for file in faces.files}
-        return FaceSimScorer(
-            network=network.requires_grad_(False).to(device),
-            faces=faces,
-            device=f"{device}, {faces.provider}",
-            weights=file_digests(network_file.parent, used),
-        )
+        return FaceSimScorer(search=shared_search(network_file, pack, environment))
 
 
 @dataclass(frozen=True, kw_only=True)
-class FaceSimScorer(Scorer):
-    """Searches frames as they are decoded and holds the 112×112 faces of one video.
+class FrameFaces:
+    """The faces of a frame, the largest first; how many of the 32 places it has, and its size in pixels."""
+
+    faces: tuple[Face, ...]
+    repeats: int
+    width: int
+    height: int
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FacesSeen:
+    """The faces of a video's different frames, embedded when they are first asked for.
+
+    The batches are the same whoever asks, so that no score depends on what else is scored.
+    """
+
+    frames: tuple[FrameFaces, ...]
+    network: CurricularFace
+
+    @cached_property
+    def largest_embeddings(self) -> np.ndarray:
+        """Embeddings (F, D) of the largest faces of the frames that have one, from one batch."""
+        return self._embedded([frame.faces[0] for frame in self.frames if frame.faces])
+
+    @cached_property
+    def _other_embeddings(self) -> np.ndarray:
+        others = [face for frame in self.frames for face in frame.faces[1:]]
+        batches = [others[start : start + FRAMES] for start in range(0, len(others), FRAMES)]
+        return np.concatenate([self._embedded(batch) for batch in batches] or [self._embedded([])])
+
+    def per_frame(self) -> Iterator[tuple[FrameFaces, np.ndarray]]:
+        """Each frame that has faces, with the embeddings (faces, D) of all of them."""
+        largest, others = iter(self.largest_embeddings), iter(self._other_embeddings)
+        for frame in self.frames:
+            if frame.faces:
+                yield frame, np.stack([next(largest), *(next(others) for _ in frame.faces[1:])])
+
+    def _embedded(self, faces: Sequence[Face]) -> np.ndarray:
+        from refbench.metrics.nets.curricularface import face_embeddings
+
+        if not faces:
+            return np.empty((0, 0), np.float32)
+        return face_embeddings(self.network, np.stack([face.crop_HWC for face in faces]))
+
+
+@dataclass(kw_only=True, eq=False)
+class FaceSearch:
+    """A model pack and the network, with the faces of the last video: metrics of one turn look at it once.
 
     `device` names where network and detector run. `known_references` are the faces of references by the
     digest of their file (None: no face): a reference is searched once for all its videos.
@@ -135,6 +172,86 @@ class FaceSimScorer(Scorer):
     device: str
     weights: Mapping[str, str]
     known_references: dict[str, ReferenceFace | None] = field(default_factory=dict)
+    _last: tuple[weakref.ref[Video], FacesSeen] | None = field(init=False, default=None)
+
+    @classmethod
+    def load(cls, network_file: Path, pack: Path, environment: Environment) -> FaceSearch:
+        """From the network's file and the pack's folder. Raises UserError for damaged files."""
+        import torch
+
+        from refbench.metrics.nets.curricularface import load_curricularface
+        from refbench.metrics.nets.faces import load_faces
+
+        device = torch.device(environment.device)
+        faces = load_faces(pack, environment.device, environment.threads)
+        network = load_curricularface(network_file, any_layout=is_small(network_file.parent))
+        used = {f"{OPENS2V_WEIGHT.name}/{network_file.name}": network_file}
+        used |= {f"{pack.name}/{file.name}": file for file in faces.files}
+        return cls(
+            network=network.requires_grad_(False).to(device),
+            faces=faces,
+            device=f"{device}, {faces.provider}",
+            weights=file_digests(network_file.parent, used),
+        )
+
+    def seen(self, video: Video) -> FacesSeen:
+        """The faces of the video, which of the last one are known. Raises SampleError as `Video.frames`."""
+        last = self._last
+        if last is not None and last[0]() is video:
+            return last[1]
+        frames = []
+        for frame_HWC, repeats in distinct_frames(video, uniform_frames(FRAMES)):
+            height, width = frame_HWC.shape[:2]
+            faces = tuple(self.faces.find_all(frame_HWC))
+            frames.append(FrameFaces(faces=faces, repeats=repeats, width=width, height=height))
+        seen = FacesSeen(frames=tuple(frames), network=self.network)
+        self._last = (weakref.ref(video), seen)
+        return seen
+
+    def reference_face(self, reference: Reference) -> ReferenceFace | None:
+        """The largest face of a reference, or None where none is found.
+
+        Raises SampleError for a picture that is missing or cannot be read.
+        """
+        digest = reference.content_digest()
+        if digest not in self.known_references:
+            face = self.faces.find(np.asarray(reference.open_plain_rgb()))
+            self.known_references[digest] = None if face is None else self._embedded(face)
+        return self.known_references[digest]
+
+    def close(self) -> None:
+        """Give the network's memory back; the pack's goes with this search."""
+        from refbench.metrics.nets.inference import release
+
+        self._last = None
+        release(self.network)
+
+    def _embedded(self, face: Face) -> ReferenceFace:
+        from refbench.metrics.nets.curricularface import face_embeddings
+
+        curricular_D = face_embeddings(self.network, face.crop_HWC[None])[0]
+        return ReferenceFace(
+            curricular_D=curricular_D, arcface_D=face.arcface_D, landmarks_52=face.landmarks_52
+        )
+
+
+_SEARCHES: Shared[FaceSearch] = Shared()
+
+
+def shared_search(network_file: Path, pack: Path, environment: Environment) -> FaceSearch:
+    """The process's search with these files, loaded by the first caller; to be given back by closing the
+    scorer that has it. Raises UserError for damaged files.
+    """
+    files = (network_file, *sorted(pack.glob("*.onnx")))
+    key = (stamps(files), is_small(network_file.parent), environment.device, environment.threads)
+    return _SEARCHES.hold(key, lambda: FaceSearch.load(network_file, pack, environment))
+
+
+@dataclass(frozen=True, kw_only=True)
+class FaceSimScorer(Scorer):
+    """Searches frames as they are decoded and holds the 112×112 faces of one video."""
+
+    search: FaceSearch
 
     def score(self, sample: Sample, video: Video) -> Score:
         """The raw value of one video, 0 to 1.
@@ -142,27 +259,20 @@ class FaceSimScorer(Scorer):
         Raises SampleError for a reference that is missing, cannot be read or shows no face, and for a video
         that cannot be decoded.
         """
-        from refbench.metrics.nets.curricularface import face_embeddings
-
         reference = self._reference_face(person_reference(sample))
-        found: list[Face | None] = []
-        times: list[int] = []
+        seen = self.search.seen(video)
+        found = [frame.faces[0] if frame.faces else None for frame in seen.frames]
+        times = [frame.repeats for frame in seen.frames]
         boxes: list[tuple[int, ...]] = []
-        for frame_HWC, repeats in distinct_frames(video, uniform_frames(FRAMES)):
-            face = self.faces.find(frame_HWC)
+        for place, (frame, face) in enumerate(zip(seen.frames, found, strict=True)):
             if face is not None:
-                height, width = frame_HWC.shape[:2]
-                boxes.append((sum(times), *in_thousandths(face.box_4, width, height)))
-            found.append(face)
-            times.append(repeats)
+                box = in_thousandths(face.box_4, frame.width, frame.height)
+                boxes.append((sum(times[:place]), *box))
         faces = [face for face in found if face is not None]
-        curricular: list[float] = []
+        curricular = cosines(reference.curricular_D, seen.largest_embeddings) if faces else []
         arcface: list[float] = []
-        if faces:
-            embeddings_FD = face_embeddings(self.network, np.stack([face.crop_HWC for face in faces]))
-            curricular = cosines(reference.curricular_D, embeddings_FD)
         if faces and reference.arcface_D is not None:
-            embeddings = [face.arcface_D for face in faces if face.arcface_D is not None]
+            embeddings = [one_D for face in faces if (one_D := self.search.faces.arcface(face)) is not None]
             arcface = cosines(reference.arcface_D, np.stack(embeddings))
         has_face = [face is not None for face in found]
         frame_cosines = _per_frame(curricular, has_face, times)
@@ -183,37 +293,18 @@ class FaceSimScorer(Scorer):
     def provenance(self) -> dict[str, Any]:
         """Device of network and detector, precision, faces per forward pass, digests of all their files."""
         return {
-            "device": self.device,
+            "device": self.search.device,
             "dtype": "float32",
             "batch_size": FRAMES,
-            "weights": dict(self.weights),
+            "weights": dict(self.search.weights),
         }
 
     def close(self) -> None:
-        """Give the network's memory back; the pack's goes with this scorer."""
-        from refbench.metrics.nets.inference import release
-
-        release(self.network)
-
-    def find_reference_face(self, reference: Reference) -> ReferenceFace | None:
-        """The largest face of a reference, or None where none is found.
-
-        Raises SampleError for a picture that is missing or cannot be read.
-        """
-        digest = reference.content_digest()
-        if digest not in self.known_references:
-            face = self.faces.find(np.asarray(reference.open_plain_rgb()))
-            self.known_references[digest] = None if face is None else self._embedded(face)
-        return self.known_references[digest]
-
-    def _embedded(self, face: Face) -> ReferenceFace:
-        from refbench.metrics.nets.curricularface import face_embeddings
-
-        curricular_D = face_embeddings(self.network, face.crop_HWC[None])[0]
-        return ReferenceFace(curricular_D=curricular_D, arcface_D=face.arcface_D)
+        """Let go of pack and network; their memory is given back unless another metric holds them."""
+        _SEARCHES.release(self.search)
 
     def _reference_face(self, reference: Reference) -> ReferenceFace:
-        face = self.find_reference_face(reference)
+        face = self.search.reference_face(reference)
         if face is None:
             raise SampleError(f"no face is found in the reference image {reference.path}")
         return face

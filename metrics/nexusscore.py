@@ -18,6 +18,7 @@ score.
 Different, with the same result: the backbone runs once per frame and not twice per frame and reference,
 prompts once per reference; reference pictures and labels are embedded once per video and crops once, in
 batches, those under 0.6 not at all; a frame that the sampling of a short video repeats is looked at once.
+Metrics of one turn that look for subjects (subject-confusion) share all of that (`SubjectSearch`).
 A reference without a label is left out, as the original does when its list of labels is shorter. An empty
 label counts as none; the original would compare with the embedding of an empty text, which says nothing of
 the subject (the official samples have no such label).
@@ -29,8 +30,9 @@ the frame among the 32, number of the reference, 1 for a kept box, the box (`met
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -42,20 +44,19 @@ from refbench.bench.errors import SampleError
 from refbench.bench.metric import Metric, MetricDeclaration, Score, Scorer, ScoringCost
 from refbench.bench.registry import metrics
 from refbench.bench.sample import Reference, Sample
-from refbench.bench.scores.columns import NEXUS_FACE_LABELS, nexus_not_applicable
+from refbench.bench.scores.columns import NEXUS_FACE_LABELS, NOTHING_FOUND, nexus_not_applicable
 from refbench.bench.video import Video, uniform_frames
-from refbench.bench.weights.store import file_digests, require_file, require_model_folder
+from refbench.bench.weights.store import file_digests, is_small, require_file, require_model_folder
 from refbench.metrics.frame_boxes import in_thousandths, listed
 from refbench.metrics.nets.pixels import distinct_frames
+from refbench.metrics.nets.sharing import Shared, stamps
 from refbench.metrics.weights import CLIP_VIT_B32, GME_QWEN2_VL, OPENS2V_WEIGHT
 
 if TYPE_CHECKING:
     import torch
     from PIL import Image
 
-    from refbench.metrics.nets.gme import GmeEmbedder
     from refbench.metrics.nets.yolo_world.boxes import Boxes
-    from refbench.metrics.nets.yolo_world.image_prompt_detector import ImagePromptDetector
 
 # The second is the default of the official script's --yolo_model_path; the first a conversion by the user.
 DETECTOR_FILES = (
@@ -70,8 +71,8 @@ HUMAN_LABEL = "human"
 MIN_CONFIDENCE = np.float32(0.6)
 MIN_TEXT_SIMILARITY = np.float16(0.30)
 
-# The reason of a video without a detection, where the official script divides by zero.
-NOTHING_FOUND = "the detector found no reference in any frame"
+# The reason of a video with a box that cannot be cut out.
+TOO_SMALL = "a detected box rounds to no pixel, which the official script cannot score either"
 
 # Crops held at a time; the embedder cuts them into batches by their tokens.
 CROPS_HELD = 16
@@ -192,63 +193,41 @@ class NexusScore(Metric):
         Raises MissingWeights, and UserError for files that are damaged or do not fit.
         """
         checkpoint, clip_folder = self.find_weights(environment)
-        from refbench.bench.weights.hf_folder import weight_digests
-        from refbench.metrics.nets.gme import shared_embedder
-        from refbench.metrics.nets.yolo_world.image_prompt_detector import ImagePromptDetector
-
-        detector = ImagePromptDetector.load(checkpoint, clip_folder, environment.device)
-        embedder = shared_embedder(environment)
-        detector_name = f"{OPENS2V_WEIGHT.name}/{checkpoint.name}"
-        return NexusScorer(
-            detector=detector,
-            embedder=embedder,
-            weights=file_digests(checkpoint.parent, {detector_name: checkpoint})
-            | weight_digests(clip_folder, CLIP_VIT_B32.name)
-            | dict(embedder.weight_digests),
-        )
+        return NexusScorer(search=shared_search(checkpoint, clip_folder, environment))
 
 
 @dataclass(frozen=True, kw_only=True)
 class NexusScorer(Scorer):
     """Streams over the frames; one pass of the detector and one batch of crops are in memory."""
 
-    detector: ImagePromptDetector
-    embedder: GmeEmbedder
-    weights: Mapping[str, str]
+    search: SubjectSearch
 
     def score(self, sample: Sample, video: Video) -> Score:
-        """The raw value of one video; SampleError without a box, a usable reference or a readable file."""
-        return score_video(sample, video, self.detector, self.embedder)
+        """The raw value of one video.
+
+        Raises SampleError when no reference can be looked for, one is missing, the video cannot be read,
+        nothing is found in any frame, or a box is too small for GME.
+        """
+        subjects = subjects_of(sample)
+        if not subjects:
+            raise SampleError("no reference to look for: each is a face or has no label")
+        found = found_boxes(self.search.seen(subjects, video))
+        if not found:
+            raise SampleError(NOTHING_FOUND["nexusscore"])
+        return summary_of(found, subjects)
 
     def provenance(self) -> dict[str, Any]:
         """Precisions (detector, then GME), pairs per pass, digests of all three models."""
-        return {
-            "dtype": f"float32, {str(self.embedder.dtype).removeprefix('torch.')}",
-            "batch_size": self.detector.pairs_per_pass,
-            "weights": dict(self.weights),
-        }
+        return dict(self.search.provenance)
 
     def close(self) -> None:
-        """Let go of both models; GME's memory is given back unless GmeScore holds it."""
-        from refbench.metrics.nets.gme import release_embedder
-
-        self.detector.close()
-        release_embedder(self.embedder)
+        """Let go of both models; their memory is given back unless another metric holds them."""
+        _SEARCHES.release(self.search)
 
 
 def score_video(sample: Sample, video: Video, detector: Detector, embedder: Embedder) -> Score:
-    """The score of one video with any detector and embedder.
-
-    Raises SampleError when no reference can be looked for, one is missing, the video cannot be read, nothing
-    is found in any frame, or a box is too small for GME.
-    """
-    subjects = subjects_of(sample)
-    if not subjects:
-        raise SampleError("no reference to look for: each is a face or has no label")
-    found = find_subjects(subjects, video, detector, embedder)
-    if not found:
-        raise SampleError(NOTHING_FOUND)
-    return summary_of(found, subjects)
+    """The score of one video with any detector and embedder. Raises SampleError as `NexusScorer.score`."""
+    return NexusScorer(search=SubjectSearch(detector=detector, embedder=embedder)).score(sample, video)
 
 
 def subjects_of(sample: Sample) -> list[Subject]:
@@ -264,58 +243,221 @@ def subjects_of(sample: Sample) -> list[Subject]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LookedAt:
-    """A frame, RGB uint8 (H, W, 3), its first place among the 32, how many places it has, and its boxes."""
+class SeenBox:
+    """A box of a frame: the number of the subject that it was found for, the detector's confidence, where it
+    is, in pixels and in thousandths.
 
-    frame_HWC: np.ndarray
+    `crop` is the number of its crop, None where it cannot be kept because of its confidence, or where it
+    `is_too_small` to be cut out.
+    """
+
+    subject: int
+    confidence: np.float32
+    corners_4: tuple[float, ...]
+    box: tuple[int, int, int, int]
+    crop: int | None
+    is_too_small: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeenFrame:
+    """A different frame: its first place among the 32, how many places it has, and its boxes in the order of
+    subjects and the detector.
+    """
+
     place: int
     repeats: int
-    per_subject: Sequence[Boxes]
+    boxes: tuple[SeenBox, ...]
 
 
-def looked_at_frames(video: Video, detector: Detector, prompts: Any, subjects: int) -> Iterator[LookedAt]:
-    """Each different frame of the 32 with the boxes of so many subjects; one pass is in memory.
-
-    Raises SampleError for a video that cannot be read.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SeenVideo:
+    """What was found of subjects in a video, with the embeddings (D,), float16, of crops, by their number,
+    and of the subjects' labels and whole reference pictures.
     """
-    place = 0
-    distinct = distinct_frames(video, uniform_frames(FRAMES))
-    frames_per_pass = max(detector.pairs_per_pass // subjects, 1)
-    while group := list(islice(distinct, frames_per_pass)):
-        detected = detector.detect([frame_HWC for frame_HWC, _ in group], prompts)
-        for (frame_HWC, repeats), per_subject in zip(group, detected, strict=True):
-            yield LookedAt(frame_HWC=frame_HWC, place=place, repeats=repeats, per_subject=per_subject)
-            place += repeats
+
+    frames: tuple[SeenFrame, ...]
+    crops: Sequence[torch.Tensor]
+    labels: Sequence[torch.Tensor]
+    pictures: Sequence[torch.Tensor]
 
 
-def find_subjects(
-    subjects: Sequence[Subject], video: Video, detector: Detector, embedder: Embedder
-) -> list[Found]:
+def nothing_to_give_back() -> None:
+    """For a detector and an embedder whose memory is somebody else's."""
+
+
+@dataclass(kw_only=True, eq=False)
+class SubjectSearch:
+    """The detector and GME, with what they saw in the last video: metrics of one turn look at it once.
+
+    `provenance` is what records say of both.
+    """
+
+    detector: Detector
+    embedder: Embedder
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    give_back: Callable[[], None] = nothing_to_give_back
+    _last: tuple[weakref.ref[Video], tuple[tuple[str, str], ...], SeenVideo] | None = field(
+        init=False, default=None
+    )
+
+    @classmethod
+    def load(cls, checkpoint: Path, clip_folder: Path, environment: Environment) -> SubjectSearch:
+        """From the detector's checkpoint and CLIP's folder, with GmeScore's GME where that holds it.
+
+        Raises MissingWeights, and UserError for files that are damaged or do not fit.
+        """
+        from refbench.bench.weights.hf_folder import weight_digests
+        from refbench.metrics.nets.gme import release_embedder, shared_embedder
+        from refbench.metrics.nets.yolo_world.image_prompt_detector import ImagePromptDetector
+
+        detector = ImagePromptDetector.load(checkpoint, clip_folder, environment.device)
+        embedder = shared_embedder(environment)
+        detector_name = f"{OPENS2V_WEIGHT.name}/{checkpoint.name}"
+
+        def give_back() -> None:
+            detector.close()
+            release_embedder(embedder)
+
+        return cls(
+            detector=detector,
+            embedder=embedder,
+            provenance={
+                "dtype": f"float32, {str(embedder.dtype).removeprefix('torch.')}",
+                "batch_size": detector.pairs_per_pass,
+                "weights": file_digests(checkpoint.parent, {detector_name: checkpoint})
+                | weight_digests(clip_folder, CLIP_VIT_B32.name)
+                | dict(embedder.weight_digests),
+            },
+            give_back=give_back,
+        )
+
+    def seen(self, subjects: Sequence[Subject], video: Video) -> SeenVideo:
+        """What is found of one subject or more in a video; of the last video and subjects it is known.
+
+        Raises SampleError for a reference or a video that cannot be read.
+        """
+        key = tuple((subject.reference.content_digest(), subject.label) for subject in subjects)
+        last = self._last
+        if last is not None and last[0]() is video and last[1] == key:
+            return last[2]
+        seen = self._look(subjects, video)
+        self._last = (weakref.ref(video), key, seen)
+        return seen
+
+    def close(self) -> None:
+        """Give the detector's memory back, and GME's unless GmeScore holds it."""
+        self._last = None
+        self.give_back()
+
+    def _look(self, subjects: Sequence[Subject], video: Video) -> SeenVideo:
+        pictures = [subject.reference.open_plain_rgb() for subject in subjects]
+        prompts = self.detector.prompts(pictures)
+        labels = label_embeddings(subjects, self.embedder)
+        embedded = picture_embeddings(pictures, self.embedder)
+        crops = _Crops(self.embedder)
+        frames = []
+        place = 0
+        distinct = distinct_frames(video, uniform_frames(FRAMES))
+        frames_per_pass = max(self.detector.pairs_per_pass // len(subjects), 1)
+        while group := list(islice(distinct, frames_per_pass)):
+            detected = self.detector.detect([frame_HWC for frame_HWC, _ in group], prompts)
+            for (frame_HWC, repeats), per_subject in zip(group, detected, strict=True):
+                boxes = tuple(_seen_boxes(frame_HWC, per_subject, crops))
+                frames.append(SeenFrame(place=place, repeats=repeats, boxes=boxes))
+                place += repeats
+        return SeenVideo(frames=tuple(frames), crops=crops.embedded(), labels=labels, pictures=embedded)
+
+
+_SEARCHES: Shared[SubjectSearch] = Shared()
+
+
+def shared_search(checkpoint: Path, clip_folder: Path, environment: Environment) -> SubjectSearch:
+    """The process's search with these files, loaded by the first caller; to be given back by closing the
+    scorer that has it.
+
+    Raises MissingWeights, and UserError for files that are damaged or do not fit.
+    """
+    files = (checkpoint, *sorted(clip_folder.iterdir()))
+    key = (stamps(files), is_small(checkpoint.parent), environment.device, environment.weights)
+    return _SEARCHES.hold(key, lambda: SubjectSearch.load(checkpoint, clip_folder, environment))
+
+
+class _Crops:
+    """Crops of all boxes of a video, embedded in batches as they come."""
+
+    def __init__(self, embedder: Embedder) -> None:
+        self._embedder = embedder
+        self._waiting: list[Image.Image] = []
+        self._embedded: list[torch.Tensor] = []
+
+    def add(self, crop: Image.Image) -> int:
+        """The number of the crop."""
+        self._waiting.append(crop)
+        number = len(self._embedded) + len(self._waiting) - 1
+        if len(self._waiting) == CROPS_HELD:
+            self._embed()
+        return number
+
+    def embedded(self) -> list[torch.Tensor]:
+        """The embeddings (D,), float16, of all crops so far."""
+        if self._waiting:
+            self._embed()
+        return self._embedded
+
+    def _embed(self) -> None:
+        self._embedded += self._embedder.embed_images(self._waiting).half()
+        self._waiting = []
+
+
+def _seen_boxes(frame_HWC: np.ndarray, per_subject: Sequence[Boxes], crops: _Crops) -> Iterator[SeenBox]:
+    """The boxes of a frame, RGB uint8 (H, W, 3); what they show joins the crops."""
+    from PIL import Image
+
+    picture = Image.fromarray(frame_HWC)
+    for subject, boxes in enumerate(per_subject):
+        for corners_4, confidence in zip(boxes.corners.tolist(), boxes.scores.numpy(), strict=True):
+            try:
+                crop = crop_of(picture, corners_4)
+            except SampleError:
+                crop = None
+            yield SeenBox(
+                subject=subject,
+                confidence=confidence,
+                corners_4=tuple(corners_4),
+                box=in_thousandths(corners_4, picture.width, picture.height),
+                crop=crops.add(crop) if crop is not None and confidence > MIN_CONFIDENCE else None,
+                is_too_small=crop is None,
+            )
+
+
+def found_boxes(seen: SeenVideo) -> list[Found]:
     """All boxes in the order of frames, references and the detector; repeated frames repeat theirs.
 
-    Raises SampleError for a reference or video that cannot be read and for a box that is too small for GME.
+    Raises SampleError for a box that is too small for GME.
     """
-    pictures = [subject.reference.open_plain_rgb() for subject in subjects]
-    prompts = detector.prompts(pictures)
-    comparer = _CropComparer(subjects, pictures, embedder)
-    boxes_seen: list[tuple[int, bool, _Seen]] = []
-    for looked_at in looked_at_frames(video, detector, prompts, len(subjects)):
-        boxes = list(comparer.add_boxes(looked_at.frame_HWC, looked_at.per_subject))
-        for repeat in range(looked_at.repeats):
-            boxes_seen += [(looked_at.place + repeat, repeat > 0, box) for box in boxes]
-    comparer.flush()
+    if any(box.is_too_small for frame in seen.frames for box in frame.boxes):
+        raise SampleError(TOO_SMALL)
     return [
         Found(
-            frame=frame,
-            subject=seen.subject,
-            repeats=repeats,
-            box=seen.box,
-            confidence=seen.confidence,
-            text_similarity=None if seen.crop is None else comparer.text_similarities[seen.crop],
-            image_similarity=None if seen.crop is None else comparer.image_similarities[seen.crop],
+            frame=frame.place + repeat,
+            subject=box.subject,
+            repeats=repeat > 0,
+            box=box.box,
+            confidence=box.confidence,
+            text_similarity=_product(seen.labels, seen.crops, box),
+            image_similarity=_product(seen.pictures, seen.crops, box),
         )
-        for frame, repeats, seen in boxes_seen
+        for frame in seen.frames
+        for repeat in range(frame.repeats)
+        for box in frame.boxes
     ]
+
+
+def _product(
+    of_subjects: Sequence[torch.Tensor], crops: Sequence[torch.Tensor], box: SeenBox
+) -> np.float16 | None:
+    return None if box.crop is None else half_product(of_subjects[box.subject], crops[box.crop])
 
 
 def summary_of(found: Sequence[Found], subjects: Sequence[Subject]) -> Score:
@@ -356,66 +498,6 @@ def summary_of(found: Sequence[Found], subjects: Sequence[Subject]) -> Score:
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Seen:
-    """A box of a frame before its crop is compared; `crop` is the crop's number, None where none is taken."""
-
-    subject: int
-    confidence: np.float32
-    crop: int | None
-    box: tuple[int, int, int, int]
-
-
-class _CropComparer:
-    """Embeds labels and reference pictures once, then crops in batches, and compares them in float16."""
-
-    def __init__(
-        self, subjects: Sequence[Subject], pictures: Sequence[Image.Image], embedder: Embedder
-    ) -> None:
-        self._texts = label_embeddings(subjects, embedder)
-        self._references = picture_embeddings(pictures, embedder)
-        self._embedder = embedder
-        self._waiting: list[tuple[Image.Image, int]] = []
-        self._added = 0
-        self.text_similarities: list[np.float16] = []
-        self.image_similarities: list[np.float16] = []
-
-    def add_boxes(self, frame_HWC: np.ndarray, per_subject: Sequence[Boxes]) -> Iterator[_Seen]:
-        """Each box of a frame, RGB uint8 (H, W, 3).
-
-        Crops join the queue. Raises SampleError for a box that is too small for GME.
-        """
-        from PIL import Image
-
-        picture = Image.fromarray(frame_HWC)
-        for subject, boxes in enumerate(per_subject):
-            for corners_4, confidence in zip(boxes.corners.tolist(), boxes.scores.numpy(), strict=True):
-                crop = crop_of(picture, corners_4)
-                yield _Seen(
-                    subject=subject,
-                    confidence=confidence,
-                    crop=self._add(crop, subject) if confidence > MIN_CONFIDENCE else None,
-                    box=in_thousandths(corners_4, picture.width, picture.height),
-                )
-
-    def _add(self, crop: Image.Image, subject: int) -> int:
-        self._waiting.append((crop, subject))
-        self._added += 1
-        if len(self._waiting) == CROPS_HELD:
-            self.flush()
-        return self._added - 1
-
-    def flush(self) -> None:
-        """Compare the crops in the queue."""
-        if not self._waiting:
-            return
-        crops_BD = self._embedder.embed_images([crop for crop, _ in self._waiting]).half()
-        for crop_D, (_, subject) in zip(crops_BD, self._waiting, strict=True):
-            self.text_similarities.append(half_product(self._texts[subject], crop_D))
-            self.image_similarities.append(half_product(self._references[subject], crop_D))
-        self._waiting = []
-
-
 def label_embeddings(subjects: Sequence[Subject], embedder: Embedder) -> list[torch.Tensor]:
     """The embedding (D,) of each subject's label, float16; each label is embedded once."""
     from refbench.metrics.nets.gme import TEXT_INSTRUCTION
@@ -444,9 +526,7 @@ def crop_of(picture: Image.Image, corners_4: Sequence[float]) -> Image.Image:
         crop = picture.crop((left, top, right, bottom))
         first_size(crop.height, crop.width)
     except (ValueError, ZeroDivisionError):
-        raise SampleError(
-            "a detected box rounds to no pixel, which the official script cannot score either"
-        ) from None
+        raise SampleError(TOO_SMALL) from None
     return crop
 
 

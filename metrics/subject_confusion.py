@@ -30,41 +30,28 @@ everything, or a place that fills the frame, draws others to it; look-alike refe
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
 
 import numpy as np
 
 from refbench.bench.environment import Environment
 from refbench.bench.errors import SampleError
-from refbench.bench.metric import Metric, MetricDeclaration, Score, Scorer
+from refbench.bench.metric import MetricDeclaration, Score, ScoringCost
 from refbench.bench.registry import metrics
 from refbench.bench.sample import Sample
-from refbench.bench.scores.columns import NOTHING_OF_ANY_REFERENCE
-from refbench.bench.video import Video, uniform_frames
-from refbench.metrics.facesim import FaceSim, FaceSimOptions, FaceSimScorer, cosines
-from refbench.metrics.nets.pixels import distinct_frames
+from refbench.bench.scores.columns import NOTHING_FOUND
+from refbench.bench.video import Video
+from refbench.metrics.both_searches import JOB_LIMIT_S, PACKAGES, SHARES, WEIGHTS, OfBoth, OfBothScorer
+from refbench.metrics.facesim import FaceSearch, cosines
 from refbench.metrics.nexusscore import (
-    CROPS_HELD,
     FRAMES,
-    MIN_CONFIDENCE,
     MIN_TEXT_SIMILARITY,
-    LookedAt,
-    NexusScore,
-    NexusScorer,
-    Subject,
-    crop_of,
+    SeenBox,
+    SubjectSearch,
     half_product,
-    label_embeddings,
-    looked_at_frames,
     picture_embeddings,
     subjects_of,
 )
-from refbench.metrics.weights import CLIP_VIT_B32, GME_QWEN2_VL, OPENS2V_WEIGHT
-
-if TYPE_CHECKING:
-    import torch
-    from PIL import Image
 
 # Ours: strangers' cosines lie around 0, other photographs of one person reach 0.77 to 0.80.
 MIN_FACE_COSINE = 0.3
@@ -140,21 +127,34 @@ class Compared:
 
 
 @metrics.register
-class SubjectConfusion(Metric):
+class SubjectConfusion(OfBoth):
     """Needs everything of NexusScore and FaceSim; GME is shared with NexusScore and GmeScore."""
 
     declaration = MetricDeclaration(
         name="subject-confusion",
-        version="1",
+        # 2: crops and faces are embedded in the batches of NexusScore and FaceSim.
+        version="2",
         summary="supplementary: share of subjects nearer to another reference than to their own",
         source="ours; networks of NexusScore and FaceSim (OpenS2V-Nexus@210eb08)",
         uses=frozenset({"video", "references"}),
-        weights=(OPENS2V_WEIGHT, CLIP_VIT_B32, GME_QWEN2_VL),
-        job_limit_s=NexusScore.declaration.job_limit_s + FaceSim.declaration.job_limit_s,
-        packages=tuple(dict.fromkeys((*NexusScore.declaration.packages, *FaceSim.declaration.packages))),
+        weights=WEIGHTS,
+        # benchmarks/subject_confusion.py: what is left beside both. Assumed: one reference that NexusScore
+        # does not look for, of as many tokens as a frame of GmeScore.
+        cost=ScoringCost(
+            assumed_gpu_s=0.03,
+            serial_s=0.02,
+            tflop=9.6,
+            parameter_bytes=2,
+            peak_gib=26.9,
+            shares=SHARES,
+            remarks=(
+                "in the turn of nexusscore and facesim it looks at nothing again; alone it costs what they "
+                "do, and the faces of samples with several people, which facesim leaves out, are in no sum",
+            ),
+        ),
+        job_limit_s=JOB_LIMIT_S,
+        packages=PACKAGES,
     )
-    modules = tuple(dict.fromkeys((*NexusScore.modules, *FaceSim.modules)))
-    Options = FaceSimOptions
 
     def not_applicable(self, sample: Sample) -> str | None:
         """Samples with fewer than two references, or of which no two can be compared."""
@@ -166,49 +166,31 @@ class SubjectConfusion(Metric):
             return "no two references can be compared: faces need two, everything else a label"
         return None
 
-    def find_weights(self, environment: Environment) -> tuple[object, object]:
-        """What NexusScore and FaceSim find. Raises MissingWeights."""
-        return NexusScore().find_weights(environment), FaceSim(self.options).find_weights(environment)
-
     def load(self, environment: Environment) -> SubjectConfusionScorer:
         """A scorer with the networks of both.
 
         Raises MissingWeights, and UserError for files that are damaged or do not fit.
         """
-        self.find_weights(environment)
-        return SubjectConfusionScorer(
-            nexusscore=NexusScore().load(environment), facesim=FaceSim(self.options).load(environment)
-        )
+        nexusscore, facesim = self.load_both(environment)
+        return SubjectConfusionScorer(nexusscore=nexusscore, facesim=facesim)
 
 
 @dataclass(frozen=True, kw_only=True)
-class SubjectConfusionScorer(Scorer):
-    """Streams over the frames once; holds the embeddings of a video's crops and faces."""
-
-    nexusscore: NexusScorer
-    facesim: FaceSimScorer
+class SubjectConfusionScorer(OfBothScorer):
+    """Compares what NexusScore and FaceSim find with all references."""
 
     def score(self, sample: Sample, video: Video) -> Score:
         """The share of confused subjects of one video, 0 to 1.
 
         Raises SampleError when no reference appears, and for a reference or a video that cannot be read.
         """
-        pictures = _Pictures(sample, self.nexusscore)
-        faces = _Faces(sample, self.facesim)
-        for looked_at in pictures.frames(video):
-            pictures.add(looked_at)
-            faces.add(looked_at)
-        return summary_of(sample, {"pictures": pictures.compared(), "faces": faces.compared()})
-
-    def provenance(self) -> dict[str, Any]:
-        """NexusScore's precisions and pairs per pass, and the digests of all files of both."""
-        said = self.nexusscore.provenance()
-        return said | {"weights": {**said["weights"], **self.facesim.weights}}
-
-    def close(self) -> None:
-        """Let go of the networks."""
-        self.nexusscore.close()
-        self.facesim.close()
+        return summary_of(
+            sample,
+            {
+                "pictures": compared_pictures(sample, self.nexusscore.search, video),
+                "faces": compared_faces(sample, self.facesim.search, video),
+            },
+        )
 
 
 def people_of(sample: Sample) -> list[int]:
@@ -250,7 +232,7 @@ def summary_of(sample: Sample, kinds: Mapping[str, Compared]) -> Score:
         raise SampleError("no reference to look for: all are people, and no face is found in their pictures")
     pairs = [pair for kind in kinds.values() for pair in kind.pairs]
     if not pairs:
-        raise SampleError(NOTHING_OF_ANY_REFERENCE)
+        raise SampleError(NOTHING_FOUND["subject-confusion"])
     margins = [(pair.margin, pair.times) for pair in pairs if pair.margin is not None]
     compared = sum(times for _, times in margins)
     present = {number for kind in kinds.values() for number in kind.present}
@@ -279,7 +261,7 @@ def summary_of(sample: Sample, kinds: Mapping[str, Compared]) -> Score:
 
 
 @dataclass(kw_only=True)
-class _Sighting:
+class Sighting:
     """What a box shows: the places in `subjects_of` that it was found for, and the number of its crop."""
 
     corners_4: Sequence[float]
@@ -287,134 +269,77 @@ class _Sighting:
     crop: int
 
 
-@dataclass
-class _Pictures:
-    """Finds the subjects of a video as NexusScore does and compares their crops with all references."""
-
-    sample: Sample
-    scorer: NexusScorer
-    subjects: list[Subject] = field(init=False)
-    seen: list[tuple[int, list[_Sighting]]] = field(init=False, default_factory=list)
-    waiting: list[Image.Image] = field(init=False, default_factory=list)
-    crops: list[torch.Tensor] = field(init=False, default_factory=list)
-
-    def __post_init__(self) -> None:
-        self.subjects = subjects_of(self.sample)
-
-    def frames(self, video: Video) -> Iterator[LookedAt]:
-        """The frames with their boxes; without any where nothing is looked for."""
-        if self.subjects:
-            pictures = [subject.reference.open_plain_rgb() for subject in self.subjects]
-            prompts = self.scorer.detector.prompts(pictures)
-            yield from looked_at_frames(video, self.scorer.detector, prompts, len(self.subjects))
-            return
-        place = 0
-        for frame_HWC, repeats in distinct_frames(video, uniform_frames(FRAMES)):
-            yield LookedAt(frame_HWC=frame_HWC, place=place, repeats=repeats, per_subject=())
-            place += repeats
-
-    def add(self, looked_at: LookedAt) -> None:
-        """Cut out what the boxes of a frame show, each subject once."""
-        from PIL import Image
-
-        found = [
-            (float(confidence), subject, corners_4)
-            for subject, boxes in enumerate(looked_at.per_subject)
-            for corners_4, confidence in zip(boxes.corners.tolist(), boxes.scores.numpy(), strict=True)
-            if confidence > MIN_CONFIDENCE and _has_pixels(corners_4)
-        ]
-        picture = Image.fromarray(looked_at.frame_HWC)
-        sightings: list[_Sighting] = []
-        for _, subject, corners_4 in sorted(found, key=lambda box: -box[0]):
-            same = next(
-                (one for one in sightings if overlap(one.corners_4, corners_4) > SAME_SUBJECT_OVERLAP), None
-            )
-            if same is not None:
-                same.subjects.add(subject)
-                continue
-            crop = len(self.crops) + len(self.waiting)
-            sightings.append(_Sighting(corners_4=corners_4, subjects={subject}, crop=crop))
-            self.waiting.append(crop_of(picture, corners_4))
-            if len(self.waiting) == CROPS_HELD:
-                self._flush()
-        self.seen.append((looked_at.repeats, sightings))
-
-    def compared(self) -> Compared:
-        """The pairs of all frames."""
-        everyone = self.sample.references
-        # By identity: a sample may name one picture twice.
-        column_of = [
-            next(number for number, one in enumerate(everyone) if one is subject.reference)
-            for subject in self.subjects
-        ]
-        self._flush()
-        pairs: list[Pair] = []
-        if self.crops:
-            import torch
-
-            embedder = self.scorer.embedder
-            labels = label_embeddings(self.subjects, embedder)
-            pictures = picture_embeddings([one.open_plain_rgb() for one in everyone], embedder)
-            references_RD = torch.stack(pictures).float()
-            for times, sightings in self.seen:
-                crops = [self.crops[one.crop] for one in sightings]
-                # As in NexusScore, what is unlike the label is no such subject.
-                candidates = [
-                    {
-                        column_of[subject]
-                        for subject in one.subjects
-                        if half_product(labels[subject], crop_D) > MIN_TEXT_SIMILARITY
-                    }
-                    for one, crop_D in zip(sightings, crops, strict=True)
-                ]
-                if crops:
-                    similarities_DR = (torch.stack(crops).float() @ references_RD.T).numpy()
-                    pairs += pairs_of(similarities_DR, candidates, times)
-        return Compared(
-            references=tuple(range(len(everyone))), sought=tuple(dict.fromkeys(column_of)), pairs=tuple(pairs)
+def sightings_of(boxes: Iterable[SeenBox]) -> list[Sighting]:
+    """What the boxes of a frame show, each subject once, the surest box of it."""
+    sightings: list[Sighting] = []
+    for box in sorted(boxes, key=lambda box: -float(box.confidence)):
+        if box.crop is None or not _has_pixels(box.corners_4):
+            continue
+        same = next(
+            (one for one in sightings if overlap(one.corners_4, box.corners_4) > SAME_SUBJECT_OVERLAP), None
         )
+        if same is None:
+            sightings.append(Sighting(corners_4=box.corners_4, subjects={box.subject}, crop=box.crop))
+        else:
+            same.subjects.add(box.subject)
+    return sightings
 
-    def _flush(self) -> None:
-        if self.waiting:
-            self.crops += self.scorer.embedder.embed_images(self.waiting).half()
-            self.waiting = []
+
+def compared_pictures(sample: Sample, search: SubjectSearch, video: Video) -> Compared:
+    """The subjects of a video, as NexusScore finds them, against all reference pictures.
+
+    Raises SampleError for a reference or a video that cannot be read.
+    """
+    everyone, subjects = sample.references, subjects_of(sample)
+    # By identity: a sample may name one picture twice.
+    number_of = {id(reference): number for number, reference in reversed(list(enumerate(everyone)))}
+    column_of = [number_of[id(subject.reference)] for subject in subjects]
+    pairs: list[Pair] = []
+    seen = search.seen(subjects, video) if subjects else None
+    if seen is not None and seen.crops:
+        import torch
+
+        known = dict(zip(column_of, seen.pictures, strict=True))
+        others = [number for number in range(len(everyone)) if number not in known]
+        opened = [everyone[number].open_plain_rgb() for number in others]
+        known |= zip(others, picture_embeddings(opened, search.embedder), strict=True)
+        pictures = [known[number] for number in range(len(everyone))]
+        references_RD = torch.stack(pictures).float()
+        for frame in seen.frames:
+            sightings = sightings_of(frame.boxes)
+            crops = [seen.crops[one.crop] for one in sightings]
+            # As in NexusScore, what is unlike the label is no such subject.
+            candidates = [
+                {
+                    column_of[subject]
+                    for subject in one.subjects
+                    if half_product(seen.labels[subject], crop_D) > MIN_TEXT_SIMILARITY
+                }
+                for one, crop_D in zip(sightings, crops, strict=True)
+            ]
+            if crops:
+                similarities_DR = (torch.stack(crops).float() @ references_RD.T).numpy()
+                pairs += pairs_of(similarities_DR, candidates, frame.repeats)
+    return Compared(
+        references=tuple(range(len(everyone))), sought=tuple(dict.fromkeys(column_of)), pairs=tuple(pairs)
+    )
 
 
-@dataclass
-class _Faces:
-    """Finds all faces of a video and compares them with the faces of all references that show a person."""
+def compared_faces(sample: Sample, search: FaceSearch, video: Video) -> Compared:
+    """All faces of a video against the faces of all references that show a person.
 
-    sample: Sample
-    scorer: FaceSimScorer
-    columns: tuple[int, ...] = field(init=False)
-    references_D: list[np.ndarray] = field(init=False)
-    pairs: list[Pair] = field(init=False, default_factory=list)
-
-    def __post_init__(self) -> None:
-        everyone = self.sample.references
-        found = {
-            number: self.scorer.find_reference_face(everyone[number]) for number in people_of(self.sample)
-        }
-        known = {number: face for number, face in found.items() if face is not None}
-        self.columns = tuple(known)
-        self.references_D = [face.curricular_D for face in known.values()]
-
-    def add(self, looked_at: LookedAt) -> None:
-        """Compare the faces of a frame."""
-        from refbench.metrics.nets.curricularface import face_embeddings
-
-        faces = self.scorer.faces.find_all(looked_at.frame_HWC) if self.columns else []
-        if not faces:
-            return
-        embeddings_FD = face_embeddings(self.scorer.network, np.stack([face.crop_HWC for face in faces]))
-        similarities_FR = np.array([cosines(one_D, embeddings_FD) for one_D in self.references_D]).T
+    Raises SampleError for a reference or a video that cannot be read.
+    """
+    found = {number: search.reference_face(sample.references[number]) for number in people_of(sample)}
+    known = {number: face for number, face in found.items() if face is not None}
+    columns = tuple(known)
+    pairs: list[Pair] = []
+    for frame, embeddings_FD in search.seen(video).per_frame() if columns else ():
+        similarities_FR = np.array([cosines(face.curricular_D, embeddings_FD) for face in known.values()]).T
         # Also false for a face whose embedding is of length zero.
         known_FR = similarities_FR[similarities_FR.max(axis=1) >= MIN_FACE_COSINE]
-        self.pairs += pairs_of(known_FR, [range(len(self.columns))] * len(known_FR), looked_at.repeats)
-
-    def compared(self) -> Compared:
-        """The pairs of all frames."""
-        return Compared(references=self.columns, sought=self.columns, pairs=tuple(self.pairs))
+        pairs += pairs_of(known_FR, [range(len(columns))] * len(known_FR), frame.repeats)
+    return Compared(references=columns, sought=columns, pairs=tuple(pairs))
 
 
 def overlap(one_4: Sequence[float], other_4: Sequence[float]) -> float:

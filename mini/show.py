@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from refbench.bench.cli.work import exit_on_failure, other_command
 from refbench.bench.runner.evaluate import Evaluated
+from refbench.bench.scores.columns import NOTHING_FOUND
 from refbench.bench.scores.record import FAILED, Record
-from refbench.metrics.nexusscore import NOTHING_FOUND
 from refbench.mini.contest import DATASET, OURS, RUNS, Contest
 
 PAGES, SHEET = "report", "videos.png"
@@ -82,7 +82,7 @@ def unexpected_failures(done: Sequence[Evaluated]) -> list[Record]:
 
 
 def _found_nothing(record: Record) -> bool:
-    return record.reason == f"{FAILED}: {NOTHING_FOUND}"
+    return record.reason == f"{FAILED}: {NOTHING_FOUND['nexusscore']}"
 
 
 def still_missing(done: Sequence[Evaluated]) -> list[str]:
@@ -92,7 +92,8 @@ def still_missing(done: Sequence[Evaluated]) -> list[str]:
     lines = []
     if without:
         lines.append(
-            f"{without} NexusScores are missing: {NOTHING_FOUND}, and the official script fails there."
+            f"{without} NexusScores are missing: {NOTHING_FOUND['nexusscore']}, and the official script "
+            "fails there."
         )
     if len(unscored) > without:
         lines.append(f"{len(unscored) - without} more scores are missing; the report says which and why.")

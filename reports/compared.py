@@ -47,9 +47,9 @@ class ComparedRun:
 class ComparisonReport:
     """The differences of the scores, and of what the two runs and their scoring say about themselves.
 
-    `supplementary` are those of subject-confusion where both have it, raw; `gains` what each run has over the
-    text-only control that was named. `noise_floors` are the floors that were found or named, each held
-    against the gaps.
+    `supplementary` are those of subject-confusion and copy-paste where both have them, raw; `gains` what each
+    run has over the text-only control that was named. `noise_floors` are the floors that were found or named,
+    each held against the gaps.
 
     `cards` and `generation` are None where `cardless` names a run without a run.json. `published` says, a
     sentence for a run, which was made otherwise than its row of the OpenS2V leaderboard.

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from itertools import islice
 from typing import Generic, TypeVar
 
 Job = TypeVar("Job")
+
+
+def anything(job: object) -> bool:
+    """The rule of a worker that may have any job."""
+    return True
 
 
 class JobQueue(Generic[Job]):
@@ -34,13 +39,12 @@ class JobQueue(Generic[Job]):
     def __len__(self) -> int:
         return self._count
 
-    def take(self, worker: Hashable) -> Job:
-        """The next job for this worker. Raises IndexError when none waits."""
-        if not self._count:
-            raise IndexError("no job waits")
-        topic = self._topic_for(worker)
+    def take(self, worker: Hashable, may_have: Callable[[Job], bool] = anything) -> Job:
+        """The next job for this worker, of those that it `may_have`. Raises IndexError when none waits."""
+        topic, place = self._next_for(worker, may_have)
         jobs = self._waiting[topic]
-        job = jobs.popleft()
+        job = jobs[place]
+        del jobs[place]
         if not jobs:
             del self._waiting[topic]
         self._count -= 1
@@ -76,16 +80,28 @@ class JobQueue(Generic[Job]):
         if worker in self._announced:
             self._never_announced.add(self._announced.pop(worker))
 
-    def _topic_for(self, worker: Hashable) -> Hashable:
+    def forget(self, worker: Hashable) -> None:
+        """This worker is gone: its topics are no longer another worker's."""
+        self._present.pop(worker, None)
+        self._announced.pop(worker, None)
+
+    def _next_for(self, worker: Hashable, may_have: Callable[[Job], bool]) -> tuple[Hashable, int]:
+        """The topic of a worker's next job, and the job's place in it."""
+        for topic in self._topics_for(worker):
+            for place, job in enumerate(self._waiting[topic]):
+                if may_have(job):
+                    return topic, place
+        raise IndexError("no job waits")
+
+    def _topics_for(self, worker: Hashable) -> Iterator[Hashable]:
+        """The waiting topics, the best for this worker first; one may come again."""
         for of_worker in (self._present, self._announced):
             if worker in of_worker and of_worker[worker] in self._waiting:
-                return of_worker[worker]
+                yield of_worker[worker]
         taken = self._of_others(worker, self._present)
         for others in (taken | self._of_others(worker, self._announced), taken):
-            for topic in self._waiting:
-                if topic not in others:
-                    return topic
-        return next(iter(self._waiting))
+            yield from (topic for topic in self._waiting if topic not in others)
+        yield from self._waiting
 
     @staticmethod
     def _of_others(worker: Hashable, *of_workers: dict[Hashable, Hashable]) -> set[Hashable]:

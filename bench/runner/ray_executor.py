@@ -14,7 +14,6 @@ import time
 from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import Any, Generic
 
@@ -35,6 +34,7 @@ from refbench.bench.runner.executors import (
     overdue,
     unready_text,
 )
+from refbench.bench.runner.job_queue import JobQueue
 from refbench.bench.runner.ray_cluster import Cluster, Node, living_nodes
 from refbench.bench.runner.shipping import (
     NodeFiles,
@@ -53,8 +53,6 @@ ATTEMPTS = 3
 MOST_FAILED_STARTS = 3
 # Sent files that the driver holds ready, for the other metrics of a video.
 HELD_READY = 16
-# So many waiting jobs are looked through for one that suits an actor.
-LOOKED_THROUGH = 2000
 
 Ticket = tuple[str, int]
 
@@ -181,8 +179,6 @@ class _Actor(Generic[Job]):
     # It does not see the driver's files: they are sent along.
     is_elsewhere: bool = False
     sent: set[str] = field(default_factory=set)
-    # What its last job reads.
-    topic: Hashable = None
 
     @property
     def next(self) -> Any:
@@ -210,7 +206,7 @@ class RayExecutor(Executor[Job, Result]):
         self._topic_of = topic_of
         self._shipping = shipping or Shipping[Job, Result]()
         self._actors: list[_Actor[Job]] = []
-        self._waiting: deque[Job] = deque()
+        self._waiting = JobQueue[Job]((), topic_of)
         self._tickets: Counter[str] = Counter()
         self._deaths: Counter[str] = Counter()
         self._died_on: defaultdict[str, set[str]] = defaultdict(set)
@@ -226,7 +222,7 @@ class RayExecutor(Executor[Job, Result]):
     ) -> Iterator[tuple[Job, Result | WorkerDied]]:
         """See Executor.run. The steps within a job are not heard of."""
         watcher = watcher or Watcher()
-        self._waiting = deque(jobs)
+        self._waiting = JobQueue(jobs, self._topic_of)
         self._factory = factory
         polled = -math.inf
         seen_alive = time.monotonic()
@@ -302,26 +298,18 @@ class RayExecutor(Executor[Job, Result]):
                         self._give(actor, job)
 
     def _next_for(self, actor: _Actor[Job], up: Sequence[_Actor[Job]]) -> Job | None:
-        """The next job of the actor's topic, else of one that no other actor has, else any; one that a node's
-        death cost goes to another node while there is one.
+        """The actor's next job (see `JobQueue`), or None; one that a node's death cost goes to another node
+        while there is one.
         """
-        of_others = {other.topic for other in self._actors if other is not actor}
-        by_choice: dict[int, int] = {}
-        for index, job in enumerate(islice(self._waiting, LOOKED_THROUGH)):
+
+        def may_have(job: Job) -> bool:
             bad = self._died_on.get(job.id, set())
-            if actor.node.id in bad and not all(other.node.id in bad for other in up):
-                continue
-            topic = self._topic_of(job) if self._topic_of else actor.topic
-            choice = 0 if topic == actor.topic else 2 if topic in of_others else 1
-            by_choice.setdefault(choice, index)
-            if choice == 0:
-                break
-        if not by_choice:
+            return actor.node.id not in bad or all(other.node.id in bad for other in up)
+
+        try:
+            return self._waiting.take(actor, may_have)
+        except IndexError:
             return None
-        chosen = by_choice[min(by_choice)]
-        job = self._waiting[chosen]
-        del self._waiting[chosen]
-        return job
 
     def _give(self, actor: _Actor[Job], job: Job) -> None:
         self._tickets[job.id] += 1
@@ -344,7 +332,6 @@ class RayExecutor(Executor[Job, Result]):
             working=actor.handle.work.remote(ticket),
         )
         actor.flights.append(flight)
-        actor.topic = self._topic_of(job) if self._topic_of else None
         if len(actor.flights) == 1:
             actor.deadline = time.monotonic() + LONGEST_LOADING_S
 
@@ -447,7 +434,7 @@ class RayExecutor(Executor[Job, Result]):
         self._deaths[job.id] += 1
         self._died_on[job.id].add(actor.node.id)
         if self._deaths[job.id] < ATTEMPTS:
-            self._waiting.appendleft(job)
+            self._waiting.put_back(job)
         else:
             reason = f"the worker process died, each of {ATTEMPTS} times: {_cause(error)}"
             yield job, WorkerDied(reason=reason)
@@ -465,8 +452,10 @@ class RayExecutor(Executor[Job, Result]):
         """Kill an actor and give back what waited behind its job, which is returned."""
         _kill(actor)
         self._actors.remove(actor)
+        self._waiting.forget(actor)
         jobs = [flight.job for flight in actor.flights]
-        self._waiting.extendleft(reversed(jobs[1:]))
+        for job in reversed(jobs[1:]):
+            self._waiting.put_back(job)
         return jobs[0] if jobs else None
 
 

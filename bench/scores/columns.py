@@ -19,8 +19,12 @@ CATEGORIES_WITHOUT_FACESIM = ("singleobj", "multiobject", "multiface", "multihum
 # NexusScore leaves out references with these exact labels in samples whose id holds "face".
 NEXUS_FACE_LABELS = ("Man", "Woman")
 
-# The reason of subject-confusion where no reference appears in a video at all: its presence is then 0.
-NOTHING_OF_ANY_REFERENCE = "none of the references was found in any frame"
+# By metric, the reason of a video in which nothing of the references was found. NexusScore: the official
+# script divides by zero there. subject-confusion: the presence of the references is then 0.
+NOTHING_FOUND = {
+    "nexusscore": "the detector found no reference in any frame",
+    "subject-confusion": "none of the references was found in any frame",
+}
 
 
 def facesim_not_applicable(sample: Sample) -> str | None:

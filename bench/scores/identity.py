@@ -1,7 +1,7 @@
 """Figures of identity beside the components: mixed-up subjects, and what the references added to likeness.
 
-`FIGURES` are those of the metric subject-confusion. *identity-gain* is computed from two stores, of a method
-and of a text-only control, on the same samples:
+`FIGURES` are those of the metrics subject-confusion and copy-paste. *identity-gain* is computed from two
+stores, of a method and of a text-only control, on the same samples:
 
     gain = mean over samples of ( min(s(method), cap) - min(s(control), cap) )
 
@@ -9,6 +9,9 @@ for s FaceSim with cap 0.78, and for s the mean likeness of kept subjects (Nexus
 without a cap. Several seeds: capped per video, averaged within the sample. Range: -0.78 to 0.78 and -2 to 2.
 The paired 95 % interval is the bootstrap over the samples. What a prompt alone reaches (any man for "a man")
 is no merit of the references, and what passes other photographs of the same person is copying, not likeness.
+
+Beside it stand the *excesses* of likeness in pose and in background, of the metric incidental-likeness, over
+the same control: identity needs neither, and what the control has of it is chance (-1 to 1, no cap).
 
 Source: ours. The cap: other photographs of one person reach a FaceSim of 0.77 to 0.80, by expression. Known
 failures: for subjects no such ceiling is known, so copying raises their gain; a sample in which one of the
@@ -20,8 +23,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 
-from refbench.bench.scores.columns import NOTHING_OF_ANY_REFERENCE
+from refbench.bench.scores.columns import NOTHING_FOUND
 from refbench.bench.scores.record import FAILED, Record
 
 FACE_CEILING = 0.78
@@ -55,7 +59,8 @@ def detail(record: Record, name: str) -> float | None:
 
 def presence_of(record: Record) -> float | None:
     """The share of references that appear in a video; 0 where nothing of any was found."""
-    return 0.0 if record.reason == f"{FAILED}: {NOTHING_OF_ANY_REFERENCE}" else detail(record, "presence")
+    nothing = f"{FAILED}: {NOTHING_FOUND[SUBJECT_CONFUSION]}"
+    return 0.0 if record.reason == nothing else detail(record, "presence")
 
 
 def capped_face(record: Record) -> float | None:
@@ -82,6 +87,12 @@ FIGURES = (
         metric=SUBJECT_CONFUSION,
         of=lambda record: detail(record, "margin"),
     ),
+    Figure(
+        name="copy-paste",
+        label="copies of the references (copy-paste)",
+        metric="copy-paste",
+        of=lambda record: record.value,
+    ),
 )
 
 GAIN_FIGURES = (
@@ -92,4 +103,13 @@ GAIN_FIGURES = (
         of=capped_face,
     ),
     Figure(name="subjects", label="likeness of subjects", metric="nexusscore", of=subject_likeness),
+    *(
+        Figure(
+            name=part,
+            label=f"excess of likeness in {part} (lower is better)",
+            metric="incidental-likeness",
+            of=partial(detail, name=part),
+        )
+        for part in ("pose", "background")
+    ),
 )

@@ -41,17 +41,20 @@ FRAME_GREY = (128, 128, 128)
 
 @dataclass(frozen=True, kw_only=True)
 class Face:
-    """A face of a picture: the aligned crop, RGB uint8 (112, 112, 3), its ArcFace embedding (D,), and
-    its box (x1, y1, x2, y2) in pixels of the picture, which it may pass.
+    """A face of a picture: the aligned crop, RGB uint8 (112, 112, 3), its five landmarks (eyes, nose, corners
+    of the mouth; x and y) and its box (x1, y1, x2, y2) in pixels of the picture, which both may pass.
 
-    `arcface_D` is None where the model pack has no recogniser or was not asked; `framed` says that the face
-    was only found after framing.
+    `framed` says that the face was only found after framing. `for_arcface_HWC` is what ArcFace takes, BGR
+    uint8, None where the model pack has no recogniser or it was not cut; `arcface_D` its embedding (D,),
+    None where it was not asked.
     """
 
     crop_HWC: np.ndarray
-    arcface_D: np.ndarray | None
+    landmarks_52: np.ndarray
     framed: bool
     box_4: tuple[float, float, float, float]
+    for_arcface_HWC: np.ndarray | None = None
+    arcface_D: np.ndarray | None = None
 
 
 def pack_folder(weights: Path, pack: str) -> Path:
@@ -139,12 +142,12 @@ class _FoundFaces:
 
 
 def _cut(image_bgr: np.ndarray, found: _FoundFaces, place: int) -> Face:
-    """The face at that place, cut out of the given picture, without its ArcFace embedding."""
+    """The face at that place, cut out of the given picture, without what ArcFace takes."""
     shifted_52 = found.landmarks_F52[place] - np.array(found.shift, np.float32)
     left, top, right, bottom = (found.boxes_F5[place, :4] - np.array(2 * found.shift, np.float32)).tolist()
     return Face(
         crop_HWC=halved(aligned_crop(image_bgr, shifted_52, CROP_SIDE_PX))[..., ::-1],
-        arcface_D=None,
+        landmarks_52=shifted_52,
         framed=found.searched_bgr is not image_bgr,
         box_4=(left, top, right, bottom),
     )
@@ -169,19 +172,31 @@ class FaceFinder:
         image_bgr, found = self._found(image_HWC)
         if found is None:
             return None
-        place = largest(found.boxes_F5)
-        face = _cut(image_bgr, found, place)
-        return replace(face, arcface_D=self._arcface(found.searched_bgr, found.landmarks_F52[place]))
+        face = self._cut_largest(image_bgr, found, largest(found.boxes_F5))
+        return replace(face, arcface_D=self.arcface(face))
 
     def find_all(self, image_HWC: np.ndarray) -> list[Face]:
-        """All faces of a picture, RGB uint8 (H, W, 3), in the detector's order, without ArcFace embeddings.
+        """All faces of a picture, RGB uint8 (H, W, 3), without ArcFace embeddings: first the largest, with
+        what ArcFace takes, then the others in the detector's order.
 
         The grey frame is put around as in `find`. Raises SampleError for a strip too narrow to search.
         """
         image_bgr, found = self._found(image_HWC)
         if found is None:
             return []
-        return [_cut(image_bgr, found, place) for place in range(len(found.boxes_F5))]
+        first = largest(found.boxes_F5)
+        others = (place for place in range(len(found.boxes_F5)) if place != first)
+        return [
+            self._cut_largest(image_bgr, found, first),
+            *(_cut(image_bgr, found, place) for place in others),
+        ]
+
+    def arcface(self, face: Face) -> np.ndarray | None:
+        """The ArcFace embedding (D,) of a face that was cut for it, else None."""
+        if face.for_arcface_HWC is None:
+            return None
+        embedding_D: np.ndarray = self.recogniser.get_feat(face.for_arcface_HWC).flatten()
+        return embedding_D
 
     def _found(self, image_HWC: np.ndarray) -> tuple[np.ndarray, _FoundFaces | None]:
         """The picture as BGR and the faces of it, or of it in a grey frame; None where neither has one."""
@@ -200,12 +215,13 @@ class FaceFinder:
             boxes_F5=boxes_F5, landmarks_F52=landmarks_F52, searched_bgr=searched, shift=shift
         )
 
-    def _arcface(self, image_bgr: np.ndarray, landmarks_52: np.ndarray) -> np.ndarray | None:
+    def _cut_largest(self, image_bgr: np.ndarray, found: _FoundFaces, place: int) -> Face:
+        face = _cut(image_bgr, found, place)
         if self.recogniser is None:
-            return None
-        crop_bgr = aligned_crop(image_bgr, landmarks_52, self.recogniser.input_size[0])
-        embedding_D: np.ndarray = self.recogniser.get_feat(crop_bgr).flatten()
-        return embedding_D
+            return face
+        side_px = self.recogniser.input_size[0]
+        crop_bgr = aligned_crop(found.searched_bgr, found.landmarks_F52[place], side_px)
+        return replace(face, for_arcface_HWC=crop_bgr)
 
     @property
     def provider(self) -> str:

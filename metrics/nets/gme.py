@@ -18,7 +18,6 @@ T image tokens.
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -33,6 +32,7 @@ from refbench.bench.errors import UserError
 from refbench.bench.weights.hf_folder import load_model, load_part, read_config, weight_digests
 from refbench.bench.weights.store import require
 from refbench.metrics.nets.inference import release
+from refbench.metrics.nets.sharing import Shared
 from refbench.metrics.weights import GME_QWEN2_VL
 
 DEFAULT_INSTRUCTION = "You are a helpful assistant."
@@ -262,16 +262,7 @@ def batches_by_length(lengths: Sequence[int], batch_tokens: int) -> Iterator[lis
         yield batch
 
 
-class _Shared:
-    """The process's embedders by (folder, device), each with the number of its holders."""
-
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.held: dict[tuple[Path, str], tuple[GmeEmbedder, int]] = {}
-
-
-# State of the process on purpose: two metrics of one worker must not hold 7 billion parameters twice.
-_SHARED = _Shared()
+_EMBEDDERS: Shared[GmeEmbedder] = Shared()
 
 
 def shared_embedder(environment: Environment) -> GmeEmbedder:
@@ -280,11 +271,8 @@ def shared_embedder(environment: Environment) -> GmeEmbedder:
     Every call is to be matched by one `release_embedder`; the memory is given back with the last. Raises
     MissingWeights, and UserError for damaged files.
     """
-    key = (require(GME_QWEN2_VL, environment.weights).resolve(), environment.device)
-    with _SHARED.lock:
-        embedder, holders = _SHARED.held.get(key) or (GmeEmbedder.load(*key), 0)
-        _SHARED.held[key] = (embedder, holders + 1)
-        return embedder
+    folder = require(GME_QWEN2_VL, environment.weights).resolve()
+    return _EMBEDDERS.hold((folder, environment.device), lambda: GmeEmbedder.load(folder, environment.device))
 
 
 def release_embedder(embedder: GmeEmbedder) -> None:
@@ -292,12 +280,4 @@ def release_embedder(embedder: GmeEmbedder) -> None:
 
     Without a holder nothing happens.
     """
-    with _SHARED.lock:
-        for key, (held, holders) in list(_SHARED.held.items()):
-            if held is not embedder:
-                continue
-            if holders > 1:
-                _SHARED.held[key] = (embedder, holders - 1)
-            else:
-                del _SHARED.held[key]
-                embedder.close()
+    _EMBEDDERS.release(embedder)

@@ -575,7 +575,7 @@ def _detections(scorer: FaceSimScorer, scenes: int, generator: random.Random) ->
 
 
 def _detected(scorer: FaceSimScorer, picture_HWC: np.ndarray, faces: Faces) -> Detections:
-    found_F5, _ = scorer.faces.detector.detect(np.ascontiguousarray(picture_HWC[..., ::-1]))
+    found_F5, _ = scorer.search.faces.detector.detect(np.ascontiguousarray(picture_HWC[..., ::-1]))
     return Detections(
         found_N4=found_F5[:, :4],
         scores_N=found_F5[:, 4],

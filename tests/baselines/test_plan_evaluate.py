@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from kit.cli import invoke
-from refbench.baselines.scoring_plan import DECODING_S
+from refbench.baselines.gpus import AssumedGpu, get_gpu
+from refbench.baselines.scoring_plan import DECODING_S, video_s
 from refbench.bench.dataset import load_track
 from refbench.bench.environment import MOST_THREADS_PER_JOB
 from refbench.bench.registry import methods, metrics
@@ -188,3 +189,39 @@ def test_planning_the_scoring_loads_no_network_library(tmp_path: Path) -> None:
         capture_output=True, text=True, check=True, cwd=tmp_path,
     )  # fmt: skip
     assert done.stdout.strip() == "[]"
+
+
+def test_what_is_shared_within_a_turn_is_counted_once(shared: Path) -> None:
+    opens2v = shared / "data/opens2v_eval"
+    words = ("vace-1.3b", "--gpu", "h200", "--dataset", opens2v)
+    names = ("nexusscore", "facesim", "subject-confusion")
+    together = by_metric(planned(*words, "--metrics", ",".join(names)))
+    alone = by_metric(planned(*words, "--metrics", "subject-confusion"))["subject-confusion"]
+    confusion = together["subject-confusion"]
+    assert confusion["videos"] == alone["videos"] > 0 and confusion["not_applicable"] > 0
+    assert confusion["gpu_hours"] <= 0.05 * (
+        together["nexusscore"]["gpu_hours"] + together["facesim"]["gpu_hours"]
+    )
+    # Alone it does the work of both, of the samples that it applies to.
+    track = load_track("open-domain", opens2v)
+    hours = confusion["gpu_hours"]
+    for name in names[:2]:
+        metric = make_metric(name)
+        cost = metric.cost()
+        assert cost is not None
+        hours += sum(
+            video_s(cost, sample, 81, AssumedGpu(gpu=get_gpu("h200"))) / 3600
+            for sample in track.samples
+            if make_metric("subject-confusion").not_applicable(sample) is None
+            and metric.not_applicable(sample) is None
+        )
+    assert alone["gpu_hours"] == pytest.approx(hours)
+    # In turns of their own it looks at everything again.
+    apart = by_metric(planned(*words, "--metrics", "facesim,subject-confusion"))["subject-confusion"]
+    assert confusion["gpu_hours"] < apart["gpu_hours"] < alone["gpu_hours"]
+
+
+def test_copies_of_references_take_no_gpu() -> None:
+    copies = by_metric(planned("vace-1.3b", "--metrics", "copy-paste"))["copy-paste"]
+    assert (copies["basis"], copies["peak_gib"]) == ("no GPU used", 0.0)
+    assert copies["cpu_s"] == pytest.approx(0.94 / MOST_THREADS_PER_JOB + DECODING_S)

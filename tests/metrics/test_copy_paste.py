@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -23,12 +24,13 @@ from refbench.bench.method import Frames, Method
 from refbench.bench.metric import Score
 from refbench.bench.runner.score import score as score_one
 from refbench.bench.sample import Reference, Sample
-from refbench.bench.video import Video, write_video
+from refbench.bench.video import Video, uniform_frames, write_video
 from refbench.metrics.copy_paste import (
     FRAME_SIDE_PX,
     REFERENCE_SIDE_PX,
     CopyPaste,
     copied_share,
+    copied_shares,
     features,
 )
 
@@ -164,6 +166,25 @@ def test_a_copy_counts_by_how_long_it_is_seen(tmp_path: Path) -> None:
     assert score.value == pytest.approx(0.5, abs=0.03)
     assert min(score.details["frame_scores"][:16]) >= 0.9
     assert max(score.details["frame_scores"][16:]) <= 0.02
+
+
+def test_a_frame_that_stands_for_several_is_looked_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sample = sample_of(tmp_path, drawing(1))
+    video = made_by(CONTROLS[1], sample, tmp_path / "pan.mp4")
+    references = [features(np.asarray(one.open_on_white()), REFERENCE_SIDE_PX) for one in sample.references]
+    naive = [copied_shares(frame, references) for frame in video.frames(uniform_frames(32))]
+    looked_at: list[int] = []
+
+    def counted(frame: np.ndarray, references: Any) -> list[float]:
+        looked_at.append(frame.size)
+        return copied_shares(frame, references)
+
+    monkeypatch.setattr("refbench.metrics.copy_paste.copied_shares", counted)
+    score = scored(sample, video, 1)
+    assert len(looked_at) == SIZE["num_frames"]
+    assert score.details["frame_scores"] == np.array(naive).mean(axis=1).tolist()
 
 
 def test_does_not_depend_on_the_number_of_threads(tmp_path: Path) -> None:

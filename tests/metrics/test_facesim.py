@@ -160,8 +160,8 @@ def test_a_score_and_its_details(scorer: FaceSimScorer, person: Sample, tmp_path
     score = scorer.score(person, video)
 
     def embedding(image: np.ndarray) -> np.ndarray | None:
-        face = scorer.faces.find(image)
-        return None if face is None else face_embeddings(scorer.network, face.crop_HWC[None])
+        face = scorer.search.faces.find(image)
+        return None if face is None else face_embeddings(scorer.search.network, face.crop_HWC[None])
 
     reference = embedding(picture())
     assert reference is not None
@@ -181,7 +181,7 @@ def test_a_score_and_its_details(scorer: FaceSimScorer, person: Sample, tmp_path
     assert score.details["frames_with_face"] == sum(value is not None for value in expected)
     assert 0 <= score.details["arc_score"] <= 1 + 1e-6
     # Each frame's face once, at its first place among the 32, in thousandths of 128×96 pixels.
-    faces = {number: scorer.faces.find(frame) for number, frame in enumerate(video.frames(ALL_FRAMES))}
+    faces = {number: scorer.search.faces.find(frame) for number, frame in enumerate(video.frames(ALL_FRAMES))}
     places = np.linspace(0, 4, 32).astype(int).tolist()
     assert score.details["face_boxes"] == [
         [places.index(number), *in_thousandths(face.box_4, 128, 96)]
@@ -203,16 +203,27 @@ class CountingFinder:
         self.searched.append(image.shape)
         return self.finder.find(image)
 
+    def find_all(self, image: np.ndarray) -> Any:
+        self.searched.append(image.shape)
+        return self.finder.find_all(image)
+
+    def arcface(self, face: Any) -> Any:
+        return self.finder.arcface(face)
+
 
 def test_each_distinct_frame_and_each_reference_is_searched_once(
     scorer: FaceSimScorer, person: Sample, tmp_path: Path
 ) -> None:
-    finder = CountingFinder(scorer.faces)
-    counted = replace(scorer, faces=finder, known_references={})
-    video = clip(tmp_path / "a.mp4", [np.roll(picture(), 20 * shift, axis=0) for shift in range(3)])
+    finder: Any = CountingFinder(scorer.search.faces)
+    counted = FaceSimScorer(search=replace(scorer.search, faces=finder, known_references={}))
+    path = tmp_path / "a.mp4"
+    video = clip(path, [np.roll(picture(), 20 * shift, axis=0) for shift in range(3)])
     first = counted.score(person, video)
     assert len(finder.searched) == 1 + 3 and first.details["frames"] == 32
+    # The same video is known, also to another metric; opened anew it may be another.
     assert counted.score(person, video) == first
+    assert len(finder.searched) == 1 + 3
+    assert counted.score(person, Video(path)) == first
     assert len(finder.searched) == 1 + 3 + 3
 
 
@@ -301,7 +312,7 @@ def test_both_layouts_of_a_pack_are_read(layout: str, copied: Path) -> None:
     if place / layout != pack:
         shutil.move(pack, place / layout)
     assert FaceSim().unavailable(Environment(weights=copied)) is None
-    assert FaceSim().load(Environment(weights=copied)).faces.recogniser is not None
+    assert FaceSim().load(Environment(weights=copied)).search.faces.recogniser is not None
 
 
 @pytest.mark.usefixtures("offline")

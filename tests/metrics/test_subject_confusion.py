@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,10 +24,10 @@ from refbench.bench.environment import Environment  # noqa: E402
 from refbench.bench.errors import SampleError  # noqa: E402
 from refbench.bench.metric import Score  # noqa: E402
 from refbench.bench.sample import Reference, Sample, category_of, kind_of  # noqa: E402
-from refbench.bench.scores.columns import NOTHING_OF_ANY_REFERENCE  # noqa: E402
+from refbench.bench.scores.columns import NOTHING_FOUND  # noqa: E402
 from refbench.bench.video import Video, write_video  # noqa: E402
 from refbench.metrics.nets.yolo_world.boxes import Boxes  # noqa: E402
-from refbench.metrics.nexusscore import NexusScorer  # noqa: E402
+from refbench.metrics.nexusscore import NexusScorer, SubjectSearch  # noqa: E402
 from refbench.metrics.subject_confusion import (  # noqa: E402
     MIN_FACE_COSINE,
     Compared,
@@ -167,7 +167,7 @@ def test_what_is_not_there_and_what_has_nothing_beside_it() -> None:
     sample = sample_of("faceobj_1", ["Man", "Cup"])
     nothing = Compared(references=(0, 1), sought=(1,), pairs=())
     no_face = Compared(references=(0,), sought=(0,), pairs=())
-    with pytest.raises(SampleError, match=NOTHING_OF_ANY_REFERENCE):
+    with pytest.raises(SampleError, match=NOTHING_FOUND["subject-confusion"]):
         summary_of(sample, {"pictures": nothing, "faces": no_face})
     face = replace(no_face, pairs=(Pair(own=0, similarities_R=np.array([0.9])),))
     alone = summary_of(sample, {"pictures": nothing, "faces": face})
@@ -211,8 +211,10 @@ def test_overlap() -> None:
 
 
 @pytest.fixture(scope="module")
-def scorer(small_weights: Path) -> SubjectConfusionScorer:
-    return SubjectConfusion().load(Environment(weights=small_weights, threads=1))
+def scorer(small_weights: Path) -> Iterator[SubjectConfusionScorer]:
+    loaded = SubjectConfusion().load(Environment(weights=small_weights, threads=1))
+    yield loaded
+    loaded.close()
 
 
 def person(name: str) -> np.ndarray:
@@ -286,7 +288,8 @@ class HalvesDetector:
 def with_stand_ins(scorer: SubjectConfusionScorer) -> SubjectConfusionScorer:
     detector: Any = HalvesDetector()
     embedder: Any = ColourEmbedder()
-    return replace(scorer, nexusscore=NexusScorer(detector=detector, embedder=embedder, weights={}))
+    search = SubjectSearch(detector=detector, embedder=embedder)
+    return replace(scorer, nexusscore=NexusScorer(search=search))
 
 
 RED, BLUE, GREEN = (220, 20, 20), (20, 20, 220), (20, 220, 20)
@@ -346,13 +349,14 @@ def test_faces_count_beside_subjects(scorer: SubjectConfusionScorer, tmp_path: P
 
 def test_provenance_names_the_files_of_both(scorer: SubjectConfusionScorer) -> None:
     weights = scorer.provenance()["weights"]
-    assert weights.keys() == scorer.nexusscore.weights.keys() | scorer.facesim.weights.keys()
+    of_both = [metric.provenance()["weights"] for metric in (scorer.nexusscore, scorer.facesim)]
+    assert weights.keys() == of_both[0].keys() | of_both[1].keys()
     assert all(digest.startswith("tiny:") for digest in weights.values())
 
 
 def test_a_video_without_anything_is_a_reason(scorer: SubjectConfusionScorer, tmp_path: Path) -> None:
     sample = written(sample_of("multiface_1", ["Man", "Woman"]), tmp_path)
-    with pytest.raises(SampleError, match=NOTHING_OF_ANY_REFERENCE):
+    with pytest.raises(SampleError, match=NOTHING_FOUND["subject-confusion"]):
         scorer.score(sample, clip(tmp_path / "black.mp4", [np.zeros((96, 128, 3), np.uint8)] * 2))
 
 

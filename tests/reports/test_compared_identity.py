@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from kit.cli import complaint, printed, printed_json
 from kit.records import record
 from kit.stored_runs import run_records, store
-from refbench.bench.scores.columns import NOTHING_OF_ANY_REFERENCE
+from refbench.bench.scores.columns import NOTHING_FOUND
 from refbench.bench.scores.comparison import figure_differences
 from refbench.bench.scores.identity import FACE_CEILING, FIGURES, GAIN_FIGURES
 from refbench.bench.scores.record import Provenance, Record
@@ -26,7 +26,9 @@ def confused(sample: str, value: float, presence: float, margin: float, **fields
 
 
 def absent(sample: str, **fields: Any) -> Record:
-    return record("subject-confusion", sample, reason=f"failed: {NOTHING_OF_ANY_REFERENCE}", **fields)
+    return record(
+        "subject-confusion", sample, reason=f"failed: {NOTHING_FOUND['subject-confusion']}", **fields
+    )
 
 
 def gains(method: list[Record], control: list[Record]) -> dict[str, Any]:
@@ -115,6 +117,17 @@ def test_compare_prints_them_below_the_components(tmp_path: Path) -> None:
     answer = printed_json("compare", a, b, "--text-only", control)
     assert [one["name"] for one in answer["supplementary"]] == ["subject-confusion", "presence", "margin"]
     assert [gain["run"] for gain in answer["identity_gains"]] == ["a", "b"]
+    copies = [
+        store(
+            tmp_path / f"{name}-copies",
+            [
+                *mixed(name, 0.1),
+                *(record("copy-paste", f"multihuman_{n}", share, method=name) for n in (1, 2)),
+            ],
+        )
+        for name, share in (("a", 0.9), ("b", 0.1))
+    ]
+    assert "copies of the references (copy-paste): A is higher by 80.00 points" in printed("compare", *copies)
     # What is outside of the protocol moves nothing in it.
     plain = printed_json("compare", *(store(tmp_path / f"plain {name}", [
         one for one in mixed(name, shift) if one.metric != "subject-confusion"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -80,3 +81,39 @@ def test_what_was_withdrawn_is_never_announced_again_nor_anything_beside_it() ->
     assert queue.take("a") == (0, 0)
     assert queue.announce("a") == (2, 4)
     assert [queue.take("b"), queue.announce("b")] == [(1, 2), None]
+
+
+@given(
+    st.lists(st.integers(0, 4), max_size=20),
+    st.lists(st.tuples(st.integers(0, 3), st.sets(st.integers(0, 19)), st.booleans()), max_size=30),
+)
+def test_what_a_worker_may_not_have_it_does_not_get(
+    topics: list[int], asked: list[tuple[int, set[int], bool]]
+) -> None:
+    """Against the rule in words: of the worker's own topic, else of no other's, else any; the first each."""
+    waiting = numbered(topics)
+    queue = JobQueue(waiting, lambda job: job[0])
+    present: dict[int, int] = {}
+    for worker, refused, is_gone in asked:
+        of_others = {topic for other, topic in present.items() if other != worker}
+        allowed = [
+            job
+            for topic in dict.fromkeys(topics)
+            for job in waiting
+            if job[0] == topic and job[1] not in refused
+        ]
+        own = [job for job in allowed if job[0] == present.get(worker)]
+        free = [job for job in allowed if job[0] not in of_others]
+        expected = next(iter([*own, *free, *allowed]), None)
+        if expected is None:
+            with pytest.raises(IndexError):
+                queue.take(worker, lambda job, refused=refused: job[1] not in refused)
+        else:
+            taken = queue.take(worker, lambda job, refused=refused: job[1] not in refused)
+            assert taken == expected
+            waiting.remove(taken)
+            present[worker] = taken[0]
+        if is_gone:
+            queue.forget(worker)
+            present.pop(worker, None)
+        assert len(queue) == len(waiting)

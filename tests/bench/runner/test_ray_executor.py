@@ -28,6 +28,7 @@ from kit.processes import ends, wait_for
 from refbench.bench.errors import UserError
 from refbench.bench.runner import ray_connection, ray_executor
 from refbench.bench.runner.executors import Watcher, WorkerDied
+from refbench.bench.runner.job_queue import JobQueue
 from refbench.bench.runner.ray_cluster import Cluster, Demand
 from refbench.bench.runner.ray_connection import connected
 from refbench.bench.runner.ray_executor import Answer, RayExecutor, _Actor, _Flight
@@ -115,15 +116,13 @@ def test_jobs_of_one_topic_go_to_one_actor_and_not_back_to_a_node_that_lost_them
     nodes: list[Any] = [SimpleNamespace(id=name) for name in "xy"]
     first, second = (_Actor[Task](node=node, handle=None, hello=None) for node in nodes)
     executor._actors = [first, second]
-    executor._waiting.extend(Task(id=name) for name in ("a1", "a2", "a3", "b1", "b2", "c1"))
+    tasks = [Task(id=name) for name in ("a1", "a2", "a3", "b1", "b2", "c1")]
+    executor._waiting = JobQueue(tasks, executor._topic_of)
     executor._died_on["b2"].add("y")
 
     def given(actor: _Actor[Task]) -> str | None:
         job = executor._next_for(actor, executor._actors)
-        if job is None:
-            return None
-        actor.topic = job.id[0]
-        return job.id
+        return None if job is None else job.id
 
     assert [given(first), given(second), given(first), given(second)] == ["a1", "b1", "a2", "c1"]
     # None of its own is left: b2 may not go there, and a3 is better than to wait.
