@@ -93,10 +93,16 @@ class TrainingData(torch.utils.data.Dataset):
         Raises UserError when neither its entry nor one of up to 63 substitutes can be used: of a data set of
         up to 64 entries, when none can.
         """
+        one, entry = self.placed(epoch, position)
+        return one.drawn(entry, Draws(seed=self.seed, epoch=epoch, position=position))
+
+    def placed(self, epoch: int, position: int) -> tuple[TrainingData, tuple[int, int]]:
+        """The data set that gives a position's sample (of a mixture one of several), and the entry's shard
+        and number in it. Raises IndexError for a position that is none.
+        """
         if not 0 <= position < len(self):
             raise IndexError(f"position {position} of {len(self)}")
-        draws = Draws(seed=self.seed, epoch=epoch, position=position)
-        return self.drawn(self._entry_at(epoch, position), draws)
+        return self, self._entry_at(epoch, position)
 
     def entry_at(self, number: int) -> tuple[int, int]:
         """Shard and number of the entry that is `number`-th (from 0) of all epochs, one after the other."""
@@ -205,7 +211,7 @@ class MixedData(TrainingData):
     def __len__(self) -> int:
         return sum(len(one) for one in self.sets)
 
-    def sample(self, epoch: int, position: int) -> TrainingSample:
+    def placed(self, epoch: int, position: int) -> tuple[TrainingData, tuple[int, int]]:
         """See the parent; a substitute is of the same data set."""
         if not 0 <= position < len(self):
             raise IndexError(f"position {position} of {len(self)}")
@@ -213,8 +219,7 @@ class MixedData(TrainingData):
         order = self._order_of_sets[permutation(len(self._order_of_sets), f"{self.seed}/mixture {block}")]
         which = int(order[within])
         number = block * self.shares[which] + int((order[:within] == which).sum())
-        draws = Draws(seed=self.seed, epoch=epoch, position=position)
-        return self.sets[which].drawn(self.sets[which].entry_at(number), draws)
+        return self.sets[which], self.sets[which].entry_at(number)
 
     def content_digest(self) -> str:
         """The SHA-256 of the digests of the data sets, in their order."""

@@ -37,6 +37,15 @@ class Features:
     references_CNhw: torch.Tensor
     teachers: tuple[torch.Tensor, ...]
 
+    def in_memory(self) -> Features:
+        """The same features, none of them a part of a file any more."""
+        return Features(
+            latents_CFhw=self.latents_CFhw.clone(),
+            text_LD=self.text_LD.clone(),
+            references_CNhw=self.references_CNhw.clone(),
+            teachers=tuple(tokens.clone() for tokens in self.teachers),
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class Example:
