@@ -75,6 +75,7 @@ class TrainingData(torch.utils.data.Dataset):
             raise UserError(f"{source.path} holds no training sample")
         self._ends = np.cumsum(self._sizes)
         self._orders: dict[str, np.ndarray] = {}
+        self._groups: tuple[int, list[np.ndarray], np.ndarray] | None = None
 
     @property
     def path(self) -> str:
@@ -157,9 +158,7 @@ class TrainingData(torch.utils.data.Dataset):
         return shard, entry - int(self._ends[shard] - self._sizes[shard])
 
     def _entry_at(self, epoch: int, position: int) -> tuple[int, int]:
-        order = self._order(len(self._sizes), f"{self.seed}/{epoch}/shards")
-        groups = np.array_split(order, math.ceil(len(order) / self.open_shards))
-        ends = np.cumsum([self._sizes[group].sum() for group in groups])
+        groups, ends = self._open_together(epoch)
         rank = int(np.searchsorted(ends, position, side="right"))
         shards = groups[rank]
         sizes = self._sizes[shards]
@@ -169,6 +168,14 @@ class TrainingData(torch.utils.data.Dataset):
         inside = np.cumsum(sizes)
         which = int(np.searchsorted(inside, entry, side="right"))
         return int(shards[which]), entry - int(inside[which] - sizes[which])
+
+    def _open_together(self, epoch: int) -> tuple[list[np.ndarray], np.ndarray]:
+        """The shards of an epoch that are open together, and the position after the last of each group."""
+        if self._groups is None or self._groups[0] != epoch:
+            order = self._order(len(self._sizes), f"{self.seed}/{epoch}/shards")
+            groups = np.array_split(order, math.ceil(len(order) / self.open_shards))
+            self._groups = epoch, groups, np.cumsum([self._sizes[group].sum() for group in groups])
+        return self._groups[1:]
 
     def _order(self, count: int, key: str) -> np.ndarray:
         if key not in self._orders:

@@ -79,12 +79,15 @@ class Batch:
     teachers: tuple[torch.Tensor, ...]
 
     def to(self, device: torch.device | str) -> Batch:
-        """The batch on a device."""
+        """The batch on a device; a GPU copies it out of pinned memory while the host goes on."""
+        pins = torch.device(device).type == "cuda"
 
         def moved(value: Any) -> Any:
             if isinstance(value, tuple):
                 return tuple(moved(each) for each in value)
-            return None if value is None else value.to(device, non_blocking=True)
+            if value is None:
+                return None
+            return (value.pin_memory() if pins else value).to(device, non_blocking=True)
 
         return replace(self, **{item.name: moved(getattr(self, item.name)) for item in fields(self)})
 

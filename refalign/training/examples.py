@@ -30,9 +30,10 @@ class ExampleSource(ABC):
     _waited_s = 0.0
 
     @abstractmethod
-    def examples(self, *, start: int, rank: int, world_size: int) -> Iterator[Example]:
+    def examples(self, *, start: int, rank: int, world_size: int) -> Generator[Example, None, None]:
         """Endless examples of one process: those of the global positions p from `start` on with
-        p % world_size == rank. Raises UserError when the data cannot be used.
+        p % world_size == rank. Closing the generator ends threads that read ahead. Raises UserError when the
+        data cannot be used.
         """
 
     def take_waited(self) -> float:

@@ -187,15 +187,21 @@ def teacher_kind(teacher: str) -> str:
     return f"teacher-{quote(teacher, safe='')}"
 
 
+def _open_tensors(path: Path) -> Any:
+    from safetensors import safe_open
+
+    return safe_open(path, framework="pt")
+
+
 class FeatureFile:
     """One file, open. Raises UserError for a damaged one."""
 
     def __init__(self, path: Path) -> None:
-        from safetensors import SafetensorError, safe_open
+        from safetensors import SafetensorError
 
         self.path = path
         try:
-            self._tensors: Any = safe_open(path, framework="pt")
+            self._tensors = _open_tensors(path)
             notes = self._tensors.metadata() or {}
             self.positions: int = json.loads(notes["positions"])
             self.elsewhere: dict[str, str] = json.loads(notes["elsewhere"])
@@ -317,9 +323,17 @@ class OrderReader:
         return found
 
     def samples(self) -> Iterator[SampleEntries]:
-        """What all positions are made of; a file at a time is open."""
+        """What all positions are made of; a file at a time is open.
+
+        Raises UserError where a file is gone from which these take entries.
+        """
         for number in range(self.order.files):
             file = FeatureFile(self._home / file_name(FEATURES, number))
+            gone = [each for each in set(file.elsewhere.values()) if not (self.folder / each).is_file()]
+            if gone:
+                raise UserError(
+                    f"{file.path} takes entries from {min(gone)}, which is gone; run refbench prepare again"
+                )
             for position in self.order.positions_of(number):
                 if position not in file.samples:
                     raise self._incomplete(FEATURES, position)
@@ -336,8 +350,8 @@ class OrderReader:
         other = self._open(self.folder / elsewhere)
         if name not in other.names:
             raise UserError(
-                f"{file.path} takes an entry from {other.path}, which does not hold it any more; remove the "
-                "former and run refbench prepare again"
+                f"{file.path} takes an entry from {other.path}, which does not hold it any more; run refbench "
+                "prepare again"
             )
         return other.tensor(name)
 

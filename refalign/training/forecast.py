@@ -133,7 +133,7 @@ def entry_sizes(config: TrainingConfig, weights: Path | None) -> EntrySizes:
 
     def text(prompt: str) -> int:
         length = len(tokenizer(cleaned_prompt(prompt), verbose=False).input_ids)
-        return min(length, most_rows) * width * each
+        return int(min(length, most_rows)) * width * each
 
     picture = channels * rows * columns * FLOAT32_BYTES
     return EntrySizes(

@@ -184,15 +184,16 @@ def order_index(
     """The folder of a recipe's order within `folder`, whether it is there or not, and its index, of at least
     `positions` positions.
     """
+    marks = length, data_files, first_sample = data_marks(data)
     wanted = OrderIndex(
         settings=order_settings(config),
-        data_files=data.content_digest(),
-        first_sample=sample_digest(data),
-        length=len(data),
+        data_files=data_files,
+        first_sample=first_sample,
+        length=length,
         positions=positions,
     )
     for name, stored in read_orders(folder).items():
-        if is_order_of(stored, wanted.settings, data_marks(data)):
+        if is_order_of(stored, wanted.settings, marks):
             return name, stored.model_copy(update={"positions": max(stored.positions, positions)})
     return wanted.folder_name(), wanted
 

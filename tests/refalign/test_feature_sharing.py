@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -69,19 +69,20 @@ def two_teachers(weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     return folder
 
 
+def counted(name: str, real: Callable[..., Any], counts: Counter[str]) -> Callable[..., Any]:
+    def call(encoder: FeatureEncoder, *given: Any) -> Any:
+        counts[given[0] if name == "teacher_tokens" else name] += 1
+        return real(encoder, *given)
+
+    return call
+
+
 @pytest.fixture
 def encoded(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     """How often each kind of thing was encoded."""
     counts: Counter[str] = Counter()
     for name in ("latents", "text", "teacher_tokens"):
-
-        def counted(
-            self: FeatureEncoder, *given: Any, name: str = name, real: Any = getattr(FeatureEncoder, name)
-        ) -> Any:
-            counts[given[0] if name == "teacher_tokens" else name] += 1
-            return real(self, *given)
-
-        monkeypatch.setattr(FeatureEncoder, name, counted)
+        monkeypatch.setattr(FeatureEncoder, name, counted(name, getattr(FeatureEncoder, name), counts))
     return counts
 
 
@@ -185,7 +186,7 @@ def test_a_teacher_is_added_without_encoding_videos_again(
     folder = tmp_path / "features"
     prepare(tiny("alignment.enabled=false"), clips, folder, two_teachers, epochs=2)
     assert not any(name.startswith("teacher/") for name in entries(folder))
-    videos = {name: content for name, content in files_of(folder).items()}
+    videos = files_of(folder)
     digest = PreparedSource(folder, tiny("alignment.enabled=false"), weights=two_teachers).digest()
     encoded.clear()
     capsys.readouterr()
@@ -339,23 +340,27 @@ def test_a_killed_preparation_goes_on(weights: Path, clips: Path, tmp_path: Path
             "--weights",
             str(weights),
         ),
-        *("--out", str(tmp_path / "killed"), "--positions", "400", *SHORT_RUN),
+        *("--out", str(tmp_path / "killed"), "--positions", "129", *SHORT_RUN),
     ]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
-    process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    said = tmp_path / "said.txt"
+    with said.open("wb") as stderr:
+        process = subprocess.Popen(
+            command, cwd=tmp_path, env=environment, stderr=stderr, stdout=subprocess.DEVNULL
+        )
     try:
         while not list((tmp_path / "killed").glob("order-*/teacher-*-00000.safetensors")):
-            assert process.poll() is None
+            assert process.poll() is None, said.read_text()
             time.sleep(0.02)
     finally:
         process.send_signal(signal.SIGKILL)
         process.wait()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(feature_store, "POSITIONS_PER_FILE", 64)
-        prepare(tiny(), clips, tmp_path / "killed", weights, positions=400)
-        prepare(tiny(), clips, tmp_path / "whole", weights, positions=400)
+        prepare(tiny(), clips, tmp_path / "killed", weights, positions=129)
+        prepare(tiny(), clips, tmp_path / "whole", weights, positions=129)
     assert files_of(tmp_path / "killed") == files_of(tmp_path / "whole")
-    assert not [path for path in (tmp_path / "killed").rglob("*.partial")]
+    assert not list((tmp_path / "killed").rglob("*.partial"))
 
 
 @pytest.fixture(scope="module")

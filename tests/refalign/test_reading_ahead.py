@@ -1,9 +1,8 @@
-"""Examples read ahead: the same in the same order, errors in their place, threads that end, time that counts."""
+"""Examples read ahead: the same in the same order, errors in their place, threads that end, time counted."""
 
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +12,7 @@ torch = pytest.importorskip("torch", reason="RefAlign needs the extra 'refalign'
 pytest.importorskip("diffusers", reason="RefAlign needs the extra 'refalign'")
 pytest.importorskip("pycocotools", reason="RefAlign needs the extra 'refalign'")
 
+import refbench.refalign.training.examples as examples_module  # noqa: E402
 from kit.training import SHORT_RUN, DrawnSource, write_clips  # noqa: E402
 from refbench.bench.errors import UserError  # noqa: E402
 from refbench.refalign.training.batch import Example  # noqa: E402
@@ -102,37 +102,34 @@ def test_an_error_arrives_in_its_place_as_one_line(
         next(stream)
 
 
-class SlowSource(DrawnSource):
-    """Drawn examples that are waited for."""
+class Clock:
+    """A clock that stands still until it is moved."""
 
-    def examples(self, *, start: int, rank: int, world_size: int) -> Iterator[Example]:
-        def slowly() -> Iterator[Example]:
-            for example in DrawnSource.examples(self, start=start, rank=rank, world_size=world_size):
-                time.sleep(0.01)
-                yield example
+    now = 0.0
 
-        return self.timed(slowly())
+    def perf_counter(self) -> float:
+        return self.now
 
 
-def test_waiting_is_counted_until_it_is_asked_for() -> None:
-    slow = SlowSource()
-    assert slow.take_waited() == 0.0
-    stream = slow.examples(start=0, rank=0, world_size=1)
+def test_waiting_is_counted_until_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And nothing that is done between two examples."""
+    clock = Clock()
+    monkeypatch.setattr(examples_module, "time", clock)
+
+    def slowly(examples: Iterator[Example]) -> Iterator[Example]:
+        for example in examples:
+            clock.now += 2
+            yield example
+
+    source = DrawnSource()
+    assert source.take_waited() == 0.0
+    stream = source.timed(slowly(source.examples(start=0, rank=0, world_size=1)))
     next(stream), next(stream)
-    assert slow.take_waited() >= 0.02
-    assert slow.take_waited() == 0.0
-    # A source that counts nothing says 0.
-    plain = DrawnSource()
-    next(iter(plain.examples(start=0, rank=0, world_size=1)))
-    assert plain.take_waited() == 0.0
-
-
-def test_training_reports_no_waiting_of_its_own(source: PreparedSource) -> None:
-    """What is done between two examples is not waiting for them."""
-    stream = source.examples(start=0, rank=0, world_size=1)
+    clock.now += 50
     next(stream)
-    source.take_waited()
-    time.sleep(0.2)
-    next(stream)
-    assert source.take_waited() < 0.2
+    assert source.take_waited() == 6.0
+    assert source.take_waited() == 0.0
     stream.close()
+    # A source that counts nothing says 0.
+    next(source.examples(start=0, rank=0, world_size=1))
+    assert source.take_waited() == 0.0
