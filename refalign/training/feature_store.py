@@ -350,8 +350,8 @@ class OrderReader:
         other = self._open(self.folder / elsewhere)
         if name not in other.names:
             raise UserError(
-                f"{file.path} takes an entry from {other.path}, which does not hold it any more; run refbench "
-                "prepare again"
+                f"{file.path} takes an entry from {other.path}, which does not hold it any more; run "
+                "refbench prepare again"
             )
         return other.tensor(name)
 
