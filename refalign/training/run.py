@@ -7,7 +7,7 @@ import logging
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
@@ -223,17 +223,20 @@ def prepare(
             positions = min(config.run.max_steps * config.run.samples_per_step, len(opened))
         if by_position:
             return _whole_by_position(PreparedSource(folder, config, weights=found, data=opened), positions)
-        refused = [
-            _forecast_fault(config, opened, folder, found, positions, force=force)
-            if state.is_main_process
-            else None
-        ]
-        broadcast_object_list(refused)
-        if refused[0] is not None:
-            raise UserError(refused[0])
         prepared = 0
-        if not dry_run:
-            with _alone_in(folder) if state.is_main_process else nullcontext():
+        with ExitStack() as held:
+            refused: list[str | None] = [None]
+            if state.is_main_process:
+                try:
+                    if not dry_run:
+                        held.enter_context(_alone_in(folder))
+                    refused = [_forecast_fault(config, opened, folder, found, positions, force=force)]
+                except (MissingWeights, UserError) as error:
+                    refused = [str(error)]
+            broadcast_object_list(refused)
+            if refused[0] is not None:
+                raise UserError(refused[0])
+            if not dry_run:
                 prepared = _prepare_in(config, opened, folder, found, positions, state)
                 state.wait_for_everyone()
         state.destroy_process_group()
@@ -279,16 +282,16 @@ def _forecast_fault(
     *,
     force: bool,
 ) -> str | None:
-    """Say how much space the features take; why they are not to be prepared, or None."""
-    try:
-        folder_index(config, folder, weights, {})
-        name, order = order_index(config, data, folder, positions=positions)
-        found = forecast(config, data, folder, name, order, entry_sizes(config, weights))
-        free = free_bytes(folder)
-        for line in found.lines(folder, free):
-            note(line)
-    except (MissingWeights, UserError) as error:
-        return str(error)
+    """Say how much space the features take; why they do not fit the disk, or None.
+
+    Raises MissingWeights, and UserError for a folder of other settings.
+    """
+    folder_index(config, folder, weights, {})
+    name, order = order_index(config, data, folder, positions=positions)
+    found = forecast(config, data, folder, name, order, entry_sizes(config, weights))
+    free = free_bytes(folder)
+    for line in found.lines(folder, free):
+        note(line)
     if found.size_bytes <= free or force:
         return None
     fitting = int(found.new_positions * free / found.size_bytes)

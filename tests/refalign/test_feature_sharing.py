@@ -326,6 +326,13 @@ def test_how_many_positions_are_prepared(weights: Path, clips: Path, tmp_path: P
         prepare(tiny(), clips, tmp_path / "none", weights, epochs=1, positions=1)
 
 
+def test_one_command_at_a_time_prepares_in_a_folder(weights: Path, clips: Path, tmp_path: Path) -> None:
+    taken = pytest.raises(UserError, match=r"^another refbench prepare is writing into .*index\.lock")
+    with run_module._alone_in(tmp_path), taken:
+        prepare(tiny(), clips, tmp_path, weights)
+    assert prepare(tiny(), clips, tmp_path, weights) == 4
+
+
 def test_a_killed_preparation_goes_on(weights: Path, clips: Path, tmp_path: Path) -> None:
     """`kill -9` while files are written: the same command makes the folder that was never interrupted."""
     command = [

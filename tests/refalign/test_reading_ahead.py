@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -100,6 +101,31 @@ def test_an_error_arrives_in_its_place_as_one_line(
     assert [next(stream).position for _ in range(2)] == [0, 1]
     with pytest.raises(UserError, match=r"^the file is damaged$"):
         next(stream)
+
+
+def test_an_interrupt_while_waiting_ends_the_thread(
+    source: PreparedSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = threading.active_count()
+    begun, may_go_on = threading.Event(), threading.Event()
+
+    def stuck(position: object) -> Example:
+        begun.set()
+        may_go_on.wait()
+        raise UserError("nobody asks for this any more")
+
+    def interrupt() -> None:
+        begun.wait()
+        signal.raise_signal(signal.SIGINT)
+        may_go_on.set()
+
+    monkeypatch.setattr(source, "_example", stuck)
+    interrupter = threading.Thread(target=interrupt)
+    interrupter.start()
+    with pytest.raises(KeyboardInterrupt):
+        next(source.examples(start=0, rank=0, world_size=1))
+    interrupter.join()
+    assert threading.active_count() == before
 
 
 class Clock:
