@@ -71,8 +71,8 @@ def measure_wait(config: TrainingConfig, features: Path, weights: Path | None, s
             "read when needed": as_needed(source),
         }
         rows: dict[str, list[tuple[float, float]]] = {way: [] for way in streams}
-        for _ in range(steps + 1):
-            for way, stream in streams.items():
+        for turn in range(steps + 1):
+            for way, stream in list(streams.items())[:: 1 if turn % 2 else -1]:
                 leave_page_cache(features)
                 source.take_waited()
                 seconds = seconds_per_update(trainer, stream)
@@ -82,7 +82,7 @@ def measure_wait(config: TrainingConfig, features: Path, weights: Path | None, s
             share = statistics.median(row[0] / row[1] for row in found[1:])
             print(
                 f"{way}: {1000 * waited:.2f} ms waited of {1000 * seconds:.0f} ms an update of "
-                f"{config.run.samples_per_step} samples, {100 * share:.3f} % (median of {steps})"
+                f"{config.run.samples_per_step} samples, {100 * share:.3f} % (medians of {steps})"
             )
         streams["read ahead"].close()  # type: ignore[attr-defined]
 

@@ -190,7 +190,8 @@ def teacher_kind(teacher: str) -> str:
 def _open_tensors(path: Path) -> Any:
     from safetensors import safe_open
 
-    return safe_open(path, framework="pt")
+    tensors: Any = safe_open(path, framework="pt")
+    return tensors
 
 
 class FeatureFile:

@@ -116,7 +116,7 @@ def test_an_interrupt_while_waiting_ends_the_thread(
 
     def interrupt() -> None:
         begun.wait()
-        signal.raise_signal(signal.SIGINT)
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
         may_go_on.set()
 
     monkeypatch.setattr(source, "_example", stuck)
