@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from refbench.baselines.wan.loading import find_base
@@ -40,7 +40,7 @@ from refbench.refalign.training.feature_store import (
 from refbench.refalign.training.prepare import teacher_names
 from refbench.refalign.training.recipes import TrainingConfig, flat_settings
 
-MOST_CLIPS = 1000
+MOST_CLIPS, MOST_POSITIONS = 1000, 100_000
 FLOAT32_BYTES, BFLOAT16_BYTES = 4, 2
 # What tells of the same pictures at the same clip.
 PICTURE_SETTINGS = ("data.clip.", "data.references.")
@@ -200,100 +200,102 @@ def forecast(
 ) -> Forecast:
     """What an order in `folder / name` will take that is not there. Raises UserError for a damaged file."""
     there = _There.in_folder(folder, name, order)
-    wanted = [each for each in range(order.positions) if each not in there.positions]
-    looked, readable, parts = _new_entries(config, data, order, wanted, there, sizes)
-    scale = len(wanted) / readable if readable else 0.0
-    missing = {
-        teacher: len(
-            {
-                entry
-                for entries in there.positions.values()
-                for entry in entries.teacher_names(teacher)
-                if entry not in there.names
-            }
-        )
-        for teacher in sizes.teachers
-    }
-    pictures = parts["pictures"].count
-    teachers = [
-        Part(
-            name=f"pictures' tokens of {teacher}",
-            count=pictures * scale + missing[teacher],
-            size_bytes=(pictures * scale + missing[teacher]) * size,
-        )
-        for teacher, size in sizes.teachers.items()
+    new_positions = order.positions - sum(each < order.positions for each in there.positions)
+    found = _look_at_clips(config, data, order, there)
+    texts = [sizes.text(each) for each in found.prompts if text_name(text_digest(each)) not in there.names]
+    scale = new_positions / found.readable if found.readable else 0.0
+    # More than one of each window, prompt and kept picture of all clips there cannot be.
+    all_clips = order.length / max(found.clips, 1)
+    videos = min(len(found.windows - there.windows) * scale, found.starts * all_clips)
+    prompts = min(len(texts) * scale, order.length + 1)
+    pictures = found.always_new * scale + min(found.kept * scale, found.references * all_clips)
+    parts = [
+        Part(name="videos", count=videos, size_bytes=videos * sizes.video),
+        Part(name="pictures", count=pictures, size_bytes=pictures * sizes.picture),
+        Part(name="texts", count=prompts, size_bytes=sum(texts) * prompts / max(len(texts), 1)),
     ]
-    scaled = [
-        Part(name=part.name, count=part.count * scale, size_bytes=part.size_bytes * scale)
-        for part in parts.values()
-    ]
+    for teacher, size in sizes.teachers.items():
+        names = {each for entries in there.positions.values() for each in entries.teacher_names(teacher)}
+        count = pictures + sum(each not in there.names for each in names)
+        parts.append(Part(name=f"pictures' tokens of {teacher}", count=count, size_bytes=count * size))
     return Forecast(
         positions=order.positions,
-        new_positions=len(wanted),
-        parts=[*scaled, *teachers],
-        unreadable=1 - readable / looked if looked else 0.0,
-        is_exact=readable == len(wanted),
+        new_positions=new_positions,
+        parts=parts,
+        unreadable=1 - found.readable / found.looked if found.looked else 0.0,
+        is_exact=found.readable == new_positions,
     )
 
 
-def _new_entries(
-    config: TrainingConfig,
-    data: TrainingData,
-    order: OrderIndex,
-    wanted: Sequence[int],
-    there: _There,
-    sizes: EntrySizes,
-) -> tuple[int, int, dict[str, Part]]:
-    """(positions that were looked at, those of usable clips, the new entries of the latter by kind)."""
-    by_entry: dict[tuple[int, int, int], list[int]] = {}
+@dataclass(kw_only=True)
+class _Found:
+    """What the clips that were looked at need.
+
+    `looked`: their positions, `readable`: those of clips that can be used, `clips`: how many these are, of
+    `starts` windows and `references` references together; `always_new`: pictures that are others at each
+    position, `kept`: pictures that are kept once and not there yet.
+    """
+
+    looked: int = 0
+    readable: int = 0
+    clips: int = 0
+    starts: int = 0
+    references: int = 0
+    always_new: int = 0
+    kept: int = 0
+    windows: set[tuple[str, int]] = field(default_factory=set)
+    prompts: set[str] = field(default_factory=set)
+
+
+def _look_at_clips(config: TrainingConfig, data: TrainingData, order: OrderIndex, there: _There) -> _Found:
+    """Look at up to `MOST_CLIPS` of the clips at up to `MOST_POSITIONS` positions, spread evenly."""
+    by_entry: dict[tuple[int, int, int], list[Draws]] = {}
     sets: dict[int, TrainingData] = {}
-    for position in wanted:
-        one, (shard, number) = data.placed(position // order.length, position % order.length)
-        sets[id(one)] = one
-        by_entry.setdefault((id(one), shard, number), []).append(position)
-    step = math.ceil(len(by_entry) / MOST_CLIPS) or 1
-    rates = config.data.references
-    windows: set[tuple[str, int]] = set()
-    prompts: set[str] = set()
-    pictures, looked, readable = 0, 0, 0
-    for (which, shard, number), positions in list(by_entry.items())[::step]:
-        looked += len(positions)
+    for number in range(0, order.positions, math.ceil(order.positions / MOST_POSITIONS)):
+        if number not in there.positions:
+            epoch, position = divmod(number, order.length)
+            one, entry = data.placed(epoch, position)
+            sets[id(one)] = one
+            draws = Draws(seed=config.run.seed, epoch=epoch, position=position)
+            by_entry.setdefault((id(one), *entry), []).append(draws)
+    found = _Found()
+    if by_entry:
+        found.prompts.add("")
+    for (which, shard, number), draws_each in list(by_entry.items())[
+        :: math.ceil(len(by_entry) / MOST_CLIPS) or 1
+    ]:
+        found.looked += len(draws_each)
         try:
-            found = sets[which].source.outline(shard, number, config.data.clip)
+            outline = sets[which].source.outline(shard, number, config.data.clip)
         except SampleError:
             continue
-        readable += len(positions)
-        if found is None:
-            windows |= {(f"{which}/{shard}/{number}", position) for position in positions}
-            pictures += config.data.clip.max_references * len(positions)
+        found.readable += len(draws_each)
+        found.clips += 1
+        if outline is None:
+            names = [(f"{which}/{shard}/{number}", index) for index in range(len(draws_each))]
+            found.windows.update(names)
+            found.starts += len(names)
+            found.always_new += config.data.clip.max_references * len(names)
             continue
-        draws = [
-            Draws(seed=config.run.seed, epoch=each // order.length, position=each % order.length)
-            for each in positions
-        ]
-        windows |= {(found.key, found.first_frame + each.below(found.starts, "start")) for each in draws}
-        prompts.add(found.prompt)
-        pictures += found.references * _times_new(found, draws, rates, found.key in there.pictured)
-    if wanted:
-        prompts.add("")
-    texts = [sizes.text(each) for each in prompts if text_name(text_digest(each)) not in there.names]
-    videos = len(windows - there.windows)
-    parts = {
-        "videos": Part(name="videos", count=videos, size_bytes=videos * sizes.video),
-        "pictures": Part(name="pictures", count=pictures, size_bytes=pictures * sizes.picture),
-        "texts": Part(name="texts", count=len(texts), size_bytes=sum(texts)),
-    }
-    return looked, readable, parts
+        found.windows.update(
+            (outline.key, outline.first_frame + _start(outline, each)) for each in draws_each
+        )
+        found.starts += outline.starts
+        found.references += outline.references
+        found.prompts.add(outline.prompt)
+        always = sum(_is_always_new(outline, config.data.references, each) for each in draws_each)
+        found.always_new += outline.references * always
+        if always < len(draws_each) and outline.key not in there.pictured:
+            found.kept += outline.references
+    return found
 
 
-def _times_new(outline: ClipOutline, draws: Sequence[Draws], rates: ReferenceRates, are_there: bool) -> int:
-    """How many times a clip's positions encode references: at each position where they are augmented or drawn
-    from elsewhere, else once, unless they are there.
-    """
-    if not outline.own_references:
-        return 0 if are_there else 1
-    elsewhere = sum(
-        each.uniform("gpt") < rates.gpt or each.uniform("cross pair") < rates.cross_pair for each in draws
-    )
-    own = len(draws) - elsewhere
-    return elsewhere + (min(own, 0 if are_there else 1) if rates.augmentation.is_off else own)
+def _start(outline: ClipOutline, draws: Draws) -> int:
+    """The window that a position draws, counted from the clip's first."""
+    return draws.below(outline.starts, "start")
+
+
+def _is_always_new(outline: ClipOutline, rates: ReferenceRates, draws: Draws) -> bool:
+    """Whether a position's references are augmented or drawn from elsewhere, so that no other has them."""
+    elsewhere = draws.uniform("gpt") < rates.gpt or draws.uniform("cross pair") < rates.cross_pair
+    return outline.own_references and (elsewhere or not rates.augmentation.is_off)

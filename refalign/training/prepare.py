@@ -279,10 +279,10 @@ class _Writer:
         self.order = order
         self.workers = config.data.workers
         self.known = KnownEntries(folder)
+        self.known.refresh()
 
     def lacking(self, number: int) -> list[str]:
         """The kinds of files with that number that are missing or not whole: the last one grows."""
-        self.known.refresh()
         kinds = (FEATURES, *map(teacher_kind, self.encoder.teachers))
         return [kind for kind in kinds if not self._is_whole(kind, number)]
 

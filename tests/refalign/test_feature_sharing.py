@@ -23,6 +23,7 @@ pytest.importorskip("pycocotools", reason="RefAlign needs the extra 'refalign'")
 
 import refbench.refalign.training.feature_store as feature_store  # noqa: E402
 import refbench.refalign.training.features_by_position as features_by_position  # noqa: E402
+import refbench.refalign.training.forecast as forecast_module  # noqa: E402
 import refbench.refalign.training.run as run_module  # noqa: E402
 from kit.training import (  # noqa: E402
     SHORT_RUN,
@@ -302,6 +303,21 @@ def test_the_forecast_is_what_is_written(
     )
     prepare(tiny(), clips, folder, weights, positions=7)
     assert "7 positions, 0 of them not there yet" in capsys.readouterr().err
+
+
+def test_a_forecast_of_very_many_positions_looks_at_a_part(
+    weights: Path,
+    clips: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Of three clips of 12 frames, which have 8 windows each, and one that stands for its substitutes."""
+    monkeypatch.setattr(forecast_module, "MOST_POSITIONS", 50)
+    prepare(tiny(), clips, tmp_path / "features", weights, positions=10**9, dry_run=True)
+    said = capsys.readouterr().err
+    assert "to prepare: 1,000,000,000 positions, 1,000,000,000 of them not there yet" in said
+    assert re.search(r"^new: about 32 videos .*, 4 pictures .*, 5 texts ", said, re.M)
 
 
 def test_what_does_not_fit_the_disk_is_refused(
