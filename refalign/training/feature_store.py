@@ -83,7 +83,7 @@ class OrderIndex(BaseModel):
 
     def folder_name(self) -> str:
         """The name of a new folder for this order."""
-        content = json.dumps([self.settings, self.data_files], sort_keys=True)
+        content = json.dumps([self.settings, self.data_files, self.first_sample], sort_keys=True)
         return f"order-{hashlib.sha256(content.encode()).hexdigest()[:ORDER_DIGITS]}"
 
     def positions_of(self, number: int) -> range:

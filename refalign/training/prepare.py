@@ -51,6 +51,8 @@ from refbench.refalign.training.feature_store import (
 from refbench.refalign.training.recipes import SETTINGS_OF_BEFORE, TrainingConfig, flat_settings
 
 ENCODERS = ("text_encoder", "vae")
+# What a line advises where features cannot be added to those that are there.
+OTHER_FOLDER = "prepare them again in another folder"
 
 
 def common_settings(config: TrainingConfig) -> dict[str, Any]:
@@ -143,13 +145,7 @@ def check_weights(folder: Path, stored: Mapping[str, str], weights: Mapping[str,
     """Raises UserError for features of other frozen networks; what only one side knows is not compared."""
     for name in sorted(stored.keys() & weights.keys()):
         if stored[name] != weights[name]:
-            raise UserError(
-                f"the features in {folder} come from other weights of {name}; prepare them again in another "
-                "folder"
-            )
-
-
-OTHER_FOLDER = "prepare them again in another folder"
+            raise UserError(f"the features in {folder} come from other weights of {name}; {OTHER_FOLDER}")
 
 
 def folder_index(

@@ -274,9 +274,15 @@ def test_clips_that_changed_since_are_refused(two_teachers: Path, tmp_path: Path
     for name in ("1.mp4", "2.mp4"):
         shutil.copy(tmp_path / name, clips.parent / name)
     shutil.copy(clips.parent / "0-0.png", clips.parent / "1-0.png")
-    with pytest.raises(UserError, match=r"(was prepared from other pixels of|come from other data)"):
+    with pytest.raises(UserError, match=r"was prepared from other pixels of clips/n\d; prepare the features"):
         prepare(tiny(BOTH_TEACHERS), clips, folder, two_teachers, epochs=1)
+    # Of the first clip it is seen at once: these are other data, and an order of their own.
+    shutil.copy(clips.parent / "1.mp4", clips.parent / "0.mp4")
+    shutil.copy(clips.parent / "1-0.png", clips.parent / "0-1.png")
+    with pytest.raises(UserError, match=r"come from other data; prepare them again for these"):
         run(tiny(), tmp_path / "out", weights=two_teachers, features=folder, data=clips)
+    prepare(tiny(), clips, folder, two_teachers, epochs=1)
+    assert len(list(folder.glob("order-*/order.json"))) == 2
 
 
 def test_the_forecast_is_what_is_written(
