@@ -22,6 +22,7 @@ from refbench.bench.errors import SampleError
 from refbench.bench.weights.catalogue import get_entry
 from refbench.bench.weights.hf_folder import read_config
 from refbench.bench.weights.store import is_small, require_model_folder
+from refbench.refalign.bases import latent_space
 from refbench.refalign.data.dataset import TrainingData
 from refbench.refalign.data.draws import Draws
 from refbench.refalign.data.source import ClipOutline, ReferenceRates
@@ -128,7 +129,7 @@ def entry_sizes(config: TrainingConfig, weights: Path | None) -> EntrySizes:
     width = int(read_config(base / "text_encoder")["d_model"])
     most_rows = min(MAX_TEXT_TOKENS, tokenizer.model_max_length)
     each = BFLOAT16_BYTES if config.run.precision == "bfloat16" else FLOAT32_BYTES
-    channels, frames, rows, columns = latent_shape(config.data.clip)
+    channels, frames, rows, columns = latent_shape(config.data.clip, latent_space(config.model.base))
     tokens = (rows // config.model.patch) * (columns // config.model.patch)
 
     def text(prompt: str) -> int:
