@@ -7,7 +7,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, suppress
 from itertools import count, islice
-from queue import Full, Queue
+from queue import Empty, SimpleQueue
 from threading import Condition, Event, Thread
 from typing import Any, Generic, TypeVar
 
@@ -20,13 +20,18 @@ def read_ahead(items: Iterator[Item], depth: int) -> Iterator[Item]:
 
     What `items` raises is raised here in its place; closing this iterator ends the thread.
     """
-    made: Queue[tuple[bool, Any]] = Queue(maxsize=depth)
+    # Of two simple queues neither has a lock that one thread could hold while the system lets it wait.
+    made: SimpleQueue[tuple[bool, Any]] = SimpleQueue()
+    places: SimpleQueue[None] = SimpleQueue()
+    for _ in range(depth):
+        places.put(None)
     stopped = Event()
 
     def put(entry: tuple[bool, Any]) -> None:
         while not stopped.is_set():
-            with suppress(Full):
-                made.put(entry, timeout=0.05)
+            with suppress(Empty):
+                places.get(timeout=0.05)
+                made.put(entry)
                 return
 
     def produce() -> None:
@@ -44,6 +49,7 @@ def read_ahead(items: Iterator[Item], depth: int) -> Iterator[Item]:
     try:
         while True:
             more, content = made.get()
+            places.put(None)
             if not more:
                 break
             yield content

@@ -40,7 +40,8 @@ from refbench.refalign.training.batch import Example, Features
 from refbench.refalign.training.encoder import latent_shape
 from refbench.refalign.training.examples import EncodedSource, ExampleSource
 from refbench.refalign.training.parallel import Parallel
-from refbench.refalign.training.prepare import PreparedSource, prepare_features, teacher_names
+from refbench.refalign.training.prepare import prepare_features, teacher_names
+from refbench.refalign.training.prepared import PreparedSource
 from refbench.refalign.training.recipes import TrainingConfig, build_config
 from refbench.refalign.training.run import made_weights, make_encoder, open_data
 from refbench.refalign.training.trainer import Trainer, read_start
@@ -167,7 +168,7 @@ def measure_ratio(
         parallel = Parallel(config, folder)
         encoder = make_encoder(config, found, parallel.device)
         opened = open_data(config, path, folder / "index")
-        prepare_features(config, opened, encoder, folder / "features", epochs=1, weights=found)
+        prepare_features(config, opened, encoder, folder / "features", positions=len(opened), weights=found)
         encoded = EncodedSource(opened, encoder, workers=config.data.workers)
         prepared = PreparedSource(folder / "features", config, weights=found)
         trainer = Trainer(config, parallel, encoded, folder, start=read_start(config, parallel, found, None))

@@ -25,7 +25,7 @@ from refbench.mini.training.loop import fixed_threads
 from refbench.mini.training.measures import auc
 from refbench.refalign.flow_matching import FlowSchedule
 from refbench.refalign.training.batch import Example, collate
-from refbench.refalign.training.prepare import PreparedSource
+from refbench.refalign.training.prepared import PreparedSource
 from refbench.refalign.training.recipes import build_config
 from refbench.refalign.transformer import RefAlignTransformer3DModel
 from refbench.reports.plot_figure import COLOURS, COLUMN_WIDTH_IN, PAGE_WIDTH_IN, PNG_DPI, STYLE

@@ -112,17 +112,31 @@ def prepare(
     data: Annotated[list[Path], typer.Option("--data", help="The training data, as for refbench train.")],
     overrides: OverridesArgument = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the features.")] = Path("features"),
+    positions: Annotated[
+        int | None,
+        typer.Option(
+            "--positions",
+            min=1,
+            help="Samples to prepare, in training order. Default: what the recipe's run takes, at most an "
+            "epoch; a longer run goes through them again.",
+        ),
+    ] = None,
     epochs: Annotated[
-        int, typer.Option("--epochs", min=1, help="Epochs to prepare; later ones go through them again.")
-    ] = 1,
+        int | None, typer.Option("--epochs", min=1, help="Whole epochs to prepare, instead of --positions.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say how much space the features take and stop.")
+    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Prepare though it does not fit the disk.")] = False,
     weights: WeightsOption = None,
 ) -> None:
     """Compute VAE latents, text and teacher features once, for refbench train --features.
 
-    Training steps then run the transformer alone, with equal losses. An interrupted preparation goes on where
-    it stopped. About 25 MB per sample of 81 frames at 832×480.
+    Training steps then run the transformer alone, with equal losses. The size is said first. What is in OUT
+    stays: an interrupted preparation goes on, and more positions, teachers, seeds or data sets are added, of
+    which only what is new is encoded. Dropped conditions and noise are drawn when training.
 
-    Example: refbench prepare stage1_1_3b --data OpenS2V-5M --out features --epochs 2
+    Example: refbench prepare stage1_1_3b --data OpenS2V-5M --out features --positions 128000
     """
     _check_packages()
     from refbench.bench.console import print_text
@@ -133,11 +147,11 @@ def prepare(
     def work() -> None:
         from refbench.refalign.training.run import prepare
 
-        index = prepare(config, data, out, weights, epochs=epochs)
-        if _rank() == 0:
-            print_text(
-                f"{index.positions} samples in {index.shards} shards: refbench train … --features {out}"
-            )
+        prepared = prepare(
+            config, data, out, weights, epochs=epochs, positions=positions, force=force, dry_run=dry_run
+        )
+        if _rank() == 0 and not dry_run:
+            print_text(f"{prepared:,} samples are prepared: refbench train … --features {out}")
 
     _in_all_processes(work)
 

@@ -63,7 +63,7 @@ def make_features(build: Build, clips: Path) -> None:
     A GPU's build does it on the processors: one clip at a time is all host's work to networks this small.
     """
     refbench(
-        "prepare", STAGES[0], f"run.seed={build.seed}",
+        "prepare", STAGES[0], f"run.seed={build.seed}", "--epochs", 1,
         "--data", clips, "--out", build.run_folder(FEATURES), "--weights", build.weights,
         processes=1 if build.device == "cpu" else max(build.workers, 1),
     )  # fmt: skip

@@ -75,6 +75,7 @@ class TrainingData(torch.utils.data.Dataset):
             raise UserError(f"{source.path} holds no training sample")
         self._ends = np.cumsum(self._sizes)
         self._orders: dict[str, np.ndarray] = {}
+        self._groups: tuple[int, list[np.ndarray], np.ndarray] | None = None
 
     @property
     def path(self) -> str:
@@ -93,10 +94,16 @@ class TrainingData(torch.utils.data.Dataset):
         Raises UserError when neither its entry nor one of up to 63 substitutes can be used: of a data set of
         up to 64 entries, when none can.
         """
+        one, entry = self.placed(epoch, position)
+        return one.drawn(entry, Draws(seed=self.seed, epoch=epoch, position=position))
+
+    def placed(self, epoch: int, position: int) -> tuple[TrainingData, tuple[int, int]]:
+        """The data set that gives a position's sample (of a mixture one of several), and the entry's shard
+        and number in it. Raises IndexError for a position that is none.
+        """
         if not 0 <= position < len(self):
             raise IndexError(f"position {position} of {len(self)}")
-        draws = Draws(seed=self.seed, epoch=epoch, position=position)
-        return self.drawn(self._entry_at(epoch, position), draws)
+        return self, self._entry_at(epoch, position)
 
     def entry_at(self, number: int) -> tuple[int, int]:
         """Shard and number of the entry that is `number`-th (from 0) of all epochs, one after the other."""
@@ -151,9 +158,7 @@ class TrainingData(torch.utils.data.Dataset):
         return shard, entry - int(self._ends[shard] - self._sizes[shard])
 
     def _entry_at(self, epoch: int, position: int) -> tuple[int, int]:
-        order = self._order(len(self._sizes), f"{self.seed}/{epoch}/shards")
-        groups = np.array_split(order, math.ceil(len(order) / self.open_shards))
-        ends = np.cumsum([self._sizes[group].sum() for group in groups])
+        groups, ends = self._open_together(epoch)
         rank = int(np.searchsorted(ends, position, side="right"))
         shards = groups[rank]
         sizes = self._sizes[shards]
@@ -163,6 +168,14 @@ class TrainingData(torch.utils.data.Dataset):
         inside = np.cumsum(sizes)
         which = int(np.searchsorted(inside, entry, side="right"))
         return int(shards[which]), entry - int(inside[which] - sizes[which])
+
+    def _open_together(self, epoch: int) -> tuple[list[np.ndarray], np.ndarray]:
+        """The shards of an epoch that are open together, and the position after the last of each group."""
+        if self._groups is None or self._groups[0] != epoch:
+            order = self._order(len(self._sizes), f"{self.seed}/{epoch}/shards")
+            groups = np.array_split(order, math.ceil(len(order) / self.open_shards))
+            self._groups = epoch, groups, np.cumsum([self._sizes[group].sum() for group in groups])
+        return self._groups[1:]
 
     def _order(self, count: int, key: str) -> np.ndarray:
         if key not in self._orders:
@@ -205,7 +218,7 @@ class MixedData(TrainingData):
     def __len__(self) -> int:
         return sum(len(one) for one in self.sets)
 
-    def sample(self, epoch: int, position: int) -> TrainingSample:
+    def placed(self, epoch: int, position: int) -> tuple[TrainingData, tuple[int, int]]:
         """See the parent; a substitute is of the same data set."""
         if not 0 <= position < len(self):
             raise IndexError(f"position {position} of {len(self)}")
@@ -213,8 +226,7 @@ class MixedData(TrainingData):
         order = self._order_of_sets[permutation(len(self._order_of_sets), f"{self.seed}/mixture {block}")]
         which = int(order[within])
         number = block * self.shares[which] + int((order[:within] == which).sum())
-        draws = Draws(seed=self.seed, epoch=epoch, position=position)
-        return self.sets[which].drawn(self.sets[which].entry_at(number), draws)
+        return self.sets[which], self.sets[which].entry_at(number)
 
     def content_digest(self) -> str:
         """The SHA-256 of the digests of the data sets, in their order."""

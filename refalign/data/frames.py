@@ -43,6 +43,11 @@ class Region:
         return image_HWC[self.top : self.bottom, self.left : self.right]
 
 
+def window_starts(length: int, rule: ClipRule) -> int:
+    """How many windows a clip of `length` usable source frames has to draw from; 1 for a short one."""
+    return max(length - rule.window_frames, 0) + 1
+
+
 def frame_indices(first: int, last: int, rule: ClipRule, pick: Callable[[int], int]) -> list[int]:
     """The `num_frames` ascending source frames of a clip out of frames first … last-1.
 

@@ -23,10 +23,16 @@ from refbench.bench.files import contained_file
 from refbench.bench.sample import Reference
 from refbench.bench.video import Video
 from refbench.refalign.data.draws import Draws
-from refbench.refalign.data.frames import Region, frame_indices, read_clip, stacked_references
+from refbench.refalign.data.frames import (
+    Region,
+    frame_indices,
+    read_clip,
+    stacked_references,
+    window_starts,
+)
 from refbench.refalign.data.sample import Clip, ClipRule
 from refbench.refalign.data.shards import AnnotationShard, line_entries, parse_json
-from refbench.refalign.data.source import ClipSource, ReferenceRates
+from refbench.refalign.data.source import ClipOutline, ClipSource, ReferenceRates
 
 
 class _Line(BaseModel):
@@ -67,30 +73,46 @@ class LinesSource(ClipSource):
     def clip(self, shard: int, number: int, rule: ClipRule, rates: ReferenceRates, draws: Draws) -> Clip:
         """The line's clip; `rates` have nothing to choose from here. Raises SampleError."""
         folder = self.shards[shard].path.parent
-        text = self.shards[shard].read(number)
-        try:
-            line = _Line.model_validate(parse_json(text))
-        except ValidationError as error:
-            raise SampleError(first_fault(error)) from None
-        file = contained_file(*self._placed(folder, line.video))
-        if file is None:
-            raise SampleError(f"the video {one_line(line.video, 120)} is missing")
+        key, line, video = self._opened(shard, number)
         references = line.references[: rule.max_references]
         images = [opened_on_white(*self._placed(folder, reference)) for reference in references]
-        video = Video(file)
         probe = video.probe
         indices = frame_indices(0, probe.frames, rule, lambda count: draws.below(count, "start"))
         whole = Region(left=0, top=0, right=probe.width, bottom=probe.height)
         video_FHWC, _ = read_clip(video, indices, whole, rule)
-        key = f"{self.name(shard, number)}#{hashlib.sha256(text).hexdigest()[:12]}"
         return Clip(
-            key=key if line.id is None else f"{self.shards[shard].name}/{line.id}",
+            key=key,
             prompt=line.prompt,
             video_FHWC=video_FHWC,
             references_NHWC=stacked_references(images, rule),
             labels=tuple((line.labels or [""] * len(images))[: len(images)]),
             first_frame=indices[0],
         )
+
+    def outline(self, shard: int, number: int, rule: ClipRule) -> ClipOutline:
+        """See the parent."""
+        key, line, video = self._opened(shard, number)
+        return ClipOutline(
+            key=key,
+            prompt=line.prompt,
+            first_frame=0,
+            starts=window_starts(video.probe.frames, rule),
+            references=min(len(line.references), rule.max_references),
+            own_references=False,
+        )
+
+    def _opened(self, shard: int, number: int) -> tuple[str, _Line, Video]:
+        """The clip's key, its line and its video. Raises SampleError."""
+        text = self.shards[shard].read(number)
+        try:
+            line = _Line.model_validate(parse_json(text))
+        except ValidationError as error:
+            raise SampleError(first_fault(error)) from None
+        file = contained_file(*self._placed(self.shards[shard].path.parent, line.video))
+        if file is None:
+            raise SampleError(f"the video {one_line(line.video, 120)} is missing")
+        key = f"{self.name(shard, number)}#{hashlib.sha256(text).hexdigest()[:12]}"
+        return key if line.id is None else f"{self.shards[shard].name}/{line.id}", line, Video(file)
 
     def _placed(self, folder: Path, path: str) -> tuple[Path, str]:
         """The folder that a line's path may not leave, and the path from there."""

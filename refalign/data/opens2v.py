@@ -32,12 +32,19 @@ from refbench.bench.files import contained_file
 from refbench.bench.video import Probe, Video
 from refbench.refalign.data.augmentation import augmented
 from refbench.refalign.data.draws import Draws
-from refbench.refalign.data.frames import Region, frame_indices, read_clip, read_frames, stacked_references
+from refbench.refalign.data.frames import (
+    Region,
+    frame_indices,
+    read_clip,
+    read_frames,
+    stacked_references,
+    window_starts,
+)
 from refbench.refalign.data.lines import opened_on_white
 from refbench.refalign.data.pairs import CrossPairs
 from refbench.refalign.data.sample import Clip, ClipRule, Skipped
 from refbench.refalign.data.shards import AnnotationShard, object_entries
-from refbench.refalign.data.source import ClipSource, ReferenceRates
+from refbench.refalign.data.source import ClipOutline, ClipSource, ReferenceRates
 from refbench.refalign.data.subjects import AnnotatedSubject, Cutout, chosen_cutouts, cut_out
 
 GPT_FRAME = re.compile(r"(\d{1,6})_(.+)\.png")
@@ -187,6 +194,25 @@ class OpenS2VSource(ClipSource):
             labels=tuple(label for label, _ in taken),
             first_frame=indices[0],
             replaced=replaced,
+        )
+
+    def outline(self, shard: int, number: int, rule: ClipRule) -> ClipOutline:
+        """See the parent; of the clip's own references, whatever else may be drawn in their place."""
+        owner = self.shards[shard]
+        clip_id, entry = self._entry(owner, number)
+        probe = Video(self._video_file(owner.name, clip_id, entry.metadata.path)).probe
+        region = entry.region(probe)
+        first, last = entry.usable_frames(probe)
+        if last <= first:
+            raise SampleError(f"no frame lies in [{first}, {last})")
+        cutouts = chosen_cutouts(entry.subjects(), region.height, region.width, rule.max_references)
+        return ClipOutline(
+            key=f"{owner.name}/{clip_id}",
+            prompt=entry.metadata.face_cap_qwen,
+            first_frame=first,
+            starts=window_starts(last - first, rule),
+            references=len(cutouts),
+            own_references=True,
         )
 
     def _entry(self, shard: AnnotationShard, number: int) -> tuple[str, _Entry]:

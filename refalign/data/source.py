@@ -35,6 +35,23 @@ class ReferenceRates:
                 raise ValueError(f"{name} must be a probability, {getattr(self, name)} is not")
 
 
+@dataclass(frozen=True, kw_only=True)
+class ClipOutline:
+    """What is known of an entry before its pixels are read.
+
+    `key` as in `Clip`; `first_frame`: the earliest that a window may start with, of `starts` in a row;
+    `references`: how many of its own are taken; `own_references`: whether those are cut from the clip itself,
+    and so augmented, or exchanged for a linked clip's.
+    """
+
+    key: str
+    prompt: str
+    first_frame: int
+    starts: int
+    references: int
+    own_references: bool
+
+
 class ClipSource(ABC):
     """A data set as shards of numbered entries; stateless, so that worker processes may hold copies.
 
@@ -51,3 +68,9 @@ class ClipSource(ABC):
     @abstractmethod
     def clip(self, shard: int, number: int, rule: ClipRule, rates: ReferenceRates, draws: Draws) -> Clip:
         """Decode an entry. Raises SampleError when it cannot be used."""
+
+    def outline(self, shard: int, number: int, rule: ClipRule) -> ClipOutline | None:
+        """What is known of an entry without decoding it, to say beforehand how much space its features take;
+        None where the data set does not tell. Raises SampleError when it cannot be used.
+        """
+        return None

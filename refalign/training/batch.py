@@ -37,6 +37,15 @@ class Features:
     references_CNhw: torch.Tensor
     teachers: tuple[torch.Tensor, ...]
 
+    def in_memory(self) -> Features:
+        """The same features, none of them a part of a file any more."""
+        return Features(
+            latents_CFhw=self.latents_CFhw.clone(),
+            text_LD=self.text_LD.clone(),
+            references_CNhw=self.references_CNhw.clone(),
+            teachers=tuple(tokens.clone() for tokens in self.teachers),
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class Example:
@@ -70,12 +79,15 @@ class Batch:
     teachers: tuple[torch.Tensor, ...]
 
     def to(self, device: torch.device | str) -> Batch:
-        """The batch on a device."""
+        """The batch on a device; a GPU copies it out of pinned memory while the host goes on."""
+        pins = torch.device(device).type == "cuda"
 
         def moved(value: Any) -> Any:
             if isinstance(value, tuple):
                 return tuple(moved(each) for each in value)
-            return None if value is None else value.to(device, non_blocking=True)
+            if value is None:
+                return None
+            return (value.pin_memory() if pins else value).to(device, non_blocking=True)
 
         return replace(self, **{item.name: moved(getattr(self, item.name)) for item in fields(self)})
 

@@ -1,9 +1,10 @@
 """The frozen networks: from a training sample's pixels and prompt to latents, text and teacher features.
 
 `FeatureEncoder` does the work during training or once beforehand (`refalign.training.prepare`); its result
-depends on the sample alone, so both give the same losses. VAE latents are the posterior's mode: no draw,
-therefore worth keeping. Text features keep no rows of zeros; teacher features lie on the network's token
-grid. A dropped text is the empty prompt; dropped references are left out.
+depends on the sample alone, so both give the same losses. Each picture is encoded alone, by the teachers too:
+its features do not depend on what stands beside it. VAE latents are the posterior's mode: no draw, therefore
+worth keeping. Text features keep no rows of zeros; teacher features lie on the network's token grid. A
+dropped text is the empty prompt; dropped references are left out.
 
 Source: the trainer of gudaochangsheng/RefAlign@6f91526.
 
@@ -81,35 +82,69 @@ class FeatureEncoder:
         pictures_NHWC = sample.clip.references_NHWC
         if sample.dropped in ("references", "both"):
             pictures_NHWC = pictures_NHWC[:0]
-        with torch.no_grad(), self.at_work():
-            return Features(
-                latents_CFhw=self._latents(sample.clip.video_FHWC),
-                text_LD=self._text(prompt),
-                references_CNhw=self._references(pictures_NHWC),
-                teachers=tuple(self._teach(teacher, pictures_NHWC) for teacher in self.teachers.values()),
+        with self.at_work():
+            latents_CFhw = self.latents(sample.clip.video_FHWC)
+            return joined_features(
+                latents_CFhw,
+                self.text(prompt),
+                [self.latents(picture_HWC[None]) for picture_HWC in pictures_NHWC],
+                [
+                    [self.teacher_tokens(name, picture_HWC) for picture_HWC in pictures_NHWC]
+                    for name in self.teachers
+                ],
+                widths=[teacher.width for teacher in self.teachers.values()],
+                patch=self.patch,
+                dtype=self.dtype,
             )
 
-    def _latents(self, frames_FHWC: np.ndarray) -> torch.Tensor:
+    @torch.no_grad()
+    def latents(self, frames_FHWC: np.ndarray) -> torch.Tensor:
+        """Latents (C,F,h,w) in float32 of a video, or of a picture as a video of one frame; RGB uint8."""
         pixels_CFHW = torch.from_numpy(np.ascontiguousarray(frames_FHWC)).permute(3, 0, 1, 2)
         return self.codec.encode((pixels_CFHW.float() * BYTE_SCALE - 1)[None])[0].float().cpu()
 
-    def _references(self, pictures_NHWC: np.ndarray) -> torch.Tensor:
-        channels, _, rows, columns = self.latent_shape
-        each = [self._latents(picture_HWC[None]) for picture_HWC in pictures_NHWC]
-        return torch.cat(each, dim=1) if each else torch.zeros(channels, 0, rows, columns)
-
-    def _text(self, prompt: str) -> torch.Tensor:
+    @torch.no_grad()
+    def text(self, prompt: str) -> torch.Tensor:
+        """Features (L,D) of a prompt."""
         features_LD = self.codec.encode_text(prompt)[0][0]
         used = features_LD.any(dim=1).nonzero()
         return features_LD[: int(used.max()) + 1 if len(used) else 0].cpu()
 
-    def _teach(self, teacher: Teacher, pictures_NHWC: np.ndarray) -> torch.Tensor:
+    @torch.no_grad()
+    def teacher_tokens(self, name: str, picture_HWC: np.ndarray) -> torch.Tensor:
+        """A teacher's tokens (T,D) of a picture, RGB uint8."""
         _, _, rows, columns = self.latent_shape
+        pictures_1HWC = torch.from_numpy(np.ascontiguousarray(picture_HWC[None]))
         grid = (rows // self.patch, columns // self.patch)
-        if not len(pictures_NHWC):
-            return torch.zeros(0, grid[0] * grid[1], teacher.width, dtype=self.dtype)
-        pictures = torch.from_numpy(np.ascontiguousarray(pictures_NHWC))
-        return teacher.features(pictures, grid).to(self.dtype).cpu()
+        return self.teachers[name].features(pictures_1HWC, grid)[0].to(self.dtype).cpu()
+
+
+def joined_features(
+    latents_CFhw: torch.Tensor,
+    text_LD: torch.Tensor,
+    references: Sequence[torch.Tensor],
+    teachers: Sequence[Sequence[torch.Tensor]],
+    *,
+    widths: Sequence[int],
+    patch: int,
+    dtype: torch.dtype,
+) -> Features:
+    """A sample's features out of those of its parts.
+
+    `references`: latents (C,1,h,w) of each picture; `teachers`: of each teacher the tokens (T,D) of each
+    picture, D one of `widths`. There may be no picture.
+    """
+    channels, _, rows, columns = latents_CFhw.shape
+    tokens = (rows // patch) * (columns // patch)
+    return Features(
+        latents_CFhw=latents_CFhw,
+        text_LD=text_LD,
+        references_CNhw=torch.cat([latents_CFhw.new_zeros(channels, 0, rows, columns), *references], dim=1),
+        teachers=tuple(
+            torch.cat([torch.zeros(0, tokens, width, dtype=dtype), *(one_TD[None] for one_TD in each)])
+            for each, width in zip(teachers, widths, strict=True)
+        ),
+    )
 
 
 class Visitors:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -26,11 +27,33 @@ class ExampleSource(ABC):
     length: int
     teacher_widths: tuple[int, ...]
 
+    _waited_s = 0.0
+
     @abstractmethod
-    def examples(self, *, start: int, rank: int, world_size: int) -> Iterator[Example]:
+    def examples(self, *, start: int, rank: int, world_size: int) -> Generator[Example, None, None]:
         """Endless examples of one process: those of the global positions p from `start` on with
-        p % world_size == rank. Raises UserError when the data cannot be used.
+        p % world_size == rank. Closing the generator ends threads that read ahead. Raises UserError when the
+        data cannot be used.
         """
+
+    def take_waited(self) -> float:
+        """Seconds spent waiting for examples since the last call; 0 for a source that does not count them."""
+        waited_s, self._waited_s = self._waited_s, 0.0
+        return waited_s
+
+    def timed(self, examples: Iterator[Example]) -> Generator[Example, None, None]:
+        """The same examples; the time that each is waited for is counted for `take_waited`."""
+        try:
+            while True:
+                started = time.perf_counter()
+                example = next(examples, None)
+                self._waited_s += time.perf_counter() - started
+                if example is None:
+                    return
+                yield example
+        finally:
+            if isinstance(examples, Generator):
+                examples.close()
 
 
 class EncodedSource(ExampleSource):
@@ -48,9 +71,12 @@ class EncodedSource(ExampleSource):
         self._workers = workers
         self._together = together
 
-    def examples(self, *, start: int, rank: int, world_size: int) -> Iterator[Example]:
-        """See the parent."""
+    def examples(self, *, start: int, rank: int, world_size: int) -> Generator[Example, None, None]:
+        """See the parent. Decoding and encoding in this process count as waiting."""
         order = PositionSampler(self.length, start=start, rank=rank, world_size=world_size)
+        return self.timed(self._encoded(order))
+
+    def _encoded(self, order: Iterable[EpochPosition]) -> Iterator[Example]:
         samples = guarded_items(self._data, order, self._workers)
         while several := list(islice(samples, self._together)):
             with self._encoder.at_work():

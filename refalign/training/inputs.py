@@ -18,7 +18,8 @@ from refbench.refalign.bases import network_files
 from refbench.refalign.data.dataset import TrainingData
 from refbench.refalign.training.assembly import sharded_folder
 from refbench.refalign.training.checkpoints import NETWORK, Checkpoint
-from refbench.refalign.training.prepare import PreparedSource, sample_digest, weight_fingerprints
+from refbench.refalign.training.prepare import sample_digest, weight_fingerprints
+from refbench.refalign.training.prepared import PreparedSource
 from refbench.refalign.training.recipes import TrainingConfig
 
 PATH_SUFFIX = ".path"
@@ -44,13 +45,12 @@ def describe_inputs(
             "data.first_sample": sample_digest(data),
         }
     if features is not None:
-        index = features.index
         found |= {"features.path": str(features.folder.resolve()), "features.files": features.digest()}
         if data is None:
-            found |= {"data.length": str(index.length), "data.first_sample": index.first_sample}
-            if index.data_files is not None:
-                found["data.files"] = index.data_files
-    known = features.index.weights if features is not None else {}
+            found |= {"data.length": str(features.length), "data.first_sample": features.first_sample}
+            if features.data_files is not None:
+                found["data.files"] = features.data_files
+    known = features.weights if features is not None else {}
     for name, digest in (known | weight_fingerprints(config, weights)).items():
         found[f"weights.{name}"] = digest
     network = network_digest(config, weights)

@@ -1,104 +1,86 @@
-"""Prepared features: the frozen networks' output for the first epochs, computed once and kept on disk.
+"""Preparing features: the frozen networks' output, computed once and kept on disk (`feature_store`).
 
-    index.json                 what the features belong to: settings, weights, lengths
-    features-00000.safetensors the features of 64 positions in order, with their samples' keys
-
-Frame window, references and dropped conditions follow from (seed, epoch, position), so features are kept by
-position of the order: `epochs` E of `length` positions. Training with them gives the losses of encoding on
-the way, to the bit where it runs on the same machine. Beyond epoch E-1 it goes through the prepared epochs
-again: windows, references and dropped conditions repeat then, noise and noise levels do not. A shard appears
-when it is whole; an interrupted preparation goes on with those that are missing. Shards are shared out over
-processes by number.
+Frame window and references follow from (seed, epoch, position); what is encoded of them is kept by its
+content, so that a position takes only what no other one has. An interrupted preparation goes on with the
+files that are missing, more positions and other teachers, seeds or data sets are added to what is there, and
+only what is new is encoded. Files are shared out over processes by number; two processes that meet the same
+thing at the same time both encode it.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Callable, Iterator, Mapping
-from functools import lru_cache
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
-from refbench.bench.errors import MissingWeights, UserError, first_fault, one_line
+from refbench.bench.errors import MissingWeights, UserError, one_line
 from refbench.bench.files import replacing, write_text
 from refbench.bench.weights.catalogue import get_entry
 from refbench.bench.weights.checkpoint import write_tensors
 from refbench.bench.weights.store import require, require_model_folder, weights_fingerprint
-from refbench.refalign.data.dataset import LEFT_OUT, MOST_ATTEMPTS, PositionSampler, TrainingData
-from refbench.refalign.data.draws import Draws
-from refbench.refalign.data.sample import EpochPosition, Skipped
+from refbench.refalign.data.dataset import TrainingData
+from refbench.refalign.data.sample import EpochPosition, TrainingSample
 from refbench.refalign.teacher import get_teacher_spec
-from refbench.refalign.training.batch import Example, Features
 from refbench.refalign.training.encoder import FeatureEncoder
-from refbench.refalign.training.examples import ExampleSource, guarded_items
-from refbench.refalign.training.recipes import (
-    SETTINGS_OF_BEFORE,
-    TrainingConfig,
-    flat_settings,
-    in_stored_order,
-    nested_data_settings,
+from refbench.refalign.training.examples import guarded_items
+from refbench.refalign.training.feature_store import (
+    EMPTY_TEXT,
+    FEATURES,
+    INDEX,
+    ORDER,
+    FeatureFile,
+    FolderIndex,
+    KnownEntries,
+    OrderIndex,
+    SampleEntries,
+    file_name,
+    picture_name,
+    read_folder_index,
+    read_orders,
+    teacher_kind,
+    text_name,
+    tokens_name,
+    video_name,
 )
+from refbench.refalign.training.recipes import SETTINGS_OF_BEFORE, TrainingConfig, flat_settings
 
-INDEX = "index.json"
-POSITIONS_PER_SHARD = 64
-HELD_SHARDS = 4
 ENCODERS = ("text_encoder", "vae")
+# What a line advises where features cannot be added to those that are there.
+OTHER_FOLDER = "prepare them again in another folder"
 
 
-class FeatureIndex(BaseModel):
-    """What prepared features were made of; `data_files` is the digest of the lists of clips.
-
-    Version 1 had a flat section `data`, and versions 1 and 2 had no `data_files`; both are still read.
-    """
-
-    model_config = ConfigDict(extra="forbid")
-
-    schema_version: Literal[3] = 3
-    settings: dict[str, Any]
-    weights: dict[str, str]
-    first_sample: str
-    data_files: str | None = None
-    length: int
-    epochs: int
-    teacher_widths: list[int]
-
-    @model_validator(mode="before")
-    @classmethod
-    def _from_older_versions(cls, stored: Any) -> Any:
-        if not isinstance(stored, dict) or stored.get("schema_version") not in (1, 2):
-            return stored
-        settings = stored.get("settings")
-        if stored["schema_version"] == 1:
-            settings = nested_data_settings(settings)
-        return stored | {"schema_version": 3, "settings": settings}
-
-    @property
-    def positions(self) -> int:
-        """How many positions of the training order are prepared."""
-        return self.length * self.epochs
-
-    @property
-    def shards(self) -> int:
-        """How many files of features there are."""
-        return math.ceil(self.positions / POSITIONS_PER_SHARD)
-
-
-def feature_settings(config: TrainingConfig) -> dict[str, Any]:
-    """The part of a configuration that features depend on."""
-    plain = config.plain()
-    data = {name: value for name, value in plain["data"].items() if name not in ("workers", "skip")}
+def common_settings(config: TrainingConfig) -> dict[str, Any]:
+    """The part of a configuration that all features of a folder have in common."""
     return {
-        "data": data,
-        "seed": config.run.seed,
         "base": config.model.base,
         "model.patch": config.model.patch,
-        "teachers": list(teacher_names(config)),
         "precision": config.run.precision,
+    }
+
+
+def order_settings(config: TrainingConfig) -> dict[str, Any]:
+    """The part of a configuration that says which features stand at a position."""
+    data = dict(config.plain()["data"])
+    for name in ("workers", "skip", "dropout"):
+        del data[name]
+    return {"data": data, "seed": config.run.seed}
+
+
+def settings_by_position(config: TrainingConfig) -> dict[str, Any]:
+    """The part of a configuration that features by position depend on (`features_by_position`)."""
+    dropout = config.plain()["data"]["dropout"]
+    own = order_settings(config)
+    return {
+        **own,
+        "data": own["data"] | {"dropout": dropout},
+        "teachers": list(teacher_names(config)),
+        **common_settings(config),
     }
 
 
@@ -137,9 +119,91 @@ def sample_digest(data: TrainingData) -> str:
     return digest.hexdigest()
 
 
-def shard_file(folder: Path, number: int) -> Path:
-    """The path of shard `number`."""
-    return folder / f"features-{number:05d}.safetensors"
+def differing_setting(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> tuple[str, Any, Any] | None:
+    """The first setting, by name, that differs: (name, stored value, wanted value)."""
+    now = flat_settings(wanted)
+    earlier = {name: value for name, value in SETTINGS_OF_BEFORE.items() if name in now}
+    before = earlier | flat_settings(stored)
+    for name in sorted(before.keys() | now.keys()):
+        if before.get(name) != now.get(name):
+            return name, before.get(name), now.get(name)
+    return None
+
+
+def check_settings(folder: Path, stored: Mapping[str, Any], wanted: Mapping[str, Any], advice: str) -> None:
+    """Raises UserError for features of other settings; `advice` says what to do."""
+    differing = differing_setting(stored, wanted)
+    if differing is not None:
+        name, before, now = differing
+        raise UserError(
+            f"the features in {folder} were prepared with {name}={one_line(before, 60)}, not "
+            f"{one_line(now, 60)}; {advice}"
+        )
+
+
+def check_weights(folder: Path, stored: Mapping[str, str], weights: Mapping[str, str]) -> None:
+    """Raises UserError for features of other frozen networks; what only one side knows is not compared."""
+    for name in sorted(stored.keys() & weights.keys()):
+        if stored[name] != weights[name]:
+            raise UserError(f"the features in {folder} come from other weights of {name}; {OTHER_FOLDER}")
+
+
+def folder_index(
+    config: TrainingConfig, folder: Path, weights: Path | None, widths: Mapping[str, int]
+) -> FolderIndex:
+    """The index of a folder to prepare in, with what is there and what a recipe adds.
+
+    `widths`: the channels of the recipe's teachers. Raises UserError for a folder of other settings or
+    weights.
+    """
+    index = FolderIndex(
+        settings=common_settings(config),
+        weights=weight_fingerprints(config, weights),
+        teacher_widths=dict(widths),
+    )
+    if not (folder / INDEX).exists():
+        return index
+    stored = read_folder_index(folder)
+    check_settings(folder, stored.settings, index.settings, OTHER_FOLDER)
+    check_weights(folder, stored.weights, index.weights)
+    return stored.model_copy(
+        update={
+            "weights": stored.weights | index.weights,
+            "teacher_widths": stored.teacher_widths | index.teacher_widths,
+        }
+    )
+
+
+def order_index(
+    config: TrainingConfig, data: TrainingData, folder: Path, *, positions: int
+) -> tuple[str, OrderIndex]:
+    """The folder of a recipe's order within `folder`, whether it is there or not, and its index, of at least
+    `positions` positions.
+    """
+    marks = length, data_files, first_sample = data_marks(data)
+    wanted = OrderIndex(
+        settings=order_settings(config),
+        data_files=data_files,
+        first_sample=first_sample,
+        length=length,
+        positions=positions,
+    )
+    for name, stored in read_orders(folder).items():
+        if is_order_of(stored, wanted.settings, marks):
+            return name, stored.model_copy(update={"positions": max(stored.positions, positions)})
+    return wanted.folder_name(), wanted
+
+
+def data_marks(data: TrainingData) -> tuple[int, str, str]:
+    """What data are known by: length, the digest of the lists of clips, that of the first clip."""
+    return len(data), data.content_digest(), sample_digest(data)
+
+
+def is_order_of(order: OrderIndex, settings: Mapping[str, Any], marks: tuple[int, str, str] | None) -> bool:
+    """Whether an order is that of some settings and, unless None, data (`data_marks`)."""
+    if differing_setting(order.settings, settings) is not None:
+        return False
+    return marks in (None, (order.length, order.data_files, order.first_sample))
 
 
 def prepare_features(
@@ -148,244 +212,160 @@ def prepare_features(
     encoder: FeatureEncoder,
     folder: Path,
     *,
-    epochs: int,
+    positions: int,
     weights: Path | None,
     rank: int = 0,
     world_size: int = 1,
-    on_shard: Callable[[int, int], None] | None = None,
-) -> FeatureIndex:
-    """Write the features of all positions of `epochs` epochs; shards that are there are kept.
+    on_file: Callable[[int, int], None] | None = None,
+) -> OrderIndex:
+    """Write what the first `positions` positions of a recipe's order need and the folder does not hold.
 
-    `on_shard` is called with (shards done, shards in all) of this process. Raises UserError for a folder with
-    features of other settings and for a disk that is full.
+    `on_file` is called with (files done, files in all) of this process. Raises UserError for a folder with
+    features of other settings or weights, and for a disk that is full.
     """
-    index = FeatureIndex(
-        settings=feature_settings(config),
-        weights=weight_fingerprints(config, weights),
-        first_sample=sample_digest(data),
-        data_files=data.content_digest(),
-        length=len(data),
-        epochs=epochs,
-        teacher_widths=[teacher.width for teacher in encoder.teachers.values()],
-    )
-    folder.mkdir(parents=True, exist_ok=True)
-    if (folder / INDEX).exists():
-        stored = read_index(folder)
-        _check_index(stored, index.settings, index.weights, data, folder)
-        if stored.epochs > epochs:
-            index = stored
-    if rank == 0:
-        write_text(folder / INDEX, json.dumps(index.model_dump(mode="json"), indent=1) + "\n")
-    mine = [
-        number for number in range(rank, index.shards, world_size) if not _is_whole(folder, index, number)
-    ]
+    widths = {name: teacher.width for name, teacher in encoder.teachers.items()}
+    index = folder_index(config, folder, weights, widths)
+    name, order = order_index(config, data, folder, positions=positions)
+    with _told(folder):
+        if rank == 0:
+            _write_index(folder / INDEX, index)
+            _write_index(folder / name / ORDER, order)
+        writer = _Writer(config, data, encoder, folder, name, order)
+    mine = [number for number in range(rank, order.files, world_size) if writer.lacking(number)]
     for done, number in enumerate(mine, start=1):
-        try:
-            _write_shard(config, data, encoder, folder, index, number)
-        except OSError as error:
-            raise UserError(
-                f"{shard_file(folder, number)} could not be written: "
-                f"{one_line(error.strerror or error, 160)}; the same command goes on from there"
-            ) from None
-        if on_shard is not None:
-            on_shard(done, len(mine))
-    return index
+        with _told(folder / name / file_name(FEATURES, number)):
+            writer.write(number)
+        if on_file is not None:
+            on_file(done, len(mine))
+    return order
 
 
-def _write_shard(
-    config: TrainingConfig,
-    data: TrainingData,
-    encoder: FeatureEncoder,
-    folder: Path,
-    index: FeatureIndex,
-    number: int,
-) -> None:
-    tensors: dict[str, torch.Tensor] = {}
-    described: dict[str, Any] = {}
-    first = number * POSITIONS_PER_SHARD
-    positions = range(first, min(first + POSITIONS_PER_SHARD, index.positions))
-    order = [EpochPosition(epoch=each // index.length, position=each % index.length) for each in positions]
-    for position, sample in zip(positions, guarded_items(data, order, config.data.workers), strict=True):
-        features = encoder.encode(sample)
-        tensors |= {
-            f"{position}/latents": features.latents_CFhw,
-            f"{position}/text": features.text_LD,
-            f"{position}/references": features.references_CNhw,
-        }
-        for teacher, tokens in zip(encoder.teachers, features.teachers, strict=True):
-            tensors[f"{position}/teacher/{teacher}"] = tokens
-        skipped = [[skip.key, skip.reason] for skip in sample.skipped]
-        described[str(position)] = {"key": sample.clip.key, "skipped": skipped}
-    with replacing(shard_file(folder, number)) as partial:
-        write_tensors(partial, tensors, {"samples": json.dumps(described)})
+def _write_index(path: Path, index: FolderIndex | OrderIndex) -> None:
+    write_text(path, json.dumps(index.model_dump(mode="json"), indent=1) + "\n")
 
 
-def _is_whole(folder: Path, index: FeatureIndex, number: int) -> bool:
-    """Whether a shard is there with all its positions: the last one grows when epochs are added."""
-    file = shard_file(folder, number)
-    if not file.is_file():
-        return False
-    last = min((number + 1) * POSITIONS_PER_SHARD, index.positions) - 1
-    with _opened(file) as stored:
-        return f"{last}/latents" in stored.keys()  # noqa: SIM118 - not a mapping
-
-
-def read_index(folder: Path) -> FeatureIndex:
-    """The index of prepared features. Raises UserError where there is none."""
-    path = folder / INDEX
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
+    """Inside the block what cannot be written, a full disk for instance, is a UserError."""
     try:
-        return FeatureIndex.model_validate_json(path.read_bytes())
-    except OSError:
+        yield
+    except OSError as error:
         raise UserError(
-            f"{folder} holds no prepared features ({INDEX} is missing); run refbench prepare"
+            f"{path} could not be written: {one_line(error.strerror or error, 160)}; the same command "
+            "goes on from there"
         ) from None
-    except ValidationError as error:
-        raise UserError(f"{path} is damaged: {first_fault(error)}") from None
 
 
-def _check_index(
-    stored: FeatureIndex,
-    settings: Mapping[str, Any],
-    weights: Mapping[str, str],
-    data: TrainingData | None,
-    folder: Path,
-) -> None:
-    now = flat_settings(settings)
-    earlier = {name: value for name, value in SETTINGS_OF_BEFORE.items() if name in now}
-    before = earlier | flat_settings(stored.settings)
-    for name in sorted(before.keys() | now.keys()):
-        if name == "teachers" and set(now[name]) <= set(before.get(name, ())):
-            # A run without the alignment loss, or with fewer teachers, leaves the others unread.
-            continue
-        if before.get(name) != now.get(name):
-            raise UserError(
-                f"the features in {folder} were prepared with {name}={one_line(before.get(name), 60)}, not "
-                f"{one_line(now.get(name), 60)}; prepare them again in another folder"
-            )
-    for name in sorted(stored.weights.keys() & weights.keys()):
-        if stored.weights[name] != weights[name]:
-            raise UserError(
-                f"the features in {folder} come from other weights of {name}; prepare them again in another "
-                "folder"
-            )
-    if data is None:
-        return
-    if (
-        len(data) != stored.length
-        or sample_digest(data) != stored.first_sample
-        or stored.data_files not in (None, data.content_digest())
-    ):
-        raise UserError(
-            f"the features in {folder} come from other data; prepare them again in another folder"
-        )
-
-
-class PreparedSource(ExampleSource):
-    """Examples from prepared features.
-
-    `data`, where it is given, is compared with what the features were made of. Raises UserError for
-    features of other settings, weights or data, and for a shard that is missing. Features from before
-    `data.open_shards` are in the order of one shard after the other.
-    """
+class _Writer:
+    """Writes the files of one order."""
 
     def __init__(
-        self, folder: Path, config: TrainingConfig, *, weights: Path | None, data: TrainingData | None = None
+        self,
+        config: TrainingConfig,
+        data: TrainingData,
+        encoder: FeatureEncoder,
+        folder: Path,
+        name: str,
+        order: OrderIndex,
     ) -> None:
-        self.index = read_index(folder)
-        config = in_stored_order(config, self.index.settings)
-        _check_index(
-            self.index,
-            feature_settings(config),
-            weight_fingerprints(config, weights),
-            data,
-            folder,
-        )
-        there = {file.name for file in folder.glob("features-*.safetensors")}
-        wanted = range(self.index.shards)
-        absent = [number for number in wanted if shard_file(folder, number).name not in there]
-        if absent:
-            raise UserError(
-                f"{folder} lacks {len(absent)} of {self.index.shards} shards, the first is "
-                f"{shard_file(folder, absent[0]).name}; run refbench prepare again, it goes on from there"
-            )
-        self.length = self.index.length
+        self.data = data
+        self.encoder = encoder
         self.folder = folder
-        self._teachers = teacher_names(config)
-        widths = dict(zip(self.index.settings["teachers"], self.index.teacher_widths, strict=True))
-        self.teacher_widths = tuple(widths[name] for name in self._teachers)
-        self._seed = config.run.seed
-        self._skip = frozenset(config.data.skip)
-        self._open = lru_cache(maxsize=HELD_SHARDS)(_opened_file)
+        self.name = name
+        self.order = order
+        self.workers = config.data.workers
+        self.known = KnownEntries(folder)
+        self.known.refresh()
 
-    def digest(self) -> str:
-        """SHA-256 over the index and over name, size and header of each file of features.
+    def lacking(self, number: int) -> list[str]:
+        """The kinds of files with that number that are missing or not whole: the last one grows."""
+        kinds = (FEATURES, *map(teacher_kind, self.encoder.teachers))
+        return [kind for kind in kinds if not self._is_whole(kind, number)]
 
-        A header holds the keys of the file's samples. Raises UserError for a file that cannot be read.
-        """
-        digest = hashlib.sha256(self.index.model_dump_json(exclude={"schema_version", "data_files"}).encode())
-        for number in range(self.index.shards):
-            file = shard_file(self.folder, number)
-            _, samples = _opened_file(file)
-            content = [file.name, file.stat().st_size, samples]
-            digest.update(json.dumps(content, sort_keys=True).encode())
-        return digest.hexdigest()
+    def _path(self, kind: str, number: int) -> Path:
+        return self.folder / self.name / file_name(kind, number)
 
-    def examples(self, *, start: int, rank: int, world_size: int) -> Iterator[Example]:
-        """See the parent."""
-        order = PositionSampler(self.length, start=start, rank=rank, world_size=world_size)
-        for position in order:
-            yield self._example(position)
-
-    def _example(self, wanted: EpochPosition) -> Example:
-        """The example at a position, or one drawn for it where its sample is to be left out."""
-        position = (wanted.epoch * self.length + wanted.position) % self.index.positions
-        stored, described = self._stored(position)
-        skipped = [Skipped(key=key, reason=reason) for key, reason in described["skipped"]]
-        draws = Draws(seed=self._seed, epoch=wanted.epoch, position=wanted.position)
-        for attempt in range(MOST_ATTEMPTS):
-            if described["key"] not in self._skip:
-                break
-            skipped.append(Skipped(key=described["key"], reason=LEFT_OUT))
-            position = draws.below(self.index.positions, f"prepared substitute {attempt}")
-            stored, described = self._stored(position)
-        else:
-            raise UserError(f"{self.folder}: none of {MOST_ATTEMPTS} samples tried may be used (data.skip)")
-        return Example(
-            key=described["key"],
-            epoch=wanted.epoch,
-            position=wanted.position,
-            features=Features(
-                latents_CFhw=stored.get_tensor(f"{position}/latents"),
-                text_LD=stored.get_tensor(f"{position}/text"),
-                references_CNhw=stored.get_tensor(f"{position}/references"),
-                teachers=tuple(stored.get_tensor(f"{position}/teacher/{name}") for name in self._teachers),
-            ),
-            skipped=tuple(skipped),
+    def _is_whole(self, kind: str, number: int) -> bool:
+        """Whether a file has all its positions, and what it takes from others is there."""
+        path = self._path(kind, number)
+        if not path.is_file():
+            return False
+        file = FeatureFile(path)
+        return file.positions == len(self.order.positions_of(number)) and all(
+            self.known.holds(relative, name) for name, relative in file.elsewhere.items()
         )
 
-    def _stored(self, position: int) -> tuple[Any, dict[str, Any]]:
-        """The open file that holds a position, and what it says of the position's sample."""
-        file = shard_file(self.folder, position // POSITIONS_PER_SHARD)
-        stored, samples = self._open(file)
-        described: dict[str, Any] | None = samples.get(str(position))
-        if described is None:
-            raise UserError(f"{file} does not hold all its positions; run refbench prepare again")
-        return stored, described
+    def write(self, number: int) -> None:
+        """Encode what the files with that number lack, and write them. Raises UserError and OSError."""
+        self.known.refresh()
+        path = self._path(FEATURES, number)
+        samples = FeatureFile(path).samples if path.is_file() else {}
+        new: dict[str, torch.Tensor] = {}
+        todo = [each for each in self.order.positions_of(number) if not self._is_known(samples.get(each))]
+        length = self.order.length
+        order = [EpochPosition(epoch=each // length, position=each % length) for each in todo]
+        for position, sample in zip(todo, guarded_items(self.data, order, self.workers), strict=True):
+            entries = SampleEntries.of(sample)
+            stored = samples.setdefault(position, entries)
+            if replace(stored, skipped=()) != replace(entries, skipped=()):
+                raise UserError(
+                    f"{path} was prepared from other pixels of {one_line(entries.key, 160)}; prepare "
+                    "the features again in another folder"
+                )
+            self._encode(sample, entries, new)
+        for kind in self.lacking(number):
+            self._write_file(kind, number, samples, new)
 
+    def _is_known(self, entries: SampleEntries | None) -> bool:
+        """Whether a position needs no decoding: all that it takes is there."""
+        return entries is not None and all(name in self.known for name in self._names(entries))
 
-def _opened(file: Path) -> Any:
-    from safetensors import SafetensorError, safe_open
+    def _names(self, entries: SampleEntries) -> tuple[str, ...]:
+        of_teachers = (entries.teacher_names(teacher) for teacher in self.encoder.teachers)
+        return (*entries.names, *(name for names in of_teachers for name in names))
 
-    try:
-        return safe_open(file, framework="pt")
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"{file} is damaged: {one_line(error, 160)}; remove it and prepare again") from None
+    def _encode(self, sample: TrainingSample, entries: SampleEntries, new: dict[str, torch.Tensor]) -> None:
+        """Add a sample's entries that are neither known nor among the new ones."""
 
+        def add(name: str, encode: Callable[[], torch.Tensor]) -> None:
+            if name not in self.known and name not in new:
+                new[name] = encode()
 
-def _opened_file(file: Path) -> tuple[Any, dict[str, Any]]:
-    stored = _opened(file)
-    try:
-        samples = json.loads((stored.metadata() or {})["samples"])
-    except (KeyError, ValueError):
-        raise UserError(f"{file} names no samples; remove it and prepare again") from None
-    return stored, samples
+        clip, encoder = sample.clip, self.encoder
+        add(video_name(entries.video), lambda: encoder.latents(clip.video_FHWC))
+        add(text_name(entries.text), lambda: encoder.text(clip.prompt))
+        add(text_name(EMPTY_TEXT), lambda: encoder.text(""))
+        for digest, picture_HWC in zip(entries.pictures, clip.references_NHWC, strict=True):
+            add(picture_name(digest), lambda picture=picture_HWC: encoder.latents(picture[None]))  # type: ignore[misc]
+            for name in encoder.teachers:
+                add(
+                    tokens_name(name, digest),
+                    lambda name=name, picture=picture_HWC: encoder.teacher_tokens(name, picture),  # type: ignore[misc]
+                )
+
+    def _write_file(
+        self, kind: str, number: int, samples: Mapping[int, SampleEntries], new: Mapping[str, torch.Tensor]
+    ) -> None:
+        """Write a file: what it held, what is new, and where the rest is."""
+        path = self._path(kind, number)
+        relative = path.relative_to(self.folder).as_posix()
+        of_kind = {teacher_kind(name): name for name in self.encoder.teachers}
+        if kind == FEATURES:
+            needed = {name for entries in samples.values() for name in entries.names}
+            described = {str(position): samples[position].to_json() for position in sorted(samples)}
+        else:
+            needed = {name for each in samples.values() for name in each.teacher_names(of_kind[kind])}
+            described = {}
+        held = FeatureFile(path) if path.is_file() else None
+        # Other files may take from this one, so that it keeps what it has.
+        tensors = {} if held is None else {name: held.tensor(name) for name in sorted(held.names)}
+        tensors |= {name: new[name] for name in sorted(needed & new.keys())}
+        elsewhere = {name: self.known.files[name] for name in sorted(needed - tensors.keys())}
+        notes = {
+            "positions": json.dumps(len(samples)),
+            "samples": json.dumps(described),
+            "elsewhere": json.dumps(elsewhere),
+        }
+        with replacing(path) as partial:
+            write_tensors(partial, tensors, notes)
+        self.known.add(relative, tensors)

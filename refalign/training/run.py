@@ -7,34 +7,36 @@ import logging
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from refbench.baselines.wan.loading import find_base, load_base
 from refbench.bench.console import note
 from refbench.bench.errors import MissingWeights, UserError
-from refbench.bench.files import scratch_folder, shortlist
+from refbench.bench.files import lock_for_writing, scratch_folder, shortlist
 from refbench.bench.weights.catalogue import get_entry
 from refbench.refalign.data.dataset import MixedData, TrainingData, open_training_data
 from refbench.refalign.teacher import get_teacher_spec
 from refbench.refalign.training.checkpoints import CheckpointStore
 from refbench.refalign.training.encoder import FeatureEncoder, load_teachers
 from refbench.refalign.training.examples import EncodedSource, ExampleSource
+from refbench.refalign.training.feature_store import INDEX, stored_version
+from refbench.refalign.training.forecast import entry_sizes, forecast, free_bytes, size_text
 from refbench.refalign.training.inputs import continued_inputs, describe_inputs
 from refbench.refalign.training.parallel import Parallel, lost_process
 from refbench.refalign.training.prepare import (
-    INDEX,
-    FeatureIndex,
-    PreparedSource,
+    folder_index,
+    order_index,
     prepare_features,
-    read_index,
     teacher_names,
 )
-from refbench.refalign.training.recipes import TrainingConfig, in_stored_order
+from refbench.refalign.training.prepared import BY_POSITION, PreparedSource, stored_order
+from refbench.refalign.training.recipes import TrainingConfig
 from refbench.refalign.training.trainer import Trainer, TrainingResult, find_resumed, read_start
 from refbench.refalign.training.validation import Validation, validation_samples
 
@@ -96,7 +98,7 @@ def _run(
     store = CheckpointStore(paths.out, config.checkpoints.keep)
     wanted_order = config.data.open_shards
     if paths.features is not None:
-        config = in_stored_order(config, read_index(paths.features).settings)
+        config = stored_order(config, paths.features)
     config, resumed = find_resumed(store, config, parallel, resume=resume)
     if config.data.open_shards != wanted_order and parallel.is_main:
         note("going through one shard after the other, as before data.open_shards was a setting")
@@ -169,7 +171,7 @@ def check_same_everywhere(
     """Raises UserError, in all processes, where one sees other data than the main process."""
     mark = (
         None if data is None else (len(data), data.content_digest()),
-        None if features is None else features.index.model_dump_json(),
+        None if features is None else features.mark(),
     )
     marks = parallel.gather_objects([mark])
     others = [f"process {rank}" for rank, each in enumerate(marks) if each != marks[0]]
@@ -186,14 +188,27 @@ def prepare(
     folder: Path,
     weights: Path | None,
     *,
-    epochs: int,
-) -> FeatureIndex:
-    """Prepare the features of a recipe, in as many processes as were launched. Raises UserError."""
+    epochs: int | None = None,
+    positions: int | None = None,
+    force: bool = False,
+    dry_run: bool = False,
+) -> int:
+    """Prepare the features of a recipe, in as many processes as were launched; how many positions are
+    prepared.
+
+    `epochs` or `positions` of the recipe's order; without either what the recipe's run takes, but no more
+    than one epoch. The size is said first: what does not fit the disk is refused unless `force`, and with
+    `dry_run` that is all. Raises UserError.
+    """
     from accelerate import PartialState
+    from accelerate.utils import broadcast_object_list
 
     _quiet()
-    if (folder / INDEX).is_file():
-        config = in_stored_order(config, read_index(folder).settings)
+    if epochs is not None and positions is not None:
+        raise UserError("give either --epochs or --positions, not both")
+    by_position = stored_version(folder) in BY_POSITION
+    if by_position:
+        config = stored_order(config, folder)
     with made_weights(config, weights) as found:
         state = PartialState(
             cpu=not torch.cuda.is_available(), timeout=timedelta(seconds=config.run.timeout_s)
@@ -202,32 +217,110 @@ def prepare(
         # Features hold every clip: which of them are left out is each run's choice.
         every = replace(config, data=replace(config.data, skip=()))
         opened = open_data(every, data, folder / CACHE_FOLDER)
-        try:
-            encoder = make_encoder(config, found, state.device)
-        except MissingWeights as missing:
-            raise UserError(str(missing)) from None
-        started = time.perf_counter()
-
-        def report(done: int, total: int) -> None:
+        if epochs is not None:
+            positions = epochs * len(opened)
+        elif positions is None:
+            positions = min(config.run.max_steps * config.run.samples_per_step, len(opened))
+        if by_position:
+            return _whole_by_position(PreparedSource(folder, config, weights=found, data=opened), positions)
+        prepared = 0
+        with ExitStack() as held:
+            refused: list[str | None] = [None]
             if state.is_main_process:
-                minutes = (time.perf_counter() - started) / done * (total - done) / 60
-                note(f"shard {done}/{total} of this process, {minutes:.0f} min left")
-
-        with encoder.at_work():
-            index = prepare_features(
-                config,
-                opened,
-                encoder,
-                folder,
-                epochs=epochs,
-                weights=found,
-                rank=state.process_index,
-                world_size=state.num_processes,
-                on_shard=report,
-            )
-        state.wait_for_everyone()
+                try:
+                    if not dry_run:
+                        held.enter_context(_alone_in(folder))
+                    refused = [_forecast_fault(config, opened, folder, found, positions, force=force)]
+                except (MissingWeights, UserError) as error:
+                    refused = [str(error)]
+            broadcast_object_list(refused)
+            if refused[0] is not None:
+                raise UserError(refused[0])
+            if not dry_run:
+                prepared = _prepare_in(config, opened, folder, found, positions, state)
+                state.wait_for_everyone()
         state.destroy_process_group()
-        return index
+        return prepared
+
+
+def _prepare_in(
+    config: TrainingConfig, data: TrainingData, folder: Path, weights: Path | None, positions: int, state: Any
+) -> int:
+    """Encode this process's share and say how far it is; how many positions are prepared in the end."""
+    try:
+        encoder = make_encoder(config, weights, state.device)
+    except MissingWeights as missing:
+        raise UserError(str(missing)) from None
+    started = time.perf_counter()
+
+    def report(done: int, total: int) -> None:
+        if state.is_main_process:
+            minutes = (time.perf_counter() - started) / done * (total - done) / 60
+            note(f"file {done}/{total} of this process, {minutes:.0f} min left")
+
+    with encoder.at_work():
+        order = prepare_features(
+            config,
+            data,
+            encoder,
+            folder,
+            positions=positions,
+            weights=weights,
+            rank=state.process_index,
+            world_size=state.num_processes,
+            on_file=report,
+        )
+    return order.positions
+
+
+def _forecast_fault(
+    config: TrainingConfig,
+    data: TrainingData,
+    folder: Path,
+    weights: Path | None,
+    positions: int,
+    *,
+    force: bool,
+) -> str | None:
+    """Say how much space the features take; why they do not fit the disk, or None.
+
+    Raises MissingWeights, and UserError for a folder of other settings.
+    """
+    folder_index(config, folder, weights, {})
+    name, order = order_index(config, data, folder, positions=positions)
+    found = forecast(config, data, folder, name, order, entry_sizes(config, weights))
+    free = free_bytes(folder)
+    for line in found.lines(folder, free):
+        note(line)
+    if found.size_bytes <= free or force:
+        return None
+    fitting = int(found.new_positions * free / found.size_bytes)
+    return (
+        f"the features take {size_text(found.size_bytes)} and {size_text(free)} are free in {folder}: about "
+        f"{fitting:,} new positions fit (--positions); give another --out, or --force"
+    )
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Inside the block no other command prepares in the folder. Raises UserError where one does."""
+    lock = lock_for_writing(
+        folder / INDEX, lambda lock_file: f"another refbench prepare is writing into {folder} ({lock_file})"
+    )
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _whole_by_position(source: PreparedSource, positions: int) -> int:
+    """Positions of features of an earlier version. Raises UserError where more are wanted."""
+    if source.positions < positions:
+        raise UserError(
+            f"{source.folder} holds {source.positions} positions of an earlier version, to which nothing is "
+            "added; train on them as they are, or prepare in another folder"
+        )
+    return source.positions
 
 
 def make_encoder(config: TrainingConfig, weights: Path | None, device: torch.device | str) -> FeatureEncoder:
@@ -258,10 +351,10 @@ def _prepared_source(
 ) -> PreparedSource:
     source = PreparedSource(folder, config, weights=weights, data=data)
     used = config.run.max_steps * config.run.samples_per_step
-    if tell and used > source.index.positions:
+    if tell and used > source.positions:
         note(
-            f"the run takes {used} samples, {folder} holds {source.index.positions}: prepared epochs are "
-            "gone through again with new noise"
+            f"the run takes {used} samples, {folder} holds {source.positions}: they are gone through again "
+            "with new noise"
         )
     return source
 

@@ -186,6 +186,7 @@ class Trainer:
             self.saver.wait()
             raise
         finally:
+            examples.close()
             self.log.close()
         newest = self.parallel.from_main(self.store.newest)
         return TrainingResult(

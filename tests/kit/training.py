@@ -14,7 +14,7 @@ from PIL import Image
 
 from kit.clips import moving_square
 from refbench.bench.video import write_video
-from refbench.bench.weights.checkpoint import read_state_dict
+from refbench.bench.weights.checkpoint import read_state_dict, write_tensors
 from refbench.refalign.data.dataset import PositionSampler
 from refbench.refalign.data.sample import EpochPosition, Skipped
 from refbench.refalign.training.assembly import StartingPoint
@@ -162,6 +162,50 @@ def files_of(folder: Path) -> dict[str, dict[str, bytes]]:
         }
         for path in sorted(folder.rglob("*.safetensors"))
     }
+
+
+def write_features_by_position(
+    config: TrainingConfig, clips: Path, folder: Path, weights: Path, *, epochs: int, per_shard: int = 64
+) -> None:
+    """Prepared features as version 3 of their layout held them: each position's own, conditions dropped."""
+    from refbench.refalign.training.prepare import (
+        sample_digest,
+        settings_by_position,
+        weight_fingerprints,
+    )
+    from refbench.refalign.training.run import make_encoder, open_data
+
+    data = open_data(config, clips, folder / "data-index")
+    encoder = make_encoder(config, weights, "cpu")
+    index = {
+        "schema_version": 3,
+        "settings": settings_by_position(config),
+        "weights": weight_fingerprints(config, weights),
+        "first_sample": sample_digest(data),
+        "data_files": data.content_digest(),
+        "length": len(data),
+        "epochs": epochs,
+        "teacher_widths": [teacher.width for teacher in encoder.teachers.values()],
+    }
+    (folder / "index.json").write_text(json.dumps(index))
+    positions = range(epochs * len(data))
+    for number, first in enumerate(positions[::per_shard]):
+        tensors: dict[str, torch.Tensor] = {}
+        described = {}
+        for at in positions[first : first + per_shard]:
+            sample = data.sample(at // len(data), at % len(data))
+            features = encoder.encode(sample)
+            tensors |= {
+                f"{at}/latents": features.latents_CFhw,
+                f"{at}/text": features.text_LD,
+                f"{at}/references": features.references_CNhw,
+            }
+            for teacher, tokens in zip(encoder.teachers, features.teachers, strict=True):
+                tensors[f"{at}/teacher/{teacher}"] = tokens
+            skipped = [[skip.key, skip.reason] for skip in sample.skipped]
+            described[str(at)] = {"key": sample.clip.key, "skipped": skipped}
+        notes = {"samples": json.dumps(described)}
+        write_tensors(folder / f"features-{number:05d}.safetensors", tensors, notes)
 
 
 def write_clips(folder: Path, *, broken: bool = True) -> Path:

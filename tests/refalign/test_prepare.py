@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import re
@@ -22,6 +21,7 @@ pytest.importorskip("pycocotools", reason="RefAlign needs the extra 'refalign'")
 
 from safetensors import SafetensorError, safe_open  # noqa: E402
 
+import refbench.refalign.training.feature_store as feature_store  # noqa: E402
 import refbench.refalign.training.prepare as prepare_module  # noqa: E402
 from kit.training import CLIP_SIZE, SHORT_RUN, files_of, logged_steps, write_clips  # noqa: E402
 from refbench.baselines.wan.spec import WanOptions  # noqa: E402
@@ -34,22 +34,22 @@ from refbench.refalign.data.sample import EpochPosition, TrainingSample  # noqa:
 from refbench.refalign.method import RefAlignTiny  # noqa: E402
 from refbench.refalign.training.encoder import FeatureEncoder  # noqa: E402
 from refbench.refalign.training.examples import guarded_items  # noqa: E402
-from refbench.refalign.training.prepare import PreparedSource  # noqa: E402
 from refbench.refalign.training.recipes import TrainingConfig, build_config  # noqa: E402
 from refbench.refalign.training.run import TrainingPaths, make_encoder, prepare, train  # noqa: E402
 from refbench.refalign.training.trainer import Trainer  # noqa: E402
 
-OLDER = Path(__file__).parents[1] / "files" / "version_0.1" / "training"
-
-
 pytestmark = pytest.mark.usefixtures("fresh_accelerate", "small_shards")
+
+
+TEACHER = "dinov3-vitb16"
+NO_DROPOUT = tuple(f"data.dropout.{what}=0" for what in ("text", "references", "both"))
 
 
 @pytest.fixture(scope="module")
 def small_shards() -> Iterator[None]:
-    """Shards of three positions."""
+    """Files of three positions."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(prepare_module, "POSITIONS_PER_SHARD", 3)
+        patch.setattr(feature_store, "POSITIONS_PER_FILE", 3)
         yield
 
 
@@ -214,7 +214,9 @@ def test_the_registered_method_samples_with_a_trained_network(
 def test_prepared_epochs_are_gone_through_again_with_new_noise(
     weights: Path, clips: Path, prepared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    config = build_config("tiny", [*SHORT_RUN, "run.max_steps=6", "optimizer.learning_rate=1e-30"])
+    config = build_config(
+        "tiny", [*SHORT_RUN, "run.max_steps=6", "optimizer.learning_rate=1e-30", *NO_DROPOUT]
+    )
     rows = run(config, tmp_path / "out", weights=weights, features=prepared)
     assert "the run takes 12 samples" in capsys.readouterr().err
     assert len({row["flow"] for row in rows}) == 6
@@ -228,48 +230,72 @@ def test_an_interrupted_preparation_goes_on(
     real = prepare_module.write_tensors
     written = []
 
-    def fails_at_the_second(path: Path, *arguments: Any) -> None:
+    def fails_at_the_third(path: Path, *arguments: Any) -> None:
         written.append(path.name)
         real(path, *arguments)
-        if len(written) == 2:
+        if len(written) == 3:
             raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(prepare_module, "write_tensors", fails_at_the_second)
+    monkeypatch.setattr(prepare_module, "write_tensors", fails_at_the_third)
     with pytest.raises(
         UserError, match=r"00001\.safetensors could not be written: No space left on device; "
     ):
         prepare(config, clips, folder, weights, epochs=2)
-    assert sorted(path.name for path in folder.glob("*feat*")) == ["features-00000.safetensors"]
-    with pytest.raises(UserError, match=r"lacks 2 of 3 shards, the first is features-00001\.safetensors"):
+    first = ["features-00000.safetensors", f"teacher-{TEACHER}-00000.safetensors"]
+    (order,) = folder.glob("order-*")
+    assert sorted(path.name for path in order.glob("*.safetensors")) == first
+    assert not list(order.glob(".*"))
+    with pytest.raises(
+        UserError, match=r"lacks 2 of 3 files of features, the first is features-00001\.safetensors; run"
+    ):
         run(config, tmp_path / "out", weights=weights, features=folder)
-    prepare(config, clips, folder, weights, epochs=2)
-    partial = [f".features-0000{number}.safetensors" for number in (1, 2)]
-    assert [name.removesuffix(".partial").rpartition(".")[0] for name in written[2:]] == partial
-    assert files_of(prepared) == files_of(folder) and len(files_of(folder)) == 3
-    # One epoch more: what is there stays, but for the shard that was not full.
-    index = json.loads((folder / "index.json").read_text())
-    (folder / "index.json").write_text(json.dumps(index | {"epochs": 3}))
-    shutil.copy(folder / "features-00002.safetensors", folder / "features-00003.safetensors")
-    source = PreparedSource(folder, config, weights=weights)
-    with pytest.raises(UserError, match=r"00002\.safetensors does not hold all its positions; run refbench"):
-        list(itertools.islice(source.examples(start=0, rank=0, world_size=1), 9))
-    (folder / "features-00003.safetensors").unlink()
-    (folder / "index.json").write_text(json.dumps(index))
-    prepare(config, clips, folder, weights, epochs=3)
-    assert [name[10:15] for name in written[4:]] == ["00002", "00003"]
+    assert prepare(config, clips, folder, weights, epochs=2) == 8
+    names = [f"{kind}-0000{number}" for number in (1, 2) for kind in ("features", f"teacher-{TEACHER}")]
+    assert [name[1:].partition(".")[0] for name in written[3:]] == names
+    assert files_of(prepared) == files_of(folder) and len(files_of(folder)) == 6
+    # One epoch more: what is there stays, but for the file that was not full.
+    before = len(written)
+    assert prepare(config, clips, folder, weights, epochs=3) == 12
+    names = [f"{kind}-0000{number}" for number in (2, 3) for kind in ("features", f"teacher-{TEACHER}")]
+    assert [name[1:].partition(".")[0] for name in written[before:]] == names
+    # Fewer are there already.
+    assert prepare(config, clips, folder, weights, positions=5) == 12 and len(written) == before + 4
 
 
 def edit(folder: Path) -> None:
-    (folder / "features-00001.safetensors").write_bytes(b"nothing")
+    next(folder.glob("order-*/features-00001.safetensors")).write_bytes(b"nothing")
 
 
 @pytest.mark.parametrize(
     ("overrides", "damage", "text"),
     [
-        (("run.seed=1",), None, r"were prepared with seed=0, not 1; prepare them again"),
-        (("data.dropout.text=0.5",), None, r"were prepared with data\.dropout\.text=0\.1, not 0\.5"),
+        (
+            ("run.seed=1",),
+            None,
+            r"were prepared with seed=0, not 1; prepare them again with this setting",
+        ),
+        (
+            ("data.clip.stride=2",),
+            None,
+            r"prepared with data\.clip\.stride=1, not 2; prepare them again",
+        ),
+        (
+            ("model.patch=1",),
+            None,
+            r"prepared with model\.patch=2, not 1; prepare .* in another folder",
+        ),
+        (
+            ("alignment.teachers=dinov3-vitb16,dinov3-vitl16",),
+            None,
+            r"prepared with teachers=\['dinov3-vitb16'\], not \['dinov3-vitb16', 'dinov3-vitl16'\]; run",
+        ),
         (("data.workers=1", "run.max_steps=1"), None, None),
-        ((), edit, r"features-00001\.safetensors is damaged: .*; remove it and prepare again"),
+        (
+            (),
+            lambda folder: next(folder.glob("order-*/teacher-*-00001*")).unlink(),
+            r"lacks 1 of 3 files of teacher-dinov3-vitb16, the first is \S+00001\.safetensors; run refbench",
+        ),
+        ((), edit, r"features-00001\.safetensors is damaged: .*; remove it and run refbench prepare again"),
         (
             (),
             lambda folder: (folder / "index.json").unlink(),
@@ -295,20 +321,6 @@ def test_stale_and_damaged_features_are_refused(
     with pytest.raises(UserError, match=text) as caught:
         run(config, tmp_path / "out", weights=weights, features=prepared)
     assert "\n" not in str(caught.value)
-
-
-def test_an_index_of_version_1_is_read(weights: Path, prepared: Path) -> None:
-    """It was written before the sections of `data` were nested."""
-    of_this_machine = json.loads((prepared / "index.json").read_text())
-    older = json.loads((OLDER / "index.json").read_text())
-    assert older["schema_version"] == 1 and "width" in older["settings"]["data"]
-    (prepared / "index.json").write_text(json.dumps(older | {"weights": of_this_machine["weights"]}))
-    source = PreparedSource(prepared, build_config("tiny", SHORT_RUN), weights=weights)
-    assert len(list(itertools.islice(source.examples(start=0, rank=0, world_size=1), 8))) == 8
-    with pytest.raises(UserError, match=r"were prepared with data\.references\.gpt=0\.0, not 0\.5"):
-        PreparedSource(
-            prepared, build_config("tiny", [*SHORT_RUN, "data.references.gpt=0.5"]), weights=weights
-        )
 
 
 def test_features_of_other_data_and_weights_are_refused(
@@ -529,14 +541,15 @@ def test_a_clip_that_breaks_a_run_is_skipped_by_name(
     weights: Path, clips: Path, prepared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """On resume, in prepared features and in data; a later resume remembers it."""
-    file = prepared / "features-00000.safetensors"
+    file = next(prepared.glob("order-*/features-00000.safetensors"))
     with safe_open(file, framework="pt") as stored:
         notes = stored.metadata()
-    bad = json.loads(notes["samples"])["0"]["key"]
+    described = json.loads(notes["samples"])["0"]
+    bad = described["key"]
     tensors = read_state_dict(file)
-    for position, described in json.loads(notes["samples"]).items():
-        if described["key"] == bad:
-            tensors[f"{position}/latents"] = torch.full_like(tensors[f"{position}/latents"], torch.nan)
+    tensors[f"video/{described['video']}"] = torch.full_like(
+        tensors[f"video/{described['video']}"], torch.nan
+    )
     write_tensors(file, tensors, notes)
     short = build_config("tiny", [*SHORT_RUN, "run.max_steps=1"])
     paths = TrainingPaths(out=tmp_path / "out", weights=weights, features=prepared)
