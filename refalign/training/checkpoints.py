@@ -55,6 +55,7 @@ FREE_FIELDS = frozenset(
         "data.skip",
         "model.transformer",
         "model.needs_transformer",
+        "optimizer.kernel",
     }
 )
 

@@ -232,8 +232,10 @@ class Parallel:
                         for moment in MOMENTS[1:]
                     ):
                         raise UserError(f"{file} does not fit the network: no state of {name}")
-                    # AdamW keeps its count on the CPU.
-                    state = {MOMENTS[0]: stored.get_tensor(keys[MOMENTS[0]])}
+                    count = stored.get_tensor(keys[MOMENTS[0]])
+                    # Fused AdamW keeps its count beside the parameter, the others on the CPU.
+                    fused = optimizer.param_groups[0].get("fused")
+                    state = {MOMENTS[0]: count.to(parameter.device) if fused else count}
                     for moment in MOMENTS[1:]:
                         here = self.is_main or not hasattr(parameter, "full_tensor")
                         value = stored.get_tensor(keys[moment]) if here else None

@@ -41,6 +41,9 @@ Precision = Literal["float32", "bfloat16"]
 Strategy = Literal["ddp", "fsdp2", "hsdp"]
 Recomputation = Literal["blocks", "without_attention"]
 EncoderPlace = Literal["resident", "offloaded"]
+RateSchedule = Literal["constant", "linear", "cosine"]
+DecayedParameters = Literal["all", "matrices"]
+OptimizerKernel = Literal["auto", "loop", "foreach", "fused"]
 LORA_TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "ffn.net.0.proj", "ffn.net.2")
 # What other trainers call our settings.
 OTHER_NAMES = {
@@ -52,6 +55,8 @@ OTHER_NAMES = {
     "grad_clip": "optimizer.max_gradient_norm",
     "clip_grad_norm": "optimizer.max_gradient_norm",
     "lr_warmup_steps": "optimizer.warmup_steps",
+    "lr_scheduler": "optimizer.schedule",
+    "lr_scheduler_type": "optimizer.schedule",
     "batch_size": "run.samples_per_step",
     "micro_batch_size": "run.samples_per_call",
     "steps": "run.max_steps",
@@ -95,6 +100,10 @@ SETTINGS_OF_BEFORE: dict[str, Any] = {
     "flow.logit_scale": 1.0,
     "flow.lowest_timestep": 0.0,
     "flow.highest_timestep": 1000.0,
+    "optimizer.schedule": "constant",
+    "optimizer.final_rate": 0.0,
+    "optimizer.schedule_steps": None,
+    "optimizer.weight_decay_on": "all",
 }
 # Where the settings are that stood directly in `data` in version 1 of the files that store a configuration.
 MOVED_DATA_SETTINGS = {
@@ -219,6 +228,10 @@ class OptimizerConfig:
     `max_gradient_norm` None: no clipping. `warmup_steps`: updates over which the rate rises linearly.
     `authors_warmup`: a third of the rate until 5 scheduler steps are done, of which each update makes as many
     as there are processes (accelerate's way): with 5 or more only the first update is reduced.
+    `schedule`: after the warm-up the rate stays, or falls to `final_rate` up to update `schedule_steps`
+    (None: the `run.max_steps` that the run begins with, which it keeps). `weight_decay_on`: all parameters,
+    as the authors do, or `matrices`: no norms, biases and modulation tables. `kernel`: torch's implementation
+    of AdamW; auto: fused on a GPU, the plain loop on a CPU.
     """
 
     learning_rate: float
@@ -229,6 +242,11 @@ class OptimizerConfig:
     max_gradient_norm: float | None = None
     warmup_steps: int = 0
     authors_warmup: bool = False
+    schedule: RateSchedule = "constant"
+    final_rate: float = 0.0
+    schedule_steps: int | None = None
+    weight_decay_on: DecayedParameters = "all"
+    kernel: OptimizerKernel = "auto"
 
     def __post_init__(self) -> None:
         for name in ("learning_rate", "epsilon"):
@@ -240,6 +258,14 @@ class OptimizerConfig:
         if self.max_gradient_norm is not None and not self.max_gradient_norm > 0:
             raise ValueError(f"max_gradient_norm must be positive, {self.max_gradient_norm} is not")
         _at_least(self, 0, "weight_decay", "warmup_steps")
+        if not 0 <= self.final_rate <= self.learning_rate:
+            raise ValueError(f"final_rate must lie in 0..learning_rate, {self.final_rate} does not")
+        if self.schedule == "constant" and (self.schedule_steps is not None or self.final_rate):
+            raise ValueError("schedule_steps and final_rate belong to schedule=linear or cosine")
+        if self.schedule_steps is not None and self.schedule_steps <= self.warmup_steps:
+            raise ValueError(
+                f"schedule_steps must be above warmup_steps={self.warmup_steps}, {self.schedule_steps} is not"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

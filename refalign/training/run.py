@@ -28,6 +28,7 @@ from refbench.refalign.training.examples import EncodedSource, ExampleSource
 from refbench.refalign.training.feature_store import INDEX, stored_version
 from refbench.refalign.training.forecast import entry_sizes, forecast, free_bytes, size_text
 from refbench.refalign.training.inputs import continued_inputs, describe_inputs
+from refbench.refalign.training.optimizer import schedule_text
 from refbench.refalign.training.parallel import Parallel, lost_process
 from refbench.refalign.training.prepare import (
     folder_index,
@@ -147,6 +148,8 @@ def _run(
     )
     trainer.log.say(_opening(parallel, source, inputs))
     trainer.log.say(trainer.parameters_text())
+    if (text := schedule_text(config)) is not None:
+        trainer.log.event(text)
     if accepted:
         trainer.log.event(f"--accept-other-data: goes on with other inputs: {', '.join(accepted)}")
     parallel.accelerator.wait_for_everyone()

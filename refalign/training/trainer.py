@@ -41,9 +41,10 @@ from refbench.refalign.training.checkpoints import (
 )
 from refbench.refalign.training.examples import ExampleSource
 from refbench.refalign.training.log import StepReport, TrainingLog
-from refbench.refalign.training.model import Losses, TrainingModel
+from refbench.refalign.training.model import Losses
+from refbench.refalign.training.optimizer import learning_rate, make_optimizer, with_schedule_steps
 from refbench.refalign.training.parallel import Parallel
-from refbench.refalign.training.recipes import OptimizerConfig, TrainingConfig, in_stored_order
+from refbench.refalign.training.recipes import TrainingConfig, in_stored_order
 from refbench.refalign.training.saving import Saver
 from refbench.refalign.training.sharded import ShardedState
 from refbench.refalign.training.validation import Validation
@@ -51,8 +52,6 @@ from refbench.refalign.training.validation import Validation
 CONFIG_FILE = "config.json"
 INPUTS_FILE = "inputs.json"
 VALIDATION_FOLDER = "validation"
-# The authors' scheduler: a third of the rate until it has made five steps.
-AUTHORS_FACTOR, AUTHORS_STEPS = 1 / 3, 5
 NAMED_KEYS = 4
 
 
@@ -65,16 +64,6 @@ class TrainingResult:
     step: int
     checkpoint: Path | None
     stopped: bool
-
-
-def learning_rate(config: OptimizerConfig, step: int, world_size: int) -> float:
-    """The rate of update `step` (from 0 on)."""
-    rate = config.learning_rate
-    if config.warmup_steps:
-        rate *= min((step + 1) / config.warmup_steps, 1)
-    if config.authors_warmup and step * world_size < AUTHORS_STEPS:
-        rate *= AUTHORS_FACTOR
-    return rate
 
 
 class Trainer:
@@ -114,7 +103,7 @@ class Trainer:
         self.model, self.wrapped_model, self.optimizer = parallel.wrap(
             None if elsewhere or filled_later else build_model(config, start, widths),
             lambda: empty_model(config, start.architecture, widths),
-            self._make_optimizer,
+            lambda model: make_optimizer(model, config.optimizer),
             filled_later=filled_later,
         )
         self.averaged = [value for value in self.model.transformer.parameters() if value.requires_grad]
@@ -345,16 +334,6 @@ class Trainer:
             self.log.say(f"validation videos: {folder}")
             self.log.videos(folder, self.step)
 
-    def _make_optimizer(self, model: TrainingModel) -> torch.optim.AdamW:
-        settings = self.config.optimizer
-        return torch.optim.AdamW(
-            [value for value in model.parameters() if value.requires_grad],
-            lr=settings.learning_rate,
-            betas=(settings.beta1, settings.beta2),
-            eps=settings.epsilon,
-            weight_decay=settings.weight_decay,
-        )
-
 
 def _make_average(config: TrainingConfig, parameters: list[torch.nn.Parameter]) -> Any:
     if not config.ema.enabled:
@@ -423,7 +402,7 @@ def find_resumed(
     """
     found = parallel.from_main(lambda: _newest_of_run(store, config, resume=resume))
     if found is None:
-        return config, None
+        return with_schedule_steps(config), None
     seen = store.read(found.state.step) == found
     blind = [] if seen else [f"process {parallel.rank} on {socket.gethostname()}"]
     named = parallel.gather_objects(blind)
@@ -436,7 +415,7 @@ def find_resumed(
 
 
 def _continued(config: TrainingConfig, stored: Mapping[str, Any]) -> TrainingConfig:
-    config = in_stored_order(config, stored)
+    config = with_schedule_steps(in_stored_order(config, stored), stored)
     left_out = tuple(dict.fromkeys([*stored.get("data", {}).get("skip", []), *config.data.skip]))
     return replace(config, data=replace(config.data, skip=left_out))
 
