@@ -68,9 +68,9 @@ def with_schedule_steps(config: TrainingConfig, stored: Mapping[str, Any] | None
         )
     if run.max_steps > steps and not optimizer.final_rate:
         raise UserError(
-            f"the {optimizer.schedule} schedule of this run ends at update {steps} with a rate of 0: those from "
-            f"there to run.max_steps={run.max_steps} would learn nothing; stop at {steps}, or begin a run with "
-            "optimizer.final_rate or a longer optimizer.schedule_steps"
+            f"the {optimizer.schedule} schedule of this run ends at update {steps} with a rate of 0: "
+            f"updates from there to run.max_steps={run.max_steps} would learn nothing; stop at {steps}, or "
+            "begin a new run with optimizer.final_rate or a longer optimizer.schedule_steps"
         )
     return replace(config, optimizer=replace(optimizer, schedule_steps=steps))
 

@@ -83,7 +83,7 @@ def test_the_length_of_a_schedule_stays_with_the_run() -> None:
         "later ones have the final rate 0.0001"
     )
     to_zero = with_schedule_steps(build_config("tiny", settings))
-    with pytest.raises(UserError, match=r"ends at update 30 with a rate of 0: those"):
+    with pytest.raises(UserError, match=r"ends at update 30 with a rate of 0: updates"):
         with_schedule_steps(build_config("tiny", ["optimizer.schedule=cosine"]), to_zero.plain())
     with pytest.raises(UserError, match=r"over 30 updates ends within optimizer\.warmup_steps=30; give"):
         with_schedule_steps(build_config("tiny", [*settings, "optimizer.warmup_steps=30"]))
