@@ -51,6 +51,8 @@ FREE_FIELDS = frozenset(
         "run.shard_size",
         "run.recompute",
         "run.encoders",
+        "run.attention",
+        "run.compile",
         "data.workers",
         "data.skip",
         "model.transformer",

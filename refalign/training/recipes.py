@@ -279,7 +279,9 @@ class RunConfig:
     none. `gradient_checkpointing` computes again in backward what `recompute` names: whole `blocks`, or
     blocks `without_attention`, which for 33,000 tokens is most of the work and whose results are then kept.
     `encoders`: text encoder, VAE and teachers stay on the card, or are `offloaded` to the CPU while the
-    network trains. `timeout_s`: how long a process waits for the others before the run ends.
+    network trains. `timeout_s`: how long a process waits for the others before the run ends. `attention`: a
+    back-end of diffusers by its name (None: torch's own choice), `compile`: blocks by torch.compile; both as
+    in sampling.
     """
 
     seed: int = 0
@@ -293,6 +295,8 @@ class RunConfig:
     recompute: Recomputation = "blocks"
     encoders: EncoderPlace = "resident"
     timeout_s: int = 3600
+    attention: str | None = None
+    compile: bool = False
 
     def __post_init__(self) -> None:
         _at_least(self, 1, "max_steps", "samples_per_step", "samples_per_call", "timeout_s")

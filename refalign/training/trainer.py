@@ -40,6 +40,7 @@ from refbench.refalign.training.checkpoints import (
     check_same_run,
 )
 from refbench.refalign.training.examples import ExampleSource
+from refbench.refalign.training.kernels import check_kernels
 from refbench.refalign.training.log import StepReport, TrainingLog
 from refbench.refalign.training.model import Losses
 from refbench.refalign.training.optimizer import learning_rate, make_optimizer, with_schedule_steps
@@ -97,6 +98,7 @@ class Trainer:
         self.store = CheckpointStore(out, config.checkpoints.keep)
         self.schedule = config.flow.make_schedule()
         self.step = 0 if resumed is None else resumed.state.step
+        check_kernels(config.run, start.architecture, parallel.device, parallel.accelerator.autocast)
         widths = source.teacher_widths
         filled_later = resumed is not None and resumed.sharded
         elsewhere = parallel.sharded and not parallel.is_main
