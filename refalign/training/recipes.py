@@ -302,6 +302,11 @@ class RunConfig:
         _at_least(self, 1, "max_steps", "samples_per_step", "samples_per_call", "timeout_s")
         if self.shard_size is not None:
             _at_least(self, 1, "shard_size")
+        if self.compile and self.gradient_checkpointing and self.recompute != "blocks":
+            raise ValueError(
+                f"compile=true does not go together with recompute={self.recompute}: of a compiled block "
+                "nothing is seen that could be kept; take recompute=blocks"
+            )
         if self.samples_per_step % self.samples_per_call:
             raise ValueError(
                 f"samples_per_step {self.samples_per_step} is no multiple of "
@@ -390,8 +395,8 @@ class CheckpointConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class LogConfig:
-    """A console line every `every` steps; curves for TensorBoard, and for W&B and trackio under `project`,
-    which get the validation videos too.
+    """A console line every `every` steps; curves and validation videos for TensorBoard, and for W&B and
+    trackio under `project`. `profile`: how many updates of a process are traced by torch.profiler.
     """
 
     every: int = 10
@@ -399,9 +404,11 @@ class LogConfig:
     wandb: bool = False
     trackio: bool = False
     project: str = "refalign"
+    profile: int = 0
 
     def __post_init__(self) -> None:
         _at_least(self, 1, "every")
+        _at_least(self, 0, "profile")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -40,11 +40,13 @@ from refbench.refalign.training.checkpoints import (
     check_same_run,
 )
 from refbench.refalign.training.examples import ExampleSource
+from refbench.refalign.training.flops import StepMeter
 from refbench.refalign.training.kernels import check_kernels
-from refbench.refalign.training.log import StepReport, TrainingLog
+from refbench.refalign.training.log import StepReport, TrainingLog, error_by_timestep
 from refbench.refalign.training.model import Losses
 from refbench.refalign.training.optimizer import learning_rate, make_optimizer, with_schedule_steps
 from refbench.refalign.training.parallel import Parallel
+from refbench.refalign.training.profiling import profiled
 from refbench.refalign.training.recipes import TrainingConfig, in_stored_order
 from refbench.refalign.training.saving import Saver
 from refbench.refalign.training.sharded import ShardedState
@@ -54,6 +56,8 @@ CONFIG_FILE = "config.json"
 INPUTS_FILE = "inputs.json"
 VALIDATION_FOLDER = "validation"
 NAMED_KEYS = 4
+# What is gathered of each sample beside its losses.
+OTHER_COLUMNS = ("tokens", "skips", "timesteps", "tflop")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,6 +126,13 @@ class Trainer:
         )
         # Before its first update a run has nothing to keep.
         self._saved_step = self.step
+        self.meter = StepMeter(
+            self.model.transformer.config,
+            parallel.device,
+            half=parallel.accelerator.mixed_precision == "bf16",
+            adapters=config.lora.enabled,
+            processes=parallel.world_size,
+        )
         if resumed is not None:
             self.saver.restore(resumed)
         self.log = TrainingLog(config, out, parallel, after_step=self.step)
@@ -152,13 +163,14 @@ class Trainer:
             write_json(self.out / INPUTS_FILE, {"commit": source_commit(), "inputs": self.inputs})
         stopped = False
         try:
-            with _stop_signals() as stop_requested:
+            with _stop_signals() as stop_requested, self._profiled() as profiled_step:
 
                 def ends() -> bool:
                     return stop_requested() or self.saver.failed()
 
                 while self.step < run.max_steps and not stopped:
                     stopped = self.update(examples, ends)
+                    profiled_step(self.step)
                     if stopped:
                         self.log.say(
                             f"stopping at step {self.step}; until all is written, {self.store.newest_text()}"
@@ -189,6 +201,11 @@ class Trainer:
         if line is not None:
             self.log.event(line)
 
+    def _profiled(self) -> AbstractContextManager[Callable[[int], None]]:
+        """A trace of the main process, where one is asked for."""
+        steps = self.config.log.profile if self.parallel.is_main else 0
+        return profiled(steps, self.out, self.log.event)
+
     def update(self, examples: Iterator[Example], stop_requested: Callable[[], bool] = lambda: False) -> bool:
         """Update the weights once with the next examples; returns whether any process was told to stop.
 
@@ -197,6 +214,7 @@ class Trainer:
         weights are touched.
         """
         started = time.perf_counter()
+        self.meter.start()
         config, parallel = self.config, self.parallel
         rate = learning_rate(config.optimizer, self.step, parallel.world_size)
         for group in self.optimizer.param_groups:
@@ -215,9 +233,14 @@ class Trainer:
                 with parallel.accelerator.autocast():
                     losses: Losses = self.wrapped_model(batch)
                 tokens = torch.full_like(losses.flow, batch.tokens / len(chosen))
+                tflop = torch.full_like(losses.flow, self.meter.tflop_of_sample(batch))
+                timesteps = batch.timesteps_B.to(tokens)
                 skips = torch.tensor([float(len(example.skipped)) for example in chosen]).to(tokens)
                 rows.append(
-                    torch.stack([*(value.detach().float() for value in losses), tokens, skips], dim=1)
+                    torch.stack(
+                        [*(value.detach().float() for value in losses), tokens, skips, timesteps, tflop],
+                        dim=1,
+                    )
                 )
                 if last:
                     flag = torch.full_like(rows[0][:1], float(stop_requested()))
@@ -274,12 +297,13 @@ class Trainer:
         self, rows: torch.Tensor, norm: float, rate: float, used: list[Example], seconds: float
     ) -> None:
         """Record an update out of its samples' losses."""
-        columns = dict(zip((*Losses._fields, "tokens", "skips"), rows.double().cpu().T, strict=True))
+        columns = dict(zip((*Losses._fields, *OTHER_COLUMNS), rows.double().cpu().T, strict=True))
         found = [skip for example in used for skip in example.skipped]
         if self.parallel.world_size > 1 and bool(columns["skips"].any()):
             found = self.parallel.gather_objects(found)
         skipped = self.log.skipped(found)
         aligned = columns["aligned"] > 0
+        tflop = float(columns["tflop"].sum())
 
         def of_aligned(name: str) -> float | None:
             return float(columns[name][aligned].mean()) if bool(aligned.any()) else None
@@ -299,6 +323,13 @@ class Trainer:
                 tokens=round(float(columns["tokens"].sum())),
                 seconds=seconds,
                 skipped=skipped,
+                squared_error_by_timestep=error_by_timestep(
+                    columns["timesteps"].tolist(), columns["squared_error"].tolist()
+                ),
+                tflop=tflop,
+                share_of_peak=self.meter.share_of_peak(tflop, seconds),
+                peak_gib=self.meter.peak_gib(),
+                data_wait_s=self.source.take_waited(),
             )
         )
 

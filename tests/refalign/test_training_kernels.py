@@ -54,8 +54,8 @@ def test_compiled_blocks_give_equal_losses(
         ("run.attention=sage", r"^run\.attention=sage cannot train here: .*sageattention"),
         (
             "run.attention=_native_flash run.samples_per_call=2",
-            r"^run\.attention=_native_flash cannot train here \(run\.samples_per_call=2 needs attention masks\): "
-            r".*attn_mask.* is not supported",
+            r"^run\.attention=_native_flash cannot train here \(run\.samples_per_call=2 needs attention "
+            r"masks\): .*attn_mask.* is not supported",
         ),
     ],
 )
