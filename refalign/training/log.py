@@ -17,12 +17,16 @@ from refbench.bench.errors import one_line
 from refbench.bench.files import write_text
 from refbench.refalign.data.sample import Skipped
 from refbench.refalign.flow_matching import LEVELS
+from refbench.refalign.training.animation import add_animation
 from refbench.refalign.training.parallel import Parallel
 from refbench.refalign.training.recipes import TrainingConfig
+from refbench.refalign.training.validation_scores import ValidationFigure
 
 FILE = "log.jsonl"
 VIDEO_TRACKERS = ("wandb", "trackio")
 REPORTED_SKIPS = 20
+# The key of a line with scores; `step` stands in those of updates.
+VALIDATION_STEP = "validation_step"
 # Equal parts of the timesteps 0..1000 whose errors are logged apart.
 BANDS = 4
 
@@ -140,14 +144,24 @@ class TrainingLog:
 
     def videos(self, folder: Path, step: int) -> None:
         """Give the validation videos of a step to the trackers that show videos."""
+        files = {f"validation/{file.stem}": file for file in sorted(folder.glob("*.mp4"))}
         for tracker in self._parallel.accelerator.trackers if self._parallel.is_main else ():
             if tracker.name in VIDEO_TRACKERS:
                 module = import_module(tracker.name)
-                shown = {
-                    f"validation/{file.stem}": module.Video(str(file), format="mp4")
-                    for file in sorted(folder.glob("*.mp4"))
-                }
+                shown = {name: module.Video(str(file), format="mp4") for name, file in files.items()}
                 tracker.log(shown, step=step)
+            elif tracker.name == "tensorboard":
+                for name, file in files.items():
+                    add_animation(tracker.tracker, name, file, step)
+
+    def scores(self, figures: Sequence[ValidationFigure], step: int) -> None:
+        """Record the scores of the validation videos of a step."""
+        if not figures:
+            return
+        self.say(f"validation at step {step}: {'  '.join(figure.text for figure in figures)}")
+        self._write({VALIDATION_STEP: step, "scores": {one.name: vars(one) for one in figures}})
+        curves = {f"validation/{one.name}": one.value for one in figures if one.value is not None}
+        self._parallel.accelerator.log(curves, step=step)
 
     def say_skipped(self) -> None:
         """Say how many clips and references were skipped since the run began, if any."""
@@ -213,7 +227,7 @@ def _cut(path: Path, after_step: int) -> set[tuple[str, str]]:
             values = json.loads(line)
         except ValueError:
             continue
-        if values.get("step", 0) <= after_step and after_step > 0:
+        if values.get("step", values.get(VALIDATION_STEP, 0)) <= after_step and after_step > 0:
             kept.append(line + "\n")
             if "reason" in values:
                 known.add((values["skipped"], values["reason"]))

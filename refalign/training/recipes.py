@@ -355,7 +355,7 @@ class ValidationConfig:
     """Videos of benchmark samples, made every `every` steps; 0: none.
 
     `dataset`: an OpenS2V-Eval folder (None: where it is looked for always) or suite file; `samples` of its
-    `track` by id.
+    `track` by id. `metrics`: names of the harness' metrics (or `components`, `all`) that score them.
     """
 
     every: int = 0
@@ -366,10 +366,13 @@ class ValidationConfig:
     seed: int = 0
     image_scale: float = 5.0
     text_scale: float = 7.5
+    metrics: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         _at_least(self, 0, "every")
         _at_least(self, 1, "steps")
+        if self.metrics and not self.every:
+            raise ValueError("metrics score the validation videos: give every, too")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -39,7 +39,8 @@ from refbench.refalign.training.prepare import (
 from refbench.refalign.training.prepared import BY_POSITION, PreparedSource, stored_order
 from refbench.refalign.training.recipes import TrainingConfig
 from refbench.refalign.training.trainer import Trainer, TrainingResult, find_resumed, read_start
-from refbench.refalign.training.validation import Validation, validation_samples
+from refbench.refalign.training.validation import Validation, validation_track
+from refbench.refalign.training.validation_scores import ValidationScores
 
 CACHE_FOLDER = "data-index"
 
@@ -106,7 +107,10 @@ def _run(
     if resume and resumed is None and parallel.is_main:
         note(f"nothing to resume in {paths.out}: starting at step 0")
     # Reading the frozen networks takes long: everything else that may be missing is looked for before.
-    samples = validation_samples(config)
+    track = validation_track(config)
+    scores = None
+    if track is not None and config.validation.metrics:
+        scores = ValidationScores(config.validation.metrics, track, paths.out, weights, parallel.device)
     data = None if paths.data is None else open_data(config, paths.data, paths.out / CACHE_FOLDER)
     features = None
     if paths.features is not None:
@@ -122,7 +126,9 @@ def _run(
             accept=accept_other_data,
         )
     )
-    encoder = make_encoder(config, weights, parallel.device) if features is None or samples else None
+    encoder = (
+        make_encoder(config, weights, parallel.device) if features is None or track is not None else None
+    )
     source: ExampleSource
     if features is not None:
         source = features
@@ -144,10 +150,13 @@ def _run(
         start=read_start(config, parallel, weights, resumed),
         resumed=resumed,
         inputs=inputs,
-        validation=Validation(config, samples, encoder) if samples and encoder is not None else None,
+        validation=Validation(config, track.samples, encoder) if track and encoder is not None else None,
+        scores=scores,
     )
     trainer.log.say(_opening(parallel, source, inputs))
     trainer.log.say(trainer.parameters_text())
+    for name, reason in ({} if scores is None else scores.lacking).items():
+        trainer.log.event(f"validation.metrics: {name} cannot run and is left out: {reason}")
     if (text := schedule_text(config)) is not None:
         trainer.log.event(text)
     if accepted:

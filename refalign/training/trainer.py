@@ -51,6 +51,7 @@ from refbench.refalign.training.recipes import TrainingConfig, in_stored_order
 from refbench.refalign.training.saving import Saver
 from refbench.refalign.training.sharded import ShardedState
 from refbench.refalign.training.validation import Validation
+from refbench.refalign.training.validation_scores import ValidationScores
 
 CONFIG_FILE = "config.json"
 INPUTS_FILE = "inputs.json"
@@ -92,12 +93,14 @@ class Trainer:
         resumed: Checkpoint | None = None,
         inputs: Mapping[str, str] | None = None,
         validation: Validation | None = None,
+        scores: ValidationScores | None = None,
     ) -> None:
         self.config = config
         self.parallel = parallel
         self.source = source
         self.out = out
         self.validation = validation
+        self.scores = scores
         self.inputs = dict(inputs or {})
         self.store = CheckpointStore(out, config.checkpoints.keep)
         self.schedule = config.flow.make_schedule()
@@ -366,6 +369,18 @@ class Trainer:
         if len(faults) < len(self.validation.samples):
             self.log.say(f"validation videos: {folder}")
             self.log.videos(folder, self.step)
+            self.parallel.together(lambda: self._score(folder))
+
+    def _score(self, videos: Path) -> None:
+        """Score the validation videos of this step; the main process does. Whatever happens is logged."""
+        if self.scores is None:
+            return
+        try:
+            figures = self.scores.score(videos)
+        except Exception as error:  # noqa: BLE001 - training goes on without the scores
+            self.log.event(f"validation scores at step {self.step} failed: {one_line(error, 200)}")
+        else:
+            self.log.scores(figures, self.step)
 
 
 def _make_average(config: TrainingConfig, parameters: list[torch.nn.Parameter]) -> Any:
