@@ -32,6 +32,7 @@ from refbench.bench.registry import unknown_name
 from refbench.refalign.alignment import AlignmentConfig
 from refbench.refalign.bases import ExpertName, check_clip, check_expert, expert_timesteps, latent_space
 from refbench.refalign.data.augmentation import ReferenceAugmentation
+from refbench.refalign.data.buckets import parse_bucket
 from refbench.refalign.data.dataset import OPEN_SHARDS
 from refbench.refalign.data.sample import ClipRule, DropoutRates
 from refbench.refalign.data.source import ReferenceRates
@@ -83,6 +84,7 @@ RELEASED_PATCH = 2
 SETTINGS_OF_BEFORE: dict[str, Any] = {
     "data.open_shards": 1,
     "data.mixture": [],
+    "data.buckets": [],
     "data.references.augmentation.rotation_degrees": 0.0,
     "data.references.augmentation.scale": 0.0,
     "data.references.augmentation.flip": 0.0,
@@ -157,7 +159,9 @@ class DataConfig:
     """How clips are cut (`clip`), how often references come from elsewhere (`references`), and how often the
     text, the references or both are dropped (`dropout`). `workers`: decoding processes. `skip`: clips to
     leave out, by the names that error lines and the log give them; a resumed run keeps those that it had.
-    `open_shards`: files whose clips are shuffled together; `mixture`: shares of several data sets.
+    `open_shards`: files whose clips are shuffled together; `mixture`: shares of several data sets. `buckets`:
+    sizes and lengths, `832x480x81`, to the nearest of which each clip is cut instead of to `clip`'s
+    (`refalign.data.buckets`).
     """
 
     clip: ClipRule = field(default_factory=ClipRule)
@@ -167,10 +171,18 @@ class DataConfig:
     skip: tuple[str, ...] = ()
     open_shards: int = OPEN_SHARDS
     mixture: tuple[int, ...] = ()
+    buckets: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         _at_least(self, 0, "workers")
         _at_least(self, 1, "open_shards")
+        if len(set(self.bucket_rules)) != len(self.buckets):
+            raise ValueError(f"buckets names one twice: {', '.join(self.buckets)}")
+
+    @property
+    def bucket_rules(self) -> tuple[ClipRule, ...]:
+        """The rules of the buckets. Raises ValueError."""
+        return tuple(parse_bucket(text, self.clip) for text in self.buckets)
 
 
 @dataclass(frozen=True, kw_only=True)

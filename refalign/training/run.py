@@ -20,6 +20,8 @@ from refbench.bench.console import note
 from refbench.bench.errors import MissingWeights, UserError
 from refbench.bench.files import lock_for_writing, scratch_folder, shortlist
 from refbench.bench.weights.catalogue import get_entry
+from refbench.refalign.bases import check_clip
+from refbench.refalign.data.buckets import BucketedData
 from refbench.refalign.data.dataset import MixedData, TrainingData, open_training_data
 from refbench.refalign.teacher import get_teacher_spec
 from refbench.refalign.training.checkpoints import CheckpointStore
@@ -114,6 +116,7 @@ def _run(
     data = None if paths.data is None else open_data(config, paths.data, paths.out / CACHE_FOLDER)
     features = None
     if paths.features is not None:
+        refuse_buckets(config)
         features = _prepared_source(config, paths.features, weights, data, tell=parallel.is_main)
     elif data is None:
         raise UserError("training needs --data, or --features that refbench prepare made")
@@ -216,6 +219,7 @@ def prepare(
     from accelerate.utils import broadcast_object_list
 
     _quiet()
+    refuse_buckets(config)
     if epochs is not None and positions is not None:
         raise UserError("give either --epochs or --positions, not both")
     by_position = stored_version(folder) in BY_POSITION
@@ -347,7 +351,7 @@ def make_encoder(config: TrainingConfig, weights: Path | None, device: torch.dev
     teachers = load_teachers(
         teacher_names(config), weights, device="cpu" if offloaded else device, dtype=dtype
     )
-    return FeatureEncoder(
+    encoder = FeatureEncoder(
         load_base(base, dtype=dtype),
         teachers,
         rule=config.data.clip,
@@ -356,6 +360,12 @@ def make_encoder(config: TrainingConfig, weights: Path | None, device: torch.dev
         dtype=dtype,
         offloaded=offloaded,
     )
+    for text, rule in zip(config.data.buckets, config.data.bucket_rules, strict=True):
+        try:
+            check_clip(rule, encoder.codec.latents, config.model.patch)
+        except UserError as error:
+            raise UserError(f"data.buckets, {text}: {str(error).removeprefix('data.clip.')}") from None
+    return encoder
 
 
 def _prepared_source(
@@ -386,7 +396,21 @@ def open_data(config: TrainingConfig, paths: Path | Sequence[Path], cache: Path)
         )
         for path in ([paths] if isinstance(paths, Path) else paths)
     ]
-    return sets[0] if len(sets) == 1 and not config.data.mixture else MixedData(sets, config.data.mixture)
+    data = sets[0] if len(sets) == 1 and not config.data.mixture else MixedData(sets, config.data.mixture)
+    if not config.data.buckets:
+        return data
+    bucketed = BucketedData(data, config.data.bucket_rules, together=config.run.samples_per_step)
+    # What cannot be dealt to buckets is found here.
+    bucketed.sample(0, 0)
+    return bucketed
+
+
+def refuse_buckets(config: TrainingConfig) -> None:
+    """Raises UserError where prepared features are wanted of clips in buckets."""
+    if config.data.buckets:
+        raise UserError(
+            "data.buckets does not go together with prepared features, which have one size; train on --data"
+        )
 
 
 @contextmanager
