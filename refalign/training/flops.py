@@ -117,4 +117,4 @@ class StepMeter:
         """The most memory that was allocated on this process's GPU since `start`; None on a CPU."""
         if self._device.type != "cuda":
             return None
-        return torch.cuda.max_memory_allocated(self._device) / 2**30
+        return float(torch.cuda.max_memory_allocated(self._device)) / 2**30
