@@ -112,6 +112,13 @@ def make_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Ada
     )
 
 
+def placed_count(optimizer: torch.optim.Optimizer, parameter: Any, count: torch.Tensor) -> torch.Tensor:
+    """A restored count of a parameter's updates where AdamW keeps it: beside the parameter where it is fused,
+    else on the CPU.
+    """
+    return count.to(parameter.device if optimizer.param_groups[0]["fused"] else "cpu")
+
+
 def _matrices(trained: list[tuple[str, nn.Parameter]]) -> Iterator[str]:
     """Names of the weights that inputs are multiplied with."""
     for name, value in trained:

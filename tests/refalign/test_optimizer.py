@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from kit.training import files_of, logged_steps, run, small  # noqa: E402
 from refbench.bench.errors import UserError  # noqa: E402
 from refbench.refalign.training.optimizer import (  # noqa: E402
     learning_rate,
+    placed_count,
     schedule_text,
     with_schedule_steps,
 )
@@ -161,3 +163,12 @@ def test_implementations_of_adamw_agree(kernel: str, tmp_path: Path) -> None:
     run(small(f"optimizer.kernel={kernel}", "optimizer.epsilon=1e-4", "run.max_steps=2"), tmp_path / "half")
     run(small(f"optimizer.kernel={kernel}", "optimizer.epsilon=1e-4"), tmp_path / "half", resume=True)
     assert files_of(tmp_path / "half" / last) == whole
+
+
+def test_a_fused_count_lies_beside_its_parameter() -> None:
+    """On a GPU; here the device without memory stands for it."""
+    parameter = torch.nn.Parameter(torch.empty(2, device="meta"))
+    count = torch.tensor(3.0)
+    for fused, device in ((True, "meta"), (False, "cpu")):
+        optimizer = SimpleNamespace(param_groups=[{"fused": fused}])
+        assert placed_count(optimizer, parameter, count).device.type == device

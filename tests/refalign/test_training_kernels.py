@@ -89,3 +89,10 @@ def test_a_missing_compiler_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None
         check_kernels(
             small("run.compile=true").run, ARCHITECTURE, torch.device("cpu"), lambda: torch.no_grad()
         )
+
+
+def test_compiled_blocks_are_recomputed_whole() -> None:
+    chosen = ("run.compile=true", "run.recompute=without_attention")
+    with pytest.raises(UserError, match=r"compile=true does not go together with recompute=without"):
+        small(*chosen, "run.gradient_checkpointing=true")
+    assert small(*chosen).run.compile
