@@ -87,13 +87,21 @@ class BucketedData(TrainingData):
 
     def sample(self, epoch: int, position: int) -> TrainingSample:
         """See the parent; a substitute is cut to the bucket of the clip in whose place it is."""
-        if not 0 <= position < len(self):
-            raise IndexError(f"position {position} of {len(self)}")
-        window, within = divmod(epoch * len(self) + position, UPDATES_IN_WINDOW * self.together)
-        number, bucket = self._plan_of(window)[within]
+        number, bucket = self._dealt(epoch, position)
         owner, entry = self._placed_at(number)
         draws = Draws(seed=self.seed, epoch=epoch, position=position)
         return owner.drawn(entry, draws, self.buckets[bucket])
+
+    def placed(self, epoch: int, position: int) -> tuple[TrainingData, tuple[int, int]]:
+        """See the parent."""
+        return self._placed_at(self._dealt(epoch, position)[0])
+
+    def _dealt(self, epoch: int, position: int) -> tuple[int, int]:
+        """Where the clip of a position stands in the order without buckets, and its bucket's number."""
+        if not 0 <= position < len(self):
+            raise IndexError(f"position {position} of {len(self)}")
+        window, within = divmod(epoch * len(self) + position, UPDATES_IN_WINDOW * self.together)
+        return self._plan_of(window)[within]
 
     def _placed_at(self, number: int) -> tuple[TrainingData, tuple[int, int]]:
         return self._data.placed(number // len(self), number % len(self))

@@ -126,6 +126,8 @@ def test_an_update_has_one_bucket_and_a_position_one_sample(
     for key in found:
         number, _, cut_to = key.partition(" ")
         assert cut_to == names[sizes[int(number)] or 0]
+    for number, key in enumerate(found):
+        assert bucketed.placed(*divmod(number, len(data))) == (data, (0, int(key.partition(" ")[0])))
     # Only clips of the window come in it.
     for start in (0, window):
         plain = Counter(key.partition(" ")[0] for key in keys(data, start + window)[start:])
