@@ -1,60 +1,55 @@
-"""A trace of a few updates for Chrome's viewer (chrome://tracing, ui.perfetto.dev), by torch.profiler."""
+"""Traces of a few updates for Chrome's viewer (chrome://tracing, ui.perfetto.dev), by torch.profiler."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 
 FOLDER = "profile"
-# The first updates of a process compile, allocate and choose kernels.
+# The first updates of a process compile, allocate and choose kernels; the last of them is traced for nothing,
+# since a profiler's first start takes long.
 UPDATES_BEFORE = 2
 
 
-@contextmanager
-def profiled(steps: int, out: Path, tell: Callable[[str], None]) -> Iterator[Callable[[int], None]]:
-    """Trace `steps` updates of this process after its second one; 0: none.
+class UpdateProfiler:
+    """Traces `steps` updates of a process (0: none), from its third one on, each into a file of its own.
 
-    Yields a function to be called after each update with its number. The trace is
-    `<out>/profile/steps-<first>-<last>.json.gz`; `tell` hears where it is, or that the run was too short for
-    it.
+    `<out>/profile/step-00000003.json.gz` holds the update alone, without checkpoints and validation; `tell`
+    hears where the files are, and of updates that the run did not make any more.
     """
-    if not steps:
-        yield lambda step: None
-        return
-    activities = [torch.profiler.ProfilerActivity.CPU]
-    if torch.cuda.is_available():
-        activities.append(torch.profiler.ProfilerActivity.CUDA)
-    numbers: list[int] = []
-    written: list[Path] = []
 
-    def write(trace: Any) -> None:
-        file = out / FOLDER / f"steps-{numbers[-steps]:08d}-{numbers[-1]:08d}.json.gz"
-        file.parent.mkdir(exist_ok=True)
-        trace.export_chrome_trace(str(file))
-        written.append(file)
-        tell(f"profile of {steps} updates: {file}")
+    def __init__(self, steps: int, out: Path, tell: Callable[[str], None]) -> None:
+        self._steps = steps
+        self._folder = out / FOLDER
+        self._tell = tell
+        self._made = 0
 
-    with torch.profiler.profile(
-        activities=activities,
-        schedule=torch.profiler.schedule(wait=UPDATES_BEFORE - 1, warmup=1, active=steps, repeat=1),
-        on_trace_ready=write,
-        profile_memory=True,
-    ) as trace:
+    @contextmanager
+    def update(self, step: int) -> Iterator[None]:
+        """The update that makes `step` is done inside of the block."""
+        self._made += 1
+        if not self._steps or not UPDATES_BEFORE <= self._made <= UPDATES_BEFORE + self._steps:
+            yield
+            return
+        activities = [torch.profiler.ProfilerActivity.CPU]
+        if torch.cuda.is_available():
+            activities.append(torch.profiler.ProfilerActivity.CUDA)
+        with torch.profiler.profile(activities=activities) as trace:
+            yield
+        if self._made > UPDATES_BEFORE:
+            file = self._folder / f"step-{step:08d}.json.gz"
+            self._folder.mkdir(exist_ok=True)
+            trace.export_chrome_trace(str(file))
+            self._tell(f"profile of step {step}: {file}")
 
-        def after(step: int) -> None:
-            if not written:
-                numbers.append(step)
-                trace.step()
-
-        yield after
-        if not written:
-            # What was traced so far would be taken for the whole.
-            trace.on_trace_ready = None
-            tell(
-                f"no profile: log.profile={steps} takes {UPDATES_BEFORE + steps} updates of one process, "
-                f"{len(numbers)} were made"
+    def end(self) -> None:
+        """Say what is missing of the traces."""
+        missing = min(self._steps, UPDATES_BEFORE + self._steps - self._made)
+        if self._steps and missing > 0:
+            self._tell(
+                f"log.profile={self._steps}: the run ended before {missing} of the updates to be traced, "
+                "which begin with the third one of a process"
             )

@@ -16,7 +16,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -46,7 +46,7 @@ from refbench.refalign.training.log import StepReport, TrainingLog, error_by_tim
 from refbench.refalign.training.model import Losses
 from refbench.refalign.training.optimizer import learning_rate, make_optimizer, with_schedule_steps
 from refbench.refalign.training.parallel import Parallel
-from refbench.refalign.training.profiling import profiled
+from refbench.refalign.training.profiling import UpdateProfiler
 from refbench.refalign.training.recipes import TrainingConfig, in_stored_order
 from refbench.refalign.training.saving import Saver
 from refbench.refalign.training.sharded import ShardedState
@@ -165,15 +165,18 @@ class Trainer:
             write_text(self.out / CONFIG_FILE, text)
             write_json(self.out / INPUTS_FILE, {"commit": source_commit(), "inputs": self.inputs})
         stopped = False
+        profiler = UpdateProfiler(
+            self.config.log.profile if self.parallel.is_main else 0, self.out, self.log.event
+        )
         try:
-            with _stop_signals() as stop_requested, self._profiled() as profiled_step:
+            with _stop_signals() as stop_requested:
 
                 def ends() -> bool:
                     return stop_requested() or self.saver.failed()
 
                 while self.step < run.max_steps and not stopped:
-                    stopped = self.update(examples, ends)
-                    profiled_step(self.step)
+                    with profiler.update(self.step + 1):
+                        stopped = self.update(examples, ends)
                     if stopped:
                         self.log.say(
                             f"stopping at step {self.step}; until all is written, {self.store.newest_text()}"
@@ -187,6 +190,7 @@ class Trainer:
                 self.saver.wait()
                 self._tell_of_checkpoint()
                 self.saver.settle()
+            profiler.end()
             self.log.say_skipped()
         except UserError:
             self.saver.wait()
@@ -203,11 +207,6 @@ class Trainer:
         line = self.saver.finished()
         if line is not None:
             self.log.event(line)
-
-    def _profiled(self) -> AbstractContextManager[Callable[[int], None]]:
-        """A trace of the main process, where one is asked for."""
-        steps = self.config.log.profile if self.parallel.is_main else 0
-        return profiled(steps, self.out, self.log.event)
 
     def update(self, examples: Iterator[Example], stop_requested: Callable[[], bool] = lambda: False) -> bool:
         """Update the weights once with the next examples; returns whether any process was told to stop.

@@ -57,11 +57,13 @@ class ValidationScores:
         self, metrics: Sequence[str], track: Track, out: Path, weights: Path | None, device: torch.device
     ) -> None:
         chosen = selected_metrics(as_selection(metrics), {})
-        environment = Environment(device=str(device), weights=weights)
+        # Among several processes on CPUs torch calls one `cpu:0`.
+        name = "cpu" if device.type == "cpu" else str(device)
+        environment = Environment(device=name, weights=weights)
         cannot = {metric.declaration.name: metric.unavailable(environment) for metric in chosen}
         self.lacking = {name: reason for name, reason in cannot.items() if reason is not None}
         self._metrics = [metric for metric in chosen if metric.declaration.name not in self.lacking]
-        self._device = str(device) if need_torch(self._metrics, weights) else "cpu"
+        self._device = name if need_torch(self._metrics, weights) else "cpu"
         self._track = track
         self._out = out
         self._weights = weights

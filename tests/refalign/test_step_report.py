@@ -19,6 +19,7 @@ pytest.importorskip("accelerate", reason="RefAlign needs the extra 'refalign'")
 from kit.training import ARCHITECTURE, DrawnSource, run, small
 from refbench.refalign.training.flops import forward_flops
 from refbench.refalign.training.log import StepReport, TrainingLog, error_by_timestep
+from refbench.refalign.training.profiling import UpdateProfiler
 from refbench.refalign.training.recipes import build_config
 
 
@@ -84,13 +85,26 @@ def test_the_console_line_says_what_is_known(tmp_path: Path, capsys: pytest.Capt
     assert "MFU" not in said and "GiB" not in said and "5 % data wait" in said
 
 
-def test_a_trace_of_some_updates(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The third and fourth update, and nothing of a run that ends before them."""
-    run(small("log.profile=2"), tmp_path / "long")
-    file = tmp_path / "long" / "profile" / "steps-00000003-00000004.json.gz"
-    names = {event.get("name", "") for event in json.loads(gzip.decompress(file.read_bytes()))["traceEvents"]}
-    assert any("attention" in name for name in names) and any("AdamW" in name for name in names)
-    assert f"profile of 2 updates: {file}" in capsys.readouterr().err
-    run(small("log.profile=3"), tmp_path / "short")
-    assert not (tmp_path / "short" / "profile").exists()
-    assert "no profile: log.profile=3 takes 5 updates of one process, 4 were made" in capsys.readouterr().err
+def test_traces_of_some_updates(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The third and fourth update, each for itself; what a shorter run does not reach is said."""
+    run(small("log.profile=2"), tmp_path)
+    files = sorted((tmp_path / "profile").iterdir())
+    assert [file.name for file in files] == ["step-00000003.json.gz", "step-00000004.json.gz"]
+    for file in files:
+        events = json.loads(gzip.decompress(file.read_bytes()))["traceEvents"]
+        names = [event.get("name", "") for event in events]
+        assert any("attention" in name for name in names)
+        assert sum(name.startswith("Optimizer.step") for name in names) == 1
+    assert f"profile of step 3: {files[0]}" in capsys.readouterr().err
+
+
+def test_updates_that_are_not_traced(tmp_path: Path) -> None:
+    told: list[str] = []
+    for steps, made in ((0, 4), (3, 4), (2, 1), (1, 3)):
+        profiler = UpdateProfiler(steps, tmp_path, told.append)
+        for step in range(1, made + 1):
+            with profiler.update(step):
+                pass
+        profiler.end()
+    ends = [line.partition(": ")[2][:26] for line in told if line.startswith("log.profile=")]
+    assert ends == ["the run ended before 1 of ", "the run ended before 2 of "]
