@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from refbench.baselines.gpus import gpu_of_device
+from refbench.bench.gpus import gpu_of_device
 from refbench.refalign.training.batch import Batch
 
 BACKWARD_OF_ATTENTION = 2
