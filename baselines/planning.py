@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from refbench.baselines.gpus import DEFAULT_GPU, AssumedGpu, get_gpu, plain
 from refbench.bench import DEFAULT_TRACK
 from refbench.bench.cli import options as o
 from refbench.bench.errors import UserError
+from refbench.bench.gpus import DEFAULT_GPU, AssumedGpu, get_gpu, plain
 
 if TYPE_CHECKING:
     from refbench.baselines.scoring_plan import Videos

@@ -10,8 +10,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from refbench.baselines.gpus import AssumedGpu, get_gpu
 from refbench.bench.environment import MOST_THREADS_PER_JOB
+from refbench.bench.gpus import AssumedGpu, get_gpu
 from refbench.bench.metric import Metric, ScoringCost
 from refbench.bench.runner.scoring import make_metric
 from refbench.bench.runner.turns import WORKING_GIB, needed_gib, turns

@@ -33,10 +33,10 @@ from typing import Any
 
 from machine import describe
 
-from refbench.baselines.gpus import AssumedGpu, get_gpu
 from refbench.baselines.planning import plan_method, planned_samples
 from refbench.baselines.scoring_plan import USUAL_FRAMES, video_s
 from refbench.bench.devices import Place
+from refbench.bench.gpus import AssumedGpu, get_gpu
 from refbench.bench.method import OnStep
 from refbench.bench.runner.executors import Executor, ProcessPoolExecutor, Watcher, WorkerDied
 from refbench.bench.runner.plan import Plan, in_turns, selected_metrics

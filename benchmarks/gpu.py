@@ -30,7 +30,6 @@ from gpu_rows import denoising, equality, from_files, metrics, networks, trainin
 from gpu_rows.bench import GIB, REFERENCES, ceilings, make_bench
 from gpu_rows.rows import Outcome, Row, run_rows, table, write_results
 from machine import describe
-from training_step import peak_flops
 
 from refbench.metrics.clip_i import ClipImage
 from refbench.metrics.clip_t import ClipText
@@ -44,6 +43,7 @@ from refbench.metrics.small import motion_smoothness as small_motion
 from refbench.metrics.small import naturalscore as small_judge
 from refbench.metrics.small import nexusscore as small_nexus
 from refbench.metrics.small import similarity as small_similarity
+from refbench.refalign.training.flops import peak_flops
 
 ATTENTION_BACKENDS = ("native", "_native_cudnn", "_native_flash", "_native_efficient")
 
@@ -258,7 +258,7 @@ def main(arguments: Sequence[str] | None = None) -> list[Outcome]:
             print("\n".join(f"{row.name:22} {row.what}" for row in rows))
             return []
         facts = machine_facts(device)
-        peak = peak_flops(None) if device.type == "cuda" else None
+        peak = peak_flops(device, half=True)
         peak_tflops = None if peak is None else peak / 1e12
         print("\n".join(facts.values()), flush=True)
 

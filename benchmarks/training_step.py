@@ -1,37 +1,37 @@
 """A training step: prepared features against encoding on the way, tokens per second, use of the GPU's peak.
 
     python benchmarks/training_step.py [--recipe tiny] [--steps 12] [--threads 1] [--data DATA --weights DIR]
-    # Random network and features, on a GPU; the recipe's own 128 samples an update only take longer:
-    python benchmarks/training_step.py --drawn --recipe stage1_1_3b run.samples_per_step=8
+    # The step alone with RA and without, on a GPU; the recipe's own 128 samples an update only take longer:
+    python benchmarks/training_step.py --drawn --recipe stage1_1_3b run.samples_per_step=1
+    # The same on a CPU in seconds, to see that it runs:
+    python benchmarks/training_step.py --drawn
 
 Ratio: updates with decoding and encoding, in turn with updates on prepared features, medians; the first of
 each is thrown away. Without --data a drawn clip of the recipe's size is used, so its decoding is cheaper than
 a real one's. With --drawn only the step itself is measured, in the recipe's full size with three references,
-on a network that is not read from disk.
+on a network that is not read from disk, first with the alignment loss and then without.
 
-Model FLOP utilisation: 3 × the forward pass (backward = 2 × forward; blocks that are computed again do not
-count) over the time and the GPU's dense bfloat16 peak. The forward pass's matrix products and attention are
-counted by torch while the real network runs on the meta device; loss and projectors (benchmarks/alignment.py)
-are left out.
+Model FLOP utilisation (MFU): as in a run's log (`refalign/training/flops.py`), of the GPU's dense peak in the
+run's precision; loss and projectors (benchmarks/alignment.py) are left out.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from machine import describe
-from torch.utils.flop_counter import FlopCounterMode
 
-from refbench.baselines.gpus import gpu_of_device
 from refbench.bench.video import write_video
 from refbench.refalign.data.dataset import PositionSampler
 from refbench.refalign.teacher import get_teacher_spec
@@ -39,27 +39,32 @@ from refbench.refalign.training.assembly import StartingPoint
 from refbench.refalign.training.batch import Example, Features
 from refbench.refalign.training.encoder import latent_shape
 from refbench.refalign.training.examples import EncodedSource, ExampleSource
+from refbench.refalign.training.flops import forward_flops, peak_flops
 from refbench.refalign.training.parallel import Parallel
 from refbench.refalign.training.prepare import prepare_features, teacher_names
 from refbench.refalign.training.prepared import PreparedSource
 from refbench.refalign.training.recipes import TrainingConfig, build_config
 from refbench.refalign.training.run import made_weights, make_encoder, open_data
 from refbench.refalign.training.trainer import Trainer, read_start
-from refbench.refalign.transformer import RefAlignTransformer3DModel
 
-TRAINING_PASSES = 3
 REFERENCES = 3
 TEXT_ROWS, TEXT_WIDTH = 512, 4096
-ARCHITECTURES: dict[str, dict[str, int]] = {
-    "wan2.1-t2v-1.3b": {"num_attention_heads": 12, "ffn_dim": 8960, "num_layers": 30},
-    "wan2.1-t2v-14b": {"num_attention_heads": 40, "ffn_dim": 13824, "num_layers": 40},
+RELEASED: dict[str, dict[str, int]] = {
+    name: {"attention_head_dim": 128, "text_dim": TEXT_WIDTH, **sizes}
+    for name, sizes in (
+        ("wan2.1-t2v-1.3b", {"num_attention_heads": 12, "ffn_dim": 8960, "num_layers": 30}),
+        ("wan2.1-t2v-14b", {"num_attention_heads": 40, "ffn_dim": 13824, "num_layers": 40}),
+    )
 }
+TINY = {
+    "num_attention_heads": 4, "attention_head_dim": 24, "ffn_dim": 256, "num_layers": 4, "text_dim": 32,
+}  # fmt: skip
 
 
 class DrawnSource(ExampleSource):
     """The same random features of full size at each position."""
 
-    def __init__(self, config: TrainingConfig, text_width: int = TEXT_WIDTH) -> None:
+    def __init__(self, config: TrainingConfig, text_width: int) -> None:
         self.length = 1000
         self.teacher_widths = tuple(get_teacher_spec(name).width for name in teacher_names(config))
         channels, frames, rows, columns = latent_shape(config.data.clip)
@@ -103,59 +108,68 @@ def seconds_per_update(trainer: Trainer, examples: Iterator[Example]) -> float:
     return time.perf_counter() - start
 
 
-def forward_flops(architecture: dict[str, Any], config: TrainingConfig, references: int) -> float:
-    """FLOPs of one sample's forward pass."""
-    channels, frames, rows, columns = latent_shape(config.data.clip)
-    with torch.device("meta"), FlopCounterMode(display=False) as counter, torch.no_grad():
-        network = RefAlignTransformer3DModel(**architecture)
-        network(
-            torch.empty(1, channels, frames, rows, columns),
-            torch.empty(1),
-            torch.empty(1, TEXT_ROWS, architecture["text_dim"]),
-            torch.empty(1, channels, references, rows, columns),
-        )
-    return float(counter.get_total_flops())
+def tokens_of_sample(config: TrainingConfig) -> tuple[int, int]:
+    """Tokens of a sample's video and of its three references."""
+    _, frames, rows, columns = latent_shape(config.data.clip)
+    of_one_picture = (rows // config.model.patch) * (columns // config.model.patch)
+    return frames * of_one_picture, REFERENCES * of_one_picture
 
 
-def peak_flops(given_tflops: float | None) -> float | None:
-    """The GPU's dense bfloat16 peak in FLOP/s, or None where it is not known."""
-    if given_tflops is not None:
-        return given_tflops * 1e12
-    if not torch.cuda.is_available():
-        return None
-    gpu = gpu_of_device(torch.cuda.get_device_name())
-    return None if gpu is None else gpu.peak_tflops() * 1e12
+def sample_flops(architecture: Mapping[str, Any], config: TrainingConfig) -> float:
+    """FLOPs of forward and backward pass of a sample with three references."""
+    of_video, of_references = tokens_of_sample(config)
+    flops = forward_flops(
+        architecture,
+        video_tokens=of_video,
+        reference_tokens=of_references,
+        text_rows=config.model.text_rows,
+    )
+    return flops.of_training(adapters=config.lora.enabled)
 
 
 def report_step(config: TrainingConfig, trainer: Trainer, seconds: float, peak_tflops: float | None) -> None:
-    """Tokens per second and utilisation of updates with three references in each sample."""
-    _, frames, rows, columns = latent_shape(config.data.clip)
-    tokens = (frames + REFERENCES) * (rows // config.model.patch) * (columns // config.model.patch)
+    """Tokens per second, utilisation and peak memory of updates with three references in each sample."""
+    of_video, of_references = tokens_of_sample(config)
+    tokens = of_video + of_references
     samples = config.run.samples_per_step
     speed = samples / seconds
     print(f"  {speed:.3f} samples/s, {speed * tokens:.0f} tokens/s ({tokens} a sample)")
-    architecture = dict(trainer.model.transformer.config)
-    kept = {key: value for key, value in architecture.items() if not key.startswith("_")}
-    flops = TRAINING_PASSES * forward_flops(kept, config, REFERENCES) * samples
-    peak = peak_flops(peak_tflops)
-    used = f", {100 * flops / seconds / peak:.1f} % of {peak / 1e12:.0f} TFLOP/s" if peak else ""
+    flops = samples * sample_flops(trainer.model.transformer.config, config)
+    device = trainer.parallel.device
+    peak = peak_flops(device, half=config.run.precision == "bfloat16")
+    peak = peak if peak_tflops is None else peak_tflops * 1e12
+    used = f", MFU {100 * flops / seconds / peak:.1f} % of {peak / 1e12:.0f} TFLOP/s" if peak else ""
     print(f"  {flops / samples / 1e12:.3g} TFLOP a sample, {flops / seconds / 1e12:.3g} TFLOP/s{used}")
-    if torch.cuda.is_available():
-        print(f"  peak memory {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB")
+    gib = trainer.meter.peak_gib()
+    if gib is not None:
+        print(f"  peak memory {gib:.1f} GiB")
 
 
 def measure_drawn(config: TrainingConfig, steps: int, peak_tflops: float | None) -> None:
-    """The step alone, on a random network and drawn features."""
-    sizes = ARCHITECTURES[config.model.base]
-    architecture = {"attention_head_dim": 128, "text_dim": TEXT_WIDTH, **sizes}
+    """The step alone, on a random network and drawn features, with the alignment loss and without."""
+    sizes = TINY if config.model.random else RELEASED[config.model.base]
+    architecture = {"in_channels": 16, "out_channels": 16, "freq_dim": 256, **sizes}
+    medians = []
     with tempfile.TemporaryDirectory() as folder:
-        source = DrawnSource(config)
-        start = StartingPoint(architecture=architecture, network=None, projectors=None)
-        trainer = Trainer(config, Parallel(config, Path(folder)), source, Path(folder), start=start)
-        examples = source.examples(start=0, rank=0, world_size=1)
-        times = [seconds_per_update(trainer, examples) for _ in range(steps + 1)][1:]
-        print(f"update on drawn features, median of {steps}: {statistics.median(times):.3f} s")
-        report_step(config, trainer, statistics.median(times), peak_tflops)
+        parallel = Parallel(config, Path(folder))
+        for aligned in (True, False):
+            chosen = replace(config, alignment=replace(config.alignment, enabled=aligned))
+            source = DrawnSource(chosen, architecture["text_dim"])
+            start = StartingPoint(architecture=architecture, network=None, projectors=None)
+            trainer = Trainer(chosen, parallel, source, Path(folder), start=start)
+            examples = source.examples(start=0, rank=0, world_size=1)
+            times = [seconds_per_update(trainer, examples) for _ in range(steps + 1)][1:]
+            medians.append(statistics.median(times))
+            name = "with" if aligned else "without"
+            print(f"update on drawn features {name} RA, median of {steps}: {medians[-1]:.3f} s")
+            report_step(chosen, trainer, medians[-1], peak_tflops)
+            # The second network shall not find the first one beside it.
+            del trainer
+            parallel.accelerator.free_memory()
+            gc.collect()
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+    print(f"RA's share of the step: {100 * (1 - medians[1] / medians[0]):.1f} %")
 
 
 def measure_ratio(

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import torch
 from accelerate.state import AcceleratorState
-from training_step import TRAINING_PASSES, DrawnSource, forward_flops
+from training_step import DrawnSource, sample_flops
 
 from gpu_rows import networks
-from gpu_rows.bench import REFERENCES, Bench, kernel_shares
+from gpu_rows.bench import Bench, kernel_shares
 from gpu_rows.rows import Measured
 from refbench.baselines.wan.checkpoint import WanCheckpoint
 from refbench.refalign.flow_matching import FlowSchedule
@@ -61,10 +61,7 @@ def train(bench: Bench, *overrides: str) -> Measured:
     """An update with batch 1 on prepared features: forward, backward, AdamW."""
     config = training_config(bench.sizes, *overrides)
     trainer, examples = drawn_trainer(bench, config)
-    arguments = networks.architecture(bench.sizes.spec, bench.sizes.text_width)
-    # Frozen weights need no gradient of their own.
-    passes = TRAINING_PASSES - (1 if config.lora.enabled else 0)
-    tflop = passes * forward_flops(arguments, config, REFERENCES) / 1e12
+    tflop = sample_flops(trainer.model.transformer.config, config) / 1e12
     found = bench.clock.measure(lambda: trainer.update(examples), tflop=tflop)
     assert found.seconds is not None
     tokens = collate([next(examples)], FlowSchedule(), seed=0).tokens

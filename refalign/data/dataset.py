@@ -109,15 +109,16 @@ class TrainingData(torch.utils.data.Dataset):
         """Shard and number of the entry that is `number`-th (from 0) of all epochs, one after the other."""
         return self._entry_at(number // len(self), number % len(self))
 
-    def drawn(self, entry: tuple[int, int], draws: Draws) -> TrainingSample:
-        """The sample of an entry, or of one of its substitutes, at the position of `draws`.
+    def drawn(self, entry: tuple[int, int], draws: Draws, rule: ClipRule | None = None) -> TrainingSample:
+        """The sample of an entry, or of one of its substitutes, at the position of `draws`, cut by `rule`
+        (None: the data set's).
 
         Raises UserError as `sample` does.
         """
         skipped: list[Skipped] = []
         for shard, number in self._candidates(entry, draws):
             try:
-                clip = self.source.clip(shard, number, self.rule, self.rates, draws)
+                clip = self.source.clip(shard, number, rule or self.rule, self.rates, draws)
             except SampleError as error:
                 name = self.source.name(shard, number)
                 skipped.append(Skipped(key=name, reason=one_line(error)))

@@ -30,7 +30,7 @@ from refbench.refalign.data.frames import (
     stacked_references,
     window_starts,
 )
-from refbench.refalign.data.sample import Clip, ClipRule
+from refbench.refalign.data.sample import Clip, ClipRule, ClipSize
 from refbench.refalign.data.shards import AnnotationShard, line_entries, parse_json
 from refbench.refalign.data.source import ClipOutline, ClipSource, ReferenceRates
 
@@ -100,6 +100,12 @@ class LinesSource(ClipSource):
             references=min(len(line.references), rule.max_references),
             own_references=False,
         )
+
+    def size(self, shard: int, number: int) -> ClipSize:
+        """See the parent."""
+        _, _, video = self._opened(shard, number)
+        glance = video.glance
+        return ClipSize(width=glance.width, height=glance.height, frames=glance.frames or video.probe.frames)
 
     def _opened(self, shard: int, number: int) -> tuple[str, _Line, Video]:
         """The clip's key, its line and its video. Raises SampleError."""

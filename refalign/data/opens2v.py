@@ -42,7 +42,7 @@ from refbench.refalign.data.frames import (
 )
 from refbench.refalign.data.lines import opened_on_white
 from refbench.refalign.data.pairs import CrossPairs
-from refbench.refalign.data.sample import Clip, ClipRule, Skipped
+from refbench.refalign.data.sample import Clip, ClipRule, ClipSize, Skipped
 from refbench.refalign.data.shards import AnnotationShard, object_entries
 from refbench.refalign.data.source import ClipOutline, ClipSource, ReferenceRates
 from refbench.refalign.data.subjects import AnnotatedSubject, Cutout, chosen_cutouts, cut_out
@@ -214,6 +214,20 @@ class OpenS2VSource(ClipSource):
             references=len(cutouts),
             own_references=True,
         )
+
+    def size(self, shard: int, number: int) -> ClipSize:
+        """See the parent: by the annotation, and by the video where that says nothing."""
+        owner = self.shards[shard]
+        clip_id, entry = self._entry(owner, number)
+        metadata = entry.metadata
+        cut = metadata.face_cut or metadata.cut
+        if metadata.crop is None or cut is None:
+            glance = Video(self._video_file(owner.name, clip_id, metadata.path)).glance
+            region = entry.region(glance)
+            first, last = entry.usable_frames(glance)
+            return ClipSize(width=region.width, height=region.height, frames=last - first)
+        x0, x1, y0, y1 = metadata.crop
+        return ClipSize(width=x1 - x0, height=y1 - y0, frames=cut[1] - cut[0])
 
     def _entry(self, shard: AnnotationShard, number: int) -> tuple[str, _Entry]:
         clip_id, content = shard.member(number)

@@ -50,6 +50,15 @@ class ClipRule:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ClipSize:
+    """The size in pixels and the usable frames of a data set's clip, before it is cut to a `ClipRule`."""
+
+    width: int
+    height: int
+    frames: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class DropoutRates:
     """Shares of samples, 0 to 1, that are trained without their text, without their references, or without
     both.

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from refbench.bench.errors import UserError
 from refbench.refalign.data.augmentation import ReferenceAugmentation
 from refbench.refalign.data.draws import Draws
-from refbench.refalign.data.sample import Clip, ClipRule
+from refbench.refalign.data.sample import Clip, ClipRule, ClipSize
 from refbench.refalign.data.shards import AnnotationShard
 
 # RefAlign's trainer draws against 0.23; a comment beside it speaks of 30 %.
@@ -74,3 +75,9 @@ class ClipSource(ABC):
         None where the data set does not tell. Raises SampleError when it cannot be used.
         """
         return None
+
+    def size(self, shard: int, number: int) -> ClipSize:
+        """The size of an entry's clip, without decoding it. Raises SampleError when it cannot be used, and
+        UserError for a data set that does not tell.
+        """
+        raise UserError(f"{self.path} does not tell the sizes of its clips, which data.buckets needs")

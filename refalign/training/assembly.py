@@ -44,6 +44,7 @@ from refbench.refalign.training.checkpoints import (
     Checkpoint,
     read_state,
 )
+from refbench.refalign.training.kernels import use_kernels
 from refbench.refalign.training.model import TrainingModel
 from refbench.refalign.training.recipes import RELEASED_PATCH, LoraConfig, TrainingConfig
 from refbench.refalign.training.sharded import AVERAGE_PREFIX, MODEL_PREFIX, SHARD_INDEX, ShardedState
@@ -240,6 +241,7 @@ def empty_model(
     if config.lora.enabled:
         with _seeded(config, "adapter"):
             _add_adapter(transformer, config.lora)
+    use_kernels(transformer, config.run)
     projectors = None
     if config.alignment.enabled:
         width = architecture["num_attention_heads"] * architecture["attention_head_dim"]

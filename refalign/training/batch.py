@@ -92,11 +92,20 @@ class Batch:
         return replace(self, **{item.name: moved(getattr(self, item.name)) for item in fields(self)})
 
     @property
+    def reference_tokens(self) -> int:
+        """Tokens of a sample's references, padding included."""
+        return int(self.subject_BT.shape[1])
+
+    @property
+    def video_tokens(self) -> int:
+        """Tokens of a sample's video."""
+        of_one_picture = self.reference_tokens // int(self.references_BCNhw.shape[2])
+        return int(self.latents_BCFhw.shape[2]) * of_one_picture
+
+    @property
     def tokens(self) -> int:
         """Tokens in the network's sequences, padding included."""
-        of_references = int(self.subject_BT.shape[1])
-        of_video = int(self.latents_BCFhw.shape[2]) * (of_references // int(self.references_BCNhw.shape[2]))
-        return len(self.latents_BCFhw) * (of_video + of_references)
+        return len(self.latents_BCFhw) * (self.video_tokens + self.reference_tokens)
 
 
 @dataclass(frozen=True, kw_only=True)

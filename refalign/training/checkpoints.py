@@ -51,10 +51,13 @@ FREE_FIELDS = frozenset(
         "run.shard_size",
         "run.recompute",
         "run.encoders",
+        "run.attention",
+        "run.compile",
         "data.workers",
         "data.skip",
         "model.transformer",
         "model.needs_transformer",
+        "optimizer.kernel",
     }
 )
 

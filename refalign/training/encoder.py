@@ -67,7 +67,6 @@ class FeatureEncoder:
             for network in networks:
                 network.to(device)
         self.codec = WanCodec(**parts, device=torch.device(device), dtype=dtype)
-        self.latent_shape = latent_shape(rule, self.codec.latents)
         check_clip(rule, self.codec.latents, patch)
 
     @contextmanager
@@ -113,7 +112,9 @@ class FeatureEncoder:
     @torch.no_grad()
     def teacher_tokens(self, name: str, picture_HWC: np.ndarray) -> torch.Tensor:
         """A teacher's tokens (T,D) of a picture, RGB uint8."""
-        _, _, rows, columns = self.latent_shape
+        # Clips of several buckets have sizes of their own, and their references too.
+        height, width, _ = picture_HWC.shape
+        _, rows, columns = self.codec.latents.shape(width, height, 1)
         pictures_1HWC = torch.from_numpy(np.ascontiguousarray(picture_HWC[None]))
         grid = (rows // self.patch, columns // self.patch)
         return self.teachers[name].features(pictures_1HWC, grid)[0].to(self.dtype).cpu()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from importlib import import_module
@@ -16,18 +16,31 @@ from refbench.bench.console import note
 from refbench.bench.errors import one_line
 from refbench.bench.files import write_text
 from refbench.refalign.data.sample import Skipped
+from refbench.refalign.flow_matching import LEVELS
+from refbench.refalign.training.animation import add_animation
 from refbench.refalign.training.parallel import Parallel
 from refbench.refalign.training.recipes import TrainingConfig
+from refbench.refalign.training.validation_scores import ValidationFigure
 
 FILE = "log.jsonl"
 VIDEO_TRACKERS = ("wandb", "trackio")
 REPORTED_SKIPS = 20
+# The key of a line with scores; `step` stands in those of updates.
+VALIDATION_STEP = "validation_step"
+# Equal parts of the timesteps 0..1000 whose errors are logged apart.
+BANDS = 4
 
 
 @dataclass(frozen=True, kw_only=True)
 class StepReport:
     """One update: means over its samples, and over those with a teacher's references for the alignment terms
     (None where there was none); the gradient's norm over all parameters before clipping.
+
+    `squared_error_by_timestep`: the mean squared error in each band of timesteps (`BANDS`), None where no
+    sample lay. `tflop`: operations of all processes (`refalign.training.flops`), `share_of_peak` what that is
+    of the GPUs' peak in the time of the update, None where a peak is not known. `peak_gib`: the most memory
+    that was allocated on the main process's GPU, None on a CPU. `data_wait_s`: how long of the `seconds` the
+    main process waited for examples, as far as their source counts it.
     """
 
     step: int
@@ -43,6 +56,23 @@ class StepReport:
     tokens: int
     seconds: float
     skipped: int
+    squared_error_by_timestep: dict[str, float | None]
+    tflop: float
+    share_of_peak: float | None
+    peak_gib: float | None
+    data_wait_s: float
+
+
+def error_by_timestep(timesteps: Sequence[float], errors: Sequence[float]) -> dict[str, float | None]:
+    """The mean error in each band of timesteps on 0..1000, None for one without a sample."""
+    by_band: list[list[float]] = [[] for _ in range(BANDS)]
+    for timestep, error in zip(timesteps, errors, strict=True):
+        by_band[min(int(timestep * BANDS / LEVELS), BANDS - 1)].append(error)
+    width = LEVELS // BANDS
+    return {
+        f"{number * width}-{(number + 1) * width}": math.fsum(found) / len(found) if found else None
+        for number, found in enumerate(by_band)
+    }
 
 
 class TrainingLog:
@@ -96,7 +126,15 @@ class TrainingLog:
             "learning_rate": report.learning_rate,
             "skipped": report.skipped,
             "gradient_norm": report.gradient_norm,
+            "data_wait_share": report.data_wait_s / report.seconds,
         }
+        for band, error in report.squared_error_by_timestep.items():
+            if error is not None:
+                curves[f"squared_error_by_timestep/{band}"] = error
+        if report.share_of_peak is not None:
+            curves["share_of_peak"] = report.share_of_peak
+        if report.peak_gib is not None:
+            curves["peak_gib"] = report.peak_gib
         self._parallel.accelerator.log(curves, step=report.step)
         self._window.append(report)
         last = report.step == self._config.run.max_steps
@@ -106,14 +144,24 @@ class TrainingLog:
 
     def videos(self, folder: Path, step: int) -> None:
         """Give the validation videos of a step to the trackers that show videos."""
+        files = {f"validation/{file.stem}": file for file in sorted(folder.glob("*.mp4"))}
         for tracker in self._parallel.accelerator.trackers if self._parallel.is_main else ():
             if tracker.name in VIDEO_TRACKERS:
                 module = import_module(tracker.name)
-                shown = {
-                    f"validation/{file.stem}": module.Video(str(file), format="mp4")
-                    for file in sorted(folder.glob("*.mp4"))
-                }
+                shown = {name: module.Video(str(file), format="mp4") for name, file in files.items()}
                 tracker.log(shown, step=step)
+            elif tracker.name == "tensorboard":
+                for name, file in files.items():
+                    add_animation(tracker.tracker, name, file, step)
+
+    def scores(self, figures: Sequence[ValidationFigure], step: int) -> None:
+        """Record the scores of the validation videos of a step."""
+        if not figures:
+            return
+        self.say(f"validation at step {step}: {'  '.join(figure.text for figure in figures)}")
+        self._write({VALIDATION_STEP: step, "scores": {one.name: vars(one) for one in figures}})
+        curves = {f"validation/{one.name}": one.value for one in figures if one.value is not None}
+        self._parallel.accelerator.log(curves, step=step)
 
     def say_skipped(self) -> None:
         """Say how many clips and references were skipped since the run began, if any."""
@@ -133,6 +181,16 @@ class TrainingLog:
             with self._path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(values, ensure_ascii=False) + "\n")
 
+    @staticmethod
+    def _machine_parts(reports: list[StepReport], seconds: float) -> list[str]:
+        """Share of the GPU's peak and its memory, where they are known, and the wait for data."""
+        shares = [report.share_of_peak for report in reports if report.share_of_peak is not None]
+        peaks = [report.peak_gib for report in reports if report.peak_gib is not None]
+        waited = math.fsum(report.data_wait_s for report in reports) / seconds
+        parts = [f"{100 * math.fsum(shares) / len(shares):.1f} % MFU"] if shares else []
+        parts += [f"{max(peaks):.1f} GiB"] if peaks else []
+        return [*parts, f"{100 * waited:.0f} % data wait"]
+
     def _line(self, reports: list[StepReport]) -> str:
         seconds = math.fsum(report.seconds for report in reports)
         left = self._config.run.max_steps - reports[-1].step
@@ -145,6 +203,7 @@ class TrainingLog:
             f"RA- {_mean(report.ra_negative for report in reports)}",
             f"{sum(report.samples for report in reports) / seconds:.2f} samples/s",
             f"{sum(report.tokens for report in reports) / seconds:.0f} tokens/s",
+            *self._machine_parts(reports, seconds),
             f"{timedelta(seconds=round(left * per_step))} left",
         ]
         return "  ".join(parts)
@@ -168,7 +227,7 @@ def _cut(path: Path, after_step: int) -> set[tuple[str, str]]:
             values = json.loads(line)
         except ValueError:
             continue
-        if values.get("step", 0) <= after_step and after_step > 0:
+        if values.get("step", values.get(VALIDATION_STEP, 0)) <= after_step and after_step > 0:
             kept.append(line + "\n")
             if "reason" in values:
                 known.add((values["skipped"], values["reason"]))

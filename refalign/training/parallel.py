@@ -28,6 +28,7 @@ from torch import nn
 
 from refbench.bench.errors import MissingWeights, UserError, one_line
 from refbench.refalign.training.model import TrainingModel
+from refbench.refalign.training.optimizer import placed_count
 from refbench.refalign.training.recipes import RunConfig, TrainingConfig
 
 # What gloo and NCCL say of a process that is late, and of one that is gone.
@@ -232,8 +233,8 @@ class Parallel:
                         for moment in MOMENTS[1:]
                     ):
                         raise UserError(f"{file} does not fit the network: no state of {name}")
-                    # AdamW keeps its count on the CPU.
-                    state = {MOMENTS[0]: stored.get_tensor(keys[MOMENTS[0]])}
+                    count = stored.get_tensor(keys[MOMENTS[0]])
+                    state = {MOMENTS[0]: placed_count(optimizer, parameter, count)}
                     for moment in MOMENTS[1:]:
                         here = self.is_main or not hasattr(parameter, "full_tensor")
                         value = stored.get_tensor(keys[moment]) if here else None

@@ -32,6 +32,7 @@ from refbench.bench.registry import unknown_name
 from refbench.refalign.alignment import AlignmentConfig
 from refbench.refalign.bases import ExpertName, check_clip, check_expert, expert_timesteps, latent_space
 from refbench.refalign.data.augmentation import ReferenceAugmentation
+from refbench.refalign.data.buckets import parse_bucket
 from refbench.refalign.data.dataset import OPEN_SHARDS
 from refbench.refalign.data.sample import ClipRule, DropoutRates
 from refbench.refalign.data.source import ReferenceRates
@@ -41,6 +42,9 @@ Precision = Literal["float32", "bfloat16"]
 Strategy = Literal["ddp", "fsdp2", "hsdp"]
 Recomputation = Literal["blocks", "without_attention"]
 EncoderPlace = Literal["resident", "offloaded"]
+RateSchedule = Literal["constant", "linear", "cosine"]
+DecayedParameters = Literal["all", "matrices"]
+OptimizerKernel = Literal["auto", "loop", "foreach", "fused"]
 LORA_TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "ffn.net.0.proj", "ffn.net.2")
 # What other trainers call our settings.
 OTHER_NAMES = {
@@ -52,6 +56,11 @@ OTHER_NAMES = {
     "grad_clip": "optimizer.max_gradient_norm",
     "clip_grad_norm": "optimizer.max_gradient_norm",
     "lr_warmup_steps": "optimizer.warmup_steps",
+    "lr_scheduler": "optimizer.schedule",
+    "lr_scheduler_type": "optimizer.schedule",
+    "min_lr": "optimizer.final_rate",
+    "weighting_scheme": "flow.sampling",
+    "torch_compile": "run.compile",
     "batch_size": "run.samples_per_step",
     "micro_batch_size": "run.samples_per_call",
     "steps": "run.max_steps",
@@ -78,6 +87,7 @@ RELEASED_PATCH = 2
 SETTINGS_OF_BEFORE: dict[str, Any] = {
     "data.open_shards": 1,
     "data.mixture": [],
+    "data.buckets": [],
     "data.references.augmentation.rotation_degrees": 0.0,
     "data.references.augmentation.scale": 0.0,
     "data.references.augmentation.flip": 0.0,
@@ -95,6 +105,10 @@ SETTINGS_OF_BEFORE: dict[str, Any] = {
     "flow.logit_scale": 1.0,
     "flow.lowest_timestep": 0.0,
     "flow.highest_timestep": 1000.0,
+    "optimizer.schedule": "constant",
+    "optimizer.final_rate": 0.0,
+    "optimizer.schedule_steps": None,
+    "optimizer.weight_decay_on": "all",
 }
 # Where the settings are that stood directly in `data` in version 1 of the files that store a configuration.
 MOVED_DATA_SETTINGS = {
@@ -148,7 +162,9 @@ class DataConfig:
     """How clips are cut (`clip`), how often references come from elsewhere (`references`), and how often the
     text, the references or both are dropped (`dropout`). `workers`: decoding processes. `skip`: clips to
     leave out, by the names that error lines and the log give them; a resumed run keeps those that it had.
-    `open_shards`: files whose clips are shuffled together; `mixture`: shares of several data sets.
+    `open_shards`: files whose clips are shuffled together; `mixture`: shares of several data sets. `buckets`:
+    sizes and lengths, `832x480x81`, to the nearest of which each clip is cut instead of to `clip`'s
+    (`refalign.data.buckets`).
     """
 
     clip: ClipRule = field(default_factory=ClipRule)
@@ -158,10 +174,18 @@ class DataConfig:
     skip: tuple[str, ...] = ()
     open_shards: int = OPEN_SHARDS
     mixture: tuple[int, ...] = ()
+    buckets: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         _at_least(self, 0, "workers")
         _at_least(self, 1, "open_shards")
+        if len(set(self.bucket_rules)) != len(self.buckets):
+            raise ValueError(f"buckets names one twice: {', '.join(self.buckets)}")
+
+    @property
+    def bucket_rules(self) -> tuple[ClipRule, ...]:
+        """The rules of the buckets. Raises ValueError."""
+        return tuple(parse_bucket(text, self.clip) for text in self.buckets)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,6 +243,10 @@ class OptimizerConfig:
     `max_gradient_norm` None: no clipping. `warmup_steps`: updates over which the rate rises linearly.
     `authors_warmup`: a third of the rate until 5 scheduler steps are done, of which each update makes as many
     as there are processes (accelerate's way): with 5 or more only the first update is reduced.
+    `schedule`: after the warm-up the rate stays, or falls to `final_rate` up to update `schedule_steps`
+    (None: the `run.max_steps` that the run begins with, which it keeps). `weight_decay_on`: all parameters,
+    as the authors do, or `matrices`: no norms, biases and modulation tables. `kernel`: torch's implementation
+    of AdamW; auto: fused on a GPU, the plain loop on a CPU.
     """
 
     learning_rate: float
@@ -229,6 +257,11 @@ class OptimizerConfig:
     max_gradient_norm: float | None = None
     warmup_steps: int = 0
     authors_warmup: bool = False
+    schedule: RateSchedule = "constant"
+    final_rate: float = 0.0
+    schedule_steps: int | None = None
+    weight_decay_on: DecayedParameters = "all"
+    kernel: OptimizerKernel = "auto"
 
     def __post_init__(self) -> None:
         for name in ("learning_rate", "epsilon"):
@@ -240,6 +273,14 @@ class OptimizerConfig:
         if self.max_gradient_norm is not None and not self.max_gradient_norm > 0:
             raise ValueError(f"max_gradient_norm must be positive, {self.max_gradient_norm} is not")
         _at_least(self, 0, "weight_decay", "warmup_steps")
+        if not 0 <= self.final_rate <= self.learning_rate:
+            raise ValueError(f"final_rate must lie in 0..learning_rate, {self.final_rate} does not")
+        if self.schedule == "constant" and (self.schedule_steps is not None or self.final_rate):
+            raise ValueError("schedule_steps and final_rate belong to schedule=linear or cosine")
+        if self.schedule_steps is not None and self.schedule_steps <= self.warmup_steps:
+            raise ValueError(
+                f"schedule_steps must be above warmup_steps={self.warmup_steps}, {self.schedule_steps} is not"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -253,7 +294,9 @@ class RunConfig:
     none. `gradient_checkpointing` computes again in backward what `recompute` names: whole `blocks`, or
     blocks `without_attention`, which for 33,000 tokens is most of the work and whose results are then kept.
     `encoders`: text encoder, VAE and teachers stay on the card, or are `offloaded` to the CPU while the
-    network trains. `timeout_s`: how long a process waits for the others before the run ends.
+    network trains. `timeout_s`: how long a process waits for the others before the run ends. `attention`: a
+    back-end of diffusers by its name (None: torch's own choice), `compile`: blocks by torch.compile; both as
+    in sampling.
     """
 
     seed: int = 0
@@ -267,11 +310,18 @@ class RunConfig:
     recompute: Recomputation = "blocks"
     encoders: EncoderPlace = "resident"
     timeout_s: int = 3600
+    attention: str | None = None
+    compile: bool = False
 
     def __post_init__(self) -> None:
         _at_least(self, 1, "max_steps", "samples_per_step", "samples_per_call", "timeout_s")
         if self.shard_size is not None:
             _at_least(self, 1, "shard_size")
+        if self.compile and self.gradient_checkpointing and self.recompute != "blocks":
+            raise ValueError(
+                f"compile=true does not go together with recompute={self.recompute}: of a compiled block "
+                "nothing is seen that could be kept; take recompute=blocks"
+            )
         if self.samples_per_step % self.samples_per_call:
             raise ValueError(
                 f"samples_per_step {self.samples_per_step} is no multiple of "
@@ -320,7 +370,7 @@ class ValidationConfig:
     """Videos of benchmark samples, made every `every` steps; 0: none.
 
     `dataset`: an OpenS2V-Eval folder (None: where it is looked for always) or suite file; `samples` of its
-    `track` by id.
+    `track` by id. `metrics`: names of the harness' metrics (or `components`, `all`) that score them.
     """
 
     every: int = 0
@@ -331,10 +381,13 @@ class ValidationConfig:
     seed: int = 0
     image_scale: float = 5.0
     text_scale: float = 7.5
+    metrics: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         _at_least(self, 0, "every")
         _at_least(self, 1, "steps")
+        if self.metrics and not self.every:
+            raise ValueError("metrics score the validation videos: give every, too")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -360,8 +413,8 @@ class CheckpointConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class LogConfig:
-    """A console line every `every` steps; curves for TensorBoard, and for W&B and trackio under `project`,
-    which get the validation videos too.
+    """A console line every `every` steps; curves and validation videos for TensorBoard, and for W&B and
+    trackio under `project`. `profile`: how many updates of a process are traced by torch.profiler.
     """
 
     every: int = 10
@@ -369,9 +422,11 @@ class LogConfig:
     wandb: bool = False
     trackio: bool = False
     project: str = "refalign"
+    profile: int = 0
 
     def __post_init__(self) -> None:
         _at_least(self, 1, "every")
+        _at_least(self, 0, "profile")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,6 +20,8 @@ from refbench.bench.console import note
 from refbench.bench.errors import MissingWeights, UserError
 from refbench.bench.files import lock_for_writing, scratch_folder, shortlist
 from refbench.bench.weights.catalogue import get_entry
+from refbench.refalign.bases import check_clip
+from refbench.refalign.data.buckets import BucketedData
 from refbench.refalign.data.dataset import MixedData, TrainingData, open_training_data
 from refbench.refalign.teacher import get_teacher_spec
 from refbench.refalign.training.checkpoints import CheckpointStore
@@ -28,6 +30,7 @@ from refbench.refalign.training.examples import EncodedSource, ExampleSource
 from refbench.refalign.training.feature_store import INDEX, stored_version
 from refbench.refalign.training.forecast import entry_sizes, forecast, free_bytes, size_text
 from refbench.refalign.training.inputs import continued_inputs, describe_inputs
+from refbench.refalign.training.optimizer import schedule_text
 from refbench.refalign.training.parallel import Parallel, lost_process
 from refbench.refalign.training.prepare import (
     folder_index,
@@ -38,7 +41,8 @@ from refbench.refalign.training.prepare import (
 from refbench.refalign.training.prepared import BY_POSITION, PreparedSource, stored_order
 from refbench.refalign.training.recipes import TrainingConfig
 from refbench.refalign.training.trainer import Trainer, TrainingResult, find_resumed, read_start
-from refbench.refalign.training.validation import Validation, validation_samples
+from refbench.refalign.training.validation import Validation, validation_track
+from refbench.refalign.training.validation_scores import ValidationScores
 
 CACHE_FOLDER = "data-index"
 
@@ -105,10 +109,14 @@ def _run(
     if resume and resumed is None and parallel.is_main:
         note(f"nothing to resume in {paths.out}: starting at step 0")
     # Reading the frozen networks takes long: everything else that may be missing is looked for before.
-    samples = validation_samples(config)
+    track = validation_track(config)
+    scores = None
+    if track is not None and config.validation.metrics:
+        scores = ValidationScores(config.validation.metrics, track, paths.out, weights, parallel.device)
     data = None if paths.data is None else open_data(config, paths.data, paths.out / CACHE_FOLDER)
     features = None
     if paths.features is not None:
+        refuse_buckets(config)
         features = _prepared_source(config, paths.features, weights, data, tell=parallel.is_main)
     elif data is None:
         raise UserError("training needs --data, or --features that refbench prepare made")
@@ -121,7 +129,9 @@ def _run(
             accept=accept_other_data,
         )
     )
-    encoder = make_encoder(config, weights, parallel.device) if features is None or samples else None
+    encoder = (
+        make_encoder(config, weights, parallel.device) if features is None or track is not None else None
+    )
     source: ExampleSource
     if features is not None:
         source = features
@@ -143,10 +153,15 @@ def _run(
         start=read_start(config, parallel, weights, resumed),
         resumed=resumed,
         inputs=inputs,
-        validation=Validation(config, samples, encoder) if samples and encoder is not None else None,
+        validation=Validation(config, track.samples, encoder) if track and encoder is not None else None,
+        scores=scores,
     )
     trainer.log.say(_opening(parallel, source, inputs))
     trainer.log.say(trainer.parameters_text())
+    for name, reason in ({} if scores is None else scores.lacking).items():
+        trainer.log.event(f"validation.metrics: {name} cannot run and is left out: {reason}")
+    if (text := schedule_text(config)) is not None:
+        trainer.log.event(text)
     if accepted:
         trainer.log.event(f"--accept-other-data: goes on with other inputs: {', '.join(accepted)}")
     parallel.accelerator.wait_for_everyone()
@@ -204,6 +219,7 @@ def prepare(
     from accelerate.utils import broadcast_object_list
 
     _quiet()
+    refuse_buckets(config)
     if epochs is not None and positions is not None:
         raise UserError("give either --epochs or --positions, not both")
     by_position = stored_version(folder) in BY_POSITION
@@ -335,7 +351,7 @@ def make_encoder(config: TrainingConfig, weights: Path | None, device: torch.dev
     teachers = load_teachers(
         teacher_names(config), weights, device="cpu" if offloaded else device, dtype=dtype
     )
-    return FeatureEncoder(
+    encoder = FeatureEncoder(
         load_base(base, dtype=dtype),
         teachers,
         rule=config.data.clip,
@@ -344,6 +360,12 @@ def make_encoder(config: TrainingConfig, weights: Path | None, device: torch.dev
         dtype=dtype,
         offloaded=offloaded,
     )
+    for text, rule in zip(config.data.buckets, config.data.bucket_rules, strict=True):
+        try:
+            check_clip(rule, encoder.codec.latents, config.model.patch)
+        except UserError as error:
+            raise UserError(f"data.buckets, {text}: {str(error).removeprefix('data.clip.')}") from None
+    return encoder
 
 
 def _prepared_source(
@@ -374,7 +396,21 @@ def open_data(config: TrainingConfig, paths: Path | Sequence[Path], cache: Path)
         )
         for path in ([paths] if isinstance(paths, Path) else paths)
     ]
-    return sets[0] if len(sets) == 1 and not config.data.mixture else MixedData(sets, config.data.mixture)
+    data = sets[0] if len(sets) == 1 and not config.data.mixture else MixedData(sets, config.data.mixture)
+    if not config.data.buckets:
+        return data
+    bucketed = BucketedData(data, config.data.bucket_rules, together=config.run.samples_per_step)
+    # What cannot be dealt to buckets is found here.
+    bucketed.sample(0, 0)
+    return bucketed
+
+
+def refuse_buckets(config: TrainingConfig) -> None:
+    """Raises UserError where prepared features are wanted of clips in buckets."""
+    if config.data.buckets:
+        raise UserError(
+            "data.buckets does not go together with prepared features, which have one size; train on --data"
+        )
 
 
 @contextmanager

@@ -35,6 +35,7 @@ from refbench.refalign.training.checkpoints import (
     write_state,
 )
 from refbench.refalign.training.model import TrainingModel
+from refbench.refalign.training.optimizer import placed_count
 from refbench.refalign.training.parallel import MOMENTS, Parallel
 from refbench.refalign.training.recipes import TrainingConfig
 from refbench.refalign.training.sharded import (
@@ -258,7 +259,7 @@ class Saver:
         strangers = [key for key in moments if key.rpartition("/")[0] not in trained]
         if strangers:
             raise UserError(f"{stored.folder} does not fit the network: it has no {strangers[0]}")
-        # AdamW keeps its count on the CPU, and has none of a parameter that never had a gradient.
+        # AdamW has none of a parameter that never had a gradient.
         state: dict[str, dict[str, torch.Tensor]] = {}
         for key in moments:
             name, _, moment = key.rpartition("/")
@@ -274,7 +275,8 @@ class Saver:
             targets |= {f"{OPTIMIZER_PREFIX}{name}/{moment}": value for moment, value in values.items()}
         stored.read_into(targets, self.parallel.save_group)
         for name, values in state.items():
-            values[MOMENTS[0]] = values[MOMENTS[0]].reshape(())
+            count = values[MOMENTS[0]].reshape(())
+            values[MOMENTS[0]] = placed_count(self.optimizer, trained[name], count)
             self.optimizer.state[trained[name]] = values
 
     def _restore_whole(self, folder: Path) -> None:

@@ -40,20 +40,25 @@ from refbench.refalign.training.checkpoints import (
     check_same_run,
 )
 from refbench.refalign.training.examples import ExampleSource
-from refbench.refalign.training.log import StepReport, TrainingLog
-from refbench.refalign.training.model import Losses, TrainingModel
+from refbench.refalign.training.flops import StepMeter
+from refbench.refalign.training.kernels import check_kernels
+from refbench.refalign.training.log import StepReport, TrainingLog, error_by_timestep
+from refbench.refalign.training.model import Losses
+from refbench.refalign.training.optimizer import learning_rate, make_optimizer, with_schedule_steps
 from refbench.refalign.training.parallel import Parallel
-from refbench.refalign.training.recipes import OptimizerConfig, TrainingConfig, in_stored_order
+from refbench.refalign.training.profiling import UpdateProfiler
+from refbench.refalign.training.recipes import TrainingConfig, in_stored_order
 from refbench.refalign.training.saving import Saver
 from refbench.refalign.training.sharded import ShardedState
 from refbench.refalign.training.validation import Validation
+from refbench.refalign.training.validation_scores import ValidationScores
 
 CONFIG_FILE = "config.json"
 INPUTS_FILE = "inputs.json"
 VALIDATION_FOLDER = "validation"
-# The authors' scheduler: a third of the rate until it has made five steps.
-AUTHORS_FACTOR, AUTHORS_STEPS = 1 / 3, 5
 NAMED_KEYS = 4
+# What is gathered of each sample beside its losses.
+OTHER_COLUMNS = ("tokens", "skips", "timesteps", "tflop")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,16 +70,6 @@ class TrainingResult:
     step: int
     checkpoint: Path | None
     stopped: bool
-
-
-def learning_rate(config: OptimizerConfig, step: int, world_size: int) -> float:
-    """The rate of update `step` (from 0 on)."""
-    rate = config.learning_rate
-    if config.warmup_steps:
-        rate *= min((step + 1) / config.warmup_steps, 1)
-    if config.authors_warmup and step * world_size < AUTHORS_STEPS:
-        rate *= AUTHORS_FACTOR
-    return rate
 
 
 class Trainer:
@@ -98,23 +93,26 @@ class Trainer:
         resumed: Checkpoint | None = None,
         inputs: Mapping[str, str] | None = None,
         validation: Validation | None = None,
+        scores: ValidationScores | None = None,
     ) -> None:
         self.config = config
         self.parallel = parallel
         self.source = source
         self.out = out
         self.validation = validation
+        self.scores = scores
         self.inputs = dict(inputs or {})
         self.store = CheckpointStore(out, config.checkpoints.keep)
         self.schedule = config.flow.make_schedule()
         self.step = 0 if resumed is None else resumed.state.step
+        check_kernels(config.run, start.architecture, parallel.device, parallel.accelerator.autocast)
         widths = source.teacher_widths
         filled_later = resumed is not None and resumed.sharded
         elsewhere = parallel.sharded and not parallel.is_main
         self.model, self.wrapped_model, self.optimizer = parallel.wrap(
             None if elsewhere or filled_later else build_model(config, start, widths),
             lambda: empty_model(config, start.architecture, widths),
-            self._make_optimizer,
+            lambda model: make_optimizer(model, config.optimizer),
             filled_later=filled_later,
         )
         self.averaged = [value for value in self.model.transformer.parameters() if value.requires_grad]
@@ -131,6 +129,13 @@ class Trainer:
         )
         # Before its first update a run has nothing to keep.
         self._saved_step = self.step
+        self.meter = StepMeter(
+            self.model.transformer.config,
+            parallel.device,
+            half=parallel.accelerator.mixed_precision == "bf16",
+            adapters=config.lora.enabled,
+            processes=parallel.world_size,
+        )
         if resumed is not None:
             self.saver.restore(resumed)
         self.log = TrainingLog(config, out, parallel, after_step=self.step)
@@ -160,6 +165,9 @@ class Trainer:
             write_text(self.out / CONFIG_FILE, text)
             write_json(self.out / INPUTS_FILE, {"commit": source_commit(), "inputs": self.inputs})
         stopped = False
+        profiler = UpdateProfiler(
+            self.config.log.profile if self.parallel.is_main else 0, self.out, self.log.event
+        )
         try:
             with _stop_signals() as stop_requested:
 
@@ -167,7 +175,8 @@ class Trainer:
                     return stop_requested() or self.saver.failed()
 
                 while self.step < run.max_steps and not stopped:
-                    stopped = self.update(examples, ends)
+                    with profiler.update(self.step + 1):
+                        stopped = self.update(examples, ends)
                     if stopped:
                         self.log.say(
                             f"stopping at step {self.step}; until all is written, {self.store.newest_text()}"
@@ -181,6 +190,7 @@ class Trainer:
                 self.saver.wait()
                 self._tell_of_checkpoint()
                 self.saver.settle()
+            profiler.end()
             self.log.say_skipped()
         except UserError:
             self.saver.wait()
@@ -206,6 +216,7 @@ class Trainer:
         weights are touched.
         """
         started = time.perf_counter()
+        self.meter.start()
         config, parallel = self.config, self.parallel
         rate = learning_rate(config.optimizer, self.step, parallel.world_size)
         for group in self.optimizer.param_groups:
@@ -224,9 +235,14 @@ class Trainer:
                 with parallel.accelerator.autocast():
                     losses: Losses = self.wrapped_model(batch)
                 tokens = torch.full_like(losses.flow, batch.tokens / len(chosen))
+                tflop = torch.full_like(losses.flow, self.meter.tflop_of_sample(batch))
+                timesteps = batch.timesteps_B.to(tokens)
                 skips = torch.tensor([float(len(example.skipped)) for example in chosen]).to(tokens)
                 rows.append(
-                    torch.stack([*(value.detach().float() for value in losses), tokens, skips], dim=1)
+                    torch.stack(
+                        [*(value.detach().float() for value in losses), tokens, skips, timesteps, tflop],
+                        dim=1,
+                    )
                 )
                 if last:
                     flag = torch.full_like(rows[0][:1], float(stop_requested()))
@@ -283,12 +299,13 @@ class Trainer:
         self, rows: torch.Tensor, norm: float, rate: float, used: list[Example], seconds: float
     ) -> None:
         """Record an update out of its samples' losses."""
-        columns = dict(zip((*Losses._fields, "tokens", "skips"), rows.double().cpu().T, strict=True))
+        columns = dict(zip((*Losses._fields, *OTHER_COLUMNS), rows.double().cpu().T, strict=True))
         found = [skip for example in used for skip in example.skipped]
         if self.parallel.world_size > 1 and bool(columns["skips"].any()):
             found = self.parallel.gather_objects(found)
         skipped = self.log.skipped(found)
         aligned = columns["aligned"] > 0
+        tflop = float(columns["tflop"].sum())
 
         def of_aligned(name: str) -> float | None:
             return float(columns[name][aligned].mean()) if bool(aligned.any()) else None
@@ -308,6 +325,13 @@ class Trainer:
                 tokens=round(float(columns["tokens"].sum())),
                 seconds=seconds,
                 skipped=skipped,
+                squared_error_by_timestep=error_by_timestep(
+                    columns["timesteps"].tolist(), columns["squared_error"].tolist()
+                ),
+                tflop=tflop,
+                share_of_peak=self.meter.share_of_peak(tflop, seconds),
+                peak_gib=self.meter.peak_gib(),
+                data_wait_s=self.source.take_waited(),
             )
         )
 
@@ -344,16 +368,18 @@ class Trainer:
         if len(faults) < len(self.validation.samples):
             self.log.say(f"validation videos: {folder}")
             self.log.videos(folder, self.step)
+            self.parallel.together(lambda: self._score(folder))
 
-    def _make_optimizer(self, model: TrainingModel) -> torch.optim.AdamW:
-        settings = self.config.optimizer
-        return torch.optim.AdamW(
-            [value for value in model.parameters() if value.requires_grad],
-            lr=settings.learning_rate,
-            betas=(settings.beta1, settings.beta2),
-            eps=settings.epsilon,
-            weight_decay=settings.weight_decay,
-        )
+    def _score(self, videos: Path) -> None:
+        """Score the validation videos of this step; the main process does. Whatever happens is logged."""
+        if self.scores is None:
+            return
+        try:
+            figures = self.scores.score(videos)
+        except Exception as error:  # noqa: BLE001 - training goes on without the scores
+            self.log.event(f"validation scores at step {self.step} failed: {one_line(error, 200)}")
+        else:
+            self.log.scores(figures, self.step)
 
 
 def _make_average(config: TrainingConfig, parameters: list[torch.nn.Parameter]) -> Any:
@@ -423,7 +449,7 @@ def find_resumed(
     """
     found = parallel.from_main(lambda: _newest_of_run(store, config, resume=resume))
     if found is None:
-        return config, None
+        return with_schedule_steps(config), None
     seen = store.read(found.state.step) == found
     blind = [] if seen else [f"process {parallel.rank} on {socket.gethostname()}"]
     named = parallel.gather_objects(blind)
@@ -436,7 +462,7 @@ def find_resumed(
 
 
 def _continued(config: TrainingConfig, stored: Mapping[str, Any]) -> TrainingConfig:
-    config = in_stored_order(config, stored)
+    config = with_schedule_steps(in_stored_order(config, stored), stored)
     left_out = tuple(dict.fromkeys([*stored.get("data", {}).get("skip", []), *config.data.skip]))
     return replace(config, data=replace(config.data, skip=left_out))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,7 +14,7 @@ from PIL import Image
 
 from refbench.baselines.wan.prompts import WAN_NEGATIVE
 from refbench.baselines.wan.spec import WanSettings
-from refbench.bench.dataset import DATASET_VARIABLE, HUB_DATASET, load_suite, load_track
+from refbench.bench.dataset import DATASET_VARIABLE, HUB_DATASET, Track, load_suite, load_track
 from refbench.bench.errors import UserError, one_line
 from refbench.bench.files import replacing
 from refbench.bench.sample import Sample
@@ -27,15 +28,15 @@ from refbench.refalign.training.recipes import TrainingConfig
 FPS = 16.0
 
 
-def validation_samples(config: TrainingConfig) -> list[Sample]:
-    """The samples of which a run makes videos; none where `validation.every` is 0.
+def validation_track(config: TrainingConfig) -> Track | None:
+    """The samples of which a run makes videos, under their track's name; None where `validation.every` is 0.
 
     Raises UserError for a data set that is not there, for a sample that it does not have, and for one whose
     references cannot be opened.
     """
     chosen = config.validation
     if not chosen.every:
-        return []
+        return None
     if chosen.dataset is None and not os.environ.get(DATASET_VARIABLE):
         raise UserError(
             f"validation.every={chosen.every} needs a data set: give validation.dataset=DIR (a copy of "
@@ -54,7 +55,7 @@ def validation_samples(config: TrainingConfig) -> list[Sample]:
         if fault is not None:
             raise UserError(f"validation.samples: {fault}")
         samples.append(sample)
-    return samples
+    return replace(track, samples=tuple(samples))
 
 
 class Validation:

@@ -16,7 +16,6 @@ from typing import Any
 import pytest
 
 from kit.cli import invoke, printed
-from refbench.baselines import gpus
 from refbench.baselines.planning import OFFICIAL_REFERENCES
 from refbench.baselines.vace import Vace13B, Vace14B
 from refbench.baselines.wan import cost
@@ -30,7 +29,7 @@ from refbench.baselines.wan.spec import (
     WanOptions,
     resolved_settings,
 )
-from refbench.bench import console
+from refbench.bench import console, gpus
 from refbench.bench.dataset import OFFICIAL_TRACKS
 from refbench.bench.errors import UserError
 from refbench.bench.registry import methods
@@ -508,7 +507,7 @@ def test_planning_loads_no_network_library(tmp_path: Path) -> None:
         "import sys, typer; from typer.testing import CliRunner; import refbench.baselines.vace\n"
         "import refbench.baselines.planning\n"
         "from refbench.baselines.wan.cost import check_memory\n"
-        "from refbench.baselines.gpus import get_gpu\n"
+        "from refbench.bench.gpus import get_gpu\n"
         "from refbench.baselines.planning import AssumedGpu, plan_method, planned_samples\n"
         "samples, _ = planned_samples(None, None, None)\n"
         "assumed = AssumedGpu(gpu=get_gpu('4090'))\n"

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from kit.cli import invoke
-from refbench.baselines.gpus import AssumedGpu, get_gpu
 from refbench.baselines.scoring_plan import DECODING_S, video_s
 from refbench.bench.dataset import load_track
 from refbench.bench.environment import MOST_THREADS_PER_JOB
+from refbench.bench.gpus import AssumedGpu, get_gpu
 from refbench.bench.registry import methods, metrics
 from refbench.bench.runner.scoring import make_metric
 from refbench.bench.runner.turns import WORKING_GIB, needed_gib

@@ -31,6 +31,8 @@ SHORT_RUN = (*CLIP_SIZE, "run.max_steps=4", "log.every=1000", "log.tensorboard=f
 # Settings of a run in two processes. With AdamW's usual epsilon the smallest gradients, which are mostly
 # rounding, move a weight as far as large ones do, and a gradient of a wrong scale would not be noticed.
 TWO_STEPS = ("run.samples_per_step=4", "run.max_steps=2", "optimizer.epsilon=1e-4")
+# What differs between two equal runs in a row of their logs.
+TIMES = ("seconds", "data_wait_s")
 TOKENS = 6
 TEACHER_WIDTH = 20
 ARCHITECTURE = {
@@ -149,9 +151,9 @@ def resumed_adapter(resumed: Any) -> dict[str, Any]:
 
 
 def logged_steps(out: Path) -> list[dict[str, Any]]:
-    """The updates in a run's log, without the time that each took."""
+    """The updates in a run's log, without the times that each took."""
     rows = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in row.items() if key != "seconds"} for row in rows if "step" in row]
+    return [{key: value for key, value in row.items() if key not in TIMES} for row in rows if "step" in row]
 
 
 def files_of(folder: Path) -> dict[str, dict[str, bytes]]:
