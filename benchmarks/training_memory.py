@@ -1,13 +1,13 @@
 """Memory of a training step: what `refbench plan train` says, and what is alive in one.
 
-    python benchmarks/training_memory.py                                  # 1.3B at full size, and the tiny recipe
+    python benchmarks/training_memory.py                  # 1.3B at full size, and the tiny recipe
     python benchmarks/training_memory.py --recipe stage1_14b --gpus 8 --blocks 4 8
     python benchmarks/training_memory.py --recipe stage1_14b --gpus 8 --blocks 40
 
 At full width tensors have shapes and no values (torch's FakeTensorMode), processes exchange nothing (its fake
-process group), and every storage is followed from its allocation to its end: forward and backward of two calls
-that are accumulated, two updates. With `--blocks` the network has so many blocks; two numbers show that the
-plan holds for each. The tiny recipe runs for real on this machine's processor.
+process group), and every storage is followed from its allocation to its end: forward and backward of two
+calls that are accumulated, two updates. With `--blocks` the network has so many blocks; two numbers show that
+the plan holds for each. The tiny recipe runs for real on this machine's processor.
 
 What differs from a GPU: nothing is allocated in pieces, and the processor's kernels run; the norms of queries
 and keys are taken in one kernel where a GPU has one. Encoders, the CUDA context and communication buffers are

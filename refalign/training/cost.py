@@ -9,9 +9,9 @@ what blocks gather or cast to bfloat16, and the activations of one call. These r
 the largest of several moments of an update (`Moment`), not the sum of the largest parts.
 
 The coefficients of activations are counted from the tensors that autograd keeps in the networks of this
-project (torch 2.14, diffusers 0.42.1); `benchmarks/training_memory.py` follows every tensor of real updates on
-shapes alone, at full width, and compares. Not counted: pieces of memory that torch holds and does not use,
-and what communication buffers take; `baselines.wan.cost.RUNTIME_GIB` stands for the CUDA context.
+project (torch 2.14, diffusers 0.42.1); `benchmarks/training_memory.py` follows every tensor of updates at
+full width, on shapes alone, and compares. Not counted: pieces of memory that torch holds and does not use,
+and buffers of communication; `baselines.wan.cost.RUNTIME_GIB` stands for the CUDA context.
 
 Symbols: d channels and f inner channels of a block, h heads, T tokens of a call (V of the video, R of the
 references), L text rows, e bytes of an activation (2 in bfloat16, else 4), each over all samples of a call.
@@ -312,8 +312,8 @@ def saved_block_bytes(config: TrainingConfig, sizes: NetworkSizes, call: Call, l
         T·d·(20 + 7·e + 2·n) + V·d·(4 + 3·e + n) + 2·e·f·T + L·d·(2·e + n) + 4·h·(T + V)
 
     Of self-attention its norm's input and result in float32 (8), the result in the type of the products (e),
-    queries and keys before their norms (n each: e in one kernel, else 8 in float32), queries, keys, values and
-    result (4·e), the result that is gated (e); of the feed-forward its norm's 8 + e, two inner states
+    queries and keys before their norms (n each: e in one kernel, else 8 in float32), queries, keys, values
+    and result (4·e), the result that is gated (e); of the feed-forward its norm's 8 + e, two inner states
     (2·e·f) and its result in float32 (4); of text attention its norm's input (4) and result (e), queries
     (n + e), result (e), keys and values of the text; the sums of both softmaxes (4·h). In float32 the text
     attention's norm keeps a view of all tokens.
@@ -335,8 +335,8 @@ def saved_block_bytes(config: TrainingConfig, sizes: NetworkSizes, call: Call, l
 def adapter_activation_bytes(
     config: TrainingConfig, sizes: NetworkSizes, call: Call, layout: Layout
 ) -> float:
-    """What LoRA adds to a block's activations: for each token of an adapted layer its inner state, e·rank, and
-    in bfloat16 the input once more, which peft casts to float32 and autocast back.
+    """What LoRA adds to a block's activations: for each token of an adapted layer its inner state, e·rank,
+    and in bfloat16 the input once more, which peft casts to float32 and autocast back.
     """
     e = layout.element_bytes
     copied = e if layout.half else 0
@@ -374,8 +374,8 @@ def kept_block_bytes(
 
 
 def block_backward_bytes(sizes: NetworkSizes, call: Call, layout: Layout) -> float:
-    """What is alive beside a block's activations in its backward: the larger of 12·T·d at its gate, and in the
-    feed-forward the gradients of its inner state and result, e·T·(f + d), with a weight's gradient.
+    """What is alive beside a block's activations in its backward: the larger of 12·T·d at its gate, and in
+    the feed-forward the gradients of its inner state and result, e·T·(f + d), with a weight's gradient.
     """
     e, square = layout.element_bytes, sizes.width * sizes.ffn_width
     weight = square * (e + FLOAT32_BYTES if layout.cast else e)

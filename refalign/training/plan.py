@@ -6,7 +6,7 @@ Every sample counts with the most references that a clip may have: the largest c
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -24,6 +24,7 @@ from refbench.refalign.teacher import get_teacher_spec
 from refbench.refalign.training import cost
 from refbench.refalign.training.encoder import latent_shape
 from refbench.refalign.training.recipes import TrainingConfig
+from refbench.refalign.training.sharded import FILE_BYTES
 
 # What training RefAlign-1.3B sustained of an H200's bfloat16 peak, blocks computed again included
 # (docs/measured-gpu.md). No other network, card or number of GPUs was measured.
@@ -202,11 +203,14 @@ class TrainingPlan:
                 },
             )
 
-        return [
+        found = [
             moment("forward", earlier, whole_casts, forward),
             moment("backward", earlier, block_casts, first),
-            moment("end of backward", full, block_casts, last),
         ]
+        if self.accumulation == 1:
+            # Gradients come as activations go.
+            found.append(moment("end of backward", full, block_casts, last))
+        return found
 
     @cached_property
     def moments(self) -> list[Moment]:
@@ -282,13 +286,23 @@ class TrainingPlan:
     def host_save_bytes(self) -> float:
         """Memory of a machine while a checkpoint is written.
 
-        Gathered: all of it in the main process. Sharded: a copy of what each process holds where it is written
-        in the background, and the file that each puts together.
+        Gathered: all of it in the main process. Sharded: a copy of what each process holds where it is
+        written in the background, and the file that each puts together.
         """
         if not self.writes_shards:
             return self.checkpoint_bytes
         staged = self.checkpoint_bytes / self.layout.shards if self.config.checkpoints.background else 0.0
-        return self.machine * (staged + min(CHECKPOINT_FILE_BYTES, self.checkpoint_bytes))
+        return self.machine * (staged + min(FILE_BYTES, self.checkpoint_bytes))
+
+    @property
+    def kept_bytes(self) -> float:
+        """All checkpoints on disk at most: those that are kept, and one that is being written."""
+        return self.checkpoint_bytes * (self.config.checkpoints.keep + 1)
+
+    @property
+    def keeps_encoders(self) -> bool:
+        """Whether the frozen networks stay in the machine's memory through the run."""
+        return self.has_encoders and self.config.run.encoders == "offloaded"
 
     @property
     def writes_shards(self) -> bool:
@@ -319,10 +333,6 @@ class TrainingPlan:
     def hours(self, tflops: float) -> float:
         """Hours of the whole run, all GPUs side by side."""
         return self.step_seconds(tflops) * self.config.run.max_steps / SECONDS_PER_HOUR
-
-
-# As `refalign.training.sharded` writes them.
-CHECKPOINT_FILE_BYTES = 512 * 2**20
 
 
 def training_tflops(gpu: Gpu, config: TrainingConfig, given: float | None) -> float:
@@ -430,79 +440,74 @@ class Change:
 
 
 def advice(plan: TrainingPlan, memory_gib: float) -> list[Change]:
-    """What would lower the peak of a plan, in the order of what costs least; nothing that would not."""
+    """What would lower the peak of a plan, in the order of what costs least; nothing that would not.
+
+    More GPUs are as few as make it fit, or the most that an update divides into.
+    """
     found: list[Change] = []
     together = plan
-    for name, how, change in _changes(memory_gib):
-        alone = change(plan)
-        joined = change(together)
-        if alone is None and joined is None:
-            continue
-        alone, joined = alone or plan, joined or together
-        gains = alone.peak_gib < plan.peak_gib or joined.peak_gib < together.peak_gib
-        if not gains:
+    for name, how, change in CHANGES:
+        alone, joined = change(plan, memory_gib), change(together, memory_gib)
+        if alone.peak_gib >= plan.peak_gib and joined.peak_gib >= together.peak_gib:
             continue
         together = joined
-        text = how(alone if alone is not plan else joined)
-        found.append(Change(name=name, how=text, alone=alone, together=together))
+        if name == MORE_GPUS:
+            with_others = f", with those above {joined.gpus}" if joined.gpus != alone.gpus else ""
+            how += f"{alone.gpus}{with_others}"
+        found.append(Change(name=name, how=how, alone=alone, together=together))
     return found
 
 
-def _changes(
-    memory_gib: float,
-) -> Iterator[tuple[str, Callable[[TrainingPlan], str], Callable[[TrainingPlan], TrainingPlan | None]]]:
-    """Name, how it is set, and the change of a plan (None where it has it or cannot have it)."""
+def _prepared(plan: TrainingPlan, memory_gib: float) -> TrainingPlan:
+    return replace(plan, features=True)
 
-    def with_run(plan: TrainingPlan, **changes: Any) -> TrainingPlan:
-        run = replace(plan.config.run, **changes)
-        return replace(plan, config=replace(plan.config, run=run))
 
-    def prepared(plan: TrainingPlan) -> TrainingPlan | None:
-        return None if plan.features else replace(plan, features=True)
+def _offloaded(plan: TrainingPlan, memory_gib: float) -> TrainingPlan:
+    return _with(plan, "run", encoders="offloaded")
 
-    def offloaded(plan: TrainingPlan) -> TrainingPlan | None:
-        resident = plan.has_encoders and plan.config.run.encoders == "resident"
-        return with_run(plan, encoders="offloaded") if resident else None
 
-    def sharded(plan: TrainingPlan) -> TrainingPlan | None:
-        if plan.gpus == 1 or plan.config.run.strategy == "fsdp2":
-            return None
-        return with_run(plan, strategy="fsdp2")
+def _sharded(plan: TrainingPlan, memory_gib: float) -> TrainingPlan:
+    return _with(plan, "run", strategy="fsdp2")
 
-    def single(plan: TrainingPlan) -> TrainingPlan | None:
-        return with_run(plan, samples_per_call=1) if plan.config.run.samples_per_call > 1 else None
 
-    def recomputed(plan: TrainingPlan) -> TrainingPlan | None:
-        if plan.recomputed == "blocks":
-            return None
-        return with_run(plan, gradient_checkpointing=True, recompute="blocks")
+def _single(plan: TrainingPlan, memory_gib: float) -> TrainingPlan:
+    return _with(plan, "run", samples_per_call=1)
 
-    def unaveraged(plan: TrainingPlan) -> TrainingPlan | None:
-        if not plan.config.ema.enabled:
-            return None
-        return replace(plan, config=replace(plan.config, ema=replace(plan.config.ema, enabled=False)))
 
-    def larger(plan: TrainingPlan) -> TrainingPlan | None:
-        if plan.config.run.strategy != "fsdp2":
-            return None
-        more = [count for count in fitting_processes(plan.config) if count > plan.gpus]
-        plans = [replace(plan, gpus=count) for count in more]
-        return next((one for one in plans if one.fits(memory_gib)), plans[-1] if plans else None)
+def _recomputed(plan: TrainingPlan, memory_gib: float) -> TrainingPlan:
+    return _with(plan, "run", gradient_checkpointing=True, recompute="blocks")
 
-    def adapted(plan: TrainingPlan) -> TrainingPlan | None:
-        if plan.config.lora.enabled:
-            return None
-        return replace(plan, config=replace(plan.config, lora=replace(plan.config.lora, enabled=True)))
 
-    yield "features prepared", lambda _: "refbench prepare, then train --features", prepared
-    yield "encoders off the GPU", lambda _: "run.encoders=offloaded", offloaded
-    yield "sharded", lambda _: "run.strategy=fsdp2", sharded
-    yield "one sample a call", lambda _: "run.samples_per_call=1", single
-    yield (
-        "blocks computed again",
-        lambda _: "run.gradient_checkpointing=true run.recompute=blocks",
-        recomputed,
-    )
-    yield "no moving average", lambda _: "ema.enabled=false", unaveraged
-    yield "more GPUs", lambda plan: f"--gpus {plan.gpus}", larger
-    yield "adapters", lambda _: "lora.enabled=true", adapted
+def _not_averaged(plan: TrainingPlan, memory_gib: float) -> TrainingPlan:
+    return _with(plan, "ema", enabled=False)
+
+
+def _larger(plan: TrainingPlan, memory_gib: float) -> TrainingPlan:
+    """On the fewest GPUs on which it fits, or on the most; without shards each would hold as much."""
+    if plan.config.run.strategy != "fsdp2":
+        return plan
+    more = [replace(plan, gpus=count) for count in fitting_processes(plan.config) if count > plan.gpus]
+    return next((one for one in more if one.fits(memory_gib)), more[-1] if more else plan)
+
+
+def _adapted(plan: TrainingPlan, memory_gib: float) -> TrainingPlan:
+    return _with(plan, "lora", enabled=True)
+
+
+def _with(plan: TrainingPlan, section: str, **values: Any) -> TrainingPlan:
+    changed = replace(getattr(plan.config, section), **values)
+    return replace(plan, config=replace(plan.config, **{section: changed}))
+
+
+MORE_GPUS = "more GPUs"
+# Name, how it is set, and the plan with it; one that has it already stays as it is.
+CHANGES: tuple[tuple[str, str, Callable[[TrainingPlan, float], TrainingPlan]], ...] = (
+    ("features prepared", "refbench prepare, then train --features", _prepared),
+    ("encoders off the GPU", "run.encoders=offloaded", _offloaded),
+    ("weights sharded", "run.strategy=fsdp2", _sharded),
+    ("one sample a call", "run.samples_per_call=1", _single),
+    ("blocks computed again", "run.gradient_checkpointing=true run.recompute=blocks", _recomputed),
+    ("no moving average", "ema.enabled=false", _not_averaged),
+    (MORE_GPUS, "--gpus ", _larger),
+    ("adapters", "lora.enabled=true", _adapted),
+)
