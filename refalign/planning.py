@@ -146,14 +146,15 @@ def plan_facts(plan: TrainingPlan, tflops: float) -> dict[str, Any]:
 
 
 def _change_facts(change: Change, plan: TrainingPlan, memory_gib: float) -> dict[str, Any]:
+    together = change.together
     return {
         "change": change.name,
         "how": change.how,
         "peak_gib": change.alone.peak_gib,
         "saves_gib": plan.peak_gib - change.alone.peak_gib,
         "fits": change.alone.fits(memory_gib),
-        "together_peak_gib": change.together.peak_gib,
-        "together_fits": change.together.fits(memory_gib),
+        "together_peak_gib": None if together is None else together.peak_gib,
+        "together_fits": None if together is None else together.fits(memory_gib),
     }
 
 
@@ -188,7 +189,9 @@ def _print_plan(
     print_table("What would make it fit, the cheapest first", headings, rows, words=True, texts=("how",))
 
 
-def _fit_text(plan: TrainingPlan, memory_gib: float) -> str:
+def _fit_text(plan: TrainingPlan | None, memory_gib: float) -> str:
+    if plan is None:
+        return "–"
     return f"{plan.peak_gib:.1f}{', fits' if plan.fits(memory_gib) else ''}"
 
 

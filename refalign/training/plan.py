@@ -222,6 +222,7 @@ class TrainingPlan:
             **self.standing,
             "gradients": gradients,
             "AdamW at work": cost.update_working_bytes(self.counts, layout),
+            "batch": cost.batch_bytes(self.sizes, self.call, layout, self.teacher_widths),
         }
         found.append(Moment(name="update", parts=update))
         if not self.has_encoders:
@@ -385,7 +386,7 @@ def check_processes(config: TrainingConfig, gpus: int, per_node: int) -> None:
         near = " and ".join(str(count) for count in (*below, *above))
         raise UserError(
             f"--gpus {gpus}: run.samples_per_step={run.samples_per_step} with run.samples_per_call="
-            f"{run.samples_per_call} does not divide into {gpus} processes; the nearest that it does: {near}"
+            f"{run.samples_per_call} does not divide into {gpus} processes; nearest: {near}"
         )
     if run.strategy != "hsdp" or gpus == 1:
         return
@@ -430,13 +431,13 @@ def planned_architecture(config: TrainingConfig, weights: Path | None) -> dict[s
 @dataclass(frozen=True, kw_only=True)
 class Change:
     """A way to need less memory: what it is, how it is set, the plan with it alone, and with all before it
-    as well.
+    as well; None where those before it are enough.
     """
 
     name: str
     how: str
     alone: TrainingPlan
-    together: TrainingPlan
+    together: TrainingPlan | None
 
 
 def advice(plan: TrainingPlan, memory_gib: float) -> list[Change]:
@@ -447,14 +448,16 @@ def advice(plan: TrainingPlan, memory_gib: float) -> list[Change]:
     found: list[Change] = []
     together = plan
     for name, how, change in CHANGES:
-        alone, joined = change(plan, memory_gib), change(together, memory_gib)
+        enough = together.fits(memory_gib)
+        alone = change(plan, memory_gib)
+        joined = together if enough else change(together, memory_gib)
         if alone.peak_gib >= plan.peak_gib and joined.peak_gib >= together.peak_gib:
             continue
         together = joined
         if name == MORE_GPUS:
-            with_others = f", with those above {joined.gpus}" if joined.gpus != alone.gpus else ""
-            how += f"{alone.gpus}{with_others}"
-        found.append(Change(name=name, how=how, alone=alone, together=together))
+            counts = sorted({one.gpus for one in (alone, joined)} - {plan.gpus})
+            how = " or ".join(f"--gpus {count}" for count in counts)
+        found.append(Change(name=name, how=how, alone=alone, together=None if enough else together))
     return found
 
 
@@ -508,6 +511,6 @@ CHANGES: tuple[tuple[str, str, Callable[[TrainingPlan, float], TrainingPlan]], .
     ("one sample a call", "run.samples_per_call=1", _single),
     ("blocks computed again", "run.gradient_checkpointing=true run.recompute=blocks", _recomputed),
     ("no moving average", "ema.enabled=false", _not_averaged),
-    (MORE_GPUS, "--gpus ", _larger),
+    (MORE_GPUS, "", _larger),
     ("adapters", "lora.enabled=true", _adapted),
 )
