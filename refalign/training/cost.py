@@ -34,6 +34,13 @@ from refbench.refalign.training.recipes import TrainingConfig
 Recomputed = Literal["nothing", "blocks", "without_attention"]
 RECOMPUTED: tuple[Recomputed, ...] = ("nothing", "blocks", "without_attention")
 BFLOAT16_BYTES = 2
+# Linear layers of a block that read one input which nothing else keeps.
+INPUTS_OF_LINEARS = (
+    ("attn1.to_q", "attn1.to_k", "attn1.to_v"),
+    ("attn2.to_q",),
+    ("ffn.net.0.proj",),
+    ("ffn.net.2",),
+)
 # AdamW keeps two moments of each trained weight.
 MOMENTS = 2
 # Backward takes twice the operations of forward: by the inputs, and by the weights.
@@ -122,8 +129,7 @@ class Layout:
 
     `shards`: processes that share one copy of the weights. `buckets`: DDP keeps a copy of the gradients to
     send. `half`: activations are bfloat16. `cast`: bfloat16 copies of float32 weights are made for a call
-    (autocast); sharded weights are gathered in bfloat16 instead. `fused_norms`: the norms of queries and keys
-    run in one kernel, which on a GPU needs weights of the type of their inputs.
+    (autocast); sharded weights are gathered in bfloat16 instead. `on_gpu` False: with a CPU's kernels.
     """
 
     processes: int
@@ -131,7 +137,12 @@ class Layout:
     buckets: bool
     half: bool
     cast: bool
-    fused_norms: bool
+    on_gpu: bool
+
+    @property
+    def fused_norms(self) -> bool:
+        """Whether the norms of queries and keys run in one kernel: on a GPU, with weights of their type."""
+        return self.on_gpu and not self.cast
 
     @property
     def element_bytes(self) -> int:
@@ -151,7 +162,7 @@ def layout_of(config: TrainingConfig, processes: int, per_node: int, *, on_gpu: 
         buckets=strategy == "ddp",
         half=half,
         cast=half and not sharded,
-        fused_norms=on_gpu and (sharded or not half),
+        on_gpu=on_gpu,
     )
 
 
@@ -316,35 +327,54 @@ def saved_block_bytes(config: TrainingConfig, sizes: NetworkSizes, call: Call, l
     and result (4·e), the result that is gated (e); of the feed-forward its norm's 8 + e, two inner states
     (2·e·f) and its result in float32 (4); of text attention its norm's input (4) and result (e), queries
     (n + e), result (e), keys and values of the text; the sums of both softmaxes (4·h). In float32 the text
-    attention's norm keeps a view of all tokens.
+    attention's norm keeps a view of all tokens. LoRA keeps less (`saved_adapted_bytes`).
     """
+    if config.lora.enabled:
+        return saved_adapted_bytes(config, sizes, call, layout)
     d, f, e = sizes.width, sizes.ffn_width, layout.element_bytes
     n = e if layout.fused_norms else 8
     tokens, video = call.tokens, call.video_tokens
-    return (
+    return float(
         tokens * d * (20 + 7 * e + 2 * n)
         + video * d * (4 + 3 * e + n)
         + (0 if layout.half else 4 * call.reference_tokens * d)
         + 2 * e * f * tokens
         + call.text_rows * d * (2 * e + n)
         + 4 * sizes.heads * (tokens + video)
-        + adapter_activation_bytes(config, sizes, call, layout)
     )
 
 
-def adapter_activation_bytes(
-    config: TrainingConfig, sizes: NetworkSizes, call: Call, layout: Layout
-) -> float:
-    """What LoRA adds to a block's activations: for each token of an adapted layer its inner state, e·rank,
-    and in bfloat16 the input once more, which peft casts to float32 and autocast back.
+def saved_adapted_bytes(config: TrainingConfig, sizes: NetworkSizes, call: Call, layout: Layout) -> float:
+    """What backward needs of one block whose network is frozen, with LoRA's adapters in it:
+
+        T·d·(8 + 6·e) + V·d·(4 + 3·e) + e·f·T + 3·e·L·d + 4·h·(T + V) + adapters
+
+    No scale, gate or frozen layer keeps what only its own gradient would need. Norms of queries and keys run
+    in one kernel, since frozen weights have the type of their inputs. An adapted layer keeps its adapter's
+    inner state, e·rank for each of its rows, and its input; under autocast each of them a copy of its own,
+    which peft casts to float32 and autocast back.
     """
-    e = layout.element_bytes
-    copied = e if layout.half else 0
-    return float(
-        sum(
-            _rows_of(name, call) * (copied * inputs + e * config.lora.rank)
-            for name, (inputs, _) in adapted_linears(config, sizes).items()
+    d, e = sizes.width, layout.element_bytes
+    tokens, video = call.tokens, call.video_tokens
+    n = e if layout.on_gpu else 8
+    adapted = adapted_linears(config, sizes)
+    inner = sum(_rows_of(name, call) * e * config.lora.rank for name in adapted)
+    if layout.cast:
+        inputs = sum(_rows_of(name, call) * e * rows for name, (rows, _) in adapted.items())
+    else:
+        inputs = sum(
+            _rows_of(readers[0], call) * e * sizes.linears[readers[0]][0]
+            for readers in INPUTS_OF_LINEARS
+            if any(name in adapted for name in readers)
         )
+    return float(
+        tokens * d * (8 + 4 * e + 2 * n)
+        + video * d * (4 + 2 * e + n)
+        + e * sizes.ffn_width * tokens
+        + call.text_rows * d * (2 * e + n)
+        + 4 * sizes.heads * (tokens + video)
+        + inner
+        + inputs
     )
 
 
@@ -373,14 +403,23 @@ def kept_block_bytes(
     return layout.element_bytes * call.tokens * sizes.width + attention
 
 
-def block_backward_bytes(sizes: NetworkSizes, call: Call, layout: Layout) -> float:
+def block_backward_bytes(config: TrainingConfig, sizes: NetworkSizes, call: Call, layout: Layout) -> float:
     """What is alive beside a block's activations in its backward: the larger of 12·T·d at its gate, and in
     the feed-forward the gradients of its inner state and result, e·T·(f + d), with a weight's gradient.
+
+    With LoRA it is most while a block is computed again: at its end (12 + 3·e)·T·d, or under autocast in the
+    feed-forward's second layer, where it has an adapter: (e + 4)·f·T for its input and peft's float32 copy,
+    and 5·e·T·d for the results.
     """
-    e, square = layout.element_bytes, sizes.width * sizes.ffn_width
-    weight = square * (e + FLOAT32_BYTES if layout.cast else e)
-    at_gate = GATE_BACKWARD_BYTES * call.tokens * sizes.width
-    return max(at_gate, e * call.tokens * (sizes.ffn_width + sizes.width) + weight)
+    e, tokens, d, f = layout.element_bytes, call.tokens, sizes.width, sizes.ffn_width
+    at_gate = GATE_BACKWARD_BYTES * tokens * d
+    if not config.lora.enabled:
+        weight = d * f * (e + FLOAT32_BYTES if layout.cast else e)
+        return float(max(at_gate, e * tokens * (f + d) + weight))
+    at_end = at_gate + 3 * e * tokens * d
+    if not layout.cast or "ffn.net.2" not in adapted_linears(config, sizes):
+        return float(at_end)
+    return float(max(at_end, (e + FLOAT32_BYTES) * f * tokens + 5 * e * tokens * d))
 
 
 def outer_activation_bytes(sizes: NetworkSizes, call: Call, layout: Layout) -> float:
@@ -498,7 +537,7 @@ def operations(
     products = 2 * sum(
         _rows_of(name, call) * inputs * outputs for name, (inputs, outputs) in sizes.linears.items()
     )
-    outer = 2 * d * area * (call.tokens * sizes.in_channels + call.video_tokens * sizes.out_channels)
+    outer = 2.0 * d * area * (call.tokens * sizes.in_channels + call.video_tokens * sizes.out_channels)
     outer += 2 * call.text_rows * d * (sizes.text_width + d)
     outer += 2 * samples * d * (sizes.time_width + 7 * d)
     if config.alignment.enabled:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from refbench.baselines.small.networks import TEXT_NETWORK
-from refbench.baselines.wan.cost import GIB, RUNTIME_GIB, VAE_DECODE_BYTES
+from refbench.baselines.wan.cost import FLOAT32_BYTES, GIB, RUNTIME_GIB, VAE_DECODE_BYTES
 from refbench.baselines.wan.spec import WAN_1_3B, WAN_14B, WanNetwork
 from refbench.bench.errors import MissingWeights, UserError, one_line
 from refbench.bench.gpus import Gpu
@@ -170,7 +170,7 @@ class TrainingPlan:
         config, sizes, call, layout = self.config, self.sizes, self.call, self.layout
         saved = cost.saved_block_bytes(config, sizes, call, layout)
         kept = cost.kept_block_bytes(config, sizes, call, layout, recomputed)
-        backward = cost.block_backward_bytes(sizes, call, layout)
+        backward = cost.block_backward_bytes(config, sizes, call, layout)
         outer = cost.outer_activation_bytes(sizes, call, layout)
         alignment = cost.alignment_activation_bytes(config, sizes, call, layout, self.teacher_widths)
         waiting = cost.alignment_gradient_bytes(config, sizes, call, layout)
@@ -260,13 +260,17 @@ class TrainingPlan:
 
     @cached_property
     def checkpoint_bytes(self) -> float:
-        """A checkpoint on disk: everything in float32, with LoRA the frozen network only where shards are
-        written.
+        """A checkpoint on disk in bytes: weights, moments and average in float32.
+
+        With LoRA the frozen network is left out, and the averages have a file beside the averaged adapter; a
+        gathered average has the projectors with it.
         """
-        counts = self.counts
-        trained = counts.adapters + counts.projectors if self.config.lora.enabled else counts.total
-        moments = cost.MOMENTS * counts.trained
-        return float(cost.FLOAT32_BYTES * (trained + counts.averaged + moments))
+        counts, adapts = self.counts, self.config.lora.enabled
+        weights = counts.adapters + counts.projectors if adapts else counts.total
+        average = counts.averaged
+        if average and not self.writes_shards:
+            average += counts.projectors + (counts.averaged if adapts else 0)
+        return float(FLOAT32_BYTES * (weights + cost.MOMENTS * counts.trained + average))
 
     @cached_property
     def host_load_bytes(self) -> float:
@@ -274,7 +278,7 @@ class TrainingPlan:
         alone where they are sharded; and the frozen networks in every process.
         """
         counts = self.counts
-        network = cost.FLOAT32_BYTES * counts.trained + counts.frozen * counts.frozen_bytes
+        network = FLOAT32_BYTES * counts.trained + counts.frozen * counts.frozen_bytes
         readers = 1 if self.layout.shards > 1 else self.machine
         return network * readers + self.host_encoder_bytes
 
@@ -288,12 +292,14 @@ class TrainingPlan:
         """Memory of a machine while a checkpoint is written.
 
         Gathered: all of it in the main process. Sharded: a copy of what each process holds where it is
-        written in the background, and the file that each puts together.
+        written in the background, and the file that each puts together; the main one alone where all hold
+        everything.
         """
         if not self.writes_shards:
             return self.checkpoint_bytes
         staged = self.checkpoint_bytes / self.layout.shards if self.config.checkpoints.background else 0.0
-        return self.machine * (staged + min(FILE_BYTES, self.checkpoint_bytes))
+        writers = self.machine if self.layout.shards > 1 else 1
+        return writers * (staged + min(FILE_BYTES, self.checkpoint_bytes))
 
     @property
     def kept_bytes(self) -> float:
@@ -393,10 +399,10 @@ def check_processes(config: TrainingConfig, gpus: int, per_node: int) -> None:
     group = run.shard_size or min(per_node, gpus)
     if gpus % group:
         fitting = [count for count in possible if count % group == 0]
-        near = min(fitting, key=lambda count: abs(count - gpus), default=None)
+        nearest = min(fitting, key=lambda count: abs(count - gpus), default=None)
         raise UserError(
             f"--gpus {gpus} does not divide into groups of run.shard_size={group}"
-            + (f"; the nearest that does: {near}" if near is not None else "")
+            + (f"; the nearest that does: {nearest}" if nearest is not None else "")
         )
 
 

@@ -26,6 +26,7 @@ from refbench.refalign.training import cost  # noqa: E402
 from refbench.refalign.training.assembly import empty_model  # noqa: E402
 from refbench.refalign.training.plan import TrainingPlan, advice, make_training_plan  # noqa: E402
 from refbench.refalign.training.recipes import build_config  # noqa: E402
+from refbench.refalign.training.sharded import FILE_BYTES  # noqa: E402
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 COMMAND = EntryPoint("plan.train", "refbench.refalign.planning:plan_train", "refbench.commands")
@@ -208,15 +209,32 @@ def test_checkpoints_and_the_machine() -> None:
     assert plan.checkpoint_bytes == 12 * counts.total + 4 * counts.network
     assert plan.kept_bytes == 4 * plan.checkpoint_bytes
     # Each of eight processes stages its eighth, and puts a file together.
-    assert plan.host_save_bytes == pytest.approx(plan.checkpoint_bytes + 8 * 2**29)
+    assert plan.host_save_bytes == pytest.approx(plan.checkpoint_bytes + 8 * FILE_BYTES)
     foreground = plan_of("stage1_14b", "checkpoints.background=false")
-    assert foreground.host_save_bytes == 8 * 2**29
+    assert foreground.host_save_bytes == 8 * FILE_BYTES
     gathered = plan_of("stage1_14b", "checkpoints.sharded=false")
     assert gathered.host_save_bytes == gathered.checkpoint_bytes
     # One process reads the network, every process the encoders.
     assert plan.host_load_bytes == 4 * counts.total + 8 * sum(plan.encoders.values())
     adapters = plan_of("stage1_14b", "lora.enabled=true")
     assert adapters.checkpoint_bytes == 12 * (adapters.counts.adapters + adapters.counts.projectors)
+
+
+@pytest.mark.usefixtures("fresh_accelerate")
+@pytest.mark.parametrize(
+    "overrides", [(), ("checkpoints.sharded=true",), ("lora.enabled=true", "lora.rank=4")], ids=" ".join
+)
+def test_a_checkpoint_takes_what_the_plan_says(overrides: tuple[str, ...], tmp_path: Path) -> None:
+    from kit.training import ARCHITECTURE, run, small
+    from refbench.bench.weights.checkpoint import read_state_dict
+
+    config = small("run.max_steps=1", "ema.enabled=true", "alignment.enabled=false", *overrides)
+    plan = TrainingPlan(config=config, architecture=ARCHITECTURE, gpus=1)
+    _, result = run(config, tmp_path)
+    tensors = [read_state_dict(file) for file in result.checkpoint.rglob("*.safetensors")]
+    # AdamW's counts of updates come on top, a number for each parameter.
+    written = sum(value.nbytes for state in tensors for value in state.values() if value.numel() > 1)
+    assert plan.checkpoint_bytes == written
 
 
 def test_advice_goes_from_the_cheapest_to_what_changes_the_training() -> None:
