@@ -93,6 +93,18 @@ class LiveBytes(TorchDispatchMode):
         return self.peak
 
 
+class TinySource(DrawnSource):
+    """Random features as the tiny encoders make them: their teachers are narrower than those they stand for."""
+
+    def __init__(self, config: TrainingConfig, plan: TrainingPlan) -> None:
+        super().__init__(config, plan.sizes.text_width)
+        self.teacher_widths = plan.teacher_widths
+        each = zip(self._features.teachers, plan.teacher_widths, strict=True)
+        self._features = replace(
+            self._features, teachers=tuple(tokens[..., :width] for tokens, width in each)
+        )
+
+
 @dataclass(frozen=True, kw_only=True)
 class Peaks:
     """The most bytes alive in a call (forward and backward) and in an update."""
@@ -272,7 +284,7 @@ def real_peak(plan: TrainingPlan) -> float:
     config = plan.config
     live = LiveBytes()
     with tempfile.TemporaryDirectory() as folder:
-        source = DrawnSource(config, plan.sizes.text_width, plan.teacher_widths)
+        source = TinySource(config, plan)
         start = StartingPoint(architecture=plan.architecture, network=None, projectors=None)
         trainer = Trainer(config, Parallel(config, Path(folder)), source, Path(folder), start=start)
         for parameter in trainer.model.parameters():

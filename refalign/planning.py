@@ -19,7 +19,11 @@ from refbench.bench.gpus import DEFAULT_GPU, AssumedGpu, get_gpu, plain
 if TYPE_CHECKING:
     from refbench.refalign.training.plan import Change, TrainingPlan
 
-GIB, GB, PETA = 2.0**30, 1e9, 1e15
+GIB, MIB = 2.0**30, 2.0**20
+# Units of a text, the largest first.
+MEMORY_UNITS = (("GiB", GIB), ("MiB", MIB))
+DISK_UNITS = (("GB", 1e9), ("MB", 1e6))
+OPERATION_UNITS = (("PFLOP", 1e15), ("TFLOP", 1e12), ("GFLOP", 1e9))
 CONTEXT = "CUDA context, libraries"
 ASSUMED = (
     "an assumption: what training RefAlign-1.3B had on an H200, blocks computed again included "
@@ -165,8 +169,9 @@ def _print_plan(
 
     run = plan.config.run
     strategy = run.strategy if plan.gpus > 1 else "one process"
+    unit, _ = _table_unit(plan)
     title = (
-        f"{plan.config.recipe} on {plan.gpus} {assumed.gpu.title} ({strategy}), GiB of each: "
+        f"{plan.config.recipe} on {plan.gpus} {assumed.gpu.title} ({strategy}), {unit} of each: "
         f"{run.samples_per_step} samples an update, {plan.accumulation} calls of {plan.call.tokens:,} tokens"
     )
     print_table(title, ["part", *(moment.name for moment in plan.moments)], _rows(plan))
@@ -195,23 +200,32 @@ def _fit_text(plan: TrainingPlan | None, memory_gib: float) -> str:
     return f"{plan.peak_gib:.1f}{', fits' if plan.fits(memory_gib) else ''}"
 
 
+def _table_unit(plan: TrainingPlan) -> tuple[str, float]:
+    """GiB, or MiB for a network so small that it would be all zeros."""
+    return MEMORY_UNITS[0] if plan.fullest.total >= GIB else MEMORY_UNITS[1]
+
+
 def _rows(plan: TrainingPlan) -> list[list[str]]:
     """A row for each part that any moment has, then the context and the sums."""
     from refbench.baselines.wan.cost import RUNTIME_GIB
 
+    _, unit = _table_unit(plan)
     parts = dict.fromkeys(name for moment in plan.moments for name in moment.parts)
-    rows = [
-        [name, *(_gib(moment.parts.get(name, 0.0)) for moment in plan.moments)]
-        for name in parts
-        if any(moment.parts.get(name) for moment in plan.moments)
+    table = {name: [moment.parts.get(name, 0.0) for moment in plan.moments] for name in parts}
+    context = RUNTIME_GIB * GIB
+    table[CONTEXT] = [context] * len(plan.moments)
+    table["in all"] = [moment.total + context for moment in plan.moments]
+    return [
+        [name, *(f"{size / unit:,.1f}" if size else "–" for size in sizes)]
+        for name, sizes in table.items()
+        if any(sizes)
     ]
-    rows.append([CONTEXT, *([f"{RUNTIME_GIB:.1f}"] * len(plan.moments))])
-    rows.append(["in all", *(f"{moment.total / GIB + RUNTIME_GIB:.1f}" for moment in plan.moments)])
-    return rows
 
 
-def _gib(size: float) -> str:
-    return f"{size / GIB:.1f}" if size else "–"
+def _text(value: float, units: Sequence[tuple[str, float]]) -> str:
+    """A value in the largest unit of which it has one, else in the smallest."""
+    name, unit = next((one for one in units if value >= one[1]), units[-1])
+    return f"{value / unit:,.1f} {name}"
 
 
 def _verdict(plan: TrainingPlan, assumed: AssumedGpu) -> str:
@@ -225,16 +239,18 @@ def _verdict(plan: TrainingPlan, assumed: AssumedGpu) -> str:
 
 def _lines(plan: TrainingPlan, assumed: AssumedGpu, tflops: float, *, named: bool) -> list[str]:
     config, counts = plan.config, plan.counts
+    copies = config.checkpoints.keep + 1
     lines = [
         _activations_text(plan),
         f"parameters: {counts.trained:,} trained of {counts.total:,}",
         _machine_text(plan),
-        f"disk: {plan.checkpoint_bytes / GB:,.1f} GB a checkpoint, up to {plan.kept_bytes / GB:,.1f} for "
-        f"{config.checkpoints.keep + 1} (checkpoints.keep={config.checkpoints.keep}, and one that is being "
-        "written)",
-        f"an update: {plan.model_flops / PETA:,.1f} PFLOP, {plan.step_flops / PETA:,.1f} with what is "
-        f"computed again; at least {plan.step_seconds(tflops):,.1f} s; {config.run.max_steps:,} updates: "
-        f"{plan.hours(tflops):,.1f} hours, {plan.hours(tflops) * plan.gpus:,.0f} GPU hours",
+        f"disk: {_text(plan.checkpoint_bytes, DISK_UNITS)} a checkpoint, up to "
+        f"{_text(plan.kept_bytes, DISK_UNITS)} for {copies} (checkpoints.keep={config.checkpoints.keep}, and "
+        "one that is being written)",
+        f"an update: {_text(plan.model_flops, OPERATION_UNITS)}, "
+        f"{_text(plan.step_flops, OPERATION_UNITS)} with what is computed again; at least "
+        f"{plan.step_seconds(tflops):,.3g} s; {config.run.max_steps:,} updates: {plan.hours(tflops):,.1f} "
+        f"hours, {plan.hours(tflops) * plan.gpus:,.1f} GPU hours",
         _assumption(plan, assumed, tflops, named=named),
         "every sample counts with the most references of a clip "
         f"({config.data.clip.max_references}); communication"
@@ -248,22 +264,22 @@ def _lines(plan: TrainingPlan, assumed: AssumedGpu, tflops: float, *, named: boo
 
 def _activations_text(plan: TrainingPlan) -> str:
     whole, again, attention = (
-        plan.activations(name) / GIB for name in ("nothing", "blocks", "without_attention")
+        _text(plan.activations(name), MEMORY_UNITS) for name in ("nothing", "blocks", "without_attention")
     )
     return (
-        f"activations: {again:.1f} GiB where blocks are computed again, {attention:.1f} where their "
-        f"attention is kept (run.recompute=without_attention), {whole:.1f} where everything is "
-        f"(run.gradient_checkpointing=false); this run computes {plan.recomputed.replace('_', ' ')} again"
+        f"activations: {again} where blocks are computed again, {attention} where their attention is kept "
+        f"(run.recompute=without_attention), {whole} where everything is (run.gradient_checkpointing=false); "
+        f"this run computes {plan.recomputed.replace('_', ' ')} again"
     )
 
 
 def _machine_text(plan: TrainingPlan) -> str:
     encoders = plan.host_encoder_bytes if plan.keeps_encoders else 0.0
-    kept = f", of which {encoders / GIB:,.1f} the encoders, which stay there" if encoders else ""
+    kept = f", of which {_text(encoders, MEMORY_UNITS)} the encoders, which stay there" if encoders else ""
     return (
-        f"memory of a machine with {plan.machine} of the GPUs: {plan.host_load_bytes / GIB:,.1f} GiB while "
-        f"networks are read, {(plan.host_save_bytes + encoders) / GIB:,.1f} while a checkpoint is "
-        f"written{kept}"
+        f"memory of a machine with {plan.machine} of the GPUs: {_text(plan.host_load_bytes, MEMORY_UNITS)} "
+        f"while networks are read, {_text(plan.host_save_bytes + encoders, MEMORY_UNITS)} while a checkpoint "
+        f"is written{kept}"
     )
 
 

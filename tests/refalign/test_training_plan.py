@@ -116,7 +116,7 @@ def test_operations_are_those_that_torch_counts(memory: ModuleType, monkeypatch:
     from refbench.refalign.training.batch import collate
 
     plan = plan_of("tiny", gpus=1)
-    source = memory.DrawnSource(plan.config, plan.sizes.text_width, plan.teacher_widths)
+    source = memory.TinySource(plan.config, plan)
     batch = collate([next(source.examples(start=0, rank=0, world_size=1))], FlowSchedule(), seed=0)
     model = empty_model(plan.config, plan.architecture, plan.teacher_widths)
     attended: list[float] = []
