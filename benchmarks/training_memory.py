@@ -94,7 +94,7 @@ class LiveBytes(TorchDispatchMode):
 
 
 class TinySource(DrawnSource):
-    """Random features as the tiny encoders make them: their teachers are narrower than those they stand for."""
+    """Random features as the tiny encoders make them, with narrower teachers."""
 
     def __init__(self, config: TrainingConfig, plan: TrainingPlan) -> None:
         super().__init__(config, plan.sizes.text_width)
