@@ -35,8 +35,6 @@ SECONDS_PER_HOUR = 3600
 RELEASED: dict[str, WanNetwork] = {"wan2.1-t2v-1.3b": WAN_1_3B, "wan2.1-t2v-14b": WAN_14B}
 # What `tiny` reads its widths of teachers from (refalign.small_teacher).
 TINY_TEACHER_WIDTH = 40
-# Parts that are there whatever the moment.
-STANDING = ("weights", "AdamW's moments", "moving average", "DDP buckets")
 ENCODERS = ("text encoder", "VAE", "teachers")
 
 
