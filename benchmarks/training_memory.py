@@ -194,7 +194,7 @@ def _shaped_model(config: TrainingConfig, plan: TrainingPlan) -> nn.Module:
 
 def _shaped_batch(config: TrainingConfig, plan: TrainingPlan) -> Batch:
     samples = config.run.samples_per_call
-    channels, frames, rows, columns = latent_shape(config.data.clip)
+    channels, frames, rows, columns = latent_shape(config.data.clip, plan.space)
     references = config.data.clip.max_references
     each = (rows // config.model.patch) * (columns // config.model.patch)
     features = {"dtype": torch.bfloat16 if config.run.precision == "bfloat16" else torch.float32}

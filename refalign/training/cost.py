@@ -23,12 +23,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from refbench.baselines.wan.cost import (
-    FEED_FORWARD_BYTES,
-    FLOAT32_BYTES,
-    TEXT_ENCODER_PARAMETERS,
-    VAE_PARAMETERS,
-)
+from refbench.baselines.wan.cost import FEED_FORWARD_BYTES, FLOAT32_BYTES, TEXT_ENCODER_PARAMETERS, VAES
+from refbench.baselines.wan.latents import WAN21_LATENTS, WAN22_5B_LATENTS, LatentSpace
 from refbench.refalign.training.recipes import TrainingConfig
 
 Recomputed = Literal["nothing", "blocks", "without_attention"]
@@ -52,8 +48,9 @@ FROZEN_BACKWARD_FORWARDS = 1
 GATE_BACKWARD_BYTES = 12
 # Bytes for each token and channel of a block in forward at its fullest moment: attention (see wan.cost).
 ATTENTION_FORWARD_BYTES = 27
-# What the VAE holds while it encodes a clip, for each pixel of a frame, and of that for each frame.
-VAE_ENCODE_BYTES, VAE_ENCODE_FRAME_BYTES = 14_080, 12.5
+# What a VAE holds while it encodes a clip: bytes for each pixel, and for each pixel of each frame. It goes
+# through four frames at a time, so the number of frames counts little.
+VAE_ENCODE_BYTES = {WAN21_LATENTS: (14_080, 12.5), WAN22_5B_LATENTS: (7_170, 24.4)}
 # Of the published configurations; of models with two towers the one for pictures.
 TEACHER_PARAMETERS = {
     "dinov3-vitb16": 85_660_416,
@@ -245,7 +242,10 @@ def count_parameters(
 ) -> Parameters:
     """The parameters of the training model; a projector adds to what is gathered outside of the blocks."""
     block, outer = block_parameters(sizes), outer_parameters(sizes)
-    adapter = sum(config.lora.rank * sum(shape) for shape in adapted_linears(config, sizes).values())
+    shapes = adapted_linears(config, sizes).values()
+    adapter = sum(config.lora.rank * sum(shape) for shape in shapes)
+    # A length for each row.
+    adapter += sum(outputs for _, outputs in shapes) if config.lora.dora else 0
     projectors = projector_parameters(config, sizes, teacher_widths)
     network, adapters = sizes.layers * block + outer, sizes.layers * adapter
     own = adapters if config.lora.enabled else network
@@ -489,9 +489,9 @@ def text_encoder_bytes(layout: Layout) -> float:
     return float(TEXT_ENCODER_PARAMETERS * layout.element_bytes)
 
 
-def vae_bytes() -> float:
-    """Wan2.1's VAE, always in float32."""
-    return float(VAE_PARAMETERS * FLOAT32_BYTES)
+def vae_bytes(space: LatentSpace) -> float:
+    """The VAE that encodes into a space of latents, always in float32."""
+    return float(VAES[space].parameters * FLOAT32_BYTES)
 
 
 def teacher_bytes(names: Sequence[str], layout: Layout) -> float:
@@ -499,11 +499,15 @@ def teacher_bytes(names: Sequence[str], layout: Layout) -> float:
     return float(sum(TEACHER_PARAMETERS[name] for name in names) * layout.element_bytes)
 
 
-def encoding_bytes(width: int, height: int, frames: int) -> float:
-    """What the VAE works in while it encodes a clip: it goes through four frames at a time, so the number of
-    frames counts little.
-    """
-    return width * height * (VAE_ENCODE_BYTES + VAE_ENCODE_FRAME_BYTES * frames)
+def encoding_bytes(space: LatentSpace, width: int, height: int, frames: int) -> float:
+    """What the VAE works in while it encodes a clip."""
+    of_pixel, of_frame = VAE_ENCODE_BYTES[space]
+    return width * height * (of_pixel + of_frame * frames)
+
+
+def decoding_bytes(space: LatentSpace, width: int, height: int) -> float:
+    """What the VAE works in while it decodes a validation video."""
+    return float(width * height * VAES[space].decode_bytes)
 
 
 @dataclass(frozen=True, kw_only=True)

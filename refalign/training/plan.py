@@ -12,14 +12,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from refbench.baselines.small.networks import TEXT_NETWORK
-from refbench.baselines.wan.cost import FLOAT32_BYTES, GIB, RUNTIME_GIB, VAE_DECODE_BYTES
-from refbench.baselines.wan.spec import WAN_1_3B, WAN_14B, WanNetwork
+from refbench.baselines.small.wan_base import TEXT_BASES
+from refbench.baselines.wan.cost import FLOAT32_BYTES, GIB, RUNTIME_GIB
+from refbench.baselines.wan.latents import LatentSpace
 from refbench.bench.errors import MissingWeights, UserError, one_line
 from refbench.bench.gpus import Gpu
 from refbench.bench.weights.catalogue import get_entry
 from refbench.bench.weights.hf_folder import read_config
 from refbench.bench.weights.store import require
+from refbench.refalign.bases import BASES, latent_space
 from refbench.refalign.teacher import get_teacher_spec
 from refbench.refalign.training import cost
 from refbench.refalign.training.encoder import latent_shape
@@ -31,8 +32,6 @@ from refbench.refalign.training.sharded import FILE_BYTES
 TRAINING_SHARE = 0.39
 GPUS_PER_NODE = 8
 SECONDS_PER_HOUR = 3600
-# Sizes of the released networks that recipes start from.
-RELEASED: dict[str, WanNetwork] = {"wan2.1-t2v-1.3b": WAN_1_3B, "wan2.1-t2v-14b": WAN_14B}
 # What `tiny` reads its widths of teachers from (refalign.small_teacher).
 TINY_TEACHER_WIDTH = 40
 ENCODERS = ("text encoder", "VAE", "teachers")
@@ -77,6 +76,11 @@ class TrainingPlan:
         return cost.layout_of(self.config, self.gpus, self.per_node, on_gpu=self.on_gpu)
 
     @cached_property
+    def space(self) -> LatentSpace:
+        """The space of the VAE's latents."""
+        return latent_space(self.config.model.base)
+
+    @cached_property
     def is_small(self) -> bool:
         """Whether the frozen networks are tiny ones, made on the spot."""
         return self.config.recipe == "tiny"
@@ -98,7 +102,7 @@ class TrainingPlan:
     def call(self) -> cost.Call:
         """The tokens of a call on one process."""
         samples, clip = self.config.run.samples_per_call, self.config.data.clip
-        channels, frames, rows, columns = latent_shape(clip)
+        channels, frames, rows, columns = latent_shape(clip, self.space)
         patch = self.config.model.patch
         tokens = (rows // patch) * (columns // patch)
         # A sample without references takes one of zeros.
@@ -134,7 +138,7 @@ class TrainingPlan:
         names = self.config.alignment.teachers if self.config.alignment.enabled else ()
         found = (
             cost.text_encoder_bytes(self.layout),
-            cost.vae_bytes(),
+            cost.vae_bytes(self.space),
             cost.teacher_bytes(names, self.layout),
         )
         return dict(zip(ENCODERS, found, strict=True))
@@ -229,11 +233,11 @@ class TrainingPlan:
         if not self.features:
             # Encoders that stay away otherwise come once for all samples of an update, before its first call.
             resident = self.config.run.encoders == "resident" and self.accumulation > 1
-            working = cost.encoding_bytes(clip.width, clip.height, clip.num_frames)
+            working = cost.encoding_bytes(self.space, clip.width, clip.height, clip.num_frames)
             parts = {**visiting, "gradients": gradients if resident else 0.0, "VAE at work": working}
             found.append(Moment(name="encoding", parts=parts))
         if self.config.validation.every:
-            decoding = {"VAE at work": float(VAE_DECODE_BYTES * clip.width * clip.height)}
+            decoding = {"VAE at work": cost.decoding_bytes(self.space, clip.width, clip.height)}
             found.append(Moment(name="validation", parts=visiting | decoding))
         return found
 
@@ -415,21 +419,26 @@ def planned_architecture(config: TrainingConfig, weights: Path | None) -> dict[s
         found = read_config(config.model.transformer) if stored.is_file() else {}
         if "num_attention_heads" in found:
             return found
+    name = config.model.base
     if config.recipe == "tiny":
-        return dict(TEXT_NETWORK)
-    released = RELEASED.get(config.model.base)
+        _, network, _ = TEXT_BASES.get(name) or next(iter(TEXT_BASES.values()))
+        return dict(network)
+    released = next(
+        (base.network for base in BASES.values() if name in (base.entry.name, base.entry.repository)), None
+    )
     if released is not None:
         return {
             "num_attention_heads": released.heads,
             "attention_head_dim": released.width // released.heads,
             "in_channels": released.in_channels,
+            "out_channels": released.latents.channels,
             "ffn_dim": released.ffn_width,
             "num_layers": released.layers,
         }
     try:
-        return read_config(require(get_entry(config.model.base), weights) / "transformer")
+        return read_config(require(get_entry(name), weights) / "transformer")
     except MissingWeights as missing:
-        raise UserError(f"the sizes of {one_line(config.model.base, 60)} are not known: {missing}") from None
+        raise UserError(f"the sizes of {one_line(name, 60)} are not known: {missing}") from None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,7 +20,9 @@ pytest.importorskip("accelerate", reason="RefAlign needs the extra 'refalign'")
 pytest.importorskip("peft", reason="RefAlign needs the extra 'refalign'")
 
 from kit.cli import invoke  # noqa: E402
+from kit.vaes import WIDE_VAE  # noqa: E402
 from refbench.baselines.wan.cost import GIB  # noqa: E402
+from refbench.baselines.wan.latents import WAN21_LATENTS, LatentSpace  # noqa: E402
 from refbench.refalign.teacher import TEACHERS  # noqa: E402
 from refbench.refalign.training import cost  # noqa: E402
 from refbench.refalign.training.assembly import empty_model  # noqa: E402
@@ -75,7 +77,11 @@ def planned(*words: object) -> Any:
         ("stage1_1_3b", ("alignment.enabled=false",)),
         ("stage1_1_3b", ("lora.enabled=true", "lora.targets=to_q,ffn.net.2", "lora.rank=8")),
         ("stage1_1_3b", ("alignment.teachers=dinov2-base,dinov3-vitl16", "alignment.weight=0")),
+        ("stage1_1_3b", ("model.base=wan2.2-ti2v-5b", "data.clip.height=704")),
+        ("stage1_14b", ("model.base=wan2.2-t2v-a14b", "model.expert=low")),
+        ("stage1_1_3b", ("lora.enabled=true", "lora.dora=true")),
         ("tiny", ("ema.enabled=true",)),
+        ("tiny", ("model.base=wan2.2-ti2v-5b",)),
     ],
 )
 def test_parameters_are_those_of_the_training_model(recipe: str, overrides: tuple[str, ...]) -> None:
@@ -106,6 +112,19 @@ def test_parameters_of_the_teachers() -> None:
         with torch.device("meta"):
             network = transformers.DINOv3ViTModel(config)
         assert sum(value.numel() for value in network.parameters()) == cost.TEACHER_PARAMETERS[name]
+
+
+@pytest.mark.parametrize("space", cost.VAE_ENCODE_BYTES, ids=lambda space: f"{space.channels} channels")
+def test_memory_of_encoding_is_what_the_vae_takes(memory: ModuleType, space: LatentSpace) -> None:
+    import diffusers
+
+    live, (width, height, frames) = memory.LiveBytes(), (96, 64, 9)
+    with torch.device("meta"):
+        vae = diffusers.AutoencoderKLWan(**({} if space == WAN21_LATENTS else WIDE_VAE)).eval()
+        clip = torch.empty(1, 3, frames, height, width)
+    with torch.no_grad(), live:
+        measured = live.peak_of(lambda: vae.encode(clip))
+    assert cost.encoding_bytes(space, width, height, frames) == pytest.approx(measured, rel=0.05)
 
 
 def test_operations_are_those_that_torch_counts(memory: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
