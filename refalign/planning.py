@@ -257,8 +257,6 @@ def _lines(plan: TrainingPlan, assumed: AssumedGpu, tflops: float, *, named: boo
         + (" comes on top" if plan.features else ", encoding and reading of clips come on top"),
         NOT_COUNTED,
     ]
-    if config.lora.enabled and config.lora.dora:
-        lines.append("what DoRA computes for the lengths of its rows counts in no figure of the activations")
     if plan.is_small:
         lines.append("the tiny encoders, made on the spot, are not counted")
     return lines

@@ -352,13 +352,18 @@ def saved_adapted_bytes(config: TrainingConfig, sizes: NetworkSizes, call: Call,
     No scale, gate or frozen layer keeps what only its own gradient would need. Norms of queries and keys run
     in one kernel, since frozen weights have the type of their inputs. An adapted layer keeps its adapter's
     inner state, e·rank for each of its rows, and its input; under autocast each of them a copy of its own,
-    which peft casts to float32 and autocast back.
+    which peft casts to float32 and autocast back. DoRA keeps the frozen layer's result and the adapter's,
+    2·e·outputs for each row, and a unit matrix of e·inputs².
     """
     d, e = sizes.width, layout.element_bytes
     tokens, video = call.tokens, call.video_tokens
     n = e if layout.on_gpu else 8
     adapted = adapted_linears(config, sizes)
     inner = sum(_rows_of(name, call) * e * config.lora.rank for name in adapted)
+    if config.lora.dora:
+        inner += sum(
+            e * (2 * _rows_of(name, call) * outputs + rows**2) for name, (rows, outputs) in adapted.items()
+        )
     if layout.cast:
         inputs = sum(_rows_of(name, call) * e * rows for name, (rows, _) in adapted.items())
     else:
@@ -409,7 +414,7 @@ def block_backward_bytes(config: TrainingConfig, sizes: NetworkSizes, call: Call
 
     With LoRA it is most while a block is computed again: at its end (12 + 3·e)·T·d, or under autocast in the
     feed-forward's second layer, where it has an adapter: (e + 4)·f·T for its input and peft's float32 copy,
-    and 5·e·T·d for the results.
+    and 5·e·T·d for the results; with DoRA in its first layer, whose result is put together in float32.
     """
     e, tokens, d, f = layout.element_bytes, call.tokens, sizes.width, sizes.ffn_width
     at_gate = GATE_BACKWARD_BYTES * tokens * d
@@ -417,6 +422,10 @@ def block_backward_bytes(config: TrainingConfig, sizes: NetworkSizes, call: Call
         weight = d * f * (e + FLOAT32_BYTES if layout.cast else e)
         return float(max(at_gate, e * tokens * (f + d) + weight))
     at_end = at_gate + 3 * e * tokens * d
+    if config.lora.dora and "ffn.net.0.proj" in adapted_linears(config, sizes):
+        # Three products and their sum, while the second layer keeps nothing yet.
+        together = 4 * (FLOAT32_BYTES if layout.cast else e) * f * tokens
+        return float(max(at_end, together - e * tokens * (f + 2 * d)))
     if not layout.cast or "ffn.net.2" not in adapted_linears(config, sizes):
         return float(at_end)
     return float(max(at_end, (e + FLOAT32_BYTES) * f * tokens + 5 * e * tokens * d))

@@ -170,11 +170,21 @@ def test_memory_of_the_tiny_recipe_is_what_its_tensors_take(memory: ModuleType) 
         assert memory.planned_peaks(plan).call == pytest.approx(measured, rel=0.1)
 
 
-@pytest.mark.parametrize(("gpus", "strategy"), [(1, "ddp"), (4, "fsdp2")])
-def test_memory_at_some_width_is_what_the_tensors_take(memory: ModuleType, gpus: int, strategy: str) -> None:
+@pytest.mark.parametrize(
+    ("gpus", "chosen"),
+    [
+        (1, ()),
+        (4, ("run.strategy=fsdp2",)),
+        (1, ("lora.enabled=true",)),
+        (4, ("run.strategy=fsdp2", "lora.enabled=true", "lora.dora=true")),
+    ],
+)
+def test_memory_at_some_width_is_what_the_tensors_take(
+    memory: ModuleType, gpus: int, chosen: tuple[str, ...]
+) -> None:
     """Two blocks of 512 channels on shapes alone, with the feed-forward of 14B, in the bfloat16 of a GPU."""
-    overrides = (f"run.strategy={strategy}", f"run.samples_per_step={gpus}", "data.clip.num_frames=9")
-    plan = memory.planned("stage1_1_3b", gpus, (*overrides, "alignment.blocks=0"))
+    overrides = (f"run.samples_per_step={gpus}", "data.clip.num_frames=9", "alignment.blocks=0")
+    plan = memory.planned("stage1_1_3b", gpus, (*chosen, *overrides))
     sizes = {"num_attention_heads": 4, "ffn_dim": 1382, "num_layers": 2}
     plan = replace(plan, architecture={**plan.architecture, **sizes})
     measured, said = memory.shaped_peaks(plan), memory.planned_peaks(plan)
