@@ -244,7 +244,10 @@ def shaped_peaks(plan: TrainingPlan) -> Peaks:
         for parameter in model.parameters():
             live.follow(parameter.data)
         trained = [value for value in model.parameters() if value.requires_grad]
-        optimizer = torch.optim.AdamW(trained, lr=1e-3, foreach=True)
+        kernel = config.optimizer.kernel
+        optimizer = torch.optim.AdamW(
+            trained, lr=1e-3, foreach=kernel == "foreach", fused=kernel in ("auto", "fused")
+        )
         averages = [value.detach().clone() for value in trained] if config.ema.enabled else []
         for average in averages:
             live.follow(average)

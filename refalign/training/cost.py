@@ -25,6 +25,7 @@ from typing import Any, Literal
 
 from refbench.baselines.wan.cost import FEED_FORWARD_BYTES, FLOAT32_BYTES, TEXT_ENCODER_PARAMETERS, VAES
 from refbench.baselines.wan.latents import WAN21_LATENTS, WAN22_5B_LATENTS, LatentSpace
+from refbench.refalign.training.flops import ForwardFlops, forward_flops
 from refbench.refalign.training.recipes import TrainingConfig
 
 Recomputed = Literal["nothing", "blocks", "without_attention"]
@@ -40,9 +41,7 @@ INPUTS_OF_LINEARS = (
 # AdamW keeps two moments of each trained weight.
 MOMENTS = 2
 # Backward takes twice the operations of forward: by the inputs, and by the weights.
-BACKWARD_FORWARDS = 2
-# Of a frozen weight only the gradient by its input is made.
-FROZEN_BACKWARD_FORWARDS = 1
+TRAINING_PASSES = 3
 # What is alive beside a block's activations in backward, in bytes for each token and channel: the gradient in
 # float32 and its products with the gate and the block's result.
 GATE_BACKWARD_BYTES = 12
@@ -91,6 +90,21 @@ class NetworkSizes:
             time_width=architecture.get("freq_dim", 256),
             patch=tuple(architecture.get("patch_size", (1, 2, 2)))[-1],
         )
+
+    @property
+    def architecture(self) -> dict[str, Any]:
+        """The configuration that these sizes are of, with all of its entries."""
+        return {
+            "num_attention_heads": self.heads,
+            "attention_head_dim": self.width // self.heads,
+            "ffn_dim": self.ffn_width,
+            "num_layers": self.layers,
+            "in_channels": self.in_channels,
+            "out_channels": self.out_channels,
+            "text_dim": self.text_width,
+            "freq_dim": self.time_width,
+            "patch_size": (1, self.patch, self.patch),
+        }
 
     @property
     def linears(self) -> dict[str, tuple[int, int]]:
@@ -486,11 +500,12 @@ def forward_working_bytes(sizes: NetworkSizes, call: Call, layout: Layout) -> fl
     return block * call.tokens * sizes.width * layout.element_bytes / BFLOAT16_BYTES
 
 
-def update_working_bytes(counts: Parameters, layout: Layout) -> float:
-    """What AdamW works in: 4·P_t/S, the roots of all second moments at once (torch's `foreach`, its choice on
-    a GPU).
+def update_working_bytes(config: TrainingConfig, counts: Parameters, layout: Layout) -> float:
+    """What AdamW works in: 4·P_t/S for the roots of all second moments with `optimizer.kernel=foreach`;
+    nothing to speak of where it is fused, as it is on a GPU, or goes from weight to weight.
     """
-    return FLOAT32_BYTES * counts.trained / layout.shards
+    at_once = config.optimizer.kernel == "foreach"
+    return FLOAT32_BYTES * counts.trained / layout.shards if at_once else 0.0
 
 
 def text_encoder_bytes(layout: Layout) -> float:
@@ -521,61 +536,50 @@ def decoding_bytes(space: LatentSpace, width: int, height: int) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class Operations:
-    """Floating point operations for one sample: of a forward pass, in its attentions and in all else, and
-    outside of the blocks (alignment included).
+    """Floating point operations of one sample's forward pass: of the network, and of the alignment loss with
+    its projectors.
     """
 
-    attention: float
-    products: float
-    outer: float
-
-    @property
-    def forward(self) -> float:
-        """Of a whole forward pass."""
-        return self.attention + self.products + self.outer
+    network: ForwardFlops
+    alignment: float
 
 
 def operations(
     config: TrainingConfig, sizes: NetworkSizes, call: Call, teacher_widths: Sequence[int]
 ) -> Operations:
-    """Operations of one forward pass of the call's samples, two for each product:
+    """Operations of one sample of a call, a multiply-add as two (`refalign.training.flops`).
 
-        attention 4·d·(T²/B + V·L/B) and products 2·Σ rows·inputs·outputs of each block, B samples;
-
-    outside of the blocks patches, text, time and the output layer, the projectors, and two products of all
-    pairs of tokens of different references for each block and teacher (`refalign.alignment`).
+    The alignment loss has two products of the projectors for each reference token, and two of all pairs of
+    tokens of different references, for each block and teacher (`refalign.alignment`).
     """
-    d, area, samples = sizes.width, sizes.patch**2, call.samples
-    attention = 4 * d * (call.tokens**2 + call.video_tokens * call.text_rows) / samples
-    products = 2 * sum(
-        _rows_of(name, call) * inputs * outputs for name, (inputs, outputs) in sizes.linears.items()
+    network = forward_flops(
+        sizes.architecture,
+        video_tokens=call.video_tokens // call.samples,
+        reference_tokens=call.reference_tokens // call.samples,
+        text_rows=call.text_rows // call.samples,
     )
-    outer = 2.0 * d * area * (call.tokens * sizes.in_channels + call.video_tokens * sizes.out_channels)
-    outer += 2 * call.text_rows * d * (sizes.text_width + d)
-    outer += 2 * samples * d * (sizes.time_width + 7 * d)
-    if config.alignment.enabled:
-        hidden = _projector_hidden(config, sizes)
-        rows = call.reference_tokens
-        references = config.data.clip.max_references
-        others = rows * rows / samples * (references - 1) / references if references else 0
-        pairs = 2 * 2 * others if config.alignment.negative_weight else 0
-        outer += len(config.alignment.blocks) * sum(
-            2 * rows * hidden * (d + width) + pairs * width for width in teacher_widths
-        )
-    return Operations(attention=sizes.layers * attention, products=sizes.layers * products, outer=outer)
+    if not config.alignment.enabled:
+        return Operations(network=network, alignment=0.0)
+    hidden = _projector_hidden(config, sizes)
+    rows, references = call.reference_tokens // call.samples, config.data.clip.max_references
+    others = rows * rows * (references - 1) / references if references else 0
+    pairs = 2 * 2 * others if config.alignment.negative_weight else 0
+    products = sum(2 * rows * hidden * (sizes.width + width) + pairs * width for width in teacher_widths)
+    return Operations(network=network, alignment=float(len(config.alignment.blocks) * products))
 
 
 def model_operations(config: TrainingConfig, forward: Operations) -> float:
-    """Operations that training needs: forward and backward, without what is computed again."""
-    backward = FROZEN_BACKWARD_FORWARDS if config.lora.enabled else BACKWARD_FORWARDS
-    return forward.forward + backward * (forward.products + forward.outer) + 2 * forward.attention
+    """Operations that a sample needs: forward and backward, without what is computed again."""
+    return forward.network.of_training(adapters=config.lora.enabled) + TRAINING_PASSES * forward.alignment
 
 
 def done_operations(config: TrainingConfig, forward: Operations, recomputed: Recomputed) -> float:
-    """Operations that the GPU does: those of the model, and blocks computed again."""
+    """Operations that a GPU does for a sample: those of the model, and blocks computed again. What stands
+    outside of the blocks, less than 1 %, counts as theirs.
+    """
     again = {
         "nothing": 0.0,
-        "blocks": forward.products + forward.attention,
-        "without_attention": forward.products,
+        "blocks": forward.network.total,
+        "without_attention": forward.network.products,
     }
     return model_operations(config, forward) + again[recomputed]

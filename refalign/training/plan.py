@@ -1,7 +1,8 @@
 """The plan of a training run: does it fit on so many GPUs, what does it take, and what to change if not.
 
 The arithmetic is in `refalign.training.cost`; here it becomes the moments of an update, a peak, and advice.
-Every sample counts with the most references that a clip may have: the largest call, and the longest.
+Every sample counts with the most references that a clip may have, and of several buckets the largest counts:
+the largest call, and the longest.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from refbench.bench.weights.catalogue import get_entry
 from refbench.bench.weights.hf_folder import read_config
 from refbench.bench.weights.store import require
 from refbench.refalign.bases import BASES, latent_space
+from refbench.refalign.data.sample import ClipRule
 from refbench.refalign.teacher import get_teacher_spec
 from refbench.refalign.training import cost
 from refbench.refalign.training.encoder import latent_shape
@@ -99,9 +101,15 @@ class TrainingPlan:
         return cost.count_parameters(self.config, self.sizes, self.teacher_widths)
 
     @cached_property
+    def clip(self) -> ClipRule:
+        """The clip that a run is planned for: of several buckets the one with the most pixels."""
+        buckets = self.config.data.bucket_rules or (self.config.data.clip,)
+        return max(buckets, key=lambda one: one.width * one.height * one.num_frames)
+
+    @cached_property
     def call(self) -> cost.Call:
         """The tokens of a call on one process."""
-        samples, clip = self.config.run.samples_per_call, self.config.data.clip
+        samples, clip = self.config.run.samples_per_call, self.clip
         channels, frames, rows, columns = latent_shape(clip, self.space)
         patch = self.config.model.patch
         tokens = (rows // patch) * (columns // patch)
@@ -217,13 +225,13 @@ class TrainingPlan:
     @cached_property
     def moments(self) -> list[Moment]:
         """The moments of an update, and of encoding and validation where the run has them."""
-        layout, clip = self.layout, self.config.data.clip
+        layout, clip = self.layout, self.clip
         gradients = cost.gradient_bytes(self.counts, layout)
         found = self._call_moments(self.recomputed, self._casts(self.recomputed))
         update = {
             **self.standing,
             "gradients": gradients,
-            "AdamW at work": cost.update_working_bytes(self.counts, layout),
+            "AdamW at work": cost.update_working_bytes(self.config, self.counts, layout),
             "batch": cost.batch_bytes(self.sizes, self.call, layout, self.teacher_widths),
         }
         found.append(Moment(name="update", parts=update))
@@ -320,20 +328,19 @@ class TrainingPlan:
 
     @cached_property
     def forward(self) -> cost.Operations:
-        """Operations of a forward pass of one call."""
+        """Operations of one sample's forward pass."""
         return cost.operations(self.config, self.sizes, self.call, self.teacher_widths)
 
     @cached_property
     def model_flops(self) -> float:
         """Operations of an update that training needs."""
-        calls = self.config.run.samples_per_step / self.config.run.samples_per_call
-        return calls * cost.model_operations(self.config, self.forward)
+        return self.config.run.samples_per_step * cost.model_operations(self.config, self.forward)
 
     @cached_property
     def step_flops(self) -> float:
         """Operations of an update that the GPUs do, blocks computed again included."""
-        calls = self.config.run.samples_per_step / self.config.run.samples_per_call
-        return calls * cost.done_operations(self.config, self.forward, self.recomputed)
+        done = cost.done_operations(self.config, self.forward, self.recomputed)
+        return self.config.run.samples_per_step * done
 
     def step_seconds(self, tflops: float) -> float:
         """Seconds of an update where each GPU sustains so many TFLOP/s and nothing else takes time."""
