@@ -238,6 +238,8 @@ def _verdict(plan: TrainingPlan, assumed: AssumedGpu) -> str:
 
 
 def _lines(plan: TrainingPlan, assumed: AssumedGpu, tflops: float, *, named: bool) -> list[str]:
+    from refbench.refalign.training.cost import uncounted_targets
+
     config, counts = plan.config, plan.counts
     copies = config.checkpoints.keep + 1
     lines = [
@@ -257,6 +259,8 @@ def _lines(plan: TrainingPlan, assumed: AssumedGpu, tflops: float, *, named: boo
         + (" comes on top" if plan.features else ", encoding and reading of clips come on top"),
         NOT_COUNTED,
     ]
+    if uncounted := uncounted_targets(config, plan.sizes):
+        lines.append(f"lora.targets outside of the blocks are not counted: {', '.join(uncounted)}")
     if plan.is_small:
         lines.append("the tiny encoders, made on the spot, are not counted")
     return lines

@@ -221,8 +221,23 @@ def adapted_linears(config: TrainingConfig, sizes: NetworkSizes) -> dict[str, tu
     return {
         name: shape
         for name, shape in sizes.linears.items()
-        if any(f".{name}".endswith(f".{target}") for target in config.lora.targets)
+        if any(_is_called(name, target) for target in config.lora.targets)
     }
+
+
+def uncounted_targets(config: TrainingConfig, sizes: NetworkSizes) -> list[str]:
+    """LoRA's targets that are no linear layer of a block; nothing here counts them."""
+    if not config.lora.enabled:
+        return []
+    return [
+        target
+        for target in config.lora.targets
+        if not any(_is_called(name, target) for name in sizes.linears)
+    ]
+
+
+def _is_called(linear: str, target: str) -> bool:
+    return f".{linear}".endswith(f".{target}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -326,6 +326,13 @@ def test_command_prints_the_plan() -> None:
     assert "fits into 74.5 GiB" in text and "What would make it fit" not in text
 
 
+def test_what_is_not_counted_is_said() -> None:
+    words = ("plan", "train", "stage1_1_3b", "lora.enabled=true", "lora.targets=to_q,proj_out")
+    assert "outside of the blocks are not counted: proj_out" in invoke(*words).stdout
+    assert "not counted: proj_out" not in invoke(*words[:-1]).stdout
+    assert "the tiny encoders" in invoke("plan", "train", "tiny").stdout
+
+
 def test_command_gives_the_same_as_data() -> None:
     found = planned("stage1_14b", "ema.enabled=true", "--gpus", 4, "--gpu-memory", 79)
     plan = plan_of("stage1_14b", "ema.enabled=true", gpus=4)
