@@ -259,6 +259,8 @@ def _lines(plan: TrainingPlan, assumed: AssumedGpu, tflops: float, *, named: boo
         + (" comes on top" if plan.features else ", encoding and reading of clips come on top"),
         NOT_COUNTED,
     ]
+    if config.run.compile:
+        lines.append("run.compile=true: compiled blocks keep less; they are counted as if they were not")
     if uncounted := uncounted_targets(config, plan.sizes):
         lines.append(f"lora.targets outside of the blocks are not counted: {', '.join(uncounted)}")
     if plan.is_small:
