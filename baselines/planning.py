@@ -120,7 +120,7 @@ def plan(
     Analytic, from the sizes of the networks, and for scoring from what each metric was measured to take;
     nothing is loaded, and the plan says what it assumes. Without a data set (--dataset, --suite or
     $REFBENCH_DATASET) the official numbers of references are taken. Hours and memory are those of one --gpu;
-    where a method does not fit, the plan says so. Examples:
+    where a method does not fit, the plan says so. refbench plan train RECIPE plans a training. Examples:
 
     refbench plan phantom-14b vace-14b --track open-domain --gpu a100
 

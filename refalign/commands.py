@@ -78,7 +78,7 @@ def train(
 
     Example: refbench train tiny --data clips.jsonl --out run, then --resume --max-steps 600
     """
-    _check_packages()
+    check_packages()
     from refbench.bench.console import note, print_json
     from refbench.refalign.training.recipes import build_config
 
@@ -138,7 +138,7 @@ def prepare(
 
     Example: refbench prepare stage1_1_3b --data OpenS2V-5M --out features --positions 128000
     """
-    _check_packages()
+    check_packages()
     from refbench.bench.console import print_text
     from refbench.refalign.training.recipes import build_config
 
@@ -180,7 +180,7 @@ def convert(
     Example: refbench convert run/checkpoints/step-00001000/transformer out --to diffusers --drop-projectors
     Example: refbench convert run14b/checkpoints/step-00003000 refalign-14b --to original --dtype bfloat16
     """
-    _check_packages()
+    check_packages()
     from refbench.bench.console import print_text
     from refbench.bench.registry import unknown_name
     from refbench.refalign.conversion import DTYPES, NAMINGS, convert_checkpoint
@@ -196,7 +196,7 @@ def convert(
     print_text(f"{len(files)} file(s) in {target}, {to} naming; projectors: {kept}")
 
 
-def _check_packages() -> None:
+def check_packages() -> None:
     """Raises UserError where the extra `refalign` is not installed."""
     from refbench.bench.environment import missing_packages
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 import typer
@@ -29,14 +29,21 @@ class CommandGroup(TyperGroup):
     def list_commands(self, ctx: Any) -> list[str]:
         """All command names: this package's in order of declaration, then the others sorted."""
         own = list(super().list_commands(ctx))
-        return own + sorted({point.name for point in entry_points(group=COMMANDS_GROUP)} - set(own))
+        return own + sorted({_command_name(point) for point in _command_points()} - set(own))
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """As the parent; two words that name one command (`plan train`) go before the first alone."""
+        two = " ".join(args[:2])
+        if len(args) > 1 and any(_command_name(point) == two for point in _command_points()):
+            return two, self.get_command(ctx, two), args[2:]
+        return super().resolve_command(ctx, args)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         """The command of that name, loading its entry point if it is another package's."""
         own = super().get_command(ctx, cmd_name)
         if own is not None:
             return _with_view(own)
-        point = next((point for point in entry_points(group=COMMANDS_GROUP) if point.name == cmd_name), None)
+        point = next((point for point in _command_points() if _command_name(point) == cmd_name), None)
         if point is None:
             return None
         try:
@@ -70,6 +77,15 @@ class CommandGroup(TyperGroup):
         finally:
             # What the user wanted to see was for this command.
             VIEW.set(View())
+
+
+def _command_points() -> Iterable[EntryPoint]:
+    return entry_points(group=COMMANDS_GROUP)
+
+
+def _command_name(point: EntryPoint) -> str:
+    """`plan.train` in the metadata is the command `plan train`."""
+    return point.name.replace(".", " ")
 
 
 def _quote_visibly(error: Exception) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from kit.cli import invoke, printed
+from kit.vaes import WIDE_VAE
 from refbench.baselines.planning import OFFICIAL_REFERENCES
 from refbench.baselines.vace import Vace13B, Vace14B
 from refbench.baselines.wan import cost
@@ -57,20 +58,6 @@ PUBLISHED = {
 
 def planned(*arguments: object) -> Any:
     return json.loads(invoke("plan", *arguments, "--json").stdout)
-
-
-# `vae/config.json` of Wan-AI/Wan2.2-TI2V-5B-Diffusers, as far as sizes follow from it.
-WIDE_VAE: dict[str, Any] = {
-    "base_dim": 160,
-    "decoder_base_dim": 256,
-    "z_dim": 48,
-    "dim_mult": [1, 2, 4, 4],
-    "is_residual": True,
-    "in_channels": 12,
-    "out_channels": 12,
-    "patch_size": 2,
-    "scale_factor_spatial": 16,
-}
 
 
 def diffusers_network(network: WanNetwork) -> Any:
