@@ -64,9 +64,8 @@ class Registry(Generic[Registered]):
             raise UserError(f"the {self.kind} {name!r} ({_home(registered)}) lacks {', '.join(lacking)}")
         existing = self._classes.get(self._key(name))
         if existing is not None and not _same_code(existing, registered):
-            raise UserError(
-                f"two {self.kind}s are called {name!r}: {_home(existing)} and {_home(registered)}"
-            )
+            kinds = f"{self.kind}{'es' if self.kind.endswith('s') else 's'}"
+            raise UserError(f"two {kinds} are called {name!r}: {_home(existing)} and {_home(registered)}")
         self._classes[self._key(name)] = registered
         return registered
 

@@ -17,6 +17,8 @@ Shapes: N pictures, H and W their sides in pixels, D channels of the teacher.
 
 from __future__ import annotations
 
+import hashlib
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,6 +69,11 @@ class TeacherSpec:
     mean: Triple = IMAGENET_MEAN
     std: Triple = IMAGENET_STD
     load: Callable[[Path], nn.Module] | None = None
+
+    def code_digest(self) -> str | None:
+        """The SHA-256 of the file that `load` is from; None for the families known here."""
+        file = None if self.load is None else inspect.getsourcefile(self.load)
+        return None if file is None else hashlib.sha256(Path(file).read_bytes()).hexdigest()
 
     def __post_init__(self) -> None:
         if (self.kind == "own") != (self.load is not None):
