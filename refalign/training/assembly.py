@@ -350,12 +350,13 @@ def _loss_module(config: TrainingConfig, loss: AlignmentLoss, widths: TokenWidth
     """A loss's module, fresh. Raises UserError for what is none, and for one that keeps buffers."""
     what = f"the loss {loss.declaration.name!r}"
     with _seeded(config, f"losses/{loss.declaration.name}"), own_code(what, type(loss)):
-        module = loss.build(widths)
+        module: Any = loss.build(widths)
     if not isinstance(module, LossModule):
         told = f"{what} ({place_of(type(loss).build)})"
-        raise UserError(f"{told}: build() returned a {type(module).__name__}, not a LossModule")
+        raise UserError(f"{told}: build() returned {type(module).__name__}, not a LossModule")
     _check_no_buffers(what, module)
-    return module
+    built: LossModule = module
+    return built
 
 
 def _add_inputs(
@@ -386,10 +387,10 @@ def _add_inputs(
         name = one.declaration.name
         what = f"the reference input {name!r}"
         with _seeded(config, f"{NETWORK_INPUTS}/{name}"), own_code(what, type(one)):
-            module = one.build(widths)
+            module: Any = one.build(widths)
         if not isinstance(module, nn.Module):
             told = f"{what} ({place_of(type(one).build)})"
-            raise UserError(f"{told}: build() returned a {type(module).__name__}, not a module")
+            raise UserError(f"{told}: build() returned {type(module).__name__}, not a module")
         _check_no_buffers(what, module)
         below = _below(stored, f"{name}.")
         if below:

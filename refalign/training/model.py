@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from refbench.bench.errors import UserError
 from refbench.refalign.alignment import AlignmentConfig, AlignmentProjectors, ReferenceAlignment
 from refbench.refalign.flow_matching import add_noise, flow_target, squared_error
 from refbench.refalign.losses import (
@@ -113,6 +114,22 @@ class TrainingModel(nn.Module):
             if added in columns:
                 return f"loss {added!r} ({place_of(module.loss)})"
         return "loss"
+
+    def check_gradients(self) -> None:
+        """Raises UserError for a parameter of a plugin that took no part in an update: several processes
+        would wait for its gradient, and a resumed run for its moments.
+        """
+        parts = [(f"the loss {name!r}", module) for name, module in self.losses.items()]
+        if self._inputs:
+            inputs = getattr(self.transformer, NETWORK_INPUTS)
+            parts += [(f"the reference input {name!r}", module) for name, module in inputs.items()]
+        for what, module in parts:
+            for name, parameter in module.named_parameters():
+                if parameter.requires_grad and parameter.grad is None:
+                    raise UserError(
+                        f"{what} ({place_of(type(module))}): its parameter {name} took no part in the "
+                        "update; each has to, in every call"
+                    )
 
     @property
     def other_columns(self) -> tuple[str, ...]:

@@ -267,6 +267,7 @@ class Trainer:
 
     def _descend(self, used: list[Example]) -> float:
         """Check the gradient, then update weights and average; the gradient's norm."""
+        self.model.check_gradients()
         norm = self._gradient_norm()
         self._check_finite(math.isfinite(norm), "gradient", used)
         self.optimizer.step()

@@ -1,5 +1,5 @@
-"""Losses, inputs, teachers, recipes and data sources of one's own: what goes wrong is one line with its place,
-and what a loss is given is what the interface says.
+"""Losses, inputs, teachers, recipes and data of one's own: what goes wrong is one line with its place, and
+what a loss is given is what the interface says.
 """
 
 from __future__ import annotations
@@ -152,7 +152,7 @@ def test_wrong_terms_are_one_line(
 @pytest.mark.parametrize(
     ("before", "after", "told"),
     [
-        ('name="mine"', 'name="ra"', r", line 5: two losses are called 'ra': "),
+        ('name="mine"', 'name="ra"', r", line 4: two losses are called 'ra': "),
         ('name="mine"', 'name="Mine"', r", line 5: Mine: a name is of a-z, 0-9 and _, 'Mine' is not$"),
         ('terms=("size",)', "terms=()", r", line 5: the loss 'mine' declares no terms$"),
         ("import torch\n", "import torche\n", r", line 1, failed to load: ModuleNotFoundError: No module"),
@@ -160,7 +160,8 @@ def test_wrong_terms_are_one_line(
         ("def build(self", "def built(self", r", line 4: the loss 'mine' .* lacks build$"),
         ("LossNeeds(", "LostNeeds(", r"the loss 'mine' \(\S+, line 8\) failed: NameError"),
         ("video_blocks=(1, 0)", "video_blocks=(4,)", r"the loss 'mine' asks for block 4, the network has 4"),
-        ("MineModule(widths)", "None", r"the loss 'mine' \(\S+, line 9\): build\(\) returned a NoneType"),
+        ("MineModule(widths)", "None", r"the loss 'mine' \(\S+, line 9\): build\(\) returned NoneType"),
+        ("self.layer =", "self.idle = torch.nn.Linear(1, 1); self.layer =", r"idle\.weight took no part in"),
         ("self.layer =", "self.register_buffer('b', torch.ones(1)); self.layer =", r"keeps the buffer 'b'"),
         (
             'terms=("size",)',
@@ -291,6 +292,50 @@ def test_ra_goes_through_the_interface() -> None:
     assert module.applies(absent).tolist() == [True, False]
 
 
+INPUT = """\
+import torch
+from refbench.refalign.reference_inputs import *
+
+@reference_inputs.register
+class Mine(ReferenceInput):
+    declaration = InputDeclaration(name="mine", summary="s", source="t")
+    def teachers(self):
+        return ("dinov3-vitb16",)
+    def build(self, widths):
+        return Layer(widths.teachers["dinov3-vitb16"], widths.generator)
+
+class Layer(torch.nn.Linear):
+    def forward(self, given):
+        return super().forward(given.features["dinov3-vitb16"])
+"""
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "told"),
+    [
+        (
+            "(given.feat",
+            "(2 * given.fit",
+            r"input 'mine' \(\S+, line 14\) failed: AttributeError",
+        ),
+        (
+            "widths.generator",
+            "5",
+            r"'mine' \(\S+, line 13\) returned \(1, \d+, 5\), not .* \(1, \d+, 96\)$",
+        ),
+        ("return Layer(", "return max(", r"'mine' \(\S+, line 9\): build\(\) returned int, not a module"),
+        ('vitb16",)', 'vitx",)', r"no teacher is called 'dinov3-vitx'"),
+        ("return super().forward(", "return self.weight.sum() * (", r"returned \(1, \d+, \d+\), not"),
+        ('name="mine"', 'name="my input"', r"line 5: Mine: a name is of a-z, 0-9 and _, 'my input' is not$"),
+    ],
+)
+def test_an_input_that_does_not_fit_is_one_line(train: Train, before: str, after: str, told: str) -> None:
+    assert before in INPUT
+    words = ("reference_inputs.mine.enabled=true", "run.samples_per_step=1")
+    said = train(INPUT.replace(before, after, 1), *words, expect=2)
+    assert re.search(told, said.splitlines()[-1]), said
+
+
 TEACHER = """\
 import torch
 from refbench.refalign.teacher import TeacherSpec, register_teacher
@@ -335,7 +380,7 @@ def test_a_teacher_of_ones_own(train: Train, weights: Path, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("before", "after", "told"),
     [
-        ("transpose(1, 2)", "transpose(0, 1)", r"\(\S+, line 8\) returned \(.*\), not tokens \(1, 48, 3\)"),
+        ("transpose(1, 2)", "transpose(0, 1)", r"\(\S+, line 8\) returned \(.*\), not tokens \(2, 48, 3\)"),
         ("self.scale\n", "self.scale / 0\n", r"\(\S+, line 8\) returned tokens that are not finite"),
         ("pixels, 8", "pixels, '8'", r"the teacher \(\S+, line 9\) failed: TypeError"),
         ("Colours(),", "1 / 0,", r"the teacher's load\(\) \(\S+, line 13\) failed: ZeroDivisionError"),
