@@ -25,11 +25,12 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import asdict, dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_type_hints
 
 import torch
+from pydantic import TypeAdapter
 from torch import nn
 
 from refbench.bench.errors import MissingWeights, SampleError, UserError, one_line
@@ -146,9 +147,20 @@ class Extension(ABC):
         for name in (cls.declaration.name, *getattr(cls.declaration, "terms", ())):
             if not NAME.fullmatch(name):
                 raise UserError(f"{cls.__name__}: a name is of a-z, 0-9 and _, {one_line(name, 60)!r} is not")
-        known = {one.name for one in fields(cls.Options)} if is_dataclass(cls.Options) else set()
-        if "enabled" not in known:
-            raise UserError(f"{cls.__name__}.Options must be a dataclass that inherits from this project's")
+        _check_options(cls.__name__, cls.Options)
+
+
+def _check_options(owner: str, options: Any) -> None:
+    """Raises UserError for options that cannot be settings of a run."""
+    if not is_dataclass(options) or "enabled" not in {one.name for one in fields(options)}:
+        raise UserError(f"{owner}.Options must be a dataclass that inherits from LossOptions or InputOptions")
+    try:
+        TypeAdapter(dict[str, Any]).dump_python(asdict(options()), mode="json")
+        for hint in get_type_hints(options).values():
+            TypeAdapter(hint)
+    except Exception as error:  # noqa: BLE001 - a user's class may fail in any way
+        reason = one_line(error, 160)
+        raise UserError(f"{owner}.Options needs plain values with defaults as fields: {reason}") from None
 
 
 class AlignmentLoss(Extension):
@@ -163,8 +175,12 @@ class AlignmentLoss(Extension):
 
     def __init_subclass__(cls, **settings: Any) -> None:
         super().__init_subclass__(**settings)
-        if "declaration" in cls.__dict__ and not cls.declaration.terms:
+        if "declaration" not in cls.__dict__:
+            return
+        if not cls.declaration.terms:
             raise UserError(f"the loss {cls.declaration.name!r} declares no terms")
+        if "weight" not in {one.name for one in fields(cls.Options)}:
+            raise UserError(f"{cls.__name__}.Options has no weight; it has to inherit from LossOptions")
 
     @abstractmethod
     def needs(self) -> LossNeeds:

@@ -29,7 +29,10 @@ from refbench.refalign.training.recipes import build_config  # noqa: E402
 LOSS = """\
 import torch
 from refbench.refalign.losses import *
-
+from dataclasses import dataclass
+@dataclass(frozen=True, kw_only=True)
+class Wide(LossOptions):
+    width: int
 @losses.register
 class Mine(AlignmentLoss):
     declaration = LossDeclaration(name="mine", terms=("size",), summary="s", source="t")
@@ -152,24 +155,30 @@ def test_wrong_terms_are_one_line(
 @pytest.mark.parametrize(
     ("before", "after", "told"),
     [
-        ('name="mine"', 'name="ra"', r", line 4: two losses are called 'ra': "),
-        ('name="mine"', 'name="Mine"', r", line 5: Mine: a name is of a-z, 0-9 and _, 'Mine' is not$"),
-        ('terms=("size",)', "terms=()", r", line 5: the loss 'mine' declares no terms$"),
+        ('name="mine"', 'name="ra"', r", line 7: two losses are called 'ra': "),
+        ('name="mine"', 'name="Mine"', r", line 8: Mine: a name is of a-z, 0-9 and _, 'Mine' is not$"),
+        ('terms=("size",)', "terms=()", r", line 8: the loss 'mine' declares no terms$"),
         ("import torch\n", "import torche\n", r", line 1, failed to load: ModuleNotFoundError: No module"),
         ("import torch\n", "import torch torch\n", r", line 1, failed to load: SyntaxError: invalid syntax"),
-        ("def build(self", "def built(self", r", line 4: the loss 'mine' .* lacks build$"),
-        ("LossNeeds(", "LostNeeds(", r"the loss 'mine' \(\S+, line 8\) failed: NameError"),
+        ("def build(self", "def built(self", r", line 7: the loss 'mine' .* lacks build$"),
+        ("LossNeeds(", "LostNeeds(", r"the loss 'mine' \(\S+, line 11\) failed: NameError"),
         ("video_blocks=(1, 0)", "video_blocks=(4,)", r"the loss 'mine' asks for block 4, the network has 4"),
-        ("MineModule(widths)", "None", r"the loss 'mine' \(\S+, line 9\): build\(\) returned NoneType"),
+        ("MineModule(widths)", "None", r"the loss 'mine' \(\S+, line 12\): build\(\) returned NoneType"),
+        ('source="t")\n', 'source="t")\n    Options = int\n', r", line 8: Mine\.Options must be a dataclass"),
+        (
+            'source="t")\n',
+            'source="t")\n    Options = Wide\n',
+            r"Options needs plain values .*'width'$",
+        ),
         ("self.layer =", "self.idle = torch.nn.Linear(1, 1); self.layer =", r"idle\.weight took no part in"),
         ("self.layer =", "self.register_buffer('b', torch.ones(1)); self.layer =", r"keeps the buffer 'b'"),
         (
             'terms=("size",)',
             'terms=("size", "size_x")',
-            r"the terms size, its declaration names size, size_x",
+            r"terms size, its declaration names size, size_x",
         ),
         ('name="mine", terms=("size",)', 'name="ra", terms=("x",)', r"two losses are called 'ra'"),
-        ('name="mine"', 'name="flow"', r"the loss 'flow' .*, line 4\) would have the column 'flow'"),
+        ('name="mine"', 'name="flow"', r"the loss 'flow' .*, line 7\) would have the column 'flow'"),
         ("dinov3-vitb16", "dinov9", r"no teacher is called 'dinov9'; known: dinov3-vitb16"),
     ],
 )
