@@ -152,7 +152,8 @@ class Extension(ABC):
 
 def _check_options(owner: str, options: Any) -> None:
     """Raises UserError for options that cannot be settings of a run."""
-    if not is_dataclass(options) or "enabled" not in {one.name for one in fields(options)}:
+    known = {one.name for one in fields(options)} if is_dataclass(options) else set()
+    if not isinstance(options, type) or "enabled" not in known:
         raise UserError(f"{owner}.Options must be a dataclass that inherits from LossOptions or InputOptions")
     try:
         TypeAdapter(dict[str, Any]).dump_python(asdict(options()), mode="json")

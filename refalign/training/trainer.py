@@ -110,9 +110,7 @@ class Trainer:
         filled_later = resumed is not None and resumed.sharded
         elsewhere = parallel.sharded and not parallel.is_main
         self.model, self.wrapped_model, self.optimizer = parallel.wrap(
-            None
-            if elsewhere or filled_later
-            else build_model(config, start, widths, source.frame_widths),
+            None if elsewhere or filled_later else build_model(config, start, widths, source.frame_widths),
             lambda: empty_model(config, start.architecture, widths, source.frame_widths),
             lambda model: make_optimizer(model, config.optimizer),
             filled_later=filled_later,
