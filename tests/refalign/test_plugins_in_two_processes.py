@@ -26,12 +26,9 @@ def test_a_loss_and_an_input_of_plugins_under_fsdp2(weights: Path, clips: Path, 
     words = ["train", "tiny", "--data", str(clips), "--weights", str(weights)]
     for name in ("repa", "vae_and_teacher"):
         words += ["--plugin", str(EXAMPLES / f"{name}.py")]
-    words += [*SHORT_RUN, *TWO_STEPS, "run.strategy=fsdp2", "losses.repa.enabled=true"]
-    words += [
-        "losses.repa.block=1",
-        "losses.repa.hidden=32",
-        "reference_inputs.teacher_features.enabled=true",
-    ]
+    words += [*SHORT_RUN, *TWO_STEPS, "run.strategy=fsdp2", "checkpoints.sharded=true", "log.every=1"]
+    words += ["losses.repa.enabled=true", "losses.repa.block=1", "losses.repa.hidden=32"]
+    words += ["reference_inputs.teacher_features.enabled=true"]
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     done = subprocess.run(
         [*launcher, "-m", "refbench", *words, "--out", str(tmp_path / "two")],
