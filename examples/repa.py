@@ -11,9 +11,10 @@ A file like this one is all that a training loss needs:
 docs/training.md says what a loss is given. The teacher sees the frames 0, 4, 8, … of the clip, one for each
 latent frame, on the grid of the video's tokens.
 
-Source: arXiv 2410.06940; sihyun-yu/REPA@9d60489, loss.py: the coefficient 0.5, tokens after the eighth block,
-three layers with SiLU. Different here: videos and Wan instead of images and SiT; DINOv3 instead of DINOv2, to
-compare with RefAlign (`losses.repa.teacher=dinov2-base`); 1 is added to -cos, so that 0 means aligned.
+Source: arXiv 2410.06940; sihyun-yu/REPA@2b8c181, loss.py and models/sit.py: the coefficient 0.5, tokens after
+the eighth block, three layers with SiLU. Different here: videos and Wan instead of images and SiT; DINOv3
+instead of DINOv2, to compare with RefAlign (`losses.repa.teacher=dinov2-base`); 1 is added to -cos, so that 0
+means aligned; layers begin in torch's own way.
 
 Shapes: B samples, V tokens of the video, C channels of the generator, D channels of the teacher.
 """
