@@ -8,9 +8,10 @@
 
 An entry is a tensor under a name: `video/D`, `picture/D` (latents), `text/D`, `teacher/NAME/D` (tokens of a
 picture), `frames/NAME/D` (of a video's frames, in files `frames-NAME-…`), where D is a digest of what was
-encoded: the pixels of the frame window, those of the letterboxed reference after its augmentation, the prompt. So two positions share what is the same for both, whatever their
-epochs, seeds or data sets. A file holds the entries that its positions need and no file held before; its
-metadata describe the positions (`samples`) and name the files of all others that they need (`elsewhere`).
+encoded: the pixels of the frame window, those of the letterboxed reference after its augmentation, the
+prompt. So two positions share what is the same for both, whatever their epochs, seeds or data sets. A file
+holds the entries that its positions need and no file held before; its metadata describe the positions
+(`samples`) and name the files of all others that they need (`elsewhere`).
 Which condition a position drops is not kept here: that is drawn when it is read.
 
 Shapes: C latent channels, F latent frames, h and w latent rows and columns, L text rows, T tokens of a

@@ -283,18 +283,16 @@ class _Writer:
 
     def lacking(self, number: int) -> list[str]:
         """The kinds of files with that number that are missing or not whole: the last one grows."""
-        kinds = (FEATURES, *self._of_kinds())
+        encoder = self.encoder
+        kinds = (FEATURES, *map(teacher_kind, encoder.teachers), *map(frames_kind, encoder.frame_teachers))
         return [kind for kind in kinds if not self._is_whole(kind, number)]
 
-    def _of_kinds(self) -> dict[str, Callable[[SampleEntries], tuple[str, ...]]]:
-        """The kinds of the teachers' files, with the names of a sample's entries in them."""
-        of_pictures = {
-            teacher_kind(name): lambda entries, name=name: entries.teacher_names(name)
-            for name in self.encoder.teachers
-        }
+    def _of_kinds(self, entries: SampleEntries) -> dict[str, tuple[str, ...]]:
+        """The names of a sample's entries in the teachers' files, by the kind of these."""
+        encoder = self.encoder
+        of_pictures = {teacher_kind(name): entries.teacher_names(name) for name in encoder.teachers}
         of_frames = {
-            frames_kind(name): lambda entries, name=name: (frames_name(name, entries.video),)
-            for name in self.encoder.frame_teachers
+            frames_kind(name): (frames_name(name, entries.video),) for name in encoder.frame_teachers
         }
         return of_pictures | of_frames
 
@@ -337,7 +335,7 @@ class _Writer:
         return entries is not None and all(name in self.known for name in self._names(entries))
 
     def _names(self, entries: SampleEntries) -> tuple[str, ...]:
-        of_teachers = (names_of(entries) for names_of in self._of_kinds().values())
+        of_teachers = self._of_kinds(entries).values()
         return (*entries.names, *(name for names in of_teachers for name in names))
 
     def _encode(self, sample: TrainingSample, entries: SampleEntries, new: dict[str, torch.Tensor]) -> None:
@@ -370,12 +368,11 @@ class _Writer:
         """Write a file: what it held, what is new, and where the rest is."""
         path = self._path(kind, number)
         relative = path.relative_to(self.folder).as_posix()
-        of_kinds = self._of_kinds()
         if kind == FEATURES:
             needed = {name for entries in samples.values() for name in entries.names}
             described = {str(position): samples[position].to_json() for position in sorted(samples)}
         else:
-            needed = {name for each in samples.values() for name in of_kinds[kind](each)}
+            needed = {name for each in samples.values() for name in self._of_kinds(each)[kind]}
             described = {}
         held = FeatureFile(path) if path.is_file() else None
         # Other files may take from this one, so that it keeps what it has.

@@ -120,11 +120,14 @@ def test_repa_on_prepared_features(train: Train, weights: Path, tmp_path: Path) 
     features = ("--features", tmp_path / "features")
     train(plugin, tmp_path / "prepared", *features, *REPA)
     assert logged_steps(tmp_path / "straight") == logged_steps(tmp_path / "prepared")
-    # They serve a run without the loss, and not one with another teacher.
+    # They serve a run without the loss, and one with another teacher once that is added.
     train(plugin, tmp_path / "plain", *features)
     other = ("losses.repa.teacher=dinov2-base",)
     refused = train(plugin, tmp_path / "other", *features, *REPA, *other, expect=2)
-    assert "were prepared with frame_teachers=['dinov3-vitb16'], not ['dinov2-base']" in refused
+    assert "were prepared with teachers=['dinov3-vitb16'], not ['dinov2-base']; run refbench" in refused
+    # The teacher saw the frames alone.
+    aligned = train(plugin, tmp_path / "aligned", *features, "alignment.enabled=true", expect=2)
+    assert "lacks 1 of 1 files of teacher-dinov3-vitb16" in aligned
 
 
 def test_variant_d_on_the_demo_clips(train: Train, shared: Path, tmp_path: Path) -> None:

@@ -17,12 +17,12 @@ from PIL import Image
 from kit.clips import moving_square
 from refbench.bench.video import write_video
 from refbench.bench.weights.checkpoint import read_state_dict, write_tensors
-from refbench.refalign import teacher
 from refbench.refalign.data import registered
 from refbench.refalign.data.dataset import PositionSampler
 from refbench.refalign.data.sample import EpochPosition, Skipped
 from refbench.refalign.losses import losses
 from refbench.refalign.reference_inputs import reference_inputs
+from refbench.refalign.teacher import TEACHERS
 from refbench.refalign.training.assembly import StartingPoint
 from refbench.refalign.training.batch import Example, Features
 from refbench.refalign.training.checkpoints import CheckpointStore
@@ -115,7 +115,7 @@ def own_registries() -> Iterator[None]:
         losses._classes,  # type: ignore[list-item]
         reference_inputs._classes,  # type: ignore[list-item]
         RECIPES,  # type: ignore[list-item]
-        teacher.TEACHERS,  # type: ignore[list-item]
+        TEACHERS,  # type: ignore[list-item]
         registered._sources,  # type: ignore[list-item]
     ]
     before = [dict(one) for one in held]

@@ -389,7 +389,7 @@ def test_a_teacher_of_ones_own(train: Train, weights: Path, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("before", "after", "told"),
     [
-        ("transpose(1, 2)", "transpose(0, 1)", r"\(\S+, line 8\) returned \(.*\), not tokens \(2, 48, 3\)"),
+        ("transpose(1, 2)", "transpose(0, 1)", r"\(\S+, line 8\) returned \(.*\), not tokens \(1, 48, 3\)"),
         ("self.scale\n", "self.scale / 0\n", r"\(\S+, line 8\) returned tokens that are not finite"),
         ("pixels, 8", "pixels, '8'", r"the teacher \(\S+, line 9\) failed: TypeError"),
         ("Colours(),", "1 / 0,", r"the teacher's load\(\) \(\S+, line 13\) failed: ZeroDivisionError"),
