@@ -246,9 +246,9 @@ class Trainer:
                     gathered = parallel.gather(torch.cat([*rows, flag]))
                     finite = torch.cat(rows)[:, 0].isfinite().tolist()
                     bad = [example for example, good in zip(used, finite, strict=True) if not good]
-                    self._check_finite(
-                        bool(gathered[:, 0].isfinite().all()), self._broken_part(gathered), bad
-                    )
+                    all_finite = bool(gathered[:, 0].isfinite().all())
+                    what = "loss" if all_finite else self._broken_part(gathered)
+                    self._check_finite(all_finite, what, bad)
                 parallel.accelerator.backward(losses.total.mean())
             if not last:
                 left_s = (time.perf_counter() - started) / call * (parallel.accumulation - call)
