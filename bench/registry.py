@@ -14,8 +14,10 @@ import difflib
 import hashlib
 import importlib
 import importlib.util
+import inspect
 import pkgutil
 import sys
+import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import EntryPoint, entry_points
@@ -61,10 +63,9 @@ class Registry(Generic[Registered]):
         if lacking:
             raise UserError(f"the {self.kind} {name!r} ({_home(registered)}) lacks {', '.join(lacking)}")
         existing = self._classes.get(self._key(name))
-        if existing is not None and existing.__qualname__ != registered.__qualname__:
-            raise UserError(
-                f"two {self.kind}s are called {name!r}: {_home(existing)} and {_home(registered)}"
-            )
+        if existing is not None and not _same_code(existing, registered):
+            kinds = f"{self.kind}{'es' if self.kind.endswith('s') else 's'}"
+            raise UserError(f"two {kinds} are called {name!r}: {_home(existing)} and {_home(registered)}")
         self._classes[self._key(name)] = registered
         return registered
 
@@ -120,6 +121,15 @@ def _home(registered: type) -> str:
     return f"{registered.__module__}.{registered.__qualname__}"
 
 
+def _same_code(one: type, other: type) -> bool:
+    """Whether two classes are one that was read twice: as a script and as a plugin for instance."""
+    try:
+        files = {inspect.getsourcefile(one), inspect.getsourcefile(other)}
+    except (OSError, TypeError):
+        files = set()
+    return one.__qualname__ == other.__qualname__ and len(files) < 2
+
+
 def _outdated(registered: type) -> str | None:
     """What a class has to change for the present interface, or None."""
     see = f"interface 1, this is {INTERFACE_VERSION}: see docs/plugins.md"
@@ -150,7 +160,7 @@ methods: Registry[Method] = Registry("method", "refbench.methods", lambda method
 def load_plugins(files: Iterable[Path]) -> list[ModuleType]:
     """Import each `--plugin FILE.py` once, so that its decorators register; the modules in the same order.
 
-    A plugin that fails is a UserError.
+    A plugin that fails is a UserError that names its line.
     """
     modules = []
     for file in files:
@@ -166,14 +176,25 @@ def load_plugins(files: Iterable[Path]) -> list[ModuleType]:
         sys.modules[name] = module
         try:
             specification.loader.exec_module(module)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - a user's file may fail in any way
             del sys.modules[name]
+            line = faulty_line(error, path)
+            place = f"the plugin {file}" if line is None else f"the plugin {file}, line {line},"
             if isinstance(error, UserError):
-                raise
+                raise UserError(f"{place.removesuffix(',')}: {error}") from None
             fault = f"{type(error).__name__}: {one_line(error)}{_import_hint(error)}"
-            raise UserError(f"the plugin {file} failed to load: {fault}") from None
+            raise UserError(f"{place} failed to load: {fault}") from None
         modules.append(module)
     return modules
+
+
+def faulty_line(error: BaseException, file: Path) -> int | None:
+    """The line of a Python file where an exception arose, or was passed on; None where it was not there."""
+    if isinstance(error, SyntaxError) and error.filename == str(file):
+        return error.lineno
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if frame.filename == str(file)]
+    return lines[-1] if lines else None
 
 
 def _import_hint(error: Exception) -> str:

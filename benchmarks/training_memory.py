@@ -37,7 +37,6 @@ from training_step import DrawnSource
 
 from refbench.baselines.wan.cost import GIB
 from refbench.refalign import alignment
-from refbench.refalign.training import model as training_model
 from refbench.refalign.training.assembly import StartingPoint, empty_model
 from refbench.refalign.training.batch import Batch
 from refbench.refalign.training.encoder import latent_shape
@@ -232,9 +231,13 @@ def shaped_peaks(plan: TrainingPlan) -> Peaks:
         mesh = stack.enter_context(_fake_processes(shards))
         stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
         stack.enter_context(patch.object(torch.UntypedStorage, "resize_", resized))
-        stack.enter_context(patch.object(training_model, "alignment_terms", _terms_of_shapes))
+        stack.enter_context(patch.object(alignment, "alignment_terms", _terms_of_shapes))
         stack.enter_context(
-            patch.object(training_model, "_has_teacher", lambda batch: torch.ones(len(batch.latents_BCFhw)))
+            patch.object(
+                alignment.AlignmentProjectors,
+                "applies",
+                lambda own, inputs: torch.ones_like(inputs.timesteps_B, dtype=torch.bool),
+            )
         )
         norms = torch.nn.modules.normalization.F
         stack.enter_context(patch.object(norms, "rms_norm", _norm_of_a_gpu(norms.rms_norm)))

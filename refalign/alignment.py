@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import nn
@@ -28,6 +28,15 @@ from torch.autograd.function import once_differentiable
 
 from refbench.bench.errors import UserError
 from refbench.bench.weights.checkpoint import key_faults
+from refbench.refalign.losses import (
+    AlignmentLoss,
+    LossDeclaration,
+    LossInputs,
+    LossModule,
+    LossNeeds,
+    TokenWidths,
+    losses,
+)
 from refbench.refalign.teacher import DEFAULT_TEACHER, get_teacher_spec
 
 Gate = Literal["cubic", "none"]
@@ -80,7 +89,34 @@ class AlignmentConfig:
             get_teacher_spec(teacher)
 
 
-class AlignmentProjectors(nn.Module):
+@losses.register
+class ReferenceAlignment(AlignmentLoss):
+    """RefAlign's loss behind the interface of all losses; its settings are the section `alignment`."""
+
+    declaration = LossDeclaration(
+        name="ra",
+        terms=("positive", "negative"),
+        summary="reference tokens towards a teacher's features of their own reference, away from others'",
+        source="arXiv 2603.25743",
+    )
+    Options: ClassVar[type] = AlignmentConfig
+
+    def needs(self) -> LossNeeds:
+        """Reference tokens of the aligned blocks, and the teachers' features of the references."""
+        config: AlignmentConfig = self.options
+        return LossNeeds(reference_blocks=config.blocks, reference_teachers=config.teachers)
+
+    def build(self, widths: TokenWidths) -> AlignmentProjectors:
+        """The projectors."""
+        config: AlignmentConfig = self.options
+        return AlignmentProjectors(
+            config,
+            width=widths.generator,
+            teacher_widths=[widths.teachers[name] for name in config.teachers],
+        )
+
+
+class AlignmentProjectors(LossModule):
     """One two-layer SiLU MLP without biases for each teacher and aligned block, in torch's initialisation.
 
     Args:
@@ -115,6 +151,28 @@ class AlignmentProjectors(nn.Module):
             [_project(mlp, tokens) for mlp, tokens in zip(projectors, block_tokens, strict=True)]
             for projectors in self.by_teacher
         ]
+
+    def terms(self, inputs: LossInputs) -> dict[str, torch.Tensor]:
+        """`positive` and `negative` (B,), means over blocks and teachers."""
+        projected = self([inputs.reference_tokens[block] for block in self.config.blocks])
+        average = average_terms(
+            [
+                alignment_terms(by_block, inputs.reference_features[teacher], inputs.subject_BT, self.config)
+                for by_block, teacher in zip(projected, self.config.teachers, strict=True)
+            ]
+        )
+        return {"positive": average.positive_B, "negative": average.negative_B}
+
+    def loss(self, terms: Mapping[str, torch.Tensor], inputs: LossInputs, *, weight: float) -> torch.Tensor:
+        """(B,): weight · gate(t) · both terms with their own weights."""
+        total_B = weighted_terms(terms["positive"], terms["negative"], self.config)
+        return weight * timestep_gate(inputs.timesteps_B, self.config) * total_B
+
+    def applies(self, inputs: LossInputs) -> torch.Tensor:
+        """(B,) whether a sample has references with features of any of the teachers."""
+        real_BT = inputs.subject_BT >= 0
+        features = [inputs.reference_features[teacher] for teacher in self.config.teachers]
+        return torch.stack([(one.any(dim=-1) & real_BT).any(dim=1) for one in features]).any(dim=0)
 
     def original_state_dict(self) -> dict[str, torch.Tensor]:
         """The weights under the names of RefAlign's checkpoints: `blocks.3.input_mlp.proj.0.weight`.
@@ -185,7 +243,14 @@ class AlignmentTerms:
 
     def total(self, config: AlignmentConfig) -> torch.Tensor:
         """(B,) both terms with their own weights; without `config.weight` and the gate."""
-        return config.positive_weight * self.positive_B + config.negative_weight * self.negative_B
+        return weighted_terms(self.positive_B, self.negative_B, config)
+
+
+def weighted_terms(
+    positive_B: torch.Tensor, negative_B: torch.Tensor, config: AlignmentConfig
+) -> torch.Tensor:
+    """(B,) both terms with their own weights."""
+    return config.positive_weight * positive_B + config.negative_weight * negative_B
 
 
 def average_terms(terms: Sequence[AlignmentTerms]) -> AlignmentTerms:

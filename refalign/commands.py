@@ -14,7 +14,8 @@ import typer
 from refbench.bench.errors import UserError
 
 RecipeArgument = Annotated[
-    str, typer.Argument(help="stage1_1_3b, stage2_1_3b, stage1_14b, stage2_14b or tiny.")
+    str,
+    typer.Argument(help="stage1_1_3b, stage2_1_3b, stage1_14b, stage2_14b, tiny, or one of a --plugin."),
 ]
 OverridesArgument = Annotated[
     list[str] | None,
@@ -27,6 +28,15 @@ OverridesArgument = Annotated[
 WeightsOption = Annotated[
     Path | None,
     typer.Option("--weights", metavar="DIR", help="Folder of weights. Default: $REFBENCH_WEIGHTS."),
+]
+PluginOption = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--plugin",
+        metavar="FILE.py",
+        help="Python file that registers recipes, losses, reference inputs, teachers or data sources; "
+        "repeatable (docs/training.md).",
+    ),
 ]
 PACKAGES = ("torch", "transformers", "diffusers", "accelerate", "ftfy", "safetensors", "pycocotools")
 # A launcher ends all processes when it sees one end: the main one has to get its line out first.
@@ -43,7 +53,8 @@ def train(
         list[Path] | None,
         typer.Option(
             "--data",
-            help="OpenS2V-5M's layout, or JSONL (video, prompt, references); several with data.mixture=3,1.",
+            help="OpenS2V-5M's layout, JSONL (video, prompt, references), or NAME:PATH of a plugin's data "
+            "source; several with data.mixture=3,1.",
         ),
     ] = None,
     features: Annotated[
@@ -56,7 +67,8 @@ def train(
     accept_other_data: Annotated[
         bool,
         typer.Option(
-            "--accept-other-data", help="Resume with other data or weights than the run had; the log says so."
+            "--accept-other-data",
+            help="Resume with other data, weights or plugin code than the run had; the log says so.",
         ),
     ] = False,
     skip: Annotated[
@@ -66,6 +78,7 @@ def train(
     max_steps: Annotated[
         int | None, typer.Option("--max-steps", min=1, help="Short for run.max_steps=N.")
     ] = None,
+    plugin: PluginOption = None,
     show: Annotated[
         bool, typer.Option("--show", help="Print the whole configuration as JSON and stop.")
     ] = False,
@@ -80,8 +93,10 @@ def train(
     """
     check_packages()
     from refbench.bench.console import note, print_json
+    from refbench.bench.registry import load_plugins
     from refbench.refalign.training.recipes import build_config
 
+    load_plugins(plugin or [])
     changes = [*(overrides or []), *([] if max_steps is None else [f"run.max_steps={max_steps}"])]
     config = build_config(recipe, changes)
     config = replace(config, data=replace(config.data, skip=(*config.data.skip, *(skip or []))))
@@ -93,7 +108,13 @@ def train(
         from refbench.refalign.training.checkpoints import CheckpointStore
         from refbench.refalign.training.run import TrainingPaths, train
 
-        paths = TrainingPaths(out=out, data=data or None, features=features, weights=weights)
+        paths = TrainingPaths(
+            out=out,
+            data=data or None,
+            features=features,
+            weights=weights,
+            plugins=tuple(plugin or ()),
+        )
         try:
             result = train(config, paths, resume=resume, accept_other_data=accept_other_data)
         except KeyboardInterrupt:
@@ -129,6 +150,7 @@ def prepare(
     ] = False,
     force: Annotated[bool, typer.Option("--force", help="Prepare though it does not fit the disk.")] = False,
     weights: WeightsOption = None,
+    plugin: PluginOption = None,
 ) -> None:
     """Compute VAE latents, text and teacher features once, for refbench train --features.
 
@@ -140,8 +162,10 @@ def prepare(
     """
     check_packages()
     from refbench.bench.console import print_text
+    from refbench.bench.registry import load_plugins
     from refbench.refalign.training.recipes import build_config
 
+    load_plugins(plugin or [])
     config = build_config(recipe, overrides or [])
 
     def work() -> None:

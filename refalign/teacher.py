@@ -1,4 +1,5 @@
-"""The frozen teachers of the alignment loss: patch features of DINOv3, DINOv2, SigLIP 2 and CLIP.
+"""The frozen teachers of the alignment losses: patch features of DINOv3, DINOv2, SigLIP 2 and CLIP, and of
+networks that plugins register (`register_teacher`).
 
 A reference picture is fed whole at its own size, each side brought to the nearest multiple of the patch; its
 patch tokens are resampled to the generator's token grid where the two grids differ. At 832×480 a teacher with
@@ -16,8 +17,12 @@ Shapes: N pictures, H and W their sides in pixels, D channels of the teacher.
 
 from __future__ import annotations
 
+import hashlib
+import inspect
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Literal
 
 import torch
@@ -27,8 +32,9 @@ from torch.nn.functional import interpolate
 from refbench.bench.errors import MissingWeights, UserError, one_line
 from refbench.bench.weights.hf_folder import load_model, read_config
 from refbench.bench.weights.store import is_small, require_model_folder
+from refbench.refalign.losses import own_code, place_of
 
-Kind = Literal["dinov3_vit", "dinov2", "siglip", "clip"]
+Kind = Literal["dinov3_vit", "dinov2", "siglip", "clip", "own"]
 Triple = tuple[float, float, float]
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -41,7 +47,7 @@ CLASSES = {
     "siglip": "SiglipVisionModel",
     "clip": "CLIPVisionModel",
 }
-CLASS_TOKENS = {"dinov3_vit": 1, "dinov2": 1, "siglip": 0, "clip": 1}
+CLASS_TOKENS = {"dinov3_vit": 1, "dinov2": 1, "siglip": 0, "clip": 1, "own": 0}
 TWO_TOWERS = ("siglip", "clip")
 # What a checkpoint of two towers holds beside its vision model.
 OTHER_TOWER = ("text_model.", "text_projection.", "visual_projection.", "logit_")
@@ -51,7 +57,9 @@ OTHER_TOWER = ("text_model.", "text_projection.", "visual_projection.", "logit_"
 class TeacherSpec:
     """A teacher: its repository, patch in pixels, channels of a token, and normalisation of 0..1 pixels.
 
-    `kind` is the `model_type` of its `config.json`.
+    `kind` is the `model_type` of its `config.json`. Any other network is of the kind `own`: `load(folder)`
+    reads it from the repository's folder, and gives a module that maps normalised pixels (N,3,H,W), H and W
+    multiples of the patch, to tokens (N, H/patch · W/patch, width), row by row.
     """
 
     repository: str
@@ -60,6 +68,16 @@ class TeacherSpec:
     width: int
     mean: Triple = IMAGENET_MEAN
     std: Triple = IMAGENET_STD
+    load: Callable[[Path], nn.Module] | None = None
+
+    def code_digest(self) -> str | None:
+        """The SHA-256 of the file that `load` is from; None for the families known here."""
+        file = None if self.load is None else inspect.getsourcefile(self.load)
+        return None if file is None else hashlib.sha256(Path(file).read_bytes()).hexdigest()
+
+    def __post_init__(self) -> None:
+        if (self.kind == "own") != (self.load is not None):
+            raise UserError("a teacher of the kind 'own' needs `load`, and no other kind has it")
 
 
 TEACHERS = {
@@ -91,6 +109,15 @@ TEACHERS = {
 }
 # Of RefAlign 1.3B; 14B was trained with dinov3-vitl16.
 DEFAULT_TEACHER = "dinov3-vitb16"
+
+
+def register_teacher(name: str, spec: TeacherSpec) -> TeacherSpec:
+    """Make a teacher known by its name, and return its spec. Raises UserError when another one has the
+    name.
+    """
+    if TEACHERS.setdefault(name, spec) is not spec:
+        raise UserError(f"two teachers are called {name!r}")
+    return spec
 
 
 def get_teacher_spec(name: str) -> TeacherSpec:
@@ -210,11 +237,57 @@ def _nearest_multiple(side_px: int, patch_px: int) -> int:
 def _load_network(spec: TeacherSpec, folder: Path, dtype: torch.dtype) -> Any:
     import transformers
 
+    if spec.load is not None:
+        return _OwnNetwork(spec, folder, dtype)
     kind = read_config(folder).get("model_type")
     if kind not in (spec.kind, f"{spec.kind}_vision_model"):
         raise UserError(f"{folder} holds a model of type {one_line(kind, 40)!r}, not {spec.kind!r}")
     other_tower = OTHER_TOWER if spec.kind in TWO_TOWERS else ()
     return load_model(getattr(transformers, CLASSES[spec.kind]), folder, dtype=dtype, may_hold=other_tower)
+
+
+class _OwnNetwork(nn.Module):
+    """A network from a user's file behind the interface of transformers' vision models."""
+
+    def __init__(self, spec: TeacherSpec, folder: Path, dtype: torch.dtype) -> None:
+        super().__init__()
+        assert spec.load is not None
+        self.spec = spec
+        self.config = SimpleNamespace(hidden_size=spec.width, patch_size=spec.patch_px)
+        with own_code("the teacher's load()", spec.load):
+            self.network = spec.load(folder).to(dtype)
+        if next(self.network.parameters(), None) is None:
+            raise UserError(
+                f"the teacher's load() ({place_of(spec.load)}) returned a network without weights"
+            )
+
+    @property
+    def device(self) -> torch.device:
+        """Where its weights are."""
+        return next(self.network.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of its weights."""
+        return next(self.network.parameters()).dtype
+
+    def forward(self, pixels_NCHW: torch.Tensor) -> SimpleNamespace:
+        """An object with `last_hidden_state` (N,T,D). Raises UserError for tokens that do not fit."""
+        code = type(self.network).forward
+        with own_code("the teacher", code):
+            tokens_NTD = self.network(pixels_NCHW)
+        count, _, height, width = pixels_NCHW.shape
+        patches = (height // self.spec.patch_px) * (width // self.spec.patch_px)
+        wanted = (count, patches, self.spec.width)
+        told = f"the teacher ({place_of(code)}) returned"
+        if not isinstance(tokens_NTD, torch.Tensor) or tuple(tokens_NTD.shape) != wanted:
+            found = (
+                tuple(tokens_NTD.shape) if isinstance(tokens_NTD, torch.Tensor) else type(tokens_NTD).__name__
+            )
+            raise UserError(f"{told} {found}, not tokens {wanted}: pictures, patches, channels")
+        if not bool(tokens_NTD.isfinite().all()):
+            raise UserError(f"{told} tokens that are not finite")
+        return SimpleNamespace(last_hidden_state=tokens_NTD)
 
 
 def _check_sizes(name: str, spec: TeacherSpec, folder: Path, config: Any) -> None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
 from typing import Any, Literal
@@ -84,6 +84,8 @@ PREFIX = re.compile(r"(?:(?:module|model|pipe|dit|diffusion_model|transformer|em
 ANCHOR = "patch_embedding.weight"
 VACE_ANCHOR = "vace_patch_embedding.weight"
 PROJECTOR = ".input_mlp."
+# Of features that a network was trained to take beside its latents (`refalign.reference_inputs`).
+EXTRA_INPUT = re.compile(r"(?:^|\.)reference_inputs\.([^.]+)\.")
 FLOAT32_PARTS = frozenset({"time_embedder", "scale_shift_table", "norm1", "norm2", "norm3"})
 UNUSED_PART = "norm_added_q"
 RELEASED_HEAD_DIM = 128
@@ -96,13 +98,15 @@ SHARDS, SHARDS_INDEX = "sharded", "index.json"
 @dataclass(frozen=True, kw_only=True)
 class WanCheckpoint:
     """A transformer's tensors under diffusers' names, its diffusers configuration, and, under their original
-    names, the projectors of RefAlign's alignment loss where the file has them.
+    names, the projectors of RefAlign's alignment loss where the file has them; `extra_inputs` are the tensors
+    of inputs that were added to it in training, `reference_inputs.NAME.…`.
     """
 
     tensors: dict[str, torch.Tensor]
     config: dict[str, Any]
     projectors: dict[str, torch.Tensor]
     source: Path
+    extra_inputs: dict[str, torch.Tensor] = field(default_factory=dict)
 
 
 def diffusers_key(key: str) -> str:
@@ -153,7 +157,11 @@ def network_fingerprint(files: Sequence[Path]) -> str:
 
 
 def read_checkpoint(
-    path: Path, *, dtype: torch.dtype | None = None, files: list[Path] | None = None
+    path: Path,
+    *,
+    dtype: torch.dtype | None = None,
+    files: list[Path] | None = None,
+    extra_inputs: bool = False,
 ) -> WanCheckpoint:
     """Read a Wan transformer of either naming.
 
@@ -161,8 +169,10 @@ def read_checkpoint(
         path: a file, or a folder with or without `config.json`.
         dtype: floating-point tensors are cast to it, except those that stay in float32; None keeps theirs.
         files: of the folder, only these.
+        extra_inputs: whether the caller makes the inputs that were added to the network in training.
 
-    Raises UserError for a damaged file, an unknown prefix, and a file without a Wan transformer.
+    Raises UserError for a damaged file, an unknown prefix, a file without a Wan transformer, and a network
+    with extra inputs that the caller does not make.
     """
     tensors: dict[str, torch.Tensor] = {}
     for file in files or checkpoint_files(path):
@@ -172,6 +182,7 @@ def read_checkpoint(
             tensors[key] = value
     if not tensors:
         raise UserError(f"{path} holds no tensors")
+    extra = take_extra_inputs(tensors, path, wanted=extra_inputs)
     prefix = _prefix(tensors, path)
     tensors = {key.removeprefix(prefix): value for key, value in tensors.items()}
     projectors = {key: tensors.pop(key) for key in list(tensors) if PROJECTOR in key}
@@ -182,7 +193,25 @@ def read_checkpoint(
         config=_config(renamed, _stored_config(folder), path),
         projectors=projectors,
         source=path,
+        extra_inputs={key.removeprefix(prefix): value for key, value in extra.items()},
     )
+
+
+def take_extra_inputs(
+    tensors: dict[str, torch.Tensor], source: Path, *, wanted: bool
+) -> dict[str, torch.Tensor]:
+    """Take the tensors of inputs that were added to a network in training out of its others.
+
+    Raises UserError where there are any and they are not `wanted`.
+    """
+    extra = {key: tensors.pop(key) for key in list(tensors) if EXTRA_INPUT.search(key)}
+    names = sorted({match[1] for key in extra if (match := EXTRA_INPUT.search(key))})
+    if names and not wanted:
+        raise UserError(
+            f"{source} was trained with an extra input ({', '.join(names)}), which is not made here; "
+            "without it this is another network than the trained one. Only refbench train --plugin takes it"
+        )
+    return extra
 
 
 def _prefix(keys: Iterable[str], path: Path) -> str:

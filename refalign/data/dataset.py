@@ -24,6 +24,7 @@ from refbench.bench.errors import SampleError, UserError, one_line
 from refbench.refalign.data.draws import Draws, permutation
 from refbench.refalign.data.lines import LinesSource
 from refbench.refalign.data.opens2v import OpenS2VSource
+from refbench.refalign.data.registered import open_registered
 from refbench.refalign.data.sample import (
     ClipRule,
     DropoutRates,
@@ -257,11 +258,15 @@ class PositionSampler(torch.utils.data.Sampler):
 
 
 def open_source(path: Path, cache: Path | None) -> ClipSource:
-    """Open a folder in OpenS2V-5M's layout, a `.jsonl` file, or a folder of such files.
+    """Open a folder in OpenS2V-5M's layout, a `.jsonl` file, a folder of such files, or `NAME:PATH` of a
+    plugin's data source.
 
     `cache` keeps the index of the shards; None makes it in memory, in every process. A file that is named
     itself may hold absolute paths. Raises UserError.
     """
+    registered = open_registered(path, cache)
+    if registered is not None:
+        return registered
     if path.is_file():
         if path.suffix != ".jsonl":
             raise UserError(f"{path} is no .jsonl file and no folder in OpenS2V-5M's layout")

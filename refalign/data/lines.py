@@ -59,6 +59,8 @@ class LinesSource(ClipSource):
     anywhere by their absolute path.
     """
 
+    shards: Sequence[AnnotationShard]
+
     def __init__(
         self, path: Path, files: Sequence[Path], cache: Path | None, *, absolute: bool = False
     ) -> None:

@@ -20,6 +20,7 @@ counts the source video's frames. Subjects are numbered by strings from "1", whi
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated
@@ -139,6 +140,8 @@ class OpenS2VSource(ClipSource):
     A clip's key is `<shard>/<clip id>`, as the pairs write it. Raises UserError for a folder without
     annotations or videos.
     """
+
+    shards: Sequence[AnnotationShard]
 
     def __init__(self, folder: Path, cache: Path | None) -> None:
         self.path = folder

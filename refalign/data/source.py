@@ -6,12 +6,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 from refbench.bench.errors import UserError
 from refbench.refalign.data.augmentation import ReferenceAugmentation
 from refbench.refalign.data.draws import Draws
 from refbench.refalign.data.sample import Clip, ClipRule, ClipSize
-from refbench.refalign.data.shards import AnnotationShard
 
 # RefAlign's trainer draws against 0.23; a comment beside it speaks of 30 %.
 CROSS_PAIR_PROBABILITY = 0.23
@@ -53,6 +53,19 @@ class ClipOutline:
     own_references: bool
 
 
+class Shard(Protocol):
+    """A part of a data set whose entries stand together, as those of one file.
+
+    `name` is unique in the data set; `digest()` changes when the list of its entries does.
+    """
+
+    name: str
+
+    def __len__(self) -> int: ...
+
+    def digest(self) -> str: ...
+
+
 class ClipSource(ABC):
     """A data set as shards of numbered entries; stateless, so that worker processes may hold copies.
 
@@ -60,7 +73,7 @@ class ClipSource(ABC):
     """
 
     path: Path
-    shards: Sequence[AnnotationShard]
+    shards: Sequence[Shard]
 
     @abstractmethod
     def name(self, shard: int, number: int) -> str:

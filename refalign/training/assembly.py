@@ -1,4 +1,4 @@
-"""Putting the training model together: the network to start from, LoRA adapters, projectors.
+"""Putting the training model together: the network to start from, LoRA adapters, projectors, plugins' parts.
 
 Everything that is drawn (fresh projectors, adapters, a fresh network) follows from the seed alone.
 """
@@ -9,12 +9,13 @@ import inspect
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from pydantic import TypeAdapter, ValidationError
+from torch import nn
 
 from refbench.baselines.wan.adapters import BASE_DIGEST, BASE_MODEL
 from refbench.baselines.wan.checkpoint import (
@@ -24,19 +25,22 @@ from refbench.baselines.wan.checkpoint import (
     read_checkpoint,
     save_checkpoint,
     stays_float32,
+    take_extra_inputs,
 )
 from refbench.baselines.wan.experts import EXPERT_NOTE, PARTS, Expert, expert_by_name, recorded_expert
 from refbench.baselines.wan.loading import find_network
 from refbench.bench.errors import UserError, first_fault, one_line
 from refbench.bench.weights.catalogue import get_entry
-from refbench.bench.weights.checkpoint import read_state_dict, write_tensors
+from refbench.bench.weights.checkpoint import load_exactly, read_state_dict, write_tensors
 from refbench.bench.weights.hf_folder import read_config
 from refbench.bench.weights.store import require
-from refbench.refalign.alignment import AlignmentConfig, AlignmentProjectors
+from refbench.refalign.alignment import AlignmentConfig, AlignmentProjectors, ReferenceAlignment
 from refbench.refalign.bases import EXPERT_OF, ExpertName, network_files
 from refbench.refalign.data.draws import uniform
+from refbench.refalign.losses import AlignmentLoss, LossModule, TokenWidths, own_code, place_of
 from refbench.refalign.training.checkpoints import (
     ADAPTER,
+    LOSSES,
     PROJECTORS,
     SHARDED,
     STATE,
@@ -45,7 +49,15 @@ from refbench.refalign.training.checkpoints import (
     read_state,
 )
 from refbench.refalign.training.kernels import use_kernels
-from refbench.refalign.training.model import TrainingModel
+from refbench.refalign.training.model import NETWORK_INPUTS, TrainingModel
+from refbench.refalign.training.parts import (
+    active_inputs,
+    check_blocks,
+    frame_teacher_names,
+    other_losses,
+    teacher_names,
+    token_widths,
+)
 from refbench.refalign.training.recipes import RELEASED_PATCH, LoraConfig, TrainingConfig
 from refbench.refalign.training.sharded import AVERAGE_PREFIX, MODEL_PREFIX, SHARD_INDEX, ShardedState
 from refbench.refalign.transformer import RefAlignTransformer3DModel
@@ -53,7 +65,7 @@ from refbench.refalign.transformer import RefAlignTransformer3DModel
 ADAPTER_NAME = "default"
 ADAPTER_FILE = "pytorch_lora_weights.safetensors"
 # How the names of a training model's parameters begin.
-NETWORK_NAME, PROJECTORS_NAME = "transformer.", "projectors."
+NETWORK_NAME, PROJECTORS_NAME, LOSSES_NAME = "transformer.", "projectors.", "losses."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,13 +73,15 @@ class StartingPoint:
     """The weights that training starts from.
 
     `network`: None for a fresh one of `architecture`. `projectors`: under original names, None for fresh
-    ones. `adapter`: the file of LoRA's weights, None for fresh ones.
+    ones. `adapter`: the file of LoRA's weights, None for fresh ones. `losses`: the modules of other losses by
+    `NAME.…`; what is not among them starts fresh.
     """
 
     architecture: Mapping[str, Any]
     network: WanCheckpoint | None
     projectors: Mapping[str, torch.Tensor] | None
     adapter: Path | None = None
+    losses: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
 
 def starting_point(config: TrainingConfig, weights: Path | None, resumed: Checkpoint | None) -> StartingPoint:
@@ -76,8 +90,31 @@ def starting_point(config: TrainingConfig, weights: Path | None, resumed: Checkp
     With LoRA the frozen network is read in the run's precision. Raises MissingWeights for a network that is
     not on disk and UserError for one that cannot be read.
     """
+    start = _network_to_start_from(config, weights, resumed)
+    below = config.model.transformer if resumed is None else resumed.folder / TRANSFORMER
+    if below is None or not other_losses(config):
+        return start
+    return replace(start, losses=_stored_losses(below))
+
+
+def _stored_losses(network: Path) -> dict[str, torch.Tensor]:
+    """The modules of losses in the checkpoint that a network is of, by `NAME.…`; empty where it has none."""
+    shards = sharded_folder(network)
+    if shards is None:
+        file = network.parent / LOSSES
+        return read_state_dict(file) if file.is_file() else {}
+    stored = ShardedState(shards)
+    keys = [MODEL_PREFIX + name for name in stored.names(MODEL_PREFIX) if name.startswith(LOSSES_NAME)]
+    targets = {key: torch.empty(stored.shapes[key]) for key in keys}
+    stored.read_into(targets, None)
+    return _below(targets, MODEL_PREFIX + LOSSES_NAME)
+
+
+def _network_to_start_from(
+    config: TrainingConfig, weights: Path | None, resumed: Checkpoint | None
+) -> StartingPoint:
     if resumed is not None and not config.lora.enabled:
-        network = read_checkpoint(resumed.folder / TRANSFORMER, dtype=torch.float32)
+        network = read_checkpoint(resumed.folder / TRANSFORMER, dtype=torch.float32, extra_inputs=True)
         return StartingPoint(
             architecture=network.config, network=network, projectors=network.projectors or None
         )
@@ -90,7 +127,7 @@ def starting_point(config: TrainingConfig, weights: Path | None, resumed: Checkp
     dtype = torch.bfloat16 if half else torch.float32
     if config.model.transformer is not None:
         _check_expert_of(config.model.transformer, config.model.expert)
-        network = read_network(config.model.transformer, dtype=dtype)
+        network = read_network(config.model.transformer, dtype=dtype, extra_inputs=True)
         return StartingPoint(
             architecture=network.config,
             network=network,
@@ -111,7 +148,13 @@ def starting_point(config: TrainingConfig, weights: Path | None, resumed: Checkp
     return StartingPoint(architecture=network.config, network=network, projectors=projectors, adapter=adapter)
 
 
-def read_network(path: Path, *, dtype: torch.dtype | None = None, average: bool = False) -> WanCheckpoint:
+def read_network(
+    path: Path,
+    *,
+    dtype: torch.dtype | None = None,
+    average: bool = False,
+    extra_inputs: bool = False,
+) -> WanCheckpoint:
     """A network on disk: as `read_checkpoint` reads it, or the one in a sharded checkpoint of a run.
 
     Of a sharded checkpoint the network alone is read, in `dtype` at once (None: as it was trained), its
@@ -123,23 +166,28 @@ def read_network(path: Path, *, dtype: torch.dtype | None = None, average: bool 
             raise UserError(
                 f"{path} is no sharded checkpoint; its moving average is a network beside it, in ema/"
             )
-        return read_checkpoint(path, dtype=dtype)
+        return read_checkpoint(path, dtype=dtype, extra_inputs=extra_inputs)
     stored = ShardedState(folder)
     averaged = set(stored.names(AVERAGE_PREFIX)) if average else set()
     if average and not averaged:
         raise UserError(f"{folder} holds no moving average; the run had ema.enabled=false")
     targets: dict[str, torch.Tensor] = {}
     for name in stored.names(MODEL_PREFIX):
+        if name.startswith(LOSSES_NAME):
+            continue
         key = (AVERAGE_PREFIX if name in averaged else MODEL_PREFIX) + name
         whole = dtype is None or stays_float32(name) or name.startswith(PROJECTORS_NAME)
         targets[key] = torch.empty(stored.shapes[key], dtype=torch.float32 if whole else dtype)
     stored.read_into(targets, None)
     state = {key.partition("/")[2]: value for key, value in targets.items()}
+    tensors = _below(state, NETWORK_NAME)
+    extra = take_extra_inputs(tensors, path, wanted=extra_inputs)
     return WanCheckpoint(
-        tensors=_below(state, NETWORK_NAME),
+        tensors=tensors,
         config=stored.architecture,
         projectors=_projectors_of(folder.parent, state),
         source=path,
+        extra_inputs=extra,
     )
 
 
@@ -193,11 +241,20 @@ def _stored_architecture(repository: Path, expert: ExpertName | None) -> dict[st
     return {key: value for key, value in stored.items() if key in known}
 
 
-def build_model(config: TrainingConfig, start: StartingPoint, teacher_widths: Sequence[int]) -> TrainingModel:
+def build_model(
+    config: TrainingConfig,
+    start: StartingPoint,
+    teacher_widths: Sequence[int],
+    frame_widths: Sequence[int] = (),
+) -> TrainingModel:
     """The training model on the CPU. Raises UserError for what does not fit."""
-    model = empty_model(config, start.architecture, teacher_widths, network=start.network)
+    model = empty_model(config, start.architecture, teacher_widths, frame_widths, network=start.network)
     if model.projectors is not None and start.projectors is not None:
         model.projectors.load_original_state_dict(start.projectors, "the checkpoint to start from")
+    for name, module in model.losses.items():
+        below = _below(start.losses, f"{name}.")
+        if below:
+            load_exactly(module, below, f"the module of the loss {name!r} to start from")
     if start.adapter is not None:
         _load_adapter(model.transformer, start.adapter)
     for parameter in model.parameters():
@@ -211,13 +268,15 @@ def empty_model(
     config: TrainingConfig,
     architecture: Mapping[str, Any],
     teacher_widths: Sequence[int],
+    frame_widths: Sequence[int] = (),
     *,
     network: WanCheckpoint | None = None,
 ) -> TrainingModel:
     """The training model with the weights of `network` (None: fresh ones) and fresh projectors and adapters,
     on torch's default device.
 
-    Raises UserError for aligned blocks that the network does not have, and for tokens of another size.
+    Widths are in the order of `teacher_names` and `frame_teacher_names`. Raises UserError for blocks that the
+    network does not have, for tokens of another size, and for what a plugin's loss or input does wrong.
     """
     # A configuration that does not name it has the class's default.
     patch = tuple(architecture.get("patch_size", (1, RELEASED_PATCH, RELEASED_PATCH)))
@@ -231,6 +290,9 @@ def empty_model(
             f"alignment.blocks names block {config.alignment.blocks[-1]}, the network has {layers} "
             f"(0..{layers - 1})"
         )
+    check_blocks(config, layers)
+    width = architecture["num_attention_heads"] * architecture["attention_head_dim"]
+    widths = token_widths(config, width, teacher_widths, frame_widths)
     if network is None:
         with _seeded(config, "network"):
             transformer = RefAlignTransformer3DModel(**architecture)
@@ -238,16 +300,24 @@ def empty_model(
         transformer = load_transformer(RefAlignTransformer3DModel, network)
     if config.run.gradient_checkpointing:
         transformer.enable_gradient_checkpointing(RECOMPUTERS[config.run.recompute])
+    _add_inputs(transformer, config, widths, network)
     if config.lora.enabled:
         with _seeded(config, "adapter"):
             _add_adapter(transformer, config.lora)
     use_kernels(transformer, config.run)
     projectors = None
     if config.alignment.enabled:
-        width = architecture["num_attention_heads"] * architecture["attention_head_dim"]
         with _seeded(config, "projectors"):
-            projectors = AlignmentProjectors(config.alignment, width=width, teacher_widths=teacher_widths)
-    model = TrainingModel(transformer, projectors, config.alignment)
+            projectors = ReferenceAlignment(config.alignment).build(widths)
+    model = TrainingModel(
+        transformer,
+        projectors,
+        config.alignment,
+        losses=[(loss, _loss_module(config, loss, widths)) for loss in other_losses(config)],
+        inputs=active_inputs(config),
+        teachers=teacher_names(config),
+        frame_teachers=frame_teacher_names(config),
+    )
     model.train()
     return model
 
@@ -274,6 +344,69 @@ RECOMPUTERS: dict[str, Callable[..., Any] | None] = {
     "blocks": None,
     "without_attention": _recomputed_without_attention,
 }
+
+
+def _loss_module(config: TrainingConfig, loss: AlignmentLoss, widths: TokenWidths) -> LossModule:
+    """A loss's module, fresh. Raises UserError for what is none, and for one that keeps buffers."""
+    what = f"the loss {loss.declaration.name!r}"
+    with _seeded(config, f"losses/{loss.declaration.name}"), own_code(what, type(loss)):
+        module: Any = loss.build(widths)
+    if not isinstance(module, LossModule):
+        told = f"{what} ({place_of(type(loss).build)})"
+        raise UserError(f"{told}: build() returned {type(module).__name__}, not a LossModule")
+    _check_no_buffers(what, module)
+    built: LossModule = module
+    return built
+
+
+def _add_inputs(
+    transformer: Any, config: TrainingConfig, widths: TokenWidths, network: WanCheckpoint | None
+) -> None:
+    """Give the network the modules of its reference inputs, fresh or with the weights that it came with.
+
+    Raises UserError for a network that came with others, and with LoRA, which would leave them untrained.
+    """
+    chosen = active_inputs(config)
+    names = [one.declaration.name for one in chosen]
+    stored = {} if network is None else _below(network.extra_inputs, f"{NETWORK_INPUTS}.")
+    for name in sorted({key.partition(".")[0] for key in stored} - set(names)):
+        assert network is not None
+        raise UserError(
+            f"{network.source} was trained with the extra input {name!r}; give its --plugin and "
+            f"{NETWORK_INPUTS}.{name}.enabled=true"
+        )
+    if not chosen:
+        return
+    if config.lora.enabled:
+        raise UserError(
+            f"lora.enabled=true trains adapters alone, and {NETWORK_INPUTS}.{names[0]} adds weights to the "
+            "network; train the network"
+        )
+    modules = nn.ModuleDict()
+    for one in chosen:
+        name = one.declaration.name
+        what = f"the reference input {name!r}"
+        with _seeded(config, f"{NETWORK_INPUTS}/{name}"), own_code(what, type(one)):
+            module: Any = one.build(widths)
+        if not isinstance(module, nn.Module):
+            told = f"{what} ({place_of(type(one).build)})"
+            raise UserError(f"{told}: build() returned {type(module).__name__}, not a module")
+        _check_no_buffers(what, module)
+        below = _below(stored, f"{name}.")
+        if below:
+            assert network is not None
+            load_exactly(module, below, network.source)
+        modules[name] = module
+    transformer.add_module(NETWORK_INPUTS, modules)
+
+
+def _check_no_buffers(what: str, module: nn.Module) -> None:
+    name = next((name for name, _ in module.named_buffers()), None)
+    if name is not None:
+        raise UserError(
+            f"{what} ({place_of(type(module))}) keeps the buffer {name!r}, which checkpoints do not hold; "
+            "make it a constant or a parameter"
+        )
 
 
 @contextmanager
@@ -324,13 +457,18 @@ def save_network(
     *,
     base_digest: str | None = None,
 ) -> None:
-    """Write the network (with LoRA its adapter) and the projectors out of the training model's whole `state`.
+    """Write the network (with LoRA its adapter), the projectors, and the modules of other losses out of the
+    training model's whole `state`.
 
     The network in original naming with the projectors; an adapter as diffusers and peft read it, with the
     name and the digest of the network below it in the file's metadata.
     """
     network = _below(state, NETWORK_NAME)
     projectors = {} if model.projectors is None else projector_tensors(model.config, state)
+    # In a file of their own, where nothing can take them for RefAlign's projectors.
+    others = _below(state, LOSSES_NAME)
+    if others:
+        write_tensors(folder / LOSSES, others)
     if config.lora.enabled:
         below = {BASE_MODEL: str(config.model.transformer or config.model.base)}
         if base_digest is not None:

@@ -29,13 +29,15 @@ class Features:
 
     `latents_CFhw`: the video's, float32. `text_LD`: text features without rows of zeros at the end.
     `references_CNhw`: clean latents, float32, N 0 where they are dropped. `teachers`: of each teacher
-    (N, tokens of one reference, D). Text and teachers have the dtype of training.
+    (N, tokens of one reference, D); `frames`: of each teacher of the clip's frames (F, tokens of one latent
+    frame, D). Text and features have the dtype of training.
     """
 
     latents_CFhw: torch.Tensor
     text_LD: torch.Tensor
     references_CNhw: torch.Tensor
     teachers: tuple[torch.Tensor, ...]
+    frames: tuple[torch.Tensor, ...] = ()
 
     def in_memory(self) -> Features:
         """The same features, none of them a part of a file any more."""
@@ -44,6 +46,7 @@ class Features:
             text_LD=self.text_LD.clone(),
             references_CNhw=self.references_CNhw.clone(),
             teachers=tuple(tokens.clone() for tokens in self.teachers),
+            frames=tuple(tokens.clone() for tokens in self.frames),
         )
 
 
@@ -64,7 +67,8 @@ class Batch:
 
     `timesteps_B` on 0..1000, `sigmas_B` in 0..1 and `weights_B` of the squared error as in `NoiseLevel`;
     `counts_B`: how many of the N references are real, None where all are; `subject_BT`: the number of the
-    reference that a token belongs to, -1 for padding; `teachers`: of each teacher (B,T,D).
+    reference that a token belongs to, -1 for padding; `teachers`: of each teacher (B,T,D);
+    `frame_teachers`: of each teacher of the clip's frames (B,V,D), V tokens of the video.
     """
 
     latents_BCFhw: torch.Tensor
@@ -77,6 +81,7 @@ class Batch:
     counts_B: torch.Tensor | None
     subject_BT: torch.Tensor
     teachers: tuple[torch.Tensor, ...]
+    frame_teachers: tuple[torch.Tensor, ...] = ()
 
     def to(self, device: torch.device | str) -> Batch:
         """The batch on a device; a GPU copies it out of pinned memory while the host goes on."""
@@ -169,6 +174,10 @@ def collate(
         teachers=tuple(
             torch.stack([_filled(tokens_NTD, 0, most).flatten(0, 1) for tokens_NTD in one_teacher])
             for one_teacher in zip(*(sample.teachers for sample in samples), strict=True)
+        ),
+        frame_teachers=tuple(
+            torch.stack([tokens_FTD.flatten(0, 1) for tokens_FTD in one_teacher])
+            for one_teacher in zip(*(sample.frames for sample in samples), strict=True)
         ),
     )
 

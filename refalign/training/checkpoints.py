@@ -2,10 +2,10 @@
 
 `<out>/checkpoints/step-00000500/` holds `transformer/` (original Wan naming with the projectors, sharded
 safetensors; `--set transformer=…` of the registered methods and `refbench convert` take it), with LoRA
-`adapter/` instead, with a moving average `ema/`, the optimiser's state, and `state.json`. With
-`checkpoints.sharded` all of these but the last are one folder `sharded/` (`refalign.training.sharded`). A
-checkpoint is written into a hidden folder that is renamed when everything is there; older ones are removed
-only after that.
+`adapter/` instead, with a moving average `ema/`, with losses of plugins their modules in `losses.safetensors`
+(`NAME.…`), the optimiser's state, and `state.json`. With `checkpoints.sharded` all of these but the last are
+one folder `sharded/` (`refalign.training.sharded`). A checkpoint is written into a hidden folder that is
+renamed when everything is there; older ones are removed only after that.
 """
 
 from __future__ import annotations
@@ -22,15 +22,21 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from refbench.bench.errors import UserError, first_fault, one_line
-from refbench.refalign.training.recipes import SETTINGS_OF_BEFORE, flat_settings, nested_data_settings
+from refbench.refalign.training.recipes import (
+    SETTINGS_OF_BEFORE,
+    flat_settings,
+    nested_data_settings,
+    without_idle,
+)
 
 FOLDER = "checkpoints"
-TRANSFORMER, ADAPTER, EMA, OPTIMIZER, PROJECTORS, SHARDED = (
+TRANSFORMER, ADAPTER, EMA, OPTIMIZER, PROJECTORS, LOSSES, SHARDED = (
     "transformer",
     "adapter",
     "ema",
     "optimizer.safetensors",
     "projectors.safetensors",
+    "losses.safetensors",
     "sharded",
 )
 STATE = "state.json"
@@ -225,7 +231,8 @@ def check_same_run(stored: Mapping[str, Any], config: Mapping[str, Any], folder:
 
     Settings that do not change what a step computes (length, machine, intervals) may differ.
     """
-    before, now = SETTINGS_OF_BEFORE | flat_settings(stored), flat_settings(config)
+    before = without_idle(SETTINGS_OF_BEFORE | flat_settings(stored))
+    now = without_idle(flat_settings(config))
     if before.get("run.strategy") == REMOVED_STRATEGY:
         raise UserError(
             f"{folder} was trained with run.strategy={REMOVED_STRATEGY}, which is gone: its optimiser's "

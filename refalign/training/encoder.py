@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,8 @@ def latent_shape(rule: ClipRule, space: LatentSpace = WAN21_LATENTS) -> tuple[in
 class FeatureEncoder:
     """The frozen networks: VAE, text encoder and teachers.
 
-    `parts` are tokenizer, text encoder and VAE (`baselines.wan.loading.load_base`). Text and teacher
+    `parts` are tokenizer, text encoder and VAE (`baselines.wan.loading.load_base`). `teachers` see the
+    references, `frame_teachers` the clip's frames 0, 4, 8, …, one for each latent frame. Text and teacher
     features get `dtype`, latents stay in float32. `patch`: rows and columns of latents in a token, to which
     the teachers' tokens are resampled. `offloaded`: the networks are on `device` inside `at_work` alone.
     Raises UserError for a clip's size that does not divide into tokens.
@@ -56,12 +58,16 @@ class FeatureEncoder:
         dtype: torch.dtype,
         patch: int = 2,
         offloaded: bool = False,
+        frame_teachers: Mapping[str, Teacher] | None = None,
     ) -> None:
         self.rule = rule
         self.patch = patch
         self.teachers = dict(teachers)
+        self.frame_teachers = dict(frame_teachers or {})
         self.dtype = dtype
-        networks = [parts["text_encoder"], parts["vae"], *self.teachers.values()]
+        # A teacher of both, references and frames, is one network.
+        together = {id(one): one for one in (*self.teachers.values(), *self.frame_teachers.values())}
+        networks = [parts["text_encoder"], parts["vae"], *together.values()]
         self._visitors = Visitors(networks, device) if offloaded else None
         if not offloaded:
             for network in networks:
@@ -83,7 +89,7 @@ class FeatureEncoder:
             pictures_NHWC = pictures_NHWC[:0]
         with self.at_work():
             latents_CFhw = self.latents(sample.clip.video_FHWC)
-            return joined_features(
+            features = joined_features(
                 latents_CFhw,
                 self.text(prompt),
                 [self.latents(picture_HWC[None]) for picture_HWC in pictures_NHWC],
@@ -95,6 +101,8 @@ class FeatureEncoder:
                 patch=self.patch,
                 dtype=self.dtype,
             )
+            frames = [self.frame_tokens(name, sample.clip.video_FHWC) for name in self.frame_teachers]
+            return replace(features, frames=tuple(frames))
 
     @torch.no_grad()
     def latents(self, frames_FHWC: np.ndarray) -> torch.Tensor:
@@ -112,12 +120,21 @@ class FeatureEncoder:
     @torch.no_grad()
     def teacher_tokens(self, name: str, picture_HWC: np.ndarray) -> torch.Tensor:
         """A teacher's tokens (T,D) of a picture, RGB uint8."""
+        return self._tokens(self.teachers[name], picture_HWC[None])[0]
+
+    @torch.no_grad()
+    def frame_tokens(self, name: str, frames_FHWC: np.ndarray) -> torch.Tensor:
+        """A teacher's tokens (latent frames, T, D) of a video's frames 0, 4, 8, …, RGB uint8."""
+        seen_FHWC = frames_FHWC[:: self.codec.latents.stride_frames]
+        return self._tokens(self.frame_teachers[name], seen_FHWC)
+
+    def _tokens(self, teacher: Teacher, pictures_NHWC: np.ndarray) -> torch.Tensor:
         # Clips of several buckets have sizes of their own, and their references too.
-        height, width, _ = picture_HWC.shape
+        _, height, width, _ = pictures_NHWC.shape
         _, rows, columns = self.codec.latents.shape(width, height, 1)
-        pictures_1HWC = torch.from_numpy(np.ascontiguousarray(picture_HWC[None]))
+        pictures = torch.from_numpy(np.ascontiguousarray(pictures_NHWC))
         grid = (rows // self.patch, columns // self.patch)
-        return self.teachers[name].features(pictures_1HWC, grid)[0].to(self.dtype).cpu()
+        return teacher.features(pictures, grid).to(self.dtype).cpu()
 
 
 def joined_features(

@@ -21,11 +21,13 @@ from refbench.refalign.training.encoder import FeatureEncoder
 class ExampleSource(ABC):
     """Examples by position of the training order.
 
-    `length` positions make an epoch; `teacher_widths` are the channels of each teacher's tokens.
+    `length` positions make an epoch; `teacher_widths` are the channels of each teacher's tokens,
+    `frame_widths` those of the teachers of the clip's frames.
     """
 
     length: int
     teacher_widths: tuple[int, ...]
+    frame_widths: tuple[int, ...] = ()
 
     _waited_s = 0.0
 
@@ -66,6 +68,7 @@ class EncodedSource(ExampleSource):
     ) -> None:
         self.length = len(data)
         self.teacher_widths = tuple(teacher.width for teacher in encoder.teachers.values())
+        self.frame_widths = tuple(teacher.width for teacher in encoder.frame_teachers.values())
         self._data = data
         self._encoder = encoder
         self._workers = workers

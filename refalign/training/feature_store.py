@@ -7,10 +7,11 @@
         teacher-dinov3-vitb16-00000.safetensors     the same positions' tokens of a teacher
 
 An entry is a tensor under a name: `video/D`, `picture/D` (latents), `text/D`, `teacher/NAME/D` (tokens of a
-picture), where D is a digest of what was encoded: the pixels of the frame window, those of the letterboxed
-reference after its augmentation, the prompt. So two positions share what is the same for both, whatever their
-epochs, seeds or data sets. A file holds the entries that its positions need and no file held before; its
-metadata describe the positions (`samples`) and name the files of all others that they need (`elsewhere`).
+picture), `frames/NAME/D` (of a video's frames, in files `frames-NAME-…`), where D is a digest of what was
+encoded: the pixels of the frame window, those of the letterboxed reference after its augmentation, the
+prompt. So two positions share what is the same for both, whatever their epochs, seeds or data sets. A file
+holds the entries that its positions need and no file held before; its metadata describe the positions
+(`samples`) and name the files of all others that they need (`elsewhere`).
 Which condition a position drops is not kept here: that is drawn when it is read.
 
 Shapes: C latent channels, F latent frames, h and w latent rows and columns, L text rows, T tokens of a
@@ -177,6 +178,11 @@ def tokens_name(teacher: str, digest: str) -> str:
     return f"teacher/{teacher}/{digest}"
 
 
+def frames_name(teacher: str, digest: str) -> str:
+    """The name of a teacher's tokens (F,T,D) of a video's frames, one for each latent frame."""
+    return f"frames/{teacher}/{digest}"
+
+
 def file_name(kind: str, number: int) -> str:
     """The name of file `number`; `kind` is `FEATURES` or `teacher_kind(…)`."""
     return f"{kind}-{number:05d}.safetensors"
@@ -185,6 +191,11 @@ def file_name(kind: str, number: int) -> str:
 def teacher_kind(teacher: str) -> str:
     """The kind of a teacher's files."""
     return f"teacher-{quote(teacher, safe='')}"
+
+
+def frames_kind(teacher: str) -> str:
+    """The kind of the files of a teacher that sees the videos' frames."""
+    return f"frames-{quote(teacher, safe='')}"
 
 
 def _open_tensors(path: Path) -> Any:
@@ -298,16 +309,23 @@ def _read_json(path: Path, kind: Any, folder: Path) -> Any:
 class OrderReader:
     """The positions of one order, read entry by entry; not for several threads at a time.
 
-    Raises UserError for files of features, or of one of `teachers`, that are missing.
+    Raises UserError for files of features, or of one of `teachers` or `frame_teachers`, that are missing.
     """
 
-    def __init__(self, folder: Path, name: str, order: OrderIndex, teachers: Iterable[str]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        name: str,
+        order: OrderIndex,
+        teachers: Iterable[str],
+        frame_teachers: Iterable[str] = (),
+    ) -> None:
         self.folder = folder
         self.order = order
         self._home = folder / name
         self._open = lru_cache(maxsize=HELD_FILES)(FeatureFile)
         there = {path.name for path in self._home.glob("*.safetensors")}
-        for kind in (FEATURES, *map(teacher_kind, teachers)):
+        for kind in (FEATURES, *map(teacher_kind, teachers), *map(frames_kind, frame_teachers)):
             wanted = [file_name(kind, number) for number in range(order.files)]
             absent = [each for each in wanted if each not in there]
             if absent:

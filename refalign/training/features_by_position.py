@@ -105,6 +105,7 @@ class FeaturesByPosition:
         self._teachers = teachers
         widths = dict(zip(index.settings["teachers"], index.teacher_widths, strict=True))
         self.teacher_widths = tuple(widths[name] for name in teachers)
+        self.frame_widths: tuple[int, ...] = ()
         self._open = lru_cache(maxsize=HELD_SHARDS)(_opened_file)
 
     def digest(self) -> str:

@@ -34,11 +34,12 @@ from refbench.refalign.training.feature_store import (
     KnownEntries,
     OrderIndex,
     SampleEntries,
+    frames_name,
     read_orders,
     text_digest,
     text_name,
 )
-from refbench.refalign.training.prepare import teacher_names
+from refbench.refalign.training.parts import frame_teacher_names, teacher_names
 from refbench.refalign.training.recipes import TrainingConfig, flat_settings
 
 MOST_CLIPS, MOST_POSITIONS = 1000, 100_000
@@ -50,13 +51,14 @@ PICTURE_SETTINGS = ("data.clip.", "data.references.")
 @dataclass(frozen=True, kw_only=True)
 class EntrySizes:
     """Bytes of what is kept: the latents of a video and of a picture, the text of a prompt, and of each
-    teacher the tokens of a picture.
+    teacher the tokens of a picture, or (`frames`) of a video's frames.
     """
 
     video: int
     picture: int
     text: Callable[[str], int]
     teachers: Mapping[str, int]
+    frames: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,6 +144,10 @@ def entry_sizes(config: TrainingConfig, weights: Path | None) -> EntrySizes:
         picture=picture,
         text=text,
         teachers={name: tokens * _teacher_width(name, weights) * each for name in teacher_names(config)},
+        frames={
+            name: frames * tokens * _teacher_width(name, weights) * each
+            for name in frame_teacher_names(config)
+        },
     )
 
 
@@ -219,6 +225,10 @@ def forecast(
         names = {each for entries in there.positions.values() for each in entries.teacher_names(teacher)}
         count = pictures + sum(each not in there.names for each in names)
         parts.append(Part(name=f"pictures' tokens of {teacher}", count=count, size_bytes=count * size))
+    for teacher, size in sizes.frames.items():
+        names = {frames_name(teacher, entries.video) for entries in there.positions.values()}
+        count = videos + sum(each not in there.names for each in names)
+        parts.append(Part(name=f"videos' tokens of {teacher}", count=count, size_bytes=count * size))
     return Forecast(
         positions=order.positions,
         new_positions=new_positions,

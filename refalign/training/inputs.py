@@ -1,4 +1,5 @@
-"""What a run is made from: its data or prepared features, its frozen networks, the network it started from.
+"""What a run is made from: its data or prepared features, its frozen networks, the network it started from,
+and the code of plugins.
 
 A run records them at its start and in every checkpoint (`inputs`, `commit` of `state.json`), and a resumed
 one is compared with the record: other data under the same settings is another training. Paths are recorded
@@ -7,7 +8,7 @@ and not compared, so folders may move.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from refbench.baselines.wan.checkpoint import checkpoint_files, network_fingerprint
@@ -18,6 +19,7 @@ from refbench.refalign.bases import network_files
 from refbench.refalign.data.dataset import TrainingData
 from refbench.refalign.training.assembly import sharded_folder
 from refbench.refalign.training.checkpoints import NETWORK, Checkpoint
+from refbench.refalign.training.parts import PLUGIN, code_digests
 from refbench.refalign.training.prepare import sample_digest, weight_fingerprints
 from refbench.refalign.training.prepared import PreparedSource
 from refbench.refalign.training.recipes import TrainingConfig
@@ -30,13 +32,15 @@ def describe_inputs(
     weights: Path | None,
     data: TrainingData | None,
     features: PreparedSource | None,
+    plugins: Iterable[Path] = (),
 ) -> dict[str, str]:
     """The inputs of a run by name, digests and lengths as text.
 
     `data.files` is the digest of the lists of clips, `data.first_sample` that of the first clip's pixels;
-    features know what they were made of, so a run may change from one to the other. Raises UserError.
+    features know what they were made of, so a run may change from one to the other. `plugin.NAME` is the
+    digest of a plugin's file. Raises UserError.
     """
-    found: dict[str, str] = {}
+    found = code_digests(config, plugins)
     if data is not None:
         found |= {
             "data.path": data.path,
@@ -78,12 +82,35 @@ def other_inputs(before: Mapping[str, str], now: Mapping[str, str], *, adapter: 
     """What differs between a run's record and the inputs at hand, each as `name (before, not now)`.
 
     What only one of them knows is not compared, nor the network of a run that trains all of it: it goes on
-    with its own. `adapter`: the run trains one on top of that network.
+    with its own. `adapter`: the run trains one on top of that network. Plugins are compared by their code,
+    whatever their files are called, and their absence counts.
     """
-    return [
+    return _other_code(before, now) + [
         f"{name} ({one_line(before[name], 24)}, not {one_line(now[name], 24)})"
         for name in sorted(before.keys() & now.keys())
-        if before[name] != now[name] and not name.endswith(PATH_SUFFIX) and (adapter or name != NETWORK)
+        if before[name] != now[name]
+        and not name.endswith(PATH_SUFFIX)
+        and not name.startswith(PLUGIN)
+        and (adapter or name != NETWORK)
+    ]
+
+
+def _other_code(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    """The plugins whose code only one of the two records has."""
+
+    def codes(inputs: Mapping[str, str]) -> dict[str, str]:
+        return {
+            digest: name
+            for name, digest in inputs.items()
+            if name.startswith(PLUGIN) and not name.endswith(PATH_SUFFIX)
+        }
+
+    then, today = codes(before), codes(now)
+    names = sorted({then[digest] for digest in then.keys() - today.keys()})
+    names += sorted({today[digest] for digest in today.keys() - then.keys()} - set(names))
+    return [
+        f"{name} ({one_line(before.get(name, 'none'), 24)}, not {one_line(now.get(name, 'none'), 24)})"
+        for name in names
     ]
 
 
@@ -104,4 +131,7 @@ def continued_inputs(
             "start a new run in another --out, or add --accept-other-data to go on with these"
         )
     kept = {NETWORK: before[NETWORK]} if NETWORK in before and not adapter else {}
-    return before | dict(now) | kept, differing
+    # Plugins that are not given any more are no part of what the run is made from.
+    gone = {name for name in before.keys() - now.keys() if name.startswith(PLUGIN)}
+    goes_on = {name: value for name, value in before.items() if name not in gone}
+    return goes_on | dict(now) | kept, differing

@@ -6,17 +6,18 @@ import json
 import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from datetime import timedelta
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from refbench.bench.console import note
-from refbench.bench.errors import one_line
+from refbench.bench.errors import UserError, one_line
 from refbench.bench.files import write_text
 from refbench.refalign.data.sample import Skipped
 from refbench.refalign.flow_matching import LEVELS
+from refbench.refalign.losses import AlignmentLoss, place_of
 from refbench.refalign.training.animation import add_animation
 from refbench.refalign.training.parallel import Parallel
 from refbench.refalign.training.recipes import TrainingConfig
@@ -29,6 +30,7 @@ REPORTED_SKIPS = 20
 VALIDATION_STEP = "validation_step"
 # Equal parts of the timesteps 0..1000 whose errors are logged apart.
 BANDS = 4
+RA_COLUMNS = ("ra", "ra_positive", "ra_negative")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +42,8 @@ class StepReport:
     sample lay. `tflop`: operations of all processes (`refalign.training.flops`), `share_of_peak` what that is
     of the GPUs' peak in the time of the update, None where a peak is not known. `peak_gib`: the most memory
     that was allocated on the main process's GPU, None on a CPU. `data_wait_s`: how long of the `seconds` the
-    main process waited for examples, as far as their source counts it.
+    main process waited for examples, as far as their source counts it. `others`: by column, what other losses
+    add, and their terms over the samples that they apply to.
     """
 
     step: int
@@ -61,6 +64,25 @@ class StepReport:
     share_of_peak: float | None
     peak_gib: float | None
     data_wait_s: float
+    others: Mapping[str, float | None] = field(default_factory=dict)
+
+    def columns(self) -> dict[str, Any]:
+        """The columns of the log."""
+        own = {name: value for name, value in vars(self).items() if name != "others"}
+        return own | dict(self.others)
+
+
+def check_columns(losses: Iterable[AlignmentLoss]) -> None:
+    """Raises UserError for a loss with a column that the log or another loss has."""
+    taken = {one.name for one in fields(StepReport)}
+    for loss in losses:
+        for column in loss.columns:
+            if column in taken:
+                raise UserError(
+                    f"the loss {loss.declaration.name!r} ({place_of(type(loss))}) would have the column "
+                    f"{column!r}, which the log has already; rename it"
+                )
+        taken |= set(loss.columns)
 
 
 def error_by_timestep(timesteps: Sequence[float], errors: Sequence[float]) -> dict[str, float | None]:
@@ -115,10 +137,12 @@ class TrainingLog:
 
     def step(self, report: StepReport) -> None:
         """Record an update."""
-        values = vars(report)
+        values = report.columns()
+        if report.others and not self._config.alignment.enabled:
+            values = {name: value for name, value in values.items() if name not in RA_COLUMNS}
         self._write(values)
-        names = ("loss", "flow", "ra", "squared_error", "ra_positive", "ra_negative")
-        losses = {name: values[name] for name in names if values[name] is not None}
+        names = ("loss", "flow", "ra", "squared_error", "ra_positive", "ra_negative", *report.others)
+        losses = {name: values[name] for name in names if values.get(name) is not None}
         curves: dict[str, float] = {f"loss/{name}": value for name, value in losses.items()}
         curves |= {
             "samples_per_second": report.samples / report.seconds,
@@ -199,14 +223,22 @@ class TrainingLog:
             f"step {reports[-1].step}/{self._config.run.max_steps}",
             f"loss {_mean(report.loss for report in reports)}",
             f"flow {_mean(report.flow for report in reports)}",
-            f"RA+ {_mean(report.ra_positive for report in reports)}",
-            f"RA- {_mean(report.ra_negative for report in reports)}",
+            *self._aligned(reports),
             f"{sum(report.samples for report in reports) / seconds:.2f} samples/s",
             f"{sum(report.tokens for report in reports) / seconds:.0f} tokens/s",
             *self._machine_parts(reports, seconds),
             f"{timedelta(seconds=round(left * per_step))} left",
         ]
         return "  ".join(parts)
+
+    def _aligned(self, reports: list[StepReport]) -> list[str]:
+        """The parts of a line about the alignment losses, each under its own name."""
+        others = list(reports[0].others)
+        parts = [f"{name} {_mean(report.others[name] for report in reports)}" for name in others]
+        if others and not self._config.alignment.enabled:
+            return parts
+        positive = _mean(report.ra_positive for report in reports)
+        return [f"RA+ {positive}", f"RA- {_mean(report.ra_negative for report in reports)}", *parts]
 
 
 def _mean(values: Iterable[float | None]) -> str:

@@ -40,6 +40,8 @@ from refbench.refalign.training.feature_store import (
     OrderIndex,
     SampleEntries,
     file_name,
+    frames_kind,
+    frames_name,
     picture_name,
     read_folder_index,
     read_orders,
@@ -48,6 +50,7 @@ from refbench.refalign.training.feature_store import (
     tokens_name,
     video_name,
 )
+from refbench.refalign.training.parts import frame_teacher_names, teacher_names
 from refbench.refalign.training.recipes import SETTINGS_OF_BEFORE, TrainingConfig, flat_settings
 
 ENCODERS = ("text_encoder", "vae")
@@ -84,18 +87,15 @@ def settings_by_position(config: TrainingConfig) -> dict[str, Any]:
     }
 
 
-def teacher_names(config: TrainingConfig) -> tuple[str, ...]:
-    """The teachers that a run needs."""
-    return config.alignment.teachers if config.alignment.enabled else ()
-
-
 def weight_fingerprints(config: TrainingConfig, weights: Path | None) -> dict[str, str]:
-    """Digests by name of the frozen networks (text encoder, VAE, teachers) whose files are on disk."""
+    """Digests by name of the frozen networks (text encoder, VAE, teachers) whose files are on disk; of a
+    teacher from a plugin the code's belongs to it.
+    """
     find_folder: dict[str, Callable[[], Path]] = {
         part: lambda part=part: require(get_entry(config.model.base), weights) / part  # type: ignore[misc]
         for part in ENCODERS
     }
-    for name in teacher_names(config):
+    for name in dict.fromkeys([*teacher_names(config), *frame_teacher_names(config)]):
         repository = get_teacher_spec(name).repository
         find_folder[name] = lambda repository=repository: require_model_folder(repository, weights)  # type: ignore[misc]
     found = {}
@@ -107,6 +107,9 @@ def weight_fingerprints(config: TrainingConfig, weights: Path | None) -> dict[st
         files = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.bin"))
         if files:
             found[name] = weights_fingerprint(folder, [Path(file.name) for file in files])
+        code = None if name in ENCODERS else get_teacher_spec(name).code_digest()
+        if files and code is not None:
+            found[name] += f"+{code}"
     return found
 
 
@@ -223,7 +226,8 @@ def prepare_features(
     `on_file` is called with (files done, files in all) of this process. Raises UserError for a folder with
     features of other settings or weights, and for a disk that is full.
     """
-    widths = {name: teacher.width for name, teacher in encoder.teachers.items()}
+    every = encoder.teachers | encoder.frame_teachers
+    widths = {name: teacher.width for name, teacher in every.items()}
     index = folder_index(config, folder, weights, widths)
     name, order = order_index(config, data, folder, positions=positions)
     with _told(folder):
@@ -279,8 +283,18 @@ class _Writer:
 
     def lacking(self, number: int) -> list[str]:
         """The kinds of files with that number that are missing or not whole: the last one grows."""
-        kinds = (FEATURES, *map(teacher_kind, self.encoder.teachers))
+        encoder = self.encoder
+        kinds = (FEATURES, *map(teacher_kind, encoder.teachers), *map(frames_kind, encoder.frame_teachers))
         return [kind for kind in kinds if not self._is_whole(kind, number)]
+
+    def _of_kinds(self, entries: SampleEntries) -> dict[str, tuple[str, ...]]:
+        """The names of a sample's entries in the teachers' files, by the kind of these."""
+        encoder = self.encoder
+        of_pictures = {teacher_kind(name): entries.teacher_names(name) for name in encoder.teachers}
+        of_frames = {
+            frames_kind(name): (frames_name(name, entries.video),) for name in encoder.frame_teachers
+        }
+        return of_pictures | of_frames
 
     def _path(self, kind: str, number: int) -> Path:
         return self.folder / self.name / file_name(kind, number)
@@ -321,7 +335,7 @@ class _Writer:
         return entries is not None and all(name in self.known for name in self._names(entries))
 
     def _names(self, entries: SampleEntries) -> tuple[str, ...]:
-        of_teachers = (entries.teacher_names(teacher) for teacher in self.encoder.teachers)
+        of_teachers = self._of_kinds(entries).values()
         return (*entries.names, *(name for names in of_teachers for name in names))
 
     def _encode(self, sample: TrainingSample, entries: SampleEntries, new: dict[str, torch.Tensor]) -> None:
@@ -333,6 +347,11 @@ class _Writer:
 
         clip, encoder = sample.clip, self.encoder
         add(video_name(entries.video), lambda: encoder.latents(clip.video_FHWC))
+        for name in encoder.frame_teachers:
+            add(
+                frames_name(name, entries.video),
+                lambda name=name: encoder.frame_tokens(name, clip.video_FHWC),  # type: ignore[misc]
+            )
         add(text_name(entries.text), lambda: encoder.text(clip.prompt))
         add(text_name(EMPTY_TEXT), lambda: encoder.text(""))
         for digest, picture_HWC in zip(entries.pictures, clip.references_NHWC, strict=True):
@@ -349,12 +368,11 @@ class _Writer:
         """Write a file: what it held, what is new, and where the rest is."""
         path = self._path(kind, number)
         relative = path.relative_to(self.folder).as_posix()
-        of_kind = {teacher_kind(name): name for name in self.encoder.teachers}
         if kind == FEATURES:
             needed = {name for entries in samples.values() for name in entries.names}
             described = {str(position): samples[position].to_json() for position in sorted(samples)}
         else:
-            needed = {name for each in samples.values() for name in each.teacher_names(of_kind[kind])}
+            needed = {name for each in samples.values() for name in self._of_kinds(each)[kind]}
             described = {}
         held = FeatureFile(path) if path.is_file() else None
         # Other files may take from this one, so that it keeps what it has.

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Generator
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -29,6 +30,8 @@ from refbench.refalign.training.feature_store import (
     FolderIndex,
     OrderIndex,
     OrderReader,
+    frames_kind,
+    frames_name,
     picture_name,
     read_folder_index,
     read_orders,
@@ -39,6 +42,7 @@ from refbench.refalign.training.feature_store import (
     video_name,
 )
 from refbench.refalign.training.features_by_position import FeaturesByPosition, read_index
+from refbench.refalign.training.parts import frame_teacher_names, teacher_names
 from refbench.refalign.training.prepare import (
     OTHER_FOLDER,
     check_settings,
@@ -48,7 +52,6 @@ from refbench.refalign.training.prepare import (
     is_order_of,
     order_settings,
     settings_by_position,
-    teacher_names,
     weight_fingerprints,
 )
 from refbench.refalign.training.recipes import (
@@ -65,11 +68,14 @@ SAME_FOLDER = "prepare them again with this setting: the folder keeps both"
 
 
 class StoredFeatures(Protocol):
-    """Features of `positions` positions in a folder; `teacher_widths` of the teachers that a run needs."""
+    """Features of `positions` positions in a folder; `teacher_widths` of the teachers that a run needs,
+    `frame_widths` of those of the clips' frames.
+    """
 
     folder: Path
     positions: int
     teacher_widths: tuple[int, ...]
+    frame_widths: tuple[int, ...]
 
     def digest(self) -> str:
         """What the features are known by. Raises UserError for a file that cannot be read."""
@@ -90,14 +96,17 @@ class FeaturesByContent:
         self.folder = folder
         self.positions = order.positions
         self._teachers = teacher_names(config)
-        lacking = [each for each in self._teachers if each not in index.teacher_widths]
+        self._frame_teachers = frame_teacher_names(config)
+        wanted = list(dict.fromkeys([*self._teachers, *self._frame_teachers]))
+        lacking = [each for each in wanted if each not in index.teacher_widths]
         if lacking:
             raise UserError(
                 f"the features in {folder} were prepared with teachers={list(index.teacher_widths)}, not "
-                f"{list(self._teachers)}; run refbench prepare with these: it adds what is missing"
+                f"{wanted}; run refbench prepare with these: it adds what is missing"
             )
         self.teacher_widths = tuple(index.teacher_widths[each] for each in self._teachers)
-        self._reader = OrderReader(folder, name, order, self._teachers)
+        self.frame_widths = tuple(index.teacher_widths[each] for each in self._frame_teachers)
+        self._reader = OrderReader(folder, name, order, self._teachers, self._frame_teachers)
         self._patch = config.model.patch
         self._dtype = torch.bfloat16 if config.run.precision == "bfloat16" else torch.float32
         self._made_of = [index.settings, order.model_dump(mode="json", exclude={"schema_version"})]
@@ -121,7 +130,11 @@ class FeaturesByContent:
         entries, reader = self._reader.sample(position), self._reader
         text = EMPTY_TEXT if dropped in ("text", "both") else entries.text
         pictures = () if dropped in ("references", "both") else entries.pictures
-        return joined_features(
+        frames = [
+            reader.tensor(position, frames_name(name, entries.video), frames_kind(name))
+            for name in self._frame_teachers
+        ]
+        features = joined_features(
             reader.tensor(position, video_name(entries.video)),
             reader.tensor(position, text_name(text)),
             [reader.tensor(position, picture_name(digest)) for digest in pictures],
@@ -136,6 +149,7 @@ class FeaturesByContent:
             patch=self._patch,
             dtype=self._dtype,
         )
+        return replace(features, frames=tuple(frames))
 
 
 class PreparedSource(ExampleSource):
@@ -155,6 +169,8 @@ class PreparedSource(ExampleSource):
         fingerprints = weight_fingerprints(config, weights)
         if stored_version(folder) in BY_POSITION:
             old = read_index(folder)
+            if frame_teacher_names(config):
+                raise UserError(f"the features in {folder} hold none of the clips' frames; {OTHER_FOLDER}")
             _check_by_position(folder, old.settings, config)
             check_weights(folder, old.weights, fingerprints)
             if data is not None and not _is_data_of(data, old.length, old.data_files, old.first_sample):
@@ -167,7 +183,7 @@ class PreparedSource(ExampleSource):
             check_settings(folder, index.settings, common_settings(config), OTHER_FOLDER)
             check_weights(folder, index.weights, fingerprints)
             name, order = _chosen_order(folder, config, data)
-            used = set(teacher_names(config))
+            used = {*teacher_names(config), *frame_teacher_names(config)}
             self.weights = {
                 each: digest
                 for each, digest in index.weights.items()
@@ -178,6 +194,7 @@ class PreparedSource(ExampleSource):
             self._stored = FeaturesByContent(folder, index, name, order, config)
         self.positions = self._stored.positions
         self.teacher_widths = self._stored.teacher_widths
+        self.frame_widths = self._stored.frame_widths
         self._seed = config.run.seed
         self._dropout = config.data.dropout
         self._skip = frozenset(config.data.skip)

@@ -28,8 +28,8 @@ from pydantic import TypeAdapter, ValidationError
 from refbench.baselines.wan.prompts import MAX_TEXT_TOKENS
 from refbench.baselines.wan.spec import WAN22_T2V_BOUNDARY
 from refbench.bench.errors import UserError, first_fault, one_line
-from refbench.bench.registry import unknown_name
-from refbench.refalign.alignment import AlignmentConfig
+from refbench.bench.registry import Registry, unknown_name
+from refbench.refalign.alignment import AlignmentConfig, ReferenceAlignment
 from refbench.refalign.bases import ExpertName, check_clip, check_expert, expert_timesteps, latent_space
 from refbench.refalign.data.augmentation import ReferenceAugmentation
 from refbench.refalign.data.buckets import parse_bucket
@@ -37,6 +37,9 @@ from refbench.refalign.data.dataset import OPEN_SHARDS
 from refbench.refalign.data.sample import ClipRule, DropoutRates
 from refbench.refalign.data.source import ReferenceRates
 from refbench.refalign.flow_matching import LEVELS, FlowSchedule, Sampling, SamplingKind
+from refbench.refalign.losses import losses as known_losses
+from refbench.refalign.losses import own_code, place_of
+from refbench.refalign.reference_inputs import reference_inputs as known_inputs
 
 Precision = Literal["float32", "bfloat16"]
 Strategy = Literal["ddp", "fsdp2", "hsdp"]
@@ -81,6 +84,10 @@ AUGMENTATION = ReferenceAugmentation(
 )
 # Beyond it sigmoid(logit) is 0 or 1 in float32.
 MOST_LOGIT = 20
+# The one loss whose settings are a section of their own, `alignment`.
+RA = ReferenceAlignment.declaration.name
+# The sections that plugins fill, by what stands in them.
+PLUGIN_SECTIONS: dict[str, Registry[Any]] = {"losses": known_losses, "reference_inputs": known_inputs}
 # A token of all released networks stands for 2×2 latents of one frame.
 RELEASED_PATCH = 2
 # What settings that older files do not name stood for.
@@ -431,12 +438,17 @@ class LogConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
-    """The whole configuration of a training run, except for the folders of data, weights and output."""
+    """The whole configuration of a training run, except for the folders of data, weights and output.
+
+    `losses` and `reference_inputs`: the options of those that plugins registered, by name.
+    """
 
     recipe: str
     model: ModelConfig
     data: DataConfig = field(default_factory=DataConfig)
     alignment: AlignmentConfig = field(default_factory=AlignmentConfig)
+    losses: Mapping[str, Any] = field(default_factory=dict)
+    reference_inputs: Mapping[str, Any] = field(default_factory=dict)
     flow: FlowConfig = field(default_factory=FlowConfig)
     optimizer: OptimizerConfig
     run: RunConfig = field(default_factory=RunConfig)
@@ -576,6 +588,43 @@ RECIPES: dict[str, Callable[[], TrainingConfig]] = {
 }
 
 
+def register_recipe(recipe: Callable[[], TrainingConfig]) -> Callable[[], TrainingConfig]:
+    """Decorator: make a recipe known by its function's name. Raises UserError for a name that is taken."""
+    existing = RECIPES.setdefault(recipe.__name__, recipe)
+    if existing is not recipe:
+        raise UserError(
+            f"two recipes are called {recipe.__name__!r}: {place_of(existing)} and {place_of(recipe)}"
+        )
+    return recipe
+
+
+def _made(recipe: str) -> TrainingConfig:
+    """A recipe's configuration, with the options of all known losses and inputs: idle where it names none."""
+    make = RECIPES[recipe]
+    with own_code(f"the recipe {recipe!r}", make):
+        config = make()
+    if not isinstance(config, TrainingConfig) or config.recipe != recipe:
+        found = config.recipe if isinstance(config, TrainingConfig) else type(config).__name__
+        raise UserError(
+            f"the recipe {recipe!r} ({place_of(make)}) returns {found!r}, not a TrainingConfig with "
+            f"recipe={recipe!r}"
+        )
+    return replace(
+        config,
+        losses=_with_idle(known_losses, config.losses),
+        reference_inputs=_with_idle(known_inputs, config.reference_inputs),
+    )
+
+
+def _with_idle(registry: Registry[Any], chosen: Mapping[str, Any]) -> dict[str, Any]:
+    """The chosen options, and the default ones of everything else that has settings of its own."""
+    for name, options in chosen.items():
+        if not isinstance(options, registry.get(name).Options):
+            raise UserError(f"the options of the {registry.kind} {name!r} are a {type(options).__name__}")
+    others = [name for name in registry.names() if name != RA]
+    return {name: chosen.get(name) or registry.get(name).Options() for name in others}
+
+
 def build_config(recipe: str, overrides: Iterable[str] = ()) -> TrainingConfig:
     """A recipe with overrides `section.field=value` (`none` for None, `0,1,2` for several values).
 
@@ -584,7 +633,7 @@ def build_config(recipe: str, overrides: Iterable[str] = ()) -> TrainingConfig:
     """
     if recipe not in RECIPES:
         raise UserError(unknown_name("recipe", recipe, RECIPES))
-    config = RECIPES[recipe]()
+    config = _made(recipe)
     changes: dict[str, Any] = {}
     for override in overrides:
         key, equals, text = override.partition("=")
@@ -636,6 +685,19 @@ def flat_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     return flat
 
 
+def without_idle(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """Flat settings without those of losses and inputs of plugins that are not enabled: they change nothing,
+    and are there only while the plugin is.
+    """
+
+    def idle(key: str) -> bool:
+        section, _, rest = key.partition(".")
+        owner = f"{section}.{rest.partition('.')[0]}"
+        return section in PLUGIN_SECTIONS and flat.get(f"{owner}.enabled") is not True
+
+    return {key: value for key, value in flat.items() if not idle(key)}
+
+
 def in_stored_order(config: TrainingConfig, stored: Mapping[str, Any]) -> TrainingConfig:
     """The configuration, going through one shard after the other where stored settings are from before
     `data.open_shards` was one: that was the order then.
@@ -672,6 +734,8 @@ def _setting_type(config: TrainingConfig, key: str) -> Any:
         meant = OTHER_NAMES.get(name.lower())
         if meant is not None:
             raise UserError(f"unknown setting {one_line(key, 60)!r}; did you mean {meant}?")
+        if section in PLUGIN_SECTIONS:
+            _check_plugin_name(PLUGIN_SECTIONS[section], name.partition(".")[0])
         in_section = [each for each in known if each.startswith(f"{section}.")]
         if not in_section:
             sections = dict.fromkeys(each.partition(".")[0] for each in known)
@@ -681,8 +745,16 @@ def _setting_type(config: TrainingConfig, key: str) -> Any:
     owner: Any = config
     *sections_of_key, field_name = key.split(".")
     for section in sections_of_key:
-        owner = getattr(owner, section)
+        owner = owner[section] if isinstance(owner, Mapping) else getattr(owner, section)
     return typing.get_type_hints(type(owner))[field_name]
+
+
+def _check_plugin_name(registry: Registry[Any], name: str) -> None:
+    """Raises UserError for a loss or input that nothing registered."""
+    known = [each for each in registry.names() if each != RA]
+    if name not in known:
+        told = unknown_name(registry.kind, name, known, registry.problems)
+        raise UserError(f"{told}; --plugin FILE.py registers one")
 
 
 def _changed(config: Any, changes: Mapping[str, Any], name: str = "") -> Any:
@@ -696,7 +768,10 @@ def _changed(config: Any, changes: Mapping[str, Any], name: str = "") -> Any:
         else:
             values[key] = value
     for section, inner in of_sections.items():
-        values[section] = _changed(getattr(config, section), inner, f"{name}.{section}".lstrip("."))
+        owner = config[section] if isinstance(config, Mapping) else getattr(config, section)
+        values[section] = _changed(owner, inner, f"{name}.{section}".lstrip("."))
+    if isinstance(config, Mapping):
+        return {**config, **values}
     try:
         return replace(config, **values)
     except ValueError as error:

@@ -11,6 +11,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -29,14 +30,19 @@ from refbench.refalign.training.encoder import FeatureEncoder, load_teachers
 from refbench.refalign.training.examples import EncodedSource, ExampleSource
 from refbench.refalign.training.feature_store import INDEX, stored_version
 from refbench.refalign.training.forecast import entry_sizes, forecast, free_bytes, size_text
-from refbench.refalign.training.inputs import continued_inputs, describe_inputs
+from refbench.refalign.training.inputs import PATH_SUFFIX, continued_inputs, describe_inputs
 from refbench.refalign.training.optimizer import schedule_text
 from refbench.refalign.training.parallel import Parallel, lost_process
+from refbench.refalign.training.parts import (
+    active_inputs,
+    code_digests,
+    frame_teacher_names,
+    teacher_names,
+)
 from refbench.refalign.training.prepare import (
     folder_index,
     order_index,
     prepare_features,
-    teacher_names,
 )
 from refbench.refalign.training.prepared import BY_POSITION, PreparedSource, stored_order
 from refbench.refalign.training.recipes import TrainingConfig
@@ -50,13 +56,15 @@ CACHE_FOLDER = "data-index"
 @dataclass(frozen=True, kw_only=True)
 class TrainingPaths:
     """Folders of a run. `data` may be None where `features` are prepared; `weights` None: where weights are
-    looked for always. Several data sets are mixed by the shares of `data.mixture`.
+    looked for always. Several data sets are mixed by the shares of `data.mixture`. `plugins`: files whose
+    code the run takes, loaded already.
     """
 
     out: Path
     data: Path | Sequence[Path] | None = None
     features: Path | None = None
     weights: Path | None = None
+    plugins: Sequence[Path] = ()
 
 
 def train(
@@ -110,6 +118,12 @@ def _run(
         note(f"nothing to resume in {paths.out}: starting at step 0")
     # Reading the frozen networks takes long: everything else that may be missing is looked for before.
     track = validation_track(config)
+    if track is not None and active_inputs(config):
+        name = active_inputs(config)[0].declaration.name
+        raise UserError(
+            f"validation makes videos without reference_inputs.{name}, which the network is trained with; "
+            "give validation.every=0"
+        )
     scores = None
     if track is not None and config.validation.metrics:
         scores = ValidationScores(config.validation.metrics, track, paths.out, weights, parallel.device)
@@ -120,11 +134,11 @@ def _run(
         features = _prepared_source(config, paths.features, weights, data, tell=parallel.is_main)
     elif data is None:
         raise UserError("training needs --data, or --features that refbench prepare made")
-    check_same_everywhere(parallel, data, features)
+    check_same_everywhere(parallel, data, features, code_digests(config, paths.plugins))
     inputs, accepted = parallel.from_main(
         lambda: continued_inputs(
             resumed,
-            describe_inputs(config, weights, data, features),
+            describe_inputs(config, weights, data, features, paths.plugins),
             adapter=config.lora.enabled,
             accept=accept_other_data,
         )
@@ -181,9 +195,12 @@ def _opening(parallel: Parallel, source: ExampleSource, inputs: Mapping[str, str
 
 
 def check_same_everywhere(
-    parallel: Parallel, data: TrainingData | None, features: PreparedSource | None
+    parallel: Parallel,
+    data: TrainingData | None,
+    features: PreparedSource | None,
+    code: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
-    """Raises UserError, in all processes, where one sees other data than the main process."""
+    """Raises UserError, in all processes, where one sees other data or plugins than the main process."""
     mark = (
         None if data is None else (len(data), data.content_digest()),
         None if features is None else features.mark(),
@@ -194,6 +211,11 @@ def check_same_everywhere(
         raise UserError(
             f"{shortlist(others)} does not see the training data that process 0 sees; --data and --features "
             "have to be the same for all processes"
+        )
+    digests = sorted(value for name, value in code.items() if not name.endswith(PATH_SUFFIX))
+    if any(each != digests for each in parallel.gather_objects([digests])):
+        raise UserError(
+            "the files of --plugin differ between the processes; they have to be the same for all"
         )
 
 
@@ -348,12 +370,13 @@ def make_encoder(config: TrainingConfig, weights: Path | None, device: torch.dev
     dtype = torch.bfloat16 if config.run.precision == "bfloat16" else torch.float32
     # Teachers first: a missing one should not be found out after reading a text encoder of 11 GB.
     offloaded = config.run.encoders == "offloaded"
-    teachers = load_teachers(
-        teacher_names(config), weights, device="cpu" if offloaded else device, dtype=dtype
-    )
+    of_references, of_frames = teacher_names(config), frame_teacher_names(config)
+    names = tuple(dict.fromkeys([*of_references, *of_frames]))
+    teachers = load_teachers(names, weights, device="cpu" if offloaded else device, dtype=dtype)
     encoder = FeatureEncoder(
         load_base(base, dtype=dtype),
-        teachers,
+        {name: teachers[name] for name in of_references},
+        frame_teachers={name: teachers[name] for name in of_frames},
         rule=config.data.clip,
         patch=config.model.patch,
         device=device,
@@ -424,7 +447,9 @@ def made_weights(config: TrainingConfig, folder: Path | None) -> Iterator[Path |
 
     base = config.model.base if config.model.base in TEXT_BASES else next(iter(TEXT_BASES))
     writers: list[Callable[[Path], None]] = [lambda folder: write_small(folder, base)]
-    for name in config.alignment.teachers:
+    for name in dict.fromkeys(
+        [*config.alignment.teachers, *teacher_names(config), *frame_teacher_names(config)]
+    ):
         if get_teacher_spec(name).kind == "dinov3_vit":
             writers.append(lambda folder, name=name: write_teacher(folder, name))  # type: ignore[misc]
     with scratch_folder("tiny") as made:

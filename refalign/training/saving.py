@@ -290,8 +290,9 @@ class Saver:
         # Of adapters, and in earlier checkpoints, the averages have a file of their own.
         if (folder / AVERAGE_FILE).is_file():
             return read_state_dict(folder / AVERAGE_FILE)
-        network = read_checkpoint(folder / EMA / TRANSFORMER, dtype=torch.float32)
-        found = {f"transformer.{name}": value for name, value in network.tensors.items()}
+        network = read_checkpoint(folder / EMA / TRANSFORMER, dtype=torch.float32, extra_inputs=True)
+        tensors = network.tensors | network.extra_inputs
+        found = {f"transformer.{name}": value for name, value in tensors.items()}
         absent = [name for name in self._averages() if name not in found]
         if absent:
             raise UserError(f"{folder / EMA} does not fit the network: no average of {absent[0]}")

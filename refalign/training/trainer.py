@@ -42,8 +42,8 @@ from refbench.refalign.training.checkpoints import (
 from refbench.refalign.training.examples import ExampleSource
 from refbench.refalign.training.flops import StepMeter
 from refbench.refalign.training.kernels import check_kernels
-from refbench.refalign.training.log import StepReport, TrainingLog, error_by_timestep
-from refbench.refalign.training.model import Losses
+from refbench.refalign.training.log import StepReport, TrainingLog, check_columns, error_by_timestep
+from refbench.refalign.training.model import Losses, applies_column
 from refbench.refalign.training.optimizer import learning_rate, make_optimizer, with_schedule_steps
 from refbench.refalign.training.parallel import Parallel
 from refbench.refalign.training.profiling import UpdateProfiler
@@ -110,8 +110,8 @@ class Trainer:
         filled_later = resumed is not None and resumed.sharded
         elsewhere = parallel.sharded and not parallel.is_main
         self.model, self.wrapped_model, self.optimizer = parallel.wrap(
-            None if elsewhere or filled_later else build_model(config, start, widths),
-            lambda: empty_model(config, start.architecture, widths),
+            None if elsewhere or filled_later else build_model(config, start, widths, source.frame_widths),
+            lambda: empty_model(config, start.architecture, widths, source.frame_widths),
             lambda model: make_optimizer(model, config.optimizer),
             filled_later=filled_later,
         )
@@ -138,6 +138,7 @@ class Trainer:
         )
         if resumed is not None:
             self.saver.restore(resumed)
+        check_columns(self.model.other_losses)
         self.log = TrainingLog(config, out, parallel, after_step=self.step)
 
     def parameters_text(self) -> str:
@@ -238,18 +239,16 @@ class Trainer:
                 tflop = torch.full_like(losses.flow, self.meter.tflop_of_sample(batch))
                 timesteps = batch.timesteps_B.to(tokens)
                 skips = torch.tensor([float(len(example.skipped)) for example in chosen]).to(tokens)
-                rows.append(
-                    torch.stack(
-                        [*(value.detach().float() for value in losses), tokens, skips, timesteps, tflop],
-                        dim=1,
-                    )
-                )
+                further = torch.stack([tokens, skips, timesteps, tflop], dim=1)
+                rows.append(torch.cat([losses.table(), further], dim=1))
                 if last:
                     flag = torch.full_like(rows[0][:1], float(stop_requested()))
                     gathered = parallel.gather(torch.cat([*rows, flag]))
                     finite = torch.cat(rows)[:, 0].isfinite().tolist()
                     bad = [example for example, good in zip(used, finite, strict=True) if not good]
-                    self._check_finite(bool(gathered[:, 0].isfinite().all()), "loss", bad)
+                    all_finite = bool(gathered[:, 0].isfinite().all())
+                    what = "loss" if all_finite else self._broken_part(gathered)
+                    self._check_finite(all_finite, what, bad)
                 parallel.accelerator.backward(losses.total.mean())
             if not last:
                 left_s = (time.perf_counter() - started) / call * (parallel.accumulation - call)
@@ -266,6 +265,7 @@ class Trainer:
 
     def _descend(self, used: list[Example]) -> float:
         """Check the gradient, then update weights and average; the gradient's norm."""
+        self.model.check_gradients()
         norm = self._gradient_norm()
         self._check_finite(math.isfinite(norm), "gradient", used)
         self.optimizer.step()
@@ -295,21 +295,38 @@ class Trainer:
             f"one out); the weights were not touched by it, {self.store.newest_text()}"
         )
 
+    def _broken_part(self, rows: torch.Tensor) -> str:
+        """What to call the loss that is not finite: a plugin's, with its place, where flow matching is."""
+        broken = [
+            name
+            for name, column in zip(self.model.columns, rows.isfinite().all(dim=0).tolist(), strict=False)
+            if not column
+        ]
+        return "loss" if "flow" in broken or "ra" in broken else self.model.told_of(broken)
+
     def _report(
         self, rows: torch.Tensor, norm: float, rate: float, used: list[Example], seconds: float
     ) -> None:
         """Record an update out of its samples' losses."""
-        columns = dict(zip((*Losses._fields, *OTHER_COLUMNS), rows.double().cpu().T, strict=True))
+        names = (*self.model.columns, *OTHER_COLUMNS)
+        columns = dict(zip(names, rows.double().cpu().T, strict=True))
         found = [skip for example in used for skip in example.skipped]
         if self.parallel.world_size > 1 and bool(columns["skips"].any()):
             found = self.parallel.gather_objects(found)
         skipped = self.log.skipped(found)
-        aligned = columns["aligned"] > 0
         tflop = float(columns["tflop"].sum())
 
-        def of_aligned(name: str) -> float | None:
-            return float(columns[name][aligned].mean()) if bool(aligned.any()) else None
+        def among(chosen: torch.Tensor, name: str) -> float | None:
+            return float(columns[name][chosen > 0].mean()) if bool((chosen > 0).any()) else None
 
+        def of_aligned(name: str) -> float | None:
+            return among(columns["aligned"], name)
+
+        others: dict[str, float | None] = {}
+        for loss in self.model.other_losses:
+            added, *terms = loss.columns
+            others[added] = float(columns[added].mean())
+            others |= {name: among(columns[applies_column(added)], name) for name in terms}
         self.log.step(
             StepReport(
                 step=self.step,
@@ -332,6 +349,7 @@ class Trainer:
                 share_of_peak=self.meter.share_of_peak(tflop, seconds),
                 peak_gib=self.meter.peak_gib(),
                 data_wait_s=self.source.take_waited(),
+                others=others,
             )
         )
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,14 +17,18 @@ from PIL import Image
 from kit.clips import moving_square
 from refbench.bench.video import write_video
 from refbench.bench.weights.checkpoint import read_state_dict, write_tensors
+from refbench.refalign.data import registered
 from refbench.refalign.data.dataset import PositionSampler
 from refbench.refalign.data.sample import EpochPosition, Skipped
+from refbench.refalign.losses import losses
+from refbench.refalign.reference_inputs import reference_inputs
+from refbench.refalign.teacher import TEACHERS
 from refbench.refalign.training.assembly import StartingPoint
 from refbench.refalign.training.batch import Example, Features
 from refbench.refalign.training.checkpoints import CheckpointStore
 from refbench.refalign.training.examples import ExampleSource
 from refbench.refalign.training.parallel import Parallel
-from refbench.refalign.training.recipes import TrainingConfig, build_config
+from refbench.refalign.training.recipes import RECIPES, TrainingConfig, build_config
 from refbench.refalign.training.trainer import Trainer, TrainingResult, find_resumed, read_start
 
 # Settings of a short run on the clips of `write_clips`.
@@ -100,6 +106,27 @@ class DrawnSource(ExampleSource):
             features=features,
             skipped=skipped,
         )
+
+
+@contextmanager
+def own_registries() -> Iterator[None]:
+    """What plugins register inside of the block is forgotten after it, the plugins too."""
+    held: list[dict[str, Any]] = [
+        losses._classes,  # type: ignore[list-item]
+        reference_inputs._classes,  # type: ignore[list-item]
+        RECIPES,  # type: ignore[list-item]
+        TEACHERS,  # type: ignore[list-item]
+        registered._sources,  # type: ignore[list-item]
+    ]
+    before = [dict(one) for one in held]
+    modules = set(sys.modules)
+    yield
+    for one, earlier in zip(held, before, strict=True):
+        one.clear()
+        one.update(earlier)
+    for name in set(sys.modules) - modules:
+        if name.startswith("refbench_plugin_"):
+            del sys.modules[name]
 
 
 def small(*overrides: str) -> TrainingConfig:

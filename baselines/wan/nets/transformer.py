@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import wraps
 from typing import Any, ClassVar, Literal
 
@@ -65,11 +65,12 @@ class SequencePart:
 @dataclass(frozen=True, kw_only=True)
 class ReferenceOutput:
     """`sample`: the prediction for the video, (B,C,F,H,W); `reference_states`: the reference tokens after the
-    blocks asked for, each (B,N·h·w,D).
+    blocks asked for, each (B,N·h·w,D); `video_states`: the video's, each (B,F·H·W,D) counted in patches.
     """
 
     sample: torch.Tensor
     reference_states: list[torch.Tensor]
+    video_states: list[torch.Tensor]
 
 
 class ExactTimesteps(nn.Module):
@@ -209,6 +210,8 @@ class ReferenceWanTransformer3DModel(WanTransformer3DModel):
         reference_hidden_states: Any = None,
         reference_counts: torch.Tensor | None = None,
         state_blocks: Sequence[int] = (),
+        video_state_blocks: Sequence[int] = (),
+        reference_additions: torch.Tensor | None = None,
     ) -> ReferenceOutput:
         """Predict the flow of the video's latents.
 
@@ -221,6 +224,8 @@ class ReferenceWanTransformer3DModel(WanTransformer3DModel):
             reference_counts: (B,) how many of the N are real; the others are padding that nothing attends to.
                 For references of one size.
             state_blocks: blocks after which the reference tokens are returned.
+            video_state_blocks: the same of the video's tokens.
+            reference_additions: (B,N·h·w,D), added to the reference tokens behind the patch embedding.
 
         Raises ValueError for sizes that do not divide into patches.
         """
@@ -233,6 +238,9 @@ class ReferenceWanTransformer3DModel(WanTransformer3DModel):
         parts, mask, start = [video], None, 0
         if reference_hidden_states is not None:
             references = self.reference_part(reference_hidden_states, grid)
+            if reference_additions is not None:
+                added_BTD = references.tokens_BTD + reference_additions.to(references.tokens_BTD.dtype)
+                references = replace(references, tokens_BTD=added_BTD)
             if reference_counts is not None and references.grid is not None:
                 mask = _key_mask(reference_counts, references.grid, video_tokens, self.rule.position)
             if self.rule.position == "tail":
@@ -245,7 +253,7 @@ class ReferenceWanTransformer3DModel(WanTransformer3DModel):
         video_span = (start, start + video_tokens)
 
         temb_BD, modulation, text, _ = self.condition_embedder(timestep, encoder_hidden_states, None)
-        tokens_BTD, states = self._run_blocks(
+        tokens_BTD, states, video_states = self._run_blocks(
             tokens_BTD,
             (
                 text,
@@ -258,6 +266,7 @@ class ReferenceWanTransformer3DModel(WanTransformer3DModel):
             ),
             video_span,
             set(state_blocks),
+            set(video_state_blocks),
         )
 
         video_BTD = tokens_BTD[:, start : start + video_tokens]
@@ -265,13 +274,18 @@ class ReferenceWanTransformer3DModel(WanTransformer3DModel):
         video_BTD = (self.norm_out(video_BTD.float()) * (1 + scale) + shift).type_as(video_BTD)
         patches = self.proj_out(video_BTD).reshape(batch, *grid, *self.config.patch_size, -1)
         sample_BCFHW = patches.permute(0, 7, 1, 4, 2, 5, 3, 6).reshape(batch, -1, frames, height, width)
-        return ReferenceOutput(sample=sample_BCFHW, reference_states=states)
+        return ReferenceOutput(sample=sample_BCFHW, reference_states=states, video_states=video_states)
 
     def _run_blocks(
-        self, tokens_BTD: torch.Tensor, shared: tuple[Any, ...], video_span: tuple[int, int], wanted: set[int]
-    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        self,
+        tokens_BTD: torch.Tensor,
+        shared: tuple[Any, ...],
+        video_span: tuple[int, int],
+        wanted: set[int],
+        wanted_of_video: set[int],
+    ) -> tuple[torch.Tensor, list[torch.Tensor], list[torch.Tensor]]:
         start, stop = video_span
-        states = []
+        states, video_states = [], []
         for index, block in enumerate(self.blocks):
             if torch.is_grad_enabled() and self.gradient_checkpointing:
                 tokens_BTD = self._gradient_checkpointing_func(block, tokens_BTD, *shared)
@@ -279,7 +293,9 @@ class ReferenceWanTransformer3DModel(WanTransformer3DModel):
                 tokens_BTD = block(tokens_BTD, *shared)
             if index in wanted:
                 states.append(tokens_BTD[:, :start] if start else tokens_BTD[:, stop:])
-        return tokens_BTD, states
+            if index in wanted_of_video:
+                video_states.append(tokens_BTD[:, start:stop])
+        return tokens_BTD, states, video_states
 
     def _patches(self, latents_BCFHW: torch.Tensor) -> tuple[torch.Tensor, tuple[int, int, int]]:
         """Tokens (B,T,D) in the order frame, row, column, and their grid."""
