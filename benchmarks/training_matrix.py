@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from machine import describe
 
-from kit.training_cases import Case, all_cases, entry, launch
+from kit.training_cases import Case, all_cases, entry, launch  # type: ignore[import-not-found]
 
 TOLERANCE = 1e-5
 

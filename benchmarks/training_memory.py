@@ -207,7 +207,7 @@ def _shaped_batch(config: TrainingConfig, plan: TrainingPlan) -> Batch:
         references_BCNhw=torch.empty(samples, channels, references, rows, columns),
         counts_B=None,
         # The bounds of each reference stand for its tokens' numbers, which would be values.
-        subject_BT=[(number * each, (number + 1) * each) for number in range(references)],  # type: ignore[arg-type]
+        subject_BT=[(number * each, (number + 1) * each) for number in range(references)],
         teachers=tuple(
             torch.empty(samples, references * each, width, **features) for width in plan.teacher_widths
         ),

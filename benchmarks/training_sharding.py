@@ -23,7 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -54,7 +54,7 @@ class Drawn(ExampleSource):
     length = 1000
     teacher_widths: tuple[int, ...] = ()
 
-    def examples(self, *, start: int, rank: int, world_size: int) -> Iterator[Example]:
+    def examples(self, *, start: int, rank: int, world_size: int) -> Generator[Example, None, None]:
         """See the parent."""
         features = Features(
             latents_CFhw=torch.ones(16, 1, 4, 4),
@@ -127,7 +127,7 @@ def accumulated(trainer: Trainer, calls: int, *, whole: bool) -> None:
     parallel = trainer.parallel
     parallel.accumulation = calls
     parallel.accelerator.gradient_accumulation_steps = calls
-    shared = parallel.micro_step
+    shared: Any = parallel.micro_step
 
     @contextmanager
     def kept_whole(model: Any) -> Iterator[bool]:
@@ -136,7 +136,8 @@ def accumulated(trainer: Trainer, calls: int, *, whole: bool) -> None:
             model.set_requires_gradient_sync(last)
             yield last
 
-    parallel.micro_step = kept_whole if whole else shared  # type: ignore[method-assign]
+    chosen: Any = kept_whole if whole else shared
+    parallel.micro_step = chosen  # type: ignore[method-assign]
     updates(trainer, 2)
     parallel.micro_step = shared  # type: ignore[method-assign]
 

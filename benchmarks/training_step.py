@@ -23,7 +23,7 @@ import json
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,8 @@ from refbench.refalign.training.encoder import latent_shape
 from refbench.refalign.training.examples import EncodedSource, ExampleSource
 from refbench.refalign.training.flops import forward_flops, peak_flops
 from refbench.refalign.training.parallel import Parallel
-from refbench.refalign.training.prepare import prepare_features, teacher_names
+from refbench.refalign.training.parts import teacher_names
+from refbench.refalign.training.prepare import prepare_features
 from refbench.refalign.training.prepared import PreparedSource
 from refbench.refalign.training.recipes import TrainingConfig, build_config
 from refbench.refalign.training.run import made_weights, make_encoder, open_data
@@ -76,7 +77,7 @@ class DrawnSource(ExampleSource):
             teachers=tuple(torch.randn(REFERENCES, tokens, width) for width in self.teacher_widths),
         )
 
-    def examples(self, *, start: int, rank: int, world_size: int) -> Iterator[Example]:
+    def examples(self, *, start: int, rank: int, world_size: int) -> Generator[Example, None, None]:
         """See the parent."""
         for at in PositionSampler(self.length, start=start, rank=rank, world_size=world_size):
             yield Example(key="drawn", epoch=at.epoch, position=at.position, features=self._features)

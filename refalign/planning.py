@@ -15,6 +15,7 @@ import typer
 
 from refbench.bench.cli import options as o
 from refbench.bench.gpus import DEFAULT_GPU, AssumedGpu, get_gpu, plain
+from refbench.refalign.commands import PluginOption, check_packages
 
 if TYPE_CHECKING:
     from refbench.refalign.training.plan import Change, TrainingPlan
@@ -74,6 +75,7 @@ def plan_train(
         Path | None,
         typer.Option("--weights", metavar="DIR", help="Where a base lies whose sizes are not known here."),
     ] = None,
+    plugin: PluginOption = None,
     json: o.JsonOption = False,
 ) -> None:
     """Plan a training run: memory of each GPU by part, memory and disk of the machine, operations, hours.
@@ -86,13 +88,13 @@ def plan_train(
     refbench plan train stage1_1_3b run.strategy=fsdp2 --gpus 4 --gpu 4090 --features
     """
     assumed = AssumedGpu(gpu=get_gpu(gpu or DEFAULT_GPU), given_gib=gpu_memory, given_tflops=tflops)
-    from refbench.refalign.commands import check_packages
-
     check_packages()
     from refbench.bench.console import print_json
+    from refbench.bench.registry import load_plugins
     from refbench.refalign.training.plan import advice, make_training_plan, training_tflops
     from refbench.refalign.training.recipes import build_config
 
+    load_plugins(plugin or [])
     config = build_config(recipe, overrides or [])
     plan = make_training_plan(config, gpus, per_node=gpus_per_node, features=features, weights=weights)
     sustained = training_tflops(assumed.gpu, config, tflops)
@@ -239,6 +241,7 @@ def _verdict(plan: TrainingPlan, assumed: AssumedGpu) -> str:
 
 def _lines(plan: TrainingPlan, assumed: AssumedGpu, tflops: float, *, named: bool) -> list[str]:
     from refbench.refalign.training.cost import uncounted_targets
+    from refbench.refalign.training.parts import active_inputs, other_losses
 
     config, counts = plan.config, plan.counts
     copies = config.checkpoints.keep + 1
@@ -263,6 +266,10 @@ def _lines(plan: TrainingPlan, assumed: AssumedGpu, tflops: float, *, named: boo
         lines.append("run.compile=true: compiled blocks keep less; they are counted as if they were not")
     if uncounted := uncounted_targets(config, plan.sizes):
         lines.append(f"lora.targets outside of the blocks are not counted: {', '.join(uncounted)}")
+    own = [*other_losses(config), *active_inputs(config)]
+    if own:
+        names = ", ".join(one.declaration.name for one in own)
+        lines.append(f"not counted: modules, tokens and teachers of a plugin's {names}")
     if plan.is_small:
         lines.append("the tiny encoders, made on the spot, are not counted")
     return lines

@@ -20,6 +20,7 @@ pytest.importorskip("accelerate", reason="RefAlign needs the extra 'refalign'")
 pytest.importorskip("peft", reason="RefAlign needs the extra 'refalign'")
 
 from kit.cli import invoke  # noqa: E402
+from kit.training import own_registries  # noqa: E402
 from kit.vaes import WIDE_VAE  # noqa: E402
 from refbench.baselines.wan.cost import GIB  # noqa: E402
 from refbench.baselines.wan.latents import WAN21_LATENTS, LatentSpace  # noqa: E402
@@ -331,6 +332,10 @@ def test_what_is_not_counted_is_said() -> None:
     assert "outside of the blocks are not counted: proj_out" in invoke(*words).stdout
     assert "not counted: proj_out" not in invoke(*words[:-1]).stdout
     assert "the tiny encoders" in invoke("plan", "train", "tiny").stdout
+    plugin = Path(__file__).parents[2] / "examples" / "repa.py"
+    with own_registries():
+        of_plugin = invoke(*words[:3], "losses.repa.enabled=true", "--plugin", plugin).stdout
+    assert "not counted: modules, tokens and teachers of a plugin's repa" in of_plugin
 
 
 def test_command_gives_the_same_as_data() -> None:
