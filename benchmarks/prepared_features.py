@@ -34,8 +34,9 @@ from refbench.refalign.training.batch import Example
 from refbench.refalign.training.forecast import size_text
 from refbench.refalign.training.parallel import Parallel
 from refbench.refalign.training.prepared import PreparedSource
-from refbench.refalign.training.recipes import TrainingConfig, build_config
+from refbench.refalign.training.recipes import build_config
 from refbench.refalign.training.run import made_weights, prepare
+from refbench.refalign.training.settings import TrainingConfig
 from refbench.refalign.training.trainer import Trainer, read_start
 
 # A network that is small and not trivial: 4 blocks of 96 channels on about 1,200 tokens a sample.

@@ -42,7 +42,8 @@ from refbench.refalign.training.batch import Batch
 from refbench.refalign.training.encoder import latent_shape
 from refbench.refalign.training.parallel import Parallel
 from refbench.refalign.training.plan import TrainingPlan, planned_architecture
-from refbench.refalign.training.recipes import TrainingConfig, build_config
+from refbench.refalign.training.recipes import build_config
+from refbench.refalign.training.settings import TrainingConfig
 from refbench.refalign.training.trainer import Trainer
 
 CALLS, REAL_UPDATES = 2, 2

@@ -44,8 +44,9 @@ from refbench.refalign.training.parallel import Parallel
 from refbench.refalign.training.parts import teacher_names
 from refbench.refalign.training.prepare import prepare_features
 from refbench.refalign.training.prepared import PreparedSource
-from refbench.refalign.training.recipes import TrainingConfig, build_config
+from refbench.refalign.training.recipes import build_config
 from refbench.refalign.training.run import made_weights, make_encoder, open_data
+from refbench.refalign.training.settings import TrainingConfig
 from refbench.refalign.training.trainer import Trainer, read_start
 
 REFERENCES = 3

@@ -36,7 +36,8 @@ from refbench.refalign.losses import (
     TokenWidths,
     losses,
 )
-from refbench.refalign.training.recipes import TrainingConfig, register_recipe, stage1_1_3b
+from refbench.refalign.training.recipes import register_recipe, stage1_1_3b
+from refbench.refalign.training.settings import TrainingConfig
 
 
 @dataclass(frozen=True, kw_only=True)

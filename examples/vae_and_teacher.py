@@ -34,7 +34,8 @@ from refbench.refalign.reference_inputs import (
     ReferenceInput,
     reference_inputs,
 )
-from refbench.refalign.training.recipes import TrainingConfig, register_recipe, stage1_1_3b
+from refbench.refalign.training.recipes import register_recipe, stage1_1_3b
+from refbench.refalign.training.settings import TrainingConfig
 
 ABLATION_ITERATIONS = 1800
 

@@ -17,10 +17,11 @@ from gpu_rows.rows import Fact, Measured
 from refbench.bench.environment import Environment
 from refbench.bench.metric import Metric
 from refbench.refalign.method import RefAlignTiny
-from refbench.refalign.training.recipes import TrainingConfig, build_config
+from refbench.refalign.training.recipes import build_config
 from refbench.refalign.training.run import TrainingPaths
 from refbench.refalign.training.run import prepare as prepare_training
 from refbench.refalign.training.run import train as run_training
+from refbench.refalign.training.settings import TrainingConfig
 
 
 def metric_from_files(bench: Bench, metric_class: type[Metric], small: Any, options: Any = None) -> Measured:

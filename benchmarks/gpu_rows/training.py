@@ -18,7 +18,8 @@ from refbench.refalign.flow_matching import FlowSchedule
 from refbench.refalign.training.assembly import StartingPoint, plain_config
 from refbench.refalign.training.batch import Example, collate
 from refbench.refalign.training.parallel import Parallel
-from refbench.refalign.training.recipes import TrainingConfig, build_config
+from refbench.refalign.training.recipes import build_config
+from refbench.refalign.training.settings import TrainingConfig
 from refbench.refalign.training.trainer import Trainer
 
 

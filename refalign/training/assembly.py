@@ -58,7 +58,7 @@ from refbench.refalign.training.parts import (
     teacher_names,
     token_widths,
 )
-from refbench.refalign.training.recipes import RELEASED_PATCH, LoraConfig, TrainingConfig
+from refbench.refalign.training.settings import RELEASED_PATCH, LoraConfig, TrainingConfig
 from refbench.refalign.training.sharded import AVERAGE_PREFIX, MODEL_PREFIX, SHARD_INDEX, ShardedState
 from refbench.refalign.transformer import RefAlignTransformer3DModel
 

@@ -22,7 +22,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from refbench.bench.errors import UserError, first_fault, one_line
-from refbench.refalign.training.recipes import (
+from refbench.refalign.training.stored_settings import (
     SETTINGS_OF_BEFORE,
     flat_settings,
     nested_data_settings,

@@ -26,7 +26,7 @@ from typing import Any, Literal
 from refbench.baselines.wan.cost import FEED_FORWARD_BYTES, FLOAT32_BYTES, TEXT_ENCODER_PARAMETERS, VAES
 from refbench.baselines.wan.latents import WAN21_LATENTS, WAN22_5B_LATENTS, LatentSpace
 from refbench.refalign.training.flops import ForwardFlops, forward_flops
-from refbench.refalign.training.recipes import TrainingConfig
+from refbench.refalign.training.settings import TrainingConfig
 
 Recomputed = Literal["nothing", "blocks", "without_attention"]
 RECOMPUTED: tuple[Recomputed, ...] = ("nothing", "blocks", "without_attention")

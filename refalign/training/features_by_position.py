@@ -24,7 +24,7 @@ from refbench.bench.errors import UserError, first_fault, one_line
 from refbench.refalign.data.sample import Dropped, Skipped
 from refbench.refalign.training.batch import Features
 from refbench.refalign.training.feature_store import INDEX
-from refbench.refalign.training.recipes import nested_data_settings
+from refbench.refalign.training.stored_settings import nested_data_settings
 
 POSITIONS_PER_SHARD = 64
 HELD_SHARDS = 4

@@ -40,7 +40,8 @@ from refbench.refalign.training.feature_store import (
     text_name,
 )
 from refbench.refalign.training.parts import frame_teacher_names, teacher_names
-from refbench.refalign.training.recipes import TrainingConfig, flat_settings
+from refbench.refalign.training.settings import TrainingConfig
+from refbench.refalign.training.stored_settings import flat_settings
 
 MOST_CLIPS, MOST_POSITIONS = 1000, 100_000
 FLOAT32_BYTES, BFLOAT16_BYTES = 4, 2

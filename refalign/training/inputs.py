@@ -22,7 +22,7 @@ from refbench.refalign.training.checkpoints import NETWORK, Checkpoint
 from refbench.refalign.training.parts import PLUGIN, code_digests
 from refbench.refalign.training.prepare import sample_digest, weight_fingerprints
 from refbench.refalign.training.prepared import PreparedSource
-from refbench.refalign.training.recipes import TrainingConfig
+from refbench.refalign.training.settings import TrainingConfig
 
 PATH_SUFFIX = ".path"
 

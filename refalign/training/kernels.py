@@ -16,7 +16,7 @@ import torch
 
 from refbench.baselines.wan.loading import set_attention_backend
 from refbench.bench.errors import UserError, one_line
-from refbench.refalign.training.recipes import RunConfig
+from refbench.refalign.training.settings import RunConfig
 from refbench.refalign.transformer import RefAlignTransformer3DModel
 
 # Of a network of one block: everything but the width of a head, on which back-ends depend.

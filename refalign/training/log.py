@@ -20,7 +20,7 @@ from refbench.refalign.flow_matching import LEVELS
 from refbench.refalign.losses import AlignmentLoss, place_of
 from refbench.refalign.training.animation import add_animation
 from refbench.refalign.training.parallel import Parallel
-from refbench.refalign.training.recipes import TrainingConfig
+from refbench.refalign.training.settings import TrainingConfig
 from refbench.refalign.training.validation_scores import ValidationFigure
 
 FILE = "log.jsonl"

@@ -24,7 +24,7 @@ import torch
 from torch import nn
 
 from refbench.bench.errors import UserError
-from refbench.refalign.training.recipes import OptimizerConfig, TrainingConfig
+from refbench.refalign.training.settings import OptimizerConfig, TrainingConfig
 
 # The authors' scheduler: a third of the rate until it has made five steps.
 AUTHORS_FACTOR, AUTHORS_STEPS = 1 / 3, 5

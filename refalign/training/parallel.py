@@ -29,7 +29,7 @@ from torch import nn
 from refbench.bench.errors import MissingWeights, UserError, one_line
 from refbench.refalign.training.model import TrainingModel
 from refbench.refalign.training.optimizer import placed_count
-from refbench.refalign.training.recipes import RunConfig, TrainingConfig
+from refbench.refalign.training.settings import RunConfig, TrainingConfig
 
 # What gloo and NCCL say of a process that is late, and of one that is gone.
 LATE = re.compile(r"timed out|timeout", re.IGNORECASE)

@@ -16,7 +16,7 @@ from refbench.bench.errors import UserError, one_line
 from refbench.refalign.alignment import ReferenceAlignment
 from refbench.refalign.losses import AlignmentLoss, LossNeeds, TokenWidths, losses, own_code
 from refbench.refalign.reference_inputs import ReferenceInput, reference_inputs
-from refbench.refalign.training.recipes import TrainingConfig
+from refbench.refalign.training.settings import TrainingConfig
 
 # Among a run's inputs: the SHA-256 of a plugin's file by its name.
 PLUGIN = "plugin."

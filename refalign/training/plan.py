@@ -26,7 +26,7 @@ from refbench.refalign.data.sample import ClipRule
 from refbench.refalign.teacher import get_teacher_spec
 from refbench.refalign.training import cost
 from refbench.refalign.training.encoder import latent_shape
-from refbench.refalign.training.recipes import TrainingConfig
+from refbench.refalign.training.settings import TrainingConfig
 from refbench.refalign.training.sharded import FILE_BYTES
 
 # What training RefAlign-1.3B sustained of an H200's bfloat16 peak, blocks computed again included

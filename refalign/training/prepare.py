@@ -51,7 +51,8 @@ from refbench.refalign.training.feature_store import (
     video_name,
 )
 from refbench.refalign.training.parts import frame_teacher_names, teacher_names
-from refbench.refalign.training.recipes import SETTINGS_OF_BEFORE, TrainingConfig, flat_settings
+from refbench.refalign.training.settings import TrainingConfig
+from refbench.refalign.training.stored_settings import SETTINGS_OF_BEFORE, flat_settings
 
 ENCODERS = ("text_encoder", "vae")
 # What a line advises where features cannot be added to those that are there.

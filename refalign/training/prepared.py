@@ -54,12 +54,8 @@ from refbench.refalign.training.prepare import (
     settings_by_position,
     weight_fingerprints,
 )
-from refbench.refalign.training.recipes import (
-    SETTINGS_OF_BEFORE,
-    TrainingConfig,
-    flat_settings,
-    in_stored_order,
-)
+from refbench.refalign.training.settings import TrainingConfig
+from refbench.refalign.training.stored_settings import SETTINGS_OF_BEFORE, flat_settings, in_stored_order
 
 BY_POSITION = (1, 2, 3)
 # Examples that are read before they are asked for: those of two calls of the network, and at least so many.

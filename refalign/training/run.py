@@ -45,7 +45,7 @@ from refbench.refalign.training.prepare import (
     prepare_features,
 )
 from refbench.refalign.training.prepared import BY_POSITION, PreparedSource, stored_order
-from refbench.refalign.training.recipes import TrainingConfig
+from refbench.refalign.training.settings import TrainingConfig
 from refbench.refalign.training.trainer import Trainer, TrainingResult, find_resumed, read_start
 from refbench.refalign.training.validation import Validation, validation_track
 from refbench.refalign.training.validation_scores import ValidationScores

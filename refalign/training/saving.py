@@ -37,7 +37,7 @@ from refbench.refalign.training.checkpoints import (
 from refbench.refalign.training.model import TrainingModel
 from refbench.refalign.training.optimizer import placed_count
 from refbench.refalign.training.parallel import MOMENTS, Parallel
-from refbench.refalign.training.recipes import TrainingConfig
+from refbench.refalign.training.settings import TrainingConfig
 from refbench.refalign.training.sharded import (
     AVERAGE_PREFIX,
     MODEL_PREFIX,

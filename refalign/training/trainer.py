@@ -47,9 +47,10 @@ from refbench.refalign.training.model import Losses, applies_column
 from refbench.refalign.training.optimizer import learning_rate, make_optimizer, with_schedule_steps
 from refbench.refalign.training.parallel import Parallel
 from refbench.refalign.training.profiling import UpdateProfiler
-from refbench.refalign.training.recipes import TrainingConfig, in_stored_order
 from refbench.refalign.training.saving import Saver
+from refbench.refalign.training.settings import TrainingConfig
 from refbench.refalign.training.sharded import ShardedState
+from refbench.refalign.training.stored_settings import in_stored_order
 from refbench.refalign.training.validation import Validation
 from refbench.refalign.training.validation_scores import ValidationScores
 

@@ -23,7 +23,7 @@ from refbench.refalign.sampler import sample_video
 from refbench.refalign.training.encoder import FeatureEncoder
 from refbench.refalign.training.model import TrainingModel
 from refbench.refalign.training.parallel import Parallel
-from refbench.refalign.training.recipes import TrainingConfig
+from refbench.refalign.training.settings import TrainingConfig
 
 FPS = 16.0
 

@@ -28,7 +28,8 @@ from refbench.refalign.training.batch import Example, Features
 from refbench.refalign.training.checkpoints import CheckpointStore
 from refbench.refalign.training.examples import ExampleSource
 from refbench.refalign.training.parallel import Parallel
-from refbench.refalign.training.recipes import RECIPES, TrainingConfig, build_config
+from refbench.refalign.training.recipes import RECIPES, build_config
+from refbench.refalign.training.settings import TrainingConfig
 from refbench.refalign.training.trainer import Trainer, TrainingResult, find_resumed, read_start
 
 # Settings of a short run on the clips of `write_clips`.

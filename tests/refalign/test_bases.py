@@ -34,8 +34,9 @@ from refbench.refalign.method import RefAlign13B, RefAlign14B, RefAlignTiny  # n
 from refbench.refalign.sampler import sample_video  # noqa: E402
 from refbench.refalign.training.batch import NoiseDraw, collate  # noqa: E402
 from refbench.refalign.training.examples import EncodedSource  # noqa: E402
-from refbench.refalign.training.recipes import TrainingConfig, build_config  # noqa: E402
+from refbench.refalign.training.recipes import build_config  # noqa: E402
 from refbench.refalign.training.run import TrainingPaths, make_encoder, prepare, train  # noqa: E402
+from refbench.refalign.training.settings import TrainingConfig  # noqa: E402
 from refbench.refalign.transformer import RefAlignTransformer3DModel  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerate")

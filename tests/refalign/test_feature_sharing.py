@@ -37,7 +37,7 @@ from refbench.refalign.training.encoder import FeatureEncoder  # noqa: E402
 from refbench.refalign.training.feature_store import KnownEntries  # noqa: E402
 from refbench.refalign.training.prepare import prepare_features  # noqa: E402
 from refbench.refalign.training.prepared import PreparedSource  # noqa: E402
-from refbench.refalign.training.recipes import TrainingConfig, build_config  # noqa: E402
+from refbench.refalign.training.recipes import build_config  # noqa: E402
 from refbench.refalign.training.run import (  # noqa: E402
     TrainingPaths,
     make_encoder,
@@ -45,6 +45,7 @@ from refbench.refalign.training.run import (  # noqa: E402
     prepare,
     train,
 )
+from refbench.refalign.training.settings import TrainingConfig  # noqa: E402
 
 OLDER = Path(__file__).parents[1] / "files" / "version_0.1" / "training"
 BOTH_TEACHERS = "alignment.teachers=dinov3-vitb16,dinov3-vitl16"

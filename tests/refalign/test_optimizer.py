@@ -26,7 +26,8 @@ from refbench.refalign.training.optimizer import (  # noqa: E402
     schedule_text,
     with_schedule_steps,
 )
-from refbench.refalign.training.recipes import OptimizerConfig, build_config  # noqa: E402
+from refbench.refalign.training.recipes import build_config  # noqa: E402
+from refbench.refalign.training.settings import OptimizerConfig  # noqa: E402
 
 
 def rates(count: int, **settings: Any) -> list[float]:

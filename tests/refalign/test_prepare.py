@@ -34,8 +34,9 @@ from refbench.refalign.data.sample import EpochPosition, TrainingSample  # noqa:
 from refbench.refalign.method import RefAlignTiny  # noqa: E402
 from refbench.refalign.training.encoder import FeatureEncoder  # noqa: E402
 from refbench.refalign.training.examples import guarded_items  # noqa: E402
-from refbench.refalign.training.recipes import TrainingConfig, build_config  # noqa: E402
+from refbench.refalign.training.recipes import build_config  # noqa: E402
 from refbench.refalign.training.run import TrainingPaths, make_encoder, prepare, train  # noqa: E402
+from refbench.refalign.training.settings import TrainingConfig  # noqa: E402
 from refbench.refalign.training.trainer import Trainer  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerate", "small_shards")

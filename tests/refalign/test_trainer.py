@@ -27,12 +27,8 @@ from refbench.bench.errors import UserError  # noqa: E402
 from refbench.bench.weights.checkpoint import read_state_dict, write_tensors  # noqa: E402
 from refbench.refalign.data.sample import DropoutRates  # noqa: E402
 from refbench.refalign.training.optimizer import learning_rate  # noqa: E402
-from refbench.refalign.training.recipes import (  # noqa: E402
-    AUGMENTATION,
-    RECIPES,
-    OptimizerConfig,
-    build_config,
-)
+from refbench.refalign.training.recipes import AUGMENTATION, RECIPES, build_config  # noqa: E402
+from refbench.refalign.training.settings import OptimizerConfig  # noqa: E402
 from refbench.refalign.training.trainer import TrainingResult  # noqa: E402
 from refbench.refalign.transformer import RefAlignTransformer3DModel  # noqa: E402
 

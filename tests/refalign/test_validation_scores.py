@@ -20,8 +20,9 @@ from refbench.bench.dataset import Track  # noqa: E402
 from refbench.bench.errors import UserError  # noqa: E402
 from refbench.bench.runner.plan import selected_metrics  # noqa: E402
 from refbench.bench.scores.results import scoreboards  # noqa: E402
-from refbench.refalign.training.recipes import TrainingConfig, build_config  # noqa: E402
+from refbench.refalign.training.recipes import build_config  # noqa: E402
 from refbench.refalign.training.run import TrainingPaths, train  # noqa: E402
+from refbench.refalign.training.settings import TrainingConfig  # noqa: E402
 from refbench.refalign.training.validation_scores import ValidationScores  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerate")
