@@ -241,7 +241,7 @@ class WanOptions:
     """Another checkpoint of the same kind: a file or folder, original or diffusers naming."""
     adapter: Path | None = None
     """LoRA adapters to put onto the transformer: files or folders, each with its strength where that is not 1
-    (a.safetensors:0.8,b.safetensors).
+    (FILE:0.8,FILE).
     """
     adapter_base: Literal["same", "any"] = "same"
     """Refuse an adapter whose file says that it was trained on another network (same), or take it (any)."""

@@ -112,7 +112,7 @@ def test_doctor_says_what_is_there_and_how_to_get_the_rest(
     assert found["weights"]["q-future/one-align"].startswith("found at")
     assert found["weights"]["openai/clip-vit-large-patch14"] == f"found at {snapshot}"
     gme = found["weights"]["Alibaba-NLP/gme-Qwen2-VL-7B-Instruct"]
-    assert "missing; for gmescore, nexusscore" in gme
+    assert "missing; for gmescore, incidental-likeness, nexusscore, subject-confusion" in gme
     assert "refbench weights pull gme-qwen2-vl-7b" in gme
     assert found["free_disk_gib"] > 0
     assert "weights" in invoke("doctor")
