@@ -81,7 +81,8 @@ class FlowSchedule:
         if sampling.kind != "bell":
             self.weights = torch.ones_like(self.weights)
         self.round_timesteps = round_timesteps
-        inside = (self.timesteps >= sampling.lowest) & (self.timesteps <= sampling.highest)
+        seen = self.timesteps.to(torch.bfloat16).float() if round_timesteps else self.timesteps
+        inside = (seen >= sampling.lowest) & (seen <= sampling.highest)
         if not bool(inside.any()):
             raise ValueError(f"no timestep lies in {sampling.lowest:g}..{sampling.highest:g}")
         self._first = int(inside.nonzero()[0])

@@ -15,6 +15,7 @@ import hashlib
 import itertools
 import math
 from collections.abc import Collection, Iterator, Sequence
+from copy import copy
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,7 @@ from refbench.refalign.data.lines import LinesSource
 from refbench.refalign.data.opens2v import OpenS2VSource
 from refbench.refalign.data.registered import open_registered
 from refbench.refalign.data.sample import (
+    Clip,
     ClipRule,
     DropoutRates,
     EpochPosition,
@@ -97,6 +99,15 @@ class TrainingData(torch.utils.data.Dataset):
         """
         one, entry = self.placed(epoch, position)
         return one.drawn(entry, Draws(seed=self.seed, epoch=epoch, position=position))
+
+    def first_clip(self) -> Clip:
+        """The clip at the first position, whatever a run leaves out: what data are known by. Raises
+        UserError as `sample`.
+        """
+        one, entry = self.placed(0, 0)
+        whole = copy(one)
+        whole.skip = frozenset()
+        return whole.drawn(entry, Draws(seed=self.seed, epoch=0, position=0)).clip
 
     def placed(self, epoch: int, position: int) -> tuple[TrainingData, tuple[int, int]]:
         """The data set that gives a position's sample (of a mixture one of several), and the entry's shard

@@ -13,7 +13,7 @@ import numpy as np
 
 from refbench.bench.errors import UserError, one_line
 from refbench.refalign.data.draws import Draws
-from refbench.refalign.data.sample import Clip, ClipRule
+from refbench.refalign.data.sample import Clip, ClipRule, ClipSize
 from refbench.refalign.data.source import ClipOutline, ClipSource, ReferenceRates
 from refbench.refalign.losses import NAME, own_code, place_of
 
@@ -68,6 +68,11 @@ class _GuardedSource(ClipSource):
         """See the parent."""
         with own_code(self._what, type(self._source)):
             return self._source.name(shard, number)
+
+    def size(self, shard: int, number: int) -> ClipSize:
+        """See the parent."""
+        with own_code(self._what, type(self._source)):
+            return self._source.size(shard, number)
 
     def outline(self, shard: int, number: int, rule: ClipRule) -> ClipOutline | None:
         """See the parent."""

@@ -176,8 +176,11 @@ class Visitors:
         self._tensors = [
             tensor for network in networks for tensor in (*network.parameters(), *network.buffers())
         ]
-        pinned = self._device.type == "cuda"
-        self._homes = [tensor.data.pin_memory() if pinned else tensor.data for tensor in self._tensors]
+        if self._device.type == "cuda":
+            # One after the other, so that no second copy of all of them is held.
+            for tensor in self._tensors:
+                tensor.data = tensor.data.pin_memory()
+        self._homes = [tensor.data for tensor in self._tensors]
         self._blocks = 0
 
     @contextmanager

@@ -34,6 +34,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from refbench.bench.errors import UserError, first_fault, one_line
+from refbench.bench.files import leaves_its_folder
 from refbench.refalign.data.sample import Skipped, TrainingSample
 
 INDEX, ORDER = "index.json", "order.json"
@@ -218,7 +219,9 @@ class FeatureFile:
             self.positions: int = json.loads(notes["positions"])
             self.elsewhere: dict[str, str] = json.loads(notes["elsewhere"])
             self._samples: dict[str, Any] = json.loads(notes["samples"])
-        except (OSError, SafetensorError, KeyError, ValueError) as error:
+            if any(leaves_its_folder(str(each)) for each in self.elsewhere.values()):
+                raise ValueError("it takes entries from outside of its folder")
+        except (OSError, SafetensorError, KeyError, ValueError, TypeError, AttributeError) as error:
             raise UserError(
                 f"{path} is damaged: {one_line(error, 160)}; remove it and run refbench prepare again"
             ) from None

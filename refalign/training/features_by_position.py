@@ -108,8 +108,9 @@ class FeaturesByPosition:
         self.frame_widths: tuple[int, ...] = ()
         self._open = lru_cache(maxsize=HELD_SHARDS)(_opened_file)
 
-    def digest(self) -> str:
-        """SHA-256 over the index and over name, size and header of each file of features.
+    def digest(self, positions: int) -> str:
+        """SHA-256 over the index and over name, size and header of each file of features, always of all
+        positions: nothing is added to such a folder.
 
         A header holds the keys of the file's samples. Raises UserError for a file that cannot be read.
         """

@@ -8,8 +8,9 @@ and not compared, so folders may move.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from refbench.baselines.wan.checkpoint import checkpoint_files, network_fingerprint
 from refbench.baselines.wan.loading import find_network
@@ -25,6 +26,8 @@ from refbench.refalign.training.prepared import PreparedSource
 from refbench.refalign.training.settings import TrainingConfig
 
 PATH_SUFFIX = ".path"
+# Of prepared features: their digest, and how many positions there were.
+FILES, POSITIONS = "features.files", "features.positions"
 
 
 def describe_inputs(
@@ -49,7 +52,11 @@ def describe_inputs(
             "data.first_sample": sample_digest(data),
         }
     if features is not None:
-        found |= {"features.path": str(features.folder.resolve()), "features.files": features.digest()}
+        found |= {
+            "features.path": str(features.folder.resolve()),
+            FILES: features.digest(),
+            POSITIONS: str(features.positions),
+        }
         if data is None:
             found |= {"data.length": str(features.length), "data.first_sample": features.first_sample}
             if features.data_files is not None:
@@ -114,17 +121,40 @@ def _other_code(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
     ]
 
 
+def grown_features(
+    resumed: Checkpoint | None, features: PreparedSource | None, skip: Collection[str]
+) -> dict[str, str]:
+    """What is compared of features to which positions were added since a run took its last ones; nothing
+    where there is no such thing.
+
+    A run that went through its positions again, or that draws substitutes among them, has seen how many there
+    were: for it more of them are other features.
+    """
+    if resumed is None or features is None or skip:
+        return {}
+    recorded = resumed.state.inputs.get(POSITIONS, "")
+    if not recorded.isdecimal() or not resumed.state.consumed_positions <= int(recorded) < features.positions:
+        return {}
+    return {FILES: features.digest(int(recorded)), POSITIONS: recorded}
+
+
 def continued_inputs(
-    resumed: Checkpoint | None, now: Mapping[str, str], *, adapter: bool, accept: bool
+    resumed: Checkpoint | None,
+    now: Mapping[str, str],
+    *,
+    adapter: bool,
+    accept: bool,
+    grown: Mapping[str, str] = MappingProxyType({}),
 ) -> tuple[dict[str, str], list[str]]:
     """(the record that the run goes on with, what differs from the run's own where that is accepted).
 
-    Raises UserError for a run that was made from something else, unless `accept`.
+    `grown` is what `grown_features` gives. Raises UserError for a run that was made from something else,
+    unless `accept`.
     """
     if resumed is None:
         return dict(now), []
     before = resumed.state.inputs
-    differing = other_inputs(before, now, adapter=adapter)
+    differing = other_inputs(before, {**now, **grown}, adapter=adapter)
     if differing and not accept:
         raise UserError(
             f"{resumed.folder} was trained with other inputs: {', '.join(differing)}; give the same ones, "

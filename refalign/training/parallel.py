@@ -73,7 +73,7 @@ class Parallel:
         # Checkpoints talk in a thread of their own, over CPUs, beside the training.
         self.save_group = (
             torch.distributed.new_group(backend="gloo", timeout=timedelta(seconds=run.timeout_s))
-            if world_size > 1
+            if torch.distributed.is_initialized()
             else None
         )
 

@@ -115,8 +115,11 @@ def weight_fingerprints(config: TrainingConfig, weights: Path | None) -> dict[st
 
 
 def sample_digest(data: TrainingData) -> str:
-    """The SHA-256 of the first position's clip: key, first frame, prompt and pixels."""
-    clip = data.sample(0, 0).clip
+    """The SHA-256 of the first position's clip: key, first frame, prompt and pixels.
+
+    A run that leaves the clip out has the same.
+    """
+    clip = data.first_clip()
     digest = hashlib.sha256(f"{clip.key}\n{clip.first_frame}\n{clip.prompt}\n".encode())
     digest.update(clip.video_FHWC.tobytes())
     digest.update(clip.references_NHWC.tobytes())

@@ -12,6 +12,7 @@ import hashlib
 import json
 from collections.abc import Generator
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Protocol
 
@@ -73,8 +74,8 @@ class StoredFeatures(Protocol):
     teacher_widths: tuple[int, ...]
     frame_widths: tuple[int, ...]
 
-    def digest(self) -> str:
-        """What the features are known by. Raises UserError for a file that cannot be read."""
+    def digest(self, positions: int) -> str:
+        """What the first so many positions are known by. Raises UserError for a file that cannot be read."""
 
     def described(self, position: int) -> tuple[str, tuple[Skipped, ...]]:
         """The key of a position's clip and what was skipped for it. Raises UserError."""
@@ -105,14 +106,17 @@ class FeaturesByContent:
         self._reader = OrderReader(folder, name, order, self._teachers, self._frame_teachers)
         self._patch = config.model.patch
         self._dtype = torch.bfloat16 if config.run.precision == "bfloat16" else torch.float32
-        self._made_of = [index.settings, order.model_dump(mode="json", exclude={"schema_version"})]
+        self._made_of = [
+            index.settings,
+            order.model_dump(mode="json", exclude={"schema_version", "positions"}),
+        ]
 
-    def digest(self) -> str:
+    def digest(self, positions: int) -> str:
         """SHA-256 over settings and the digests of what was encoded for each position: the same however it is
         spread over files, and whatever else is in the folder.
         """
-        digest = hashlib.sha256(json.dumps(self._made_of, sort_keys=True).encode())
-        for entries in self._reader.samples():
+        digest = hashlib.sha256(json.dumps([*self._made_of, positions], sort_keys=True).encode())
+        for entries in islice(self._reader.samples(), positions):
             digest.update(json.dumps(entries.to_json(), sort_keys=True).encode())
         return digest.hexdigest()
 
@@ -206,9 +210,12 @@ class PreparedSource(ExampleSource):
             dict(sorted(self.weights.items())),
         ]
 
-    def digest(self) -> str:
-        """What a run's record knows the features by. Raises UserError for a file that cannot be read."""
-        return self._stored.digest()
+    def digest(self, positions: int | None = None) -> str:
+        """What a run's record knows the features of the first so many positions (None: of all) by.
+
+        Raises UserError for a file that cannot be read.
+        """
+        return self._stored.digest(self.positions if positions is None else positions)
 
     def examples(self, *, start: int, rank: int, world_size: int) -> Generator[Example, None, None]:
         """See the parent. A thread reads the next examples; closing this ends it."""

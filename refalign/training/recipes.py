@@ -267,7 +267,8 @@ def build_config(recipe: str, overrides: Iterable[str] = ()) -> TrainingConfig:
     if changed.model.needs_transformer and changed.model.transformer is None:
         raise UserError(
             f"{changed.recipe} starts from the network that stage 1 made; name it: "
-            "model.transformer=OUT/checkpoints/step-N/transformer"
+            "model.transformer=OUT/checkpoints/step-N"
+            + ("" if changed.checkpoints.sharded else "/transformer")
         )
     check_clip(changed.data.clip, latent_space(changed.model.base), changed.model.patch)
     check_expert(changed.model.base, changed.model.expert)

@@ -30,7 +30,7 @@ from refbench.refalign.training.encoder import FeatureEncoder, load_teachers
 from refbench.refalign.training.examples import EncodedSource, ExampleSource
 from refbench.refalign.training.feature_store import INDEX, stored_version
 from refbench.refalign.training.forecast import entry_sizes, forecast, free_bytes, size_text
-from refbench.refalign.training.inputs import PATH_SUFFIX, continued_inputs, describe_inputs
+from refbench.refalign.training.inputs import PATH_SUFFIX, continued_inputs, describe_inputs, grown_features
 from refbench.refalign.training.optimizer import schedule_text
 from refbench.refalign.training.parallel import Parallel, lost_process
 from refbench.refalign.training.parts import (
@@ -141,6 +141,7 @@ def _run(
             describe_inputs(config, weights, data, features, paths.plugins),
             adapter=config.lora.enabled,
             accept=accept_other_data,
+            grown=grown_features(resumed, features, config.data.skip),
         )
     )
     encoder = (

@@ -164,11 +164,15 @@ class Saver:
         result: Future[str | None] = Future()
 
         def end(written: Future[None]) -> None:
-            error = written.exception()
-            if error is not None:
-                result.set_result(self._failure(step, failure_text(error)))
-            else:
-                result.set_result(self._completed(state, folder) if self.parallel.is_main else None)
+            error, reason = written.exception(), None
+            try:
+                if error is not None:
+                    reason = self._failure(step, failure_text(error))
+                elif self.parallel.is_main:
+                    reason = self._completed(state, folder)
+            except Exception as fault:  # noqa: BLE001 - a disk may fail so that it cannot even be listed
+                reason = f"the checkpoint of step {step} could not be written: {failure_text(fault)}"
+            result.set_result(reason)
 
         written = start_writing(
             folder / SHARDED,

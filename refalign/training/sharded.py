@@ -91,8 +91,11 @@ def start_writing(
     written: Any = async_save(state, async_stager=stager, **settings)
 
     def end(done: Any) -> None:
-        stager.close()
         error = done.exception()
+        try:
+            stager.close()
+        except Exception as fault:  # noqa: BLE001 - nobody hears what a callback raises
+            error = error or fault
         if error is None:
             finished.set_result(None)
         else:

@@ -226,9 +226,13 @@ class Trainer:
         rows: list[torch.Tensor] = []
         used: list[Example] = []
         gathered = None
+        first_call = started
         for call in range(1, parallel.accumulation + 1):
             chosen = [next(examples) for _ in range(config.run.samples_per_call)]
             used += chosen
+            if call == 1:
+                # Encoders that visit the device may have encoded all samples of the update by now.
+                first_call = time.perf_counter()
             batch = collate(
                 chosen, self.schedule, config.run.seed, config.model.text_rows, config.model.patch
             )
@@ -252,7 +256,7 @@ class Trainer:
                     self._check_finite(all_finite, what, bad)
                 parallel.accelerator.backward(losses.total.mean())
             if not last:
-                left_s = (time.perf_counter() - started) / call * (parallel.accumulation - call)
+                left_s = (time.perf_counter() - first_call) / call * (parallel.accumulation - call)
                 if parallel.any(stop_requested() and left_s > config.checkpoints.grace_s):
                     self.optimizer.zero_grad()
                     parallel.forget_calls()

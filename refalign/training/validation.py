@@ -93,6 +93,9 @@ class Validation:
             mine = number % parallel.world_size == parallel.rank
             if not (mine or together):
                 continue
+            if mine:
+                # That of an earlier attempt at this step is not this network's.
+                (folder / f"{sample.id}.mp4").unlink(missing_ok=True)
             references, fault = _opened(sample)
             own = [] if fault is None else [fault]
             unreadable = parallel.gather_objects(own) if together else own

@@ -126,11 +126,17 @@ def _undisturbed() -> Iterator[None]:
     memory that they took.
     """
     threads, generator = torch.get_num_threads(), torch.get_rng_state()
+    _give_back()
     try:
         yield
     finally:
         torch.set_num_threads(threads)
         torch.set_rng_state(generator)
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        _give_back()
+
+
+def _give_back() -> None:
+    """Give memory that torch holds and does not use back to the GPU, where others count it as free."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

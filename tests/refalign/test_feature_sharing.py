@@ -21,6 +21,9 @@ torch = pytest.importorskip("torch", reason="RefAlign needs the extra 'refalign'
 pytest.importorskip("diffusers", reason="RefAlign needs the extra 'refalign'")
 pytest.importorskip("pycocotools", reason="RefAlign needs the extra 'refalign'")
 
+from safetensors import safe_open  # noqa: E402
+from safetensors.torch import save_file  # noqa: E402
+
 import refbench.refalign.training.feature_store as feature_store  # noqa: E402
 import refbench.refalign.training.features_by_position as features_by_position  # noqa: E402
 import refbench.refalign.training.forecast as forecast_module  # noqa: E402
@@ -247,6 +250,43 @@ def test_processes_share_the_files_out(weights: Path, clips: Path, tmp_path: Pat
     )
     assert one == three
     assert set(entries(tmp_path / "three").values()) == {1}
+
+
+def test_a_run_goes_on_with_more_positions_than_it_began_with(
+    weights: Path, clips: Path, tmp_path: Path
+) -> None:
+    """Unless it went through them again: then it has seen how many there were."""
+    from accelerate.state import AcceleratorState
+
+    def go_on(out: str, steps: int, *, positions: int) -> list[dict[str, Any]]:
+        AcceleratorState._reset_state(reset_partial_state=True)
+        folder = tmp_path / f"features-{out}"
+        prepare(tiny(), clips, folder, weights, positions=positions)
+        config = tiny(f"run.max_steps={steps}", "run.samples_per_step=2")
+        paths = TrainingPaths(out=tmp_path / out, weights=weights, features=folder)
+        train(config, paths, resume=True)
+        return logged_steps(tmp_path / out)
+
+    expected = go_on("straight", 4, positions=8)
+    go_on("grown", 2, positions=4)
+    assert go_on("grown", 3, positions=8) == expected[:3]
+    assert go_on("grown", 4, positions=8) == expected
+    go_on("again", 3, positions=4)
+    with pytest.raises(UserError, match=r"other inputs: features\.files .*features\.positions"):
+        go_on("again", 4, positions=8)
+
+
+def test_entries_outside_of_the_folder_are_not_read(weights: Path, clips: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "features"
+    prepare(tiny(), clips, folder, weights, positions=6)
+    for file in folder.rglob("features-*.safetensors"):
+        with safe_open(file, framework="pt") as stored:
+            notes = stored.metadata()
+            tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 - no mapping
+        save_file(tensors, file, notes | {"elsewhere": json.dumps({"text/x": "../secret.safetensors"})})
+    with pytest.raises(UserError, match="is damaged: it takes entries from outside of its folder") as caught:
+        run(tiny(), tmp_path / "run", weights=weights, features=folder)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_file_that_was_lost_is_made_again(weights: Path, clips: Path, tmp_path: Path) -> None:

@@ -40,6 +40,15 @@ def at(timestep: float) -> Any:
     return FlowSchedule().level(torch.tensor([timestep]))
 
 
+def test_rounded_timesteps_stay_within_their_bounds() -> None:
+    """Rounding to bfloat16 brings two of an expert's levels to the other one's first timestep."""
+    schedule = FlowSchedule(round_timesteps=True, sampling=Sampling(highest=875.0))
+    ids = torch.arange(schedule._first, schedule._first + schedule._count)
+    assert float(schedule.level_of_ids(ids).timesteps_B.max()) <= 875
+    everything = FlowSchedule(round_timesteps=True)
+    assert (everything._first, everything._count) == (0, 1000)
+
+
 def test_the_training_table() -> None:
     schedule = FlowSchedule()
     ids = TRAINING["ids"]

@@ -154,6 +154,20 @@ def test_a_full_disk_ends_the_run_with_the_last_one(
     assert files_of(tmp_path / LAST) == files_of(straight / LAST)
 
 
+def test_a_disk_that_cannot_even_be_listed_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a callback raises nobody hears: the run would wait for ever."""
+
+    def broken(store: CheckpointStore, *given: Any) -> Any:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(CheckpointStore, "complete", broken)
+    monkeypatch.setattr(CheckpointStore, "newest_text", broken)
+    with pytest.raises(UserError, match=r"^the checkpoint of step 2 could not .*: Input/output error$"):
+        run(small(*SETTINGS, "run.max_steps=2"), tmp_path)
+
+
 def test_a_checkpoint_that_fails_in_the_background_ends_the_run_soon(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -437,6 +437,15 @@ def test_data_of_ones_own(train: Train, tmp_path: Path) -> None:
     assert "data: 3 clips in" in said and np.isfinite(logged_steps(tmp_path / "run")[0]["loss"])
 
 
+def test_buckets_of_data_of_ones_own(train: Train, tmp_path: Path) -> None:
+    size = "    def size(self, shard, number):\n        return ClipSize(width=64, height=48, frames=5)\n"
+    text = DATA.replace("    def clip(", size + "    def clip(").replace(
+        "import Clip\n", "import Clip, ClipSize\n"
+    )
+    train(text, "data.buckets=64x48x5,48x64x5", data="drawn:")
+    assert np.isfinite(logged_steps(tmp_path / "run")[0]["loss"])
+
+
 @pytest.mark.parametrize(
     ("before", "after", "told"),
     [
