@@ -13,6 +13,7 @@ Memory is the data sheet's number read as 10^9 bytes, below what the driver coun
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 
@@ -153,6 +154,8 @@ class AssumedGpu:
 
     def __post_init__(self) -> None:
         peak = self.gpu.peak_tflops()
+        if self.given_gib is not None and not math.isfinite(self.given_gib):
+            raise UserError(f"--gpu-memory {self.given_gib:g} is no memory in GiB")
         if self.given_tflops is not None and self.given_tflops > peak:
             raise UserError(
                 f"--tflops {self.given_tflops:g} is above the peak of the {self.gpu.title}, {peak:g} TFLOP/s "

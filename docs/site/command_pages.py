@@ -26,12 +26,14 @@ def command_pages(complain: Complain) -> dict[str, str]:
     root = typer.main.get_command(app)
     context = root.make_context(PROGRAM, ["-"], resilient_parsing=True)
     rows, pages = [], {}
-    for name, command, within in _below(root, context):
+    for name, command, within in sorted(_below(root, context), key=lambda found: found[0]):
         text, _ = split_help(command.help or "")
-        page = [_section(command, within, complain)]
+        # `plan train` is a command of two words, on the page of the first.
+        first, _, rest = name.partition(" ")
+        page = [_section(command, within, complain, level=2 if rest else 1)]
         page += [_section(one, below, complain, level=2) for _, one, below in _below(command, within)]
-        pages[name] = "\n".join(page)
-        rows.append(f"| [`{PROGRAM} {name}`]({name}.md) | {_plain(text[0] if text else '')} |")
+        pages[first] = "\n".join([*([pages[first]] if rest else []), *page])
+        rows.append(f"| [`{PROGRAM} {name}`]({first}.md) | {_plain(text[0] if text else '')} |")
     listed = "\n".join(["| command | |", "|---|---|", *rows])
     opening, _ = split_help(root.help or "")
     index = [

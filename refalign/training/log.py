@@ -235,7 +235,7 @@ class TrainingLog:
         """The parts of a line about the alignment losses, each under its own name."""
         others = list(reports[0].others)
         parts = [f"{name} {_mean(report.others[name] for report in reports)}" for name in others]
-        if others and not self._config.alignment.enabled:
+        if not self._config.alignment.enabled:
             return parts
         positive = _mean(report.ra_positive for report in reports)
         return [f"RA+ {positive}", f"RA- {_mean(report.ra_negative for report in reports)}", *parts]

@@ -56,6 +56,7 @@ class ModelConfig:
     boundary: float = WAN22_T2V_BOUNDARY
 
     def __post_init__(self) -> None:
+        _at_least(self, 1, "text_rows", "patch")
         if not 0 < self.boundary < 1:
             raise ValueError(f"boundary must lie between 0 and 1, {self.boundary} does not")
 

@@ -147,10 +147,10 @@ class Trainer:
         counts = [(value.numel(), value.requires_grad) for value in self.model.parameters()]
         trained = sum(count for count, trains in counts if trains)
         run = self.config.run
-        return (
-            f"parameters: {trained:,} trained of {sum(count for count, _ in counts):,}; steps "
-            f"{self.step + 1} to {run.max_steps}, {run.samples_per_step} samples each"
-        )
+        todo = f"steps {self.step + 1} to {run.max_steps}, {run.samples_per_step} samples each"
+        if self.step >= run.max_steps:
+            todo = f"step {self.step} is reached, run.max_steps={run.max_steps} asks for no more"
+        return f"parameters: {trained:,} trained of {sum(count for count, _ in counts):,}; {todo}"
 
     def run(self) -> TrainingResult:
         """Train up to `run.max_steps`, or until SIGINT or SIGTERM; either way a checkpoint stands at the end.

@@ -361,6 +361,8 @@ def test_command_gives_the_same_as_data() -> None:
         (("stage3",), "did you mean stage"),
         (("stage1_14b", "alignment.blocks=40"), "the network has 40 (0..39)"),
         (("stage1_14b", "--tflops", 2000), "above the peak"),
+        (("tiny", "model.patch=0"), "patch must be at least 1"),
+        (("tiny", "--gpu-memory", "inf"), "--gpu-memory inf is no memory"),
         (("mini_stage1",), "the sizes of mini-base are not known"),
     ],
 )

@@ -57,11 +57,17 @@ class PromisingGenerator(Generator):
 '''
 
 
+@pytest.fixture(scope="module")
+def plugin(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One file for all tests: a copy of it would register the method twice."""
+    file = tmp_path_factory.mktemp("plugin") / "promising_plugin.py"
+    file.write_text(PLUGIN)
+    return file
+
+
 @pytest.fixture
-def make(dataset: Path, tmp_path: Path) -> Callable[..., Generated]:
+def make(dataset: Path, tmp_path: Path, plugin: Path) -> Callable[..., Generated]:
     """make(method, **options) generates the first sample."""
-    plugin = tmp_path / "promising_plugin.py"
-    plugin.write_text(PLUGIN)
 
     def made(method: str, **options: Any) -> Generated:
         plugins = [plugin] if method == "dummy-promising" else []
