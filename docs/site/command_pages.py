@@ -25,7 +25,8 @@ def command_pages(complain: Complain) -> dict[str, str]:
     """
     root = typer.main.get_command(app)
     context = root.make_context(PROGRAM, ["-"], resilient_parsing=True)
-    rows, pages = [], {}
+    rows: list[str] = []
+    pages: dict[str, str] = {}
     for name, command, within in sorted(_below(root, context), key=lambda found: found[0]):
         text, _ = split_help(command.help or "")
         # `plan train` is a command of two words, on the page of the first.
