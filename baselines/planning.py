@@ -87,16 +87,8 @@ def plan(
         typer.Option("--set", metavar="METHOD.KEY=VALUE", help="An option of a method."),
     ] = None,
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="Videos for each sample.")] = 1,
-    gpu: Annotated[
-        str | None,
-        typer.Option(
-            "--gpu", metavar="CARD", help="The card to plan for: h100 (default), h200, a100, 4090, …"
-        ),
-    ] = None,
-    gpu_memory: Annotated[
-        float | None,
-        typer.Option("--gpu-memory", min=1, metavar="GIB", help="Memory of one GPU. Default: the card's."),
-    ] = None,
+    gpu: o.GpuOption = None,
+    gpu_memory: o.GpuMemoryOption = None,
     tflops: Annotated[
         float | None,
         typer.Option(

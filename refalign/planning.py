@@ -47,16 +47,8 @@ def plan_train(
     gpus: Annotated[
         int, typer.Option("--gpus", min=1, metavar="N", help="How many GPUs, a process on each.")
     ] = 1,
-    gpu: Annotated[
-        str | None,
-        typer.Option(
-            "--gpu", metavar="CARD", help="The card to plan for: h100 (default), h200, a100, 4090, …"
-        ),
-    ] = None,
-    gpu_memory: Annotated[
-        float | None,
-        typer.Option("--gpu-memory", min=1, metavar="GIB", help="Memory of one GPU. Default: the card's."),
-    ] = None,
+    gpu: o.GpuOption = None,
+    gpu_memory: o.GpuMemoryOption = None,
     tflops: Annotated[
         float | None,
         typer.Option(

@@ -59,6 +59,14 @@ WeightsOption = Annotated[
     Path | None,
     typer.Option("--weights", metavar="DIR", help="Folder of weights. Default: $REFBENCH_WEIGHTS."),
 ]
+GpuOption = Annotated[
+    str | None,
+    typer.Option("--gpu", metavar="CARD", help="The card to plan for: h100 (default), h200, a100, 4090, …"),
+]
+GpuMemoryOption = Annotated[
+    float | None,
+    typer.Option("--gpu-memory", min=1, metavar="GIB", help="Memory of one GPU. Default: the card's."),
+]
 JsonOption = Annotated[
     bool, typer.Option("--json", help="Print unrounded numbers as JSON for programs instead of tables.")
 ]
