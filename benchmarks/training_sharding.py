@@ -1,6 +1,6 @@
 """Sharded training on processors: memory of accumulated gradients, and how long a checkpoint stops the run.
 
-    python benchmarks/training_sharding.py [--processes 2 4] [--parameters 2e8] [--disk DIR]
+    python benchmarks/training_sharding.py [--processes 2] [--parameters 2e8] [--disk DIR]
 
 Each number of processes is launched with torchrun (gloo, FSDP2) on a random network of wide blocks and few
 tokens, so that weights are nearly all of its memory. Ratios, all of one launch:
@@ -187,7 +187,7 @@ def work(processes: int, parameters: float, disk: Path) -> None:
 def main() -> None:
     """Launch and print."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--processes", type=int, nargs="+", default=[2, 4])
+    parser.add_argument("--processes", type=int, nargs="+", default=[2])
     parser.add_argument("--parameters", type=float, default=2e8)
     parser.add_argument(
         "--disk", type=Path, help="Where checkpoints are written. Default: a temporary folder."
