@@ -36,6 +36,11 @@ def one_line(text: object, limit: int = 300) -> str:
     return line if len(line) <= limit else line[: limit - 1] + "…"
 
 
+def system_reason(error: BaseException) -> str:
+    """What the system, or FFmpeg, says of an error, without the number and the file's name around it."""
+    return one_line(getattr(error, "strerror", None) or error, 160)
+
+
 # Needed inside words of several scripts, and seen in them: they turn and hide nothing.
 JOINERS = "\u200c\u200d"
 

@@ -173,18 +173,23 @@ class AssumedGpu:
             return self.gpu.sustained_tflops(parameter_bytes)
         return min(self.given_tflops, self.gpu.peak_tflops(parameter_bytes))
 
-    def sentence(self, *, named: bool) -> str:
-        """What is assumed, with its source; whether the user `named` the card or it is the default."""
-        gpu = self.gpu
+    def opening(self, *, named: bool) -> str:
+        """The card and its memory, as the beginning of a line; whether the user `named` it or it is the
+        default.
+        """
         memory = f"{plain(self.memory_gib)} GiB" + (
-            f" ({gpu.memory_gb:g} GB)" if self.given_gib is None else " (--gpu-memory)"
+            f" ({self.gpu.memory_gb:g} GB)" if self.given_gib is None else " (--gpu-memory)"
         )
+        return f"GPU: {self.gpu.title}{'' if named else ' (assumed; --gpu names another)'}, {memory}"
+
+    def sentence(self, *, named: bool) -> str:
+        """What is assumed, with its source; `named` as in `opening`."""
+        gpu = self.gpu
         tflops = self.tflops(2)
         share = "--tflops" if self.given_tflops is not None else f"{100 * tflops / gpu.peak_tflops():.1f} %"
         return (
-            f"GPU: {gpu.title}{'' if named else ' (assumed; --gpu names another)'}, {memory}, "
-            f"{plain(tflops)} TFLOP/s sustained ({share}) of a peak of {gpu.peak_tflops():g} "
-            f"(dense bfloat16); source: {gpu.source}"
+            f"{self.opening(named=named)}, {plain(tflops)} TFLOP/s sustained ({share}) of a peak of "
+            f"{gpu.peak_tflops():g} (dense bfloat16); source: {gpu.source}"
         )
 
 

@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from refbench.bench.errors import SampleError, UserError, one_line
+from refbench.bench.errors import SampleError, UserError, one_line, system_reason
 from refbench.bench.files import regular_size
 from refbench.bench.reading import (
     CUT_OFF,
@@ -369,7 +369,7 @@ def _faults_said() -> Iterator[None]:
     try:
         yield
     except (av.FFmpegError, OSError, ValueError, OverflowError, MemoryError) as error:
-        raise VideoError(f"the video cannot be decoded: {_ffmpeg_reason(error)}") from None
+        raise VideoError(f"the video cannot be decoded: {system_reason(error)}") from None
 
 
 def _check_size(width: int, height: int, held: int) -> None:
@@ -393,11 +393,6 @@ def _declared_frames(container: Any, stream: Any) -> int:
     else:
         seconds = (container.duration or 0) / 1_000_000
     return int(seconds * float(stream.average_rate or 0) + 0.5)
-
-
-def _ffmpeg_reason(error: BaseException) -> str:
-    """FFmpeg's own words without the number and the file name around them."""
-    return one_line(getattr(error, "strerror", None) or error, 160)
 
 
 @dataclass(frozen=True, kw_only=True)

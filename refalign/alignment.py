@@ -268,14 +268,6 @@ def timestep_gate(timesteps_B: torch.Tensor, config: AlignmentConfig) -> torch.T
     return (timesteps_B.float() / TIMESTEPS).clamp(0, 1) ** 3
 
 
-def alignment_loss(terms: AlignmentTerms, timesteps_B: torch.Tensor, config: AlignmentConfig) -> torch.Tensor:
-    """What alignment adds to each sample's training loss, (B,): weight · gate(t) · total.
-
-    `timesteps_B`: (B,) on 0..1000.
-    """
-    return config.weight * timestep_gate(timesteps_B, config) * terms.total(config)
-
-
 def alignment_terms(
     projected: Sequence[torch.Tensor],
     teacher_BND: torch.Tensor,

@@ -65,37 +65,40 @@ BASES = {
 }
 
 
+def known_base(name: str) -> Base | None:
+    """The base model of that name in the catalogue or repository; None for one that is not named here."""
+    return next((base for base in BASES.values() if name in (base.entry.name, base.entry.repository)), None)
+
+
 def latent_space(name: str) -> LatentSpace:
     """The space of a base model's latents, without its VAE; of a base that is not named here Wan2.1's."""
-    for base in BASES.values():
-        if name in (base.entry.name, base.entry.repository):
-            return base.network.latents
-    return WAN21_LATENTS
+    base = known_base(name)
+    return WAN21_LATENTS if base is None else base.network.latents
 
 
-def check_clip(rule: ClipRule, space: LatentSpace, patch: int) -> None:
-    """Raises UserError for a width, height or number of frames that the VAE and the network cannot hold."""
+def check_clip(rule: ClipRule, space: LatentSpace, patch: int, where: str = "data.clip.") -> None:
+    """Raises UserError for a width, height or number of frames that the VAE and the network cannot hold;
+    `where` stands before the name of the size.
+    """
     multiple = space.stride_px * patch
     for name, side in (("width", rule.width), ("height", rule.height)):
         if side % multiple:
             near = max(multiple, round(side / multiple) * multiple)
             raise UserError(
-                f"data.clip.{name}={side} is no multiple of {multiple}, which the base model's VAE needs "
+                f"{where}{name}={side} is no multiple of {multiple}, which the base model's VAE needs "
                 f"({space.stride_px} pixels to a latent, {patch}×{patch} latents to a token); {near} is"
             )
     if (rule.num_frames - 1) % space.stride_frames:
         raise UserError(
-            f"data.clip.num_frames={rule.num_frames} is not {space.stride_frames}k + 1, which the base "
+            f"{where}num_frames={rule.num_frames} is not {space.stride_frames}k + 1, which the base "
             "model's VAE needs"
         )
 
 
 def has_experts(name: str) -> bool:
     """Whether a base model, by its name in the catalogue or its repository, has two experts."""
-    return any(
-        base.boundary is not None and name in (base.entry.name, base.entry.repository)
-        for base in BASES.values()
-    )
+    base = known_base(name)
+    return base is not None and base.boundary is not None
 
 
 def check_expert(base: str, expert: ExpertName | None) -> None:

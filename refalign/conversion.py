@@ -10,7 +10,7 @@ import torch
 from refbench.baselines.wan.checkpoint import Naming, load_transformer, save_checkpoint
 from refbench.baselines.wan.experts import EXPERT_NOTE
 from refbench.baselines.wan.nets.vace import VaceTransformer3DModel
-from refbench.bench.errors import UserError, one_line
+from refbench.bench.errors import UserError, system_reason
 from refbench.refalign.training.assembly import noted_expert, plain_config, read_network
 from refbench.refalign.transformer import RefAlignTransformer3DModel
 
@@ -61,6 +61,5 @@ def convert_checkpoint(
             notes={} if expert is None else {EXPERT_NOTE: expert},
         )
     except OSError as error:
-        reason = one_line(getattr(error, "strerror", None) or error, 160)
-        raise UserError(f"{target} could not be written: {reason}") from None
+        raise UserError(f"{target} could not be written: {system_reason(error)}") from None
     return files, bool(checkpoint.projectors)

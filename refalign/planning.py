@@ -7,7 +7,7 @@ an update and advice in `refalign.training.plan`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,12 +19,16 @@ from refbench.refalign.commands import PluginOption, check_packages
 
 if TYPE_CHECKING:
     from refbench.refalign.training.plan import Change, TrainingPlan
+    from refbench.refalign.training.settings import TrainingConfig
 
 GIB, MIB = 2.0**30, 2.0**20
 # Units of a text, the largest first.
 MEMORY_UNITS = (("GiB", GIB), ("MiB", MIB))
 DISK_UNITS = (("GB", 1e9), ("MB", 1e6))
 OPERATION_UNITS = (("PFLOP", 1e15), ("TFLOP", 1e12), ("GFLOP", 1e9))
+# What training RefAlign-1.3B sustained of an H200's bfloat16 peak, blocks computed again included
+# (docs/measured-gpu.md). No other network, card or number of GPUs was measured.
+TRAINING_SHARE = 0.39
 CONTEXT = "CUDA context, libraries"
 ASSUMED = (
     "an assumption: what training RefAlign-1.3B had on an H200, blocks computed again included "
@@ -79,17 +83,18 @@ def plan_train(
 
     refbench plan train stage1_1_3b run.strategy=fsdp2 --gpus 4 --gpu 4090 --features
     """
-    assumed = AssumedGpu(gpu=get_gpu(gpu or DEFAULT_GPU), given_gib=gpu_memory, given_tflops=tflops)
+    card = replace(get_gpu(gpu or DEFAULT_GPU), sustained_share=TRAINING_SHARE)
+    assumed = AssumedGpu(gpu=card, given_gib=gpu_memory, given_tflops=tflops)
     check_packages()
     from refbench.bench.console import print_json
     from refbench.bench.registry import load_plugins
-    from refbench.refalign.training.plan import advice, make_training_plan, training_tflops
+    from refbench.refalign.training.plan import advice, make_training_plan
     from refbench.refalign.training.recipes import build_config
 
     load_plugins(plugin or [])
     config = build_config(recipe, overrides or [])
     plan = make_training_plan(config, gpus, per_node=gpus_per_node, features=features, weights=weights)
-    sustained = training_tflops(assumed.gpu, config, tflops)
+    sustained = assumed.tflops(_parameter_bytes(config))
     memory_gib = assumed.memory_gib
     changes = [] if plan.fits(memory_gib) else advice(plan, memory_gib)
     if json:
@@ -106,6 +111,11 @@ def plan_train(
         )
         return
     _print_plan(plan, changes, assumed, sustained, named=gpu is not None)
+
+
+def _parameter_bytes(config: TrainingConfig) -> int:
+    """Bytes of a parameter in the run's matrix products."""
+    return 2 if config.run.precision == "bfloat16" else 4
 
 
 def plan_facts(plan: TrainingPlan, tflops: float) -> dict[str, Any]:
@@ -289,14 +299,10 @@ def _machine_text(plan: TrainingPlan) -> str:
 
 
 def _assumption(plan: TrainingPlan, assumed: AssumedGpu, tflops: float, *, named: bool) -> str:
-    gpu = assumed.gpu
     precision = plan.config.run.precision
-    peak = gpu.peak_tflops(2 if precision == "bfloat16" else 4)
-    memory = f"{plain(assumed.memory_gib)} GiB" + (
-        f" ({gpu.memory_gb:g} GB)" if assumed.given_gib is None else " (--gpu-memory)"
-    )
+    peak = assumed.gpu.peak_tflops(_parameter_bytes(plan.config))
     share = "--tflops" if assumed.given_tflops is not None else f"{100 * tflops / peak:.0f} %, {ASSUMED}"
     return (
-        f"GPU: {gpu.title}{'' if named else ' (assumed; --gpu names another)'}, {memory}, "
-        f"{plain(tflops)} TFLOP/s of a peak of {peak:g} in {precision} ({share}); source: {gpu.source}"
+        f"{assumed.opening(named=named)}, {plain(tflops)} TFLOP/s of a peak of {peak:g} in {precision} "
+        f"({share}); source: {assumed.gpu.source}"
     )

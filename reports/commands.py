@@ -15,6 +15,15 @@ from refbench.bench.cli import options as o
 from refbench.bench.errors import UserError, one_line
 from refbench.bench.scores import DEFAULT_PROTOCOL
 
+NoiseFloorOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--noise-floor",
+        metavar="FILE",
+        help="What refbench noise-floor measured. Default: noise-floor.json beside the stores.",
+    ),
+]
+
 
 def report(
     stores: o.StoresArgument,
@@ -28,14 +37,7 @@ def report(
     ] = None,
     dataset: o.DatasetOption = None,
     suite: o.SuiteOption = None,
-    noise_floor: Annotated[
-        Path | None,
-        typer.Option(
-            "--noise-floor",
-            metavar="FILE",
-            help="What refbench noise-floor measured. Default: noise-floor.json beside the stores.",
-        ),
-    ] = None,
+    noise_floor: NoiseFloorOption = None,
     json: o.JsonOption = False,
 ) -> None:
     """Write tables, plots and one HTML page from score records.
@@ -301,14 +303,7 @@ def compare(
             help="Store of a text-only control: says what A and B gain in likeness over it (identity-gain).",
         ),
     ] = None,
-    noise_floor: Annotated[
-        Path | None,
-        typer.Option(
-            "--noise-floor",
-            metavar="FILE",
-            help="What refbench noise-floor measured. Default: noise-floor.json beside the stores.",
-        ),
-    ] = None,
+    noise_floor: NoiseFloorOption = None,
     json: o.JsonOption = False,
 ) -> None:
     """Say whether A is better than B, or that the samples cannot tell.

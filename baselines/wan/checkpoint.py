@@ -91,8 +91,8 @@ UNUSED_PART = "norm_added_q"
 RELEASED_HEAD_DIM = 128
 DEFAULT_EPS = 1e-6
 MAX_SHARD = "5GB"
-# What the trainer writes in shards, with optimiser and all.
-SHARDS, SHARDS_INDEX = "sharded", "index.json"
+# The folder of a training run's checkpoint in shards, with optimiser and all, and what names its files.
+SHARDED, SHARD_INDEX = "sharded", "index.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,13 +137,21 @@ def stays_float32(key: str) -> bool:
     return not FLOAT32_PARTS.isdisjoint(key.split("."))
 
 
+def sharded_folder(path: Path) -> Path | None:
+    """The shards of a checkpoint, given by its folder or by that of its shards; None for anything else."""
+    for folder in (path / SHARDED, path):
+        if (folder / SHARD_INDEX).is_file() and folder.name == SHARDED:
+            return folder
+    return None
+
+
 def checkpoint_files(path: Path) -> list[Path]:
     """The weight files of a checkpoint: the file itself, or those of the one network that a folder holds.
 
     Raises UserError as `files_of_one_network`: with the list where there are several; and for a training
     run's checkpoint in shards.
     """
-    if any((folder / SHARDS_INDEX).is_file() for folder in (path, path / SHARDS)):
+    if sharded_folder(path) is not None:
         raise UserError(
             f"{path} is a training run's checkpoint in shards; refbench convert {path} OUT --to original "
             "writes its network"

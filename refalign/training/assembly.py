@@ -24,6 +24,7 @@ from refbench.baselines.wan.checkpoint import (
     load_transformer,
     read_checkpoint,
     save_checkpoint,
+    sharded_folder,
     stays_float32,
     take_extra_inputs,
 )
@@ -42,7 +43,6 @@ from refbench.refalign.training.checkpoints import (
     ADAPTER,
     LOSSES,
     PROJECTORS,
-    SHARDED,
     STATE,
     TRANSFORMER,
     Checkpoint,
@@ -59,7 +59,7 @@ from refbench.refalign.training.parts import (
     token_widths,
 )
 from refbench.refalign.training.settings import RELEASED_PATCH, LoraConfig, TrainingConfig
-from refbench.refalign.training.sharded import AVERAGE_PREFIX, MODEL_PREFIX, SHARD_INDEX, ShardedState
+from refbench.refalign.training.sharded import AVERAGE_PREFIX, MODEL_PREFIX, ShardedState
 from refbench.refalign.transformer import RefAlignTransformer3DModel
 
 ADAPTER_NAME = "default"
@@ -191,14 +191,6 @@ def read_network(
     )
 
 
-def sharded_folder(path: Path) -> Path | None:
-    """The shards of a checkpoint, given by its folder or by that of its shards; None for anything else."""
-    for folder in (path / SHARDED, path):
-        if (folder / SHARD_INDEX).is_file() and folder.name == SHARDED:
-            return folder
-    return None
-
-
 def _projectors_of(checkpoint: Path, state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The projectors of a sharded checkpoint under their original names, which follow from its recipe."""
     if not _below(state, PROJECTORS_NAME):
@@ -284,13 +276,7 @@ def empty_model(
         raise UserError(
             f"the network makes a token of {'×'.join(map(str, patch))} latents; give model.patch={patch[-1]}"
         )
-    layers = architecture["num_layers"]
-    if config.alignment.enabled and config.alignment.blocks[-1] >= layers:
-        raise UserError(
-            f"alignment.blocks names block {config.alignment.blocks[-1]}, the network has {layers} "
-            f"(0..{layers - 1})"
-        )
-    check_blocks(config, layers)
+    check_blocks(config, architecture["num_layers"])
     width = architecture["num_attention_heads"] * architecture["attention_head_dim"]
     widths = token_widths(config, width, teacher_widths, frame_widths)
     if network is None:

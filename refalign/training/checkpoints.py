@@ -16,12 +16,15 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
+from refbench.baselines.wan.checkpoint import SHARDED
 from refbench.bench.errors import UserError, first_fault, one_line
+from refbench.refalign.training.sharded import ShardedState, failure_text
 from refbench.refalign.training.stored_settings import (
     SETTINGS_OF_BEFORE,
     flat_settings,
@@ -30,14 +33,13 @@ from refbench.refalign.training.stored_settings import (
 )
 
 FOLDER = "checkpoints"
-TRANSFORMER, ADAPTER, EMA, OPTIMIZER, PROJECTORS, LOSSES, SHARDED = (
+TRANSFORMER, ADAPTER, EMA, OPTIMIZER, PROJECTORS, LOSSES = (
     "transformer",
     "adapter",
     "ema",
     "optimizer.safetensors",
     "projectors.safetensors",
     "losses.safetensors",
-    "sharded",
 )
 STATE = "state.json"
 # The name, among a run's inputs, of the network that it started from.
@@ -113,6 +115,11 @@ class Checkpoint:
         """Whether each process wrote its own part."""
         return (self.folder / SHARDED).is_dir()
 
+    @cached_property
+    def shards(self) -> ShardedState:
+        """What a sharded one holds. Raises UserError as `ShardedState`."""
+        return ShardedState(self.folder / SHARDED)
+
 
 class CheckpointStore:
     """The checkpoints below a run's output folder, of which the newest `keep` stay."""
@@ -170,6 +177,15 @@ class CheckpointStore:
         """The hidden folder that a checkpoint is written into."""
         return self.folder / f".{self.folder_of(step).name}.partial"
 
+    def failure(self, step: int, error: BaseException) -> str:
+        """The line for a checkpoint that could not be written, with the one that stands."""
+        text = f"the checkpoint of step {step} could not be written: {failure_text(error)}"
+        try:
+            return f"{text}; {self.newest_text()}"
+        except OSError:
+            # A disk may fail so that it cannot even be listed.
+            return text
+
     def begin(self, step: int) -> Path:
         """Make the hidden folder of `step`, empty."""
         partial = self.partial_of(step)
@@ -221,8 +237,7 @@ def guarded_save(store: CheckpointStore, step: int, write: Callable[[Path], None
             write(folder)
         store.prune()
     except OSError as error:
-        reason = one_line(getattr(error, "strerror", None) or error, 160)
-        return f"the checkpoint of step {step} could not be written: {reason}; {store.newest_text()}"
+        return store.failure(step, error)
     return None
 
 

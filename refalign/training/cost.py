@@ -143,7 +143,6 @@ class Layout:
     (autocast); sharded weights are gathered in bfloat16 instead. `on_gpu` False: with a CPU's kernels.
     """
 
-    processes: int
     shards: int
     buckets: bool
     half: bool
@@ -168,7 +167,6 @@ def layout_of(config: TrainingConfig, processes: int, per_node: int, *, on_gpu: 
     half = config.run.precision == "bfloat16"
     sharded = strategy in group
     return Layout(
-        processes=processes,
         shards=group.get(strategy, 1),
         buckets=strategy == "ddp",
         half=half,

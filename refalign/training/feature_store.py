@@ -34,7 +34,8 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from refbench.bench.errors import UserError, first_fault, one_line
-from refbench.bench.files import leaves_its_folder
+from refbench.bench.files import leaves_its_folder, visible
+from refbench.bench.provenance import digest_of
 from refbench.refalign.data.sample import Skipped, TrainingSample
 
 INDEX, ORDER = "index.json", "order.json"
@@ -85,8 +86,8 @@ class OrderIndex(BaseModel):
 
     def folder_name(self) -> str:
         """The name of a new folder for this order."""
-        content = json.dumps([self.settings, self.data_files, self.first_sample], sort_keys=True)
-        return f"order-{hashlib.sha256(content.encode()).hexdigest()[:ORDER_DIGITS]}"
+        digest = digest_of([self.settings, self.data_files, self.first_sample])
+        return f"order-{digest[:ORDER_DIGITS]}"
 
     def positions_of(self, number: int) -> range:
         """The positions of file `number`."""
@@ -254,9 +255,9 @@ class KnownEntries:
 
     def refresh(self) -> None:
         """Read the files that have appeared. Raises UserError for a damaged one."""
-        for path in sorted(self.folder.glob("order-*/*.safetensors")):
+        for path in visible(self.folder, "order-*/*.safetensors"):
             relative = path.relative_to(self.folder).as_posix()
-            if not path.name.startswith(".") and relative not in self._read:
+            if relative not in self._read:
                 self.add(relative, FeatureFile(path).names)
 
     def add(self, relative: str, names: Iterable[str]) -> None:

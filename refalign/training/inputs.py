@@ -12,13 +12,12 @@ from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
-from refbench.baselines.wan.checkpoint import checkpoint_files, network_fingerprint
+from refbench.baselines.wan.checkpoint import checkpoint_files, network_fingerprint, sharded_folder
 from refbench.baselines.wan.loading import find_network
 from refbench.bench.errors import MissingWeights, UserError, one_line
 from refbench.bench.weights.catalogue import get_entry
 from refbench.refalign.bases import network_files
 from refbench.refalign.data.dataset import TrainingData
-from refbench.refalign.training.assembly import sharded_folder
 from refbench.refalign.training.checkpoints import NETWORK, Checkpoint
 from refbench.refalign.training.parts import PLUGIN, code_digests
 from refbench.refalign.training.prepare import sample_digest, weight_fingerprints

@@ -84,8 +84,8 @@ class TrainingModel(nn.Module):
         self.frame_teachers = tuple(frame_teachers)
         self._inputs = tuple(inputs)
         self._others = tuple(loss for loss, _ in losses)
-        self._own = None if projectors is None else ReferenceAlignment(config)
-        asked = [loss.needs() for loss in (*([self._own] if self._own is not None else []), *self._others)]
+        own = [] if projectors is None else [ReferenceAlignment(config)]
+        asked = [loss.needs() for loss in (*own, *self._others)]
         self._needs = LossNeeds(
             reference_blocks=_ascending(one.reference_blocks for one in asked),
             video_blocks=_ascending(one.video_blocks for one in asked),

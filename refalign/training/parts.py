@@ -64,6 +64,11 @@ def frame_teacher_names(config: TrainingConfig) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names))
 
 
+def all_teacher_names(config: TrainingConfig) -> tuple[str, ...]:
+    """All teachers that a run needs, those of the references first."""
+    return tuple(dict.fromkeys([*teacher_names(config), *frame_teacher_names(config)]))
+
+
 def token_widths(
     config: TrainingConfig, width: int, teacher_widths: Sequence[int], frame_widths: Sequence[int]
 ) -> TokenWidths:
@@ -76,6 +81,11 @@ def token_widths(
 
 def check_blocks(config: TrainingConfig, layers: int) -> None:
     """Raises UserError for a block that a loss asks for and the network does not have."""
+    if config.alignment.enabled and config.alignment.blocks[-1] >= layers:
+        raise UserError(
+            f"alignment.blocks names block {config.alignment.blocks[-1]}, the network has {layers} "
+            f"(0..{layers - 1})"
+        )
     for loss in other_losses(config):
         needs = needs_of(loss)
         for block in (*needs.reference_blocks, *needs.video_blocks):

@@ -17,21 +17,18 @@ from refbench.baselines.small.wan_base import TEXT_BASES
 from refbench.baselines.wan.cost import FLOAT32_BYTES, GIB, RUNTIME_GIB
 from refbench.baselines.wan.latents import LatentSpace
 from refbench.bench.errors import MissingWeights, UserError, one_line
-from refbench.bench.gpus import Gpu
 from refbench.bench.weights.catalogue import get_entry
 from refbench.bench.weights.hf_folder import read_config
 from refbench.bench.weights.store import require
-from refbench.refalign.bases import BASES, latent_space
+from refbench.refalign.bases import known_base, latent_space
 from refbench.refalign.data.sample import ClipRule
 from refbench.refalign.teacher import get_teacher_spec
 from refbench.refalign.training import cost
 from refbench.refalign.training.encoder import latent_shape
+from refbench.refalign.training.parts import check_blocks
 from refbench.refalign.training.settings import TrainingConfig
 from refbench.refalign.training.sharded import FILE_BYTES
 
-# What training RefAlign-1.3B sustained of an H200's bfloat16 peak, blocks computed again included
-# (docs/measured-gpu.md). No other network, card or number of GPUs was measured.
-TRAINING_SHARE = 0.39
 GPUS_PER_NODE = 8
 SECONDS_PER_HOUR = 3600
 # What `tiny` reads its widths of teachers from (refalign.small_teacher).
@@ -351,14 +348,6 @@ class TrainingPlan:
         return self.step_seconds(tflops) * self.config.run.max_steps / SECONDS_PER_HOUR
 
 
-def training_tflops(gpu: Gpu, config: TrainingConfig, given: float | None) -> float:
-    """What a plan assumes a GPU to sustain, in TFLOP/s: `given`, else a share of its peak in the run's
-    precision.
-    """
-    peak = gpu.peak_tflops(2 if config.run.precision == "bfloat16" else 4)
-    return TRAINING_SHARE * peak if given is None else min(given, peak)
-
-
 def make_training_plan(
     config: TrainingConfig,
     gpus: int,
@@ -374,12 +363,7 @@ def make_training_plan(
     """
     check_processes(config, gpus, per_node)
     architecture = planned_architecture(config, weights)
-    layers = architecture["num_layers"]
-    if config.alignment.enabled and config.alignment.blocks[-1] >= layers:
-        raise UserError(
-            f"alignment.blocks names block {config.alignment.blocks[-1]}, the network has {layers} "
-            f"(0..{layers - 1})"
-        )
+    check_blocks(config, architecture["num_layers"])
     return TrainingPlan(
         config=config, architecture=architecture, gpus=gpus, per_node=per_node, features=features
     )
@@ -430,10 +414,9 @@ def planned_architecture(config: TrainingConfig, weights: Path | None) -> dict[s
     if config.recipe == "tiny":
         _, network, _ = TEXT_BASES.get(name) or next(iter(TEXT_BASES.values()))
         return dict(network)
-    released = next(
-        (base.network for base in BASES.values() if name in (base.entry.name, base.entry.repository)), None
-    )
-    if released is not None:
+    base = known_base(name)
+    if base is not None:
+        released = base.network
         return {
             "num_attention_heads": released.heads,
             "attention_head_dim": released.width // released.heads,

@@ -19,8 +19,8 @@ from typing import Any
 
 import torch
 
-from refbench.bench.errors import MissingWeights, UserError, one_line
-from refbench.bench.files import replacing, write_text
+from refbench.bench.errors import MissingWeights, UserError, one_line, system_reason
+from refbench.bench.files import replacing, write_json
 from refbench.bench.weights.catalogue import get_entry
 from refbench.bench.weights.checkpoint import write_tensors
 from refbench.bench.weights.store import require, require_model_folder, weights_fingerprint
@@ -50,7 +50,7 @@ from refbench.refalign.training.feature_store import (
     tokens_name,
     video_name,
 )
-from refbench.refalign.training.parts import frame_teacher_names, teacher_names
+from refbench.refalign.training.parts import all_teacher_names, teacher_names
 from refbench.refalign.training.settings import TrainingConfig
 from refbench.refalign.training.stored_settings import SETTINGS_OF_BEFORE, flat_settings
 
@@ -96,7 +96,7 @@ def weight_fingerprints(config: TrainingConfig, weights: Path | None) -> dict[st
         part: lambda part=part: require(get_entry(config.model.base), weights) / part  # type: ignore[misc]
         for part in ENCODERS
     }
-    for name in dict.fromkeys([*teacher_names(config), *frame_teacher_names(config)]):
+    for name in all_teacher_names(config):
         repository = get_teacher_spec(name).repository
         find_folder[name] = lambda repository=repository: require_model_folder(repository, weights)  # type: ignore[misc]
     found = {}
@@ -249,7 +249,7 @@ def prepare_features(
 
 
 def _write_index(path: Path, index: FolderIndex | OrderIndex) -> None:
-    write_text(path, json.dumps(index.model_dump(mode="json"), indent=1) + "\n")
+    write_json(path, index.model_dump(mode="json"))
 
 
 @contextmanager
@@ -259,8 +259,7 @@ def _told(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise UserError(
-            f"{path} could not be written: {one_line(error.strerror or error, 160)}; the same command "
-            "goes on from there"
+            f"{path} could not be written: {system_reason(error)}; the same command goes on from there"
         ) from None
 
 

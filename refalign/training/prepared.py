@@ -43,7 +43,7 @@ from refbench.refalign.training.feature_store import (
     video_name,
 )
 from refbench.refalign.training.features_by_position import FeaturesByPosition, read_index
-from refbench.refalign.training.parts import frame_teacher_names, teacher_names
+from refbench.refalign.training.parts import all_teacher_names, frame_teacher_names, teacher_names
 from refbench.refalign.training.prepare import (
     OTHER_FOLDER,
     check_settings,
@@ -94,7 +94,7 @@ class FeaturesByContent:
         self.positions = order.positions
         self._teachers = teacher_names(config)
         self._frame_teachers = frame_teacher_names(config)
-        wanted = list(dict.fromkeys([*self._teachers, *self._frame_teachers]))
+        wanted = list(all_teacher_names(config))
         lacking = [each for each in wanted if each not in index.teacher_widths]
         if lacking:
             raise UserError(
@@ -183,7 +183,7 @@ class PreparedSource(ExampleSource):
             check_settings(folder, index.settings, common_settings(config), OTHER_FOLDER)
             check_weights(folder, index.weights, fingerprints)
             name, order = _chosen_order(folder, config, data)
-            used = {*teacher_names(config), *frame_teacher_names(config)}
+            used = all_teacher_names(config)
             self.weights = {
                 each: digest
                 for each, digest in index.weights.items()

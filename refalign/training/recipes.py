@@ -270,7 +270,10 @@ def build_config(recipe: str, overrides: Iterable[str] = ()) -> TrainingConfig:
             "model.transformer=OUT/checkpoints/step-N"
             + ("" if changed.checkpoints.sharded else "/transformer")
         )
-    check_clip(changed.data.clip, latent_space(changed.model.base), changed.model.patch)
+    space, patch = latent_space(changed.model.base), changed.model.patch
+    check_clip(changed.data.clip, space, patch)
+    for text, rule in zip(changed.data.buckets, changed.data.bucket_rules, strict=True):
+        check_clip(rule, space, patch, where=f"data.buckets, {text}: ")
     check_expert(changed.model.base, changed.model.expert)
     if changed.model.expert is not None and changed.validation.every:
         raise UserError(

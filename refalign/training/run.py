@@ -21,7 +21,6 @@ from refbench.bench.console import note
 from refbench.bench.errors import MissingWeights, UserError
 from refbench.bench.files import lock_for_writing, scratch_folder, shortlist
 from refbench.bench.weights.catalogue import get_entry
-from refbench.refalign.bases import check_clip
 from refbench.refalign.data.buckets import BucketedData
 from refbench.refalign.data.dataset import MixedData, TrainingData, open_training_data
 from refbench.refalign.teacher import get_teacher_spec
@@ -35,6 +34,7 @@ from refbench.refalign.training.optimizer import schedule_text
 from refbench.refalign.training.parallel import Parallel, lost_process
 from refbench.refalign.training.parts import (
     active_inputs,
+    all_teacher_names,
     code_digests,
     frame_teacher_names,
     teacher_names,
@@ -371,25 +371,19 @@ def make_encoder(config: TrainingConfig, weights: Path | None, device: torch.dev
     dtype = torch.bfloat16 if config.run.precision == "bfloat16" else torch.float32
     # Teachers first: a missing one should not be found out after reading a text encoder of 11 GB.
     offloaded = config.run.encoders == "offloaded"
-    of_references, of_frames = teacher_names(config), frame_teacher_names(config)
-    names = tuple(dict.fromkeys([*of_references, *of_frames]))
-    teachers = load_teachers(names, weights, device="cpu" if offloaded else device, dtype=dtype)
-    encoder = FeatureEncoder(
+    teachers = load_teachers(
+        all_teacher_names(config), weights, device="cpu" if offloaded else device, dtype=dtype
+    )
+    return FeatureEncoder(
         load_base(base, dtype=dtype),
-        {name: teachers[name] for name in of_references},
-        frame_teachers={name: teachers[name] for name in of_frames},
+        {name: teachers[name] for name in teacher_names(config)},
+        frame_teachers={name: teachers[name] for name in frame_teacher_names(config)},
         rule=config.data.clip,
         patch=config.model.patch,
         device=device,
         dtype=dtype,
         offloaded=offloaded,
     )
-    for text, rule in zip(config.data.buckets, config.data.bucket_rules, strict=True):
-        try:
-            check_clip(rule, encoder.codec.latents, config.model.patch)
-        except UserError as error:
-            raise UserError(f"data.buckets, {text}: {str(error).removeprefix('data.clip.')}") from None
-    return encoder
 
 
 def _prepared_source(
@@ -448,9 +442,7 @@ def made_weights(config: TrainingConfig, folder: Path | None) -> Iterator[Path |
 
     base = config.model.base if config.model.base in TEXT_BASES else next(iter(TEXT_BASES))
     writers: list[Callable[[Path], None]] = [lambda folder: write_small(folder, base)]
-    for name in dict.fromkeys(
-        [*config.alignment.teachers, *teacher_names(config), *frame_teacher_names(config)]
-    ):
+    for name in dict.fromkeys([*config.alignment.teachers, *all_teacher_names(config)]):
         if get_teacher_spec(name).kind == "dinov3_vit":
             writers.append(lambda folder, name=name: write_teacher(folder, name))  # type: ignore[misc]
     with scratch_folder("tiny") as made:

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from refbench.baselines.wan.checkpoint import read_checkpoint
+from refbench.baselines.wan.checkpoint import SHARDED, read_checkpoint
 from refbench.bench.errors import UserError
 from refbench.bench.provenance import package_versions, source_commit
 from refbench.bench.weights.checkpoint import read_state_dict, write_tensors
@@ -26,7 +26,6 @@ from refbench.refalign.training.checkpoints import (
     EMA,
     NETWORK,
     OPTIMIZER,
-    SHARDED,
     TRANSFORMER,
     Checkpoint,
     CheckpointStore,
@@ -43,7 +42,6 @@ from refbench.refalign.training.sharded import (
     MODEL_PREFIX,
     OPTIMIZER_PREFIX,
     ShardedState,
-    failure_text,
     start_writing,
     write_index,
 )
@@ -164,15 +162,10 @@ class Saver:
         result: Future[str | None] = Future()
 
         def end(written: Future[None]) -> None:
-            error, reason = written.exception(), None
-            try:
-                if error is not None:
-                    reason = self._failure(step, failure_text(error))
-                elif self.parallel.is_main:
-                    reason = self._completed(state, folder)
-            except Exception as fault:  # noqa: BLE001 - a disk may fail so that it cannot even be listed
-                reason = f"the checkpoint of step {step} could not be written: {failure_text(fault)}"
-            result.set_result(reason)
+            error = written.exception()
+            if error is None and self.parallel.is_main:
+                error = self._named(state, folder)
+            result.set_result(None if error is None else self._failure(step, error))
 
         written = start_writing(
             folder / SHARDED,
@@ -190,24 +183,24 @@ class Saver:
         try:
             self.store.begin(step)
         except OSError as error:
-            return self._failure(step, failure_text(error))
+            return self._failure(step, error)
         return None
 
-    def _completed(self, state: TrainingState, folder: Path) -> str | None:
-        """Give a written checkpoint its name; why that failed, or None."""
+    def _named(self, state: TrainingState, folder: Path) -> Exception | None:
+        """Give a written checkpoint its name; what went wrong, or None."""
         try:
             write_index(folder / SHARDED, plain_config(self.model.transformer))
             write_state(folder, state)
             self.store.complete(state.step)
             self.store.prune()
         except Exception as error:  # noqa: BLE001 - in a thread of its own, where nobody else would hear of it
-            return self._failure(state.step, failure_text(error))
+            return error
         return None
 
-    def _failure(self, step: int, reason: str) -> str:
+    def _failure(self, step: int, error: BaseException) -> str:
         if self.parallel.is_main:
             shutil.rmtree(self.store.partial_of(step), ignore_errors=True)
-        return f"the checkpoint of step {step} could not be written: {reason}; {self.store.newest_text()}"
+        return self.store.failure(step, error)
 
     def _state(self, step: int) -> TrainingState:
         return TrainingState(
@@ -251,7 +244,7 @@ class Saver:
         Raises UserError for one that is damaged or of another network.
         """
         if checkpoint.sharded:
-            self._restore_shards(ShardedState(checkpoint.folder / SHARDED))
+            self._restore_shards(checkpoint.shards)
         else:
             self._restore_whole(checkpoint.folder)
         if self.average is not None:

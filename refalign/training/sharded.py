@@ -24,10 +24,10 @@ from typing import Any, Literal
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from refbench.bench.errors import UserError, first_fault, one_line
+from refbench.baselines.wan.checkpoint import SHARD_INDEX
+from refbench.bench.errors import UserError, first_fault, one_line, system_reason
 from refbench.bench.files import shortlist, write_json
 
-SHARD_INDEX = "index.json"
 MODEL_PREFIX, AVERAGE_PREFIX, OPTIMIZER_PREFIX = "model/", "average/", "optimizer/"
 # A file is put together in memory, twice, before it is written: small files keep that small.
 FILE_BYTES = 256 * 2**20
@@ -194,8 +194,7 @@ class ShardedState:
 def failure_text(error: BaseException) -> str:
     """Why writing failed, in one line."""
     failures = getattr(error, "failures", None)
-    reason = next(iter(failures.values()))[0] if failures else error
-    return one_line(getattr(reason, "strerror", None) or reason, 160)
+    return system_reason(next(iter(failures.values()))[0] if failures else error)
 
 
 def _file_numbers(tensors: Mapping[str, torch.Tensor]) -> dict[str, int]:

@@ -34,7 +34,6 @@ from refbench.refalign.training.assembly import (
 )
 from refbench.refalign.training.batch import Example, collate
 from refbench.refalign.training.checkpoints import (
-    SHARDED,
     Checkpoint,
     CheckpointStore,
     check_same_run,
@@ -49,7 +48,6 @@ from refbench.refalign.training.parallel import Parallel
 from refbench.refalign.training.profiling import UpdateProfiler
 from refbench.refalign.training.saving import Saver
 from refbench.refalign.training.settings import TrainingConfig
-from refbench.refalign.training.sharded import ShardedState
 from refbench.refalign.training.stored_settings import in_stored_order
 from refbench.refalign.training.validation import Validation
 from refbench.refalign.training.validation_scores import ValidationScores
@@ -511,8 +509,7 @@ def read_start(
     only the architecture, since each process reads its part later.
     """
     if resumed is not None and resumed.sharded:
-        stored = ShardedState(resumed.folder / SHARDED)
-        return StartingPoint(architecture=stored.architecture, network=None, projectors=None)
+        return StartingPoint(architecture=resumed.shards.architecture, network=None, projectors=None)
     if not parallel.sharded:
         return starting_point(config, weights, resumed)
     from accelerate.utils import broadcast_object_list

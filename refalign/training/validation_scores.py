@@ -8,7 +8,6 @@ mean of its raw values; beside it stands how many of the expected videos went in
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from pathlib import Path
 
 import torch
 
+from refbench.baselines.wan.execution import free_gpu_memory
 from refbench.bench.dataset import Track
 from refbench.bench.environment import Environment
 from refbench.bench.runner.evaluate import evaluate
@@ -126,17 +126,11 @@ def _undisturbed() -> Iterator[None]:
     memory that they took.
     """
     threads, generator = torch.get_num_threads(), torch.get_rng_state()
-    _give_back()
+    # Metrics count what torch holds and does not use as taken.
+    free_gpu_memory()
     try:
         yield
     finally:
         torch.set_num_threads(threads)
         torch.set_rng_state(generator)
-        _give_back()
-
-
-def _give_back() -> None:
-    """Give memory that torch holds and does not use back to the GPU, where others count it as free."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+        free_gpu_memory()

@@ -30,7 +30,7 @@ from kit.golden_loop import (  # noqa: E402
     sampled,
 )
 from kit.golden_networks import GOLDENS, named, read, worst  # noqa: E402
-from kit.tiny_runs import frames_of, loaded, sample_of  # noqa: E402
+from kit.tiny_runs import frames_of, loaded, sample_of, tokenized_texts  # noqa: E402
 from refbench.baselines.bernini import (  # noqa: E402
     BERNINI_R_1_3B,
     BERNINI_R_14B,
@@ -480,18 +480,10 @@ def generator(method: type[BerniniMethod], weights: Path, **options: Any) -> Wan
     return made
 
 
-def test_texts_that_reach_the_tokenizer(weights: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_texts_that_reach_the_tokenizer(weights: Path, folder: Path) -> None:
     """The sentence, then the cleaned prompt without a space; the negative prompt as it is."""
     made = generator(BerniniR13B, weights, negative_prompt=INPUTS["given_negative"])
-    codec, seen = made.sampler.codec, []
-    tokenizer = codec.tokenizer
-
-    def watched(text: str, **settings: Any) -> Any:
-        seen.append(text)
-        return tokenizer(text, **settings)
-
-    watched.model_max_length = tokenizer.model_max_length  # type: ignore[attr-defined]
-    object.__setattr__(codec, "tokenizer", watched)
+    seen = tokenized_texts(made)
     frames_of(made, sample_of(["a.png"], folder, prompt=INPUTS["given_prompt"]))
     assert seen == INPUTS["tokenized"]
     seen.clear()

@@ -22,7 +22,7 @@ from safetensors.torch import load_file  # noqa: E402
 from kit.cli import invoke  # noqa: E402
 from kit.golden_loop import WatchedConditioner, WatchedSampler, golden_codec, padded_texts, sampled  # noqa: E402
 from kit.golden_networks import diffusers_config, named, read, worst  # noqa: E402
-from kit.tiny_runs import frames_of, generated, loaded, sample_of  # noqa: E402
+from kit.tiny_runs import frames_of, generated, loaded, sample_of, tokenized_texts  # noqa: E402
 from refbench.baselines.vace_fun import VACE_FUN, VaceFun14B  # noqa: E402
 from refbench.baselines.wan.checkpoint import diffusers_key  # noqa: E402
 from refbench.baselines.wan.conditioning import Geometry  # noqa: E402
@@ -209,16 +209,7 @@ def test_generate_with_tiny_weights(weights: Path, dataset: Path, tmp_path: Path
 def test_prompts_reach_the_tokenizer_as_they_are(weights: Path) -> None:
     """Full-width commas of the negative prompt are not replaced, nor are double spaces in a prompt."""
     made = loaded(VaceFun14B(VaceFun14B.Options(**SMALL)), weights)
-    codec = made.sampler.codec
-    seen = []
-    tokenizer = codec.tokenizer
-
-    def watched(text: str, **settings: Any) -> Any:
-        seen.append(text)
-        return tokenizer(text, **settings)
-
-    watched.model_max_length = tokenizer.model_max_length  # type: ignore[attr-defined]
-    object.__setattr__(codec, "tokenizer", watched)
+    seen = tokenized_texts(made)
     frames_of(made, sample_of([], prompt="a  cup &amp; a dog"))
     assert seen == ["a  cup &amp; a dog", made.method.settings.negative_prompt]
     assert "，" in seen[1]

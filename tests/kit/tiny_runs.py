@@ -43,6 +43,20 @@ def frames_of(generator: Generator, sample: Sample, seed: int = 0) -> np.ndarray
     return np.stack(list(made(generator, sample, seed).images))
 
 
+def tokenized_texts(generator: Any) -> list[str]:
+    """The texts that reach the tokenizer of a loaded Wan generator from now on, as they come."""
+    codec, seen = generator.sampler.codec, []
+    tokenizer = codec.tokenizer
+
+    def watched(text: str, **settings: Any) -> Any:
+        seen.append(text)
+        return tokenizer(text, **settings)
+
+    watched.model_max_length = tokenizer.model_max_length  # type: ignore[attr-defined]
+    object.__setattr__(codec, "tokenizer", watched)
+    return seen
+
+
 def sample_of(
     references: Iterable[str], folder: Path = Path(), *, kind: Kind = "object", **fields: Any
 ) -> Sample:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,6 @@ from refbench.refalign.alignment import (  # noqa: E402
     AlignmentConfig,
     AlignmentProjectors,
     AlignmentTerms,
-    alignment_loss,
     alignment_terms,
     average_terms,
     timestep_gate,
@@ -327,7 +327,10 @@ def test_what_alignment_adds_to_the_training_loss() -> None:
     config = AlignmentConfig(blocks=(0, 1, 2), weight=0.5)
     positive = torch.tensor(step["ra_total"])[:, None]
     terms = AlignmentTerms.of_blocks(positive, torch.zeros_like(positive))
-    found = alignment_loss(terms, torch.tensor([step["timestep"]]), config)
+    projectors = AlignmentProjectors(config, width=4, teacher_widths=[4])
+    named = {"positive": terms.positive_B, "negative": terms.negative_B}
+    inputs: Any = SimpleNamespace(timesteps_B=torch.tensor([step["timestep"]]))
+    found = projectors.loss(named, inputs, weight=config.weight)
     np.testing.assert_allclose(found.numpy(), [0.5 * step["align1_gated"]], rtol=1e-5)
 
 

@@ -240,7 +240,10 @@ def test_the_next_stage_starts_from_shards(straight: Path, gathered: Path) -> No
     assert all(torch.equal(value, started["gathered"][key]) for key, value in started["shards"].items())
 
 
-def test_what_reads_one_network_names_the_command(straight: Path) -> None:
+def test_what_reads_one_network_names_the_command(straight: Path, gathered: Path, tmp_path: Path) -> None:
+    network = Path(shutil.copytree(gathered / LAST / "transformer", tmp_path / "network"))
+    (network / "index.json").write_text("{}")  # of somebody else
+    assert read_checkpoint(network).tensors
     for path in (straight / LAST, straight / LAST / "sharded"):
         with pytest.raises(UserError, match=r"checkpoint in shards; refbench convert \S+ OUT --to original"):
             read_checkpoint(path)

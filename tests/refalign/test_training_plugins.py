@@ -21,7 +21,7 @@ from kit.cli import invoke  # noqa: E402
 from kit.training import SHORT_RUN, files_of, logged_steps, own_registries  # noqa: E402
 from refbench.bench.errors import UserError  # noqa: E402
 from refbench.bench.registry import load_plugins  # noqa: E402
-from refbench.refalign.alignment import AlignmentConfig, ReferenceAlignment, alignment_loss  # noqa: E402
+from refbench.refalign.alignment import AlignmentConfig, ReferenceAlignment, timestep_gate  # noqa: E402
 from refbench.refalign.losses import LossInputs, TokenWidths, losses  # noqa: E402
 from refbench.refalign.teacher import Teacher, get_teacher_spec  # noqa: E402
 from refbench.refalign.training.recipes import build_config  # noqa: E402
@@ -295,7 +295,8 @@ def test_ra_goes_through_the_interface() -> None:
     assert torch.equal(terms["positive"], expected.positive_B)
     assert torch.equal(terms["negative"], expected.negative_B)
     found = module.loss(terms, inputs, weight=config.weight)
-    assert torch.equal(found, alignment_loss(expected, inputs.timesteps_B, config))
+    gate_B = timestep_gate(inputs.timesteps_B, config)
+    assert torch.equal(found, config.weight * gate_B * expected.total(config))
     absent = replace(inputs, reference_features={"dinov2-base": features * torch.tensor([[[1.0]], [[0.0]]])})
     assert module.applies(inputs).tolist() == [True, True]
     assert module.applies(absent).tolist() == [True, False]
