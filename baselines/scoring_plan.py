@@ -178,6 +178,11 @@ def _forecast(
 ) -> MetricForecast:
     """A metric's share; `beside` are the metrics of its turn."""
     declaration, cost = metric.declaration, metric.cost()
+    parts = [
+        part
+        for part in (map(make_metric, cost.shares) if cost is not None else ())
+        if part.declaration.name not in beside
+    ]
     scored, left_out, gpu_total, cpu_total = 0, 0, 0.0, 0.0
     for one in videos:
         for sample in one.samples:
@@ -186,11 +191,7 @@ def _forecast(
                 continue
             scored += one.seeds
             if cost is not None:
-                shared = [
-                    part
-                    for part in map(make_metric, cost.shares)
-                    if part.declaration.name not in beside and _applies(part, sample, placeholders)
-                ]
+                shared = [part for part in parts if _applies(part, sample, placeholders)]
                 gpu_total += one.seeds * _shared_s(cost, shared, sample, one.frames, assumed)
                 cpu_total += one.seeds * _shared_s(cost, shared, sample, one.frames, None)
     weights_gib = needed_gib([metric])

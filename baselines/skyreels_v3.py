@@ -140,14 +140,14 @@ class SkyReelsV314B(WanMethod):
             sizes = SIZES_HW[self.options.size_by_reference].values()
             rows, columns = max(sizes, key=lambda size: size[0] * size[1])
             self.settings = replace(self.settings, width=columns, height=rows)
+            self.spec = replace(self.spec, deviations=())
 
     def card(self) -> MethodCard:
         """The method card; without a size where each video has its own."""
         card = super().card()
         if self.options.size_by_reference == "no":
             return card
-        deviations = tuple(text for text in card.deviations if text != ONE_SIZE)
-        return card.model_copy(update={"width": None, "height": None, "deviations": deviations})
+        return card.model_copy(update={"width": None, "height": None})
 
     def video_size(self, references: Sequence[Image.Image]) -> tuple[int, int]:
         """The run's size, or that of the first reference's aspect ratio."""

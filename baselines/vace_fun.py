@@ -16,7 +16,7 @@ published.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from refbench.baselines.vace import VACE_14B, VaceMethod
@@ -29,7 +29,6 @@ from refbench.baselines.wan.spec import (
     WanWeights,
 )
 from refbench.baselines.wan.weights import HIGH_NOISE_FILES, LOW_NOISE_FILES, WAN21_T2V_14B
-from refbench.bench.method import MethodCard
 from refbench.bench.registry import methods
 from refbench.bench.sample import Sample
 from refbench.bench.weights.entry import WeightEntry
@@ -47,6 +46,7 @@ VACE_FUN = WeightEntry(
     only=("*.json", "README.md", "LICENSE*", "high_noise_model/*", "low_noise_model/*"),
 )
 PADDED = "bicubic fit on white at the video's size"
+PREPARATION = "EXIF applied, transparency on white, {}, 8 bits"
 STRETCHED = "stretched to the video's size with bicubic, aspect ratio not kept"
 
 
@@ -83,7 +83,7 @@ class VaceFun14B(VaceMethod):
         guidance_rule="text",
         max_references=None,
         needs_references=False,
-        reference_preparation=f"EXIF applied, transparency on white, {PADDED}, 8 bits",
+        reference_preparation=PREPARATION.format(PADDED),
         cleans_prompts=False,
         state_in_network_dtype=True,
         deviations=(
@@ -92,13 +92,10 @@ class VaceFun14B(VaceMethod):
         ),
     )
 
-    def card(self) -> MethodCard:
-        """The method card, with the canvas that the options choose."""
-        card = super().card()
-        if self.options.canvas == "padded":
-            return card
-        preparation = str(card.reference_preparation).replace(PADDED, STRETCHED)
-        return card.model_copy(update={"reference_preparation": preparation})
+    def __init__(self, options: VaceFunOptions | None = None) -> None:
+        super().__init__(options)
+        if self.options.canvas == "stretched":
+            self.spec = replace(self.spec, reference_preparation=PREPARATION.format(STRETCHED))
 
     def conditioner(self, sample: Sample, seed: int) -> VaceReferences:
         """References as leading context frames, on the bicubic canvas."""

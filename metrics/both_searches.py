@@ -7,7 +7,7 @@ looked at once.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from refbench.bench.environment import Environment
 from refbench.bench.metric import Metric, Scorer
@@ -40,8 +40,11 @@ class OfBothScorer(Scorer):
 
 
 class OfBoth(Metric):
-    """Needs everything of NexusScore and FaceSim; what they hold is shared with them."""
+    """Needs everything of NexusScore and FaceSim; what they hold is shared with them. Subclasses name the
+    class of their scorer.
+    """
 
+    scorer_class: ClassVar[type[OfBothScorer]]
     modules = tuple(dict.fromkeys((*NexusScore.modules, *FaceSim.modules)))
     Options = FaceSimOptions
 
@@ -49,10 +52,12 @@ class OfBoth(Metric):
         """What NexusScore and FaceSim find. Raises MissingWeights."""
         return NexusScore().find_weights(environment), FaceSim(self.options).find_weights(environment)
 
-    def load_both(self, environment: Environment) -> tuple[NexusScorer, FaceSimScorer]:
-        """The scorers of both.
+    def load(self, environment: Environment) -> OfBothScorer:
+        """A scorer with the networks of both.
 
         Raises MissingWeights, and UserError for files that are damaged or do not fit.
         """
         self.find_weights(environment)
-        return NexusScore().load(environment), FaceSim(self.options).load(environment)
+        return self.scorer_class(
+            nexusscore=NexusScore().load(environment), facesim=FaceSim(self.options).load(environment)
+        )

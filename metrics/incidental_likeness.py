@@ -27,13 +27,12 @@ which is part of the embedding, and unrelated backgrounds are far from 0. So rea
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
 import numpy as np
 
-from refbench.bench.environment import Environment
 from refbench.bench.errors import NotApplicable, SampleError
 from refbench.bench.metric import MetricDeclaration, Score, ScoringCost
 from refbench.bench.registry import metrics
@@ -59,6 +58,8 @@ MOST_OF_ONE_LEVEL = 0.7
 LEAST_DEVIATION = 6.0
 # Frames held at a time.
 FRAMES_HELD = 8
+# The embedding (D,) of what lies around a reference's subject, or None and why there is nothing to compare.
+OwnBackground = tuple[np.ndarray | None, str]
 
 NO_EXPRESSION = "five landmarks do not tell expression from pose, and no landmark model is used"
 
@@ -70,6 +71,42 @@ class Likeness:
     value: float | None = None
     reason: str | None = None
     of_reference: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class IncidentalLikenessScorer(OfBothScorer):
+    """Compares heads and backgrounds of what NexusScore and FaceSim find.
+
+    `known_backgrounds`: what lies around a reference's subject by the digest of its file, found once for all
+    its videos.
+    """
+
+    known_backgrounds: dict[str, OwnBackground] = field(default_factory=dict, compare=False, repr=False)
+
+    def score(self, sample: Sample, video: Video) -> Score:
+        """The mean of pose and background, as far as they can be measured, 0 to 1.
+
+        Raises NotApplicable where no reference has a face or a background, SampleError where nothing of the
+        video can be compared, and for a reference or a video that cannot be read.
+        """
+        parts: dict[str, list[Likeness]] = {
+            "pose": pose_likenesses(sample, self.facesim.search, video),
+            "background": background_likenesses(
+                sample, self.nexusscore.search, video, self.known_backgrounds
+            ),
+        }
+        means = {
+            name: float(np.mean(values))
+            for name, found in parts.items()
+            if (values := [one.value for one in found if one.value is not None])
+        }
+        if not means:
+            everything = [one for found in parts.values() for one in found]
+            if all(one.of_reference for one in everything):
+                raise NotApplicable("no reference has a face or a background that can be compared")
+            reasons = dict.fromkeys(str(one.reason) for one in everything if not one.of_reference)
+            raise SampleError(f"nothing can be compared: {'; '.join(reasons)}")
+        return Score(value=float(np.mean(list(means.values()))), details=details_of(sample, parts, means))
 
 
 @metrics.register
@@ -96,46 +133,11 @@ class IncidentalLikeness(OfBoth):
         job_limit_s=JOB_LIMIT_S,
         packages=PACKAGES,
     )
+    scorer_class = IncidentalLikenessScorer
 
     def not_applicable(self, sample: Sample) -> str | None:
         """A sample without references; what cannot be measured of others is known once they are opened."""
         return None if sample.references else "no references"
-
-    def load(self, environment: Environment) -> IncidentalLikenessScorer:
-        """A scorer with the networks of both.
-
-        Raises MissingWeights, and UserError for files that are damaged or do not fit.
-        """
-        nexusscore, facesim = self.load_both(environment)
-        return IncidentalLikenessScorer(nexusscore=nexusscore, facesim=facesim)
-
-
-@dataclass(frozen=True, kw_only=True)
-class IncidentalLikenessScorer(OfBothScorer):
-    """Compares heads and backgrounds of what NexusScore and FaceSim find."""
-
-    def score(self, sample: Sample, video: Video) -> Score:
-        """The mean of pose and background, as far as they can be measured, 0 to 1.
-
-        Raises NotApplicable where no reference has a face or a background, SampleError where nothing of the
-        video can be compared, and for a reference or a video that cannot be read.
-        """
-        parts: dict[str, list[Likeness]] = {
-            "pose": pose_likenesses(sample, self.facesim.search, video),
-            "background": background_likenesses(sample, self.nexusscore.search, video),
-        }
-        means = {
-            name: float(np.mean(values))
-            for name, found in parts.items()
-            if (values := [one.value for one in found if one.value is not None])
-        }
-        if not means:
-            everything = [one for found in parts.values() for one in found]
-            if all(one.of_reference for one in everything):
-                raise NotApplicable("no reference has a face or a background that can be compared")
-            reasons = dict.fromkeys(str(one.reason) for one in everything if not one.of_reference)
-            raise SampleError(f"nothing can be compared: {'; '.join(reasons)}")
-        return Score(value=float(np.mean(list(means.values()))), details=details_of(sample, parts, means))
 
 
 def details_of(
@@ -252,24 +254,31 @@ def is_plain(picture_HWC: np.ndarray, rest_HW: np.ndarray) -> bool:
     return bool(np.mean(np.abs(grey_N - np.median(grey_N)) < LEAST_DEVIATION) >= MOST_OF_ONE_LEVEL)
 
 
-def background_likenesses(sample: Sample, search: SubjectSearch, video: Video) -> list[Likeness]:
-    """Of each reference the likeness of what lies around its subject to what lies around it in the frames."""
+def background_likenesses(
+    sample: Sample, search: SubjectSearch, video: Video, known: dict[str, OwnBackground]
+) -> list[Likeness]:
+    """Of each reference the likeness of what lies around its subject to what lies around it in the frames.
+
+    `known` are references' own backgrounds by the digest of their file; new ones are added.
+    """
     subjects = subjects_of(sample)
-    place_of = {id(subject.reference): place for place, subject in enumerate(subjects)}
+    place_of = {subject.number: place for place, subject in enumerate(subjects)}
     found: list[Likeness] = []
     backgrounds: dict[int, tuple[int, np.ndarray]] = {}
     for number, reference in enumerate(sample.references):
-        place = place_of.get(id(reference))
+        place = place_of.get(number)
         if reference.kind == "scene":
             found.append(Likeness(reason="it is a place itself", of_reference=True))
         elif place is None:
             found.append(Likeness(reason="the detector does not look for it", of_reference=True))
         else:
-            picture_HWC = np.asarray(reference.open_plain_rgb())
-            painted_HWC, reason = _own_background(picture_HWC, search)
-            found.append(Likeness(reason=reason, of_reference=painted_HWC is None))
-            if painted_HWC is not None:
-                backgrounds[number] = (place, _embedded([painted_HWC], search)[0])
+            digest = reference.content_digest()
+            if digest not in known:
+                known[digest] = _own_background(np.asarray(reference.open_plain_rgb()), search)
+            own_D, reason = known[digest]
+            found.append(Likeness(reason=reason, of_reference=own_D is None))
+            if own_D is not None:
+                backgrounds[number] = (place, own_D)
     if not backgrounds:
         return found
     seen = search.seen(subjects, video)
@@ -296,8 +305,8 @@ def background_likenesses(sample: Sample, search: SubjectSearch, video: Video) -
     return found
 
 
-def _own_background(picture_HWC: np.ndarray, search: SubjectSearch) -> tuple[np.ndarray | None, str]:
-    """What lies around a reference's subject, or None and why there is nothing to compare."""
+def _own_background(picture_HWC: np.ndarray, search: SubjectSearch) -> OwnBackground:
+    """What lies around a reference's subject."""
     from PIL import Image
 
     prompts = search.detector.prompts([Image.fromarray(picture_HWC)])
@@ -314,7 +323,7 @@ def _own_background(picture_HWC: np.ndarray, search: SubjectSearch) -> tuple[np.
         return None, "its subject fills it"
     if is_plain(picture_HWC, rest_HW):
         return None, "its background is plain"
-    return painted(picture_HWC, rest_HW), ""
+    return _embedded([painted(picture_HWC, rest_HW)], search)[0], ""
 
 
 def _sure_corners(boxes: Sequence[Any], place: int) -> list[Sequence[float]]:

@@ -109,9 +109,12 @@ class Detector(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Subject:
-    """A reference that is looked for and the label its boxes are compared with."""
+    """A reference that is looked for, which of the sample's it is (from 0 on), and the label that its boxes
+    are compared with.
+    """
 
     reference: Reference
+    number: int
     label: str
 
 
@@ -233,12 +236,13 @@ def score_video(sample: Sample, video: Video, detector: Detector, embedder: Embe
 def subjects_of(sample: Sample) -> list[Subject]:
     """The references that are looked for, with the labels that their boxes are compared with."""
     subjects = []
-    for reference in sample.references:
+    for number, reference in enumerate(sample.references):
         is_person = reference.label in NEXUS_FACE_LABELS
         if not reference.label or (is_person and "face" in sample.category):
             continue
         renamed = is_person and "human" in sample.category
-        subjects.append(Subject(reference=reference, label=HUMAN_LABEL if renamed else reference.label))
+        label = HUMAN_LABEL if renamed else reference.label
+        subjects.append(Subject(reference=reference, number=number, label=label))
     return subjects
 
 

@@ -34,7 +34,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from refbench.bench.environment import Environment
 from refbench.bench.errors import SampleError
 from refbench.bench.metric import MetricDeclaration, Score, ScoringCost
 from refbench.bench.registry import metrics
@@ -126,6 +125,24 @@ class Compared:
         }
 
 
+@dataclass(frozen=True, kw_only=True)
+class SubjectConfusionScorer(OfBothScorer):
+    """Compares what NexusScore and FaceSim find with all references."""
+
+    def score(self, sample: Sample, video: Video) -> Score:
+        """The share of confused subjects of one video, 0 to 1.
+
+        Raises SampleError when no reference appears, and for a reference or a video that cannot be read.
+        """
+        return summary_of(
+            sample,
+            {
+                "pictures": compared_pictures(sample, self.nexusscore.search, video),
+                "faces": compared_faces(sample, self.facesim.search, video),
+            },
+        )
+
+
 @metrics.register
 class SubjectConfusion(OfBoth):
     """Needs everything of NexusScore and FaceSim; GME is shared with NexusScore and GmeScore."""
@@ -155,6 +172,7 @@ class SubjectConfusion(OfBoth):
         job_limit_s=JOB_LIMIT_S,
         packages=PACKAGES,
     )
+    scorer_class = SubjectConfusionScorer
 
     def not_applicable(self, sample: Sample) -> str | None:
         """Samples with fewer than two references, or of which no two can be compared."""
@@ -165,32 +183,6 @@ class SubjectConfusion(OfBoth):
         if not subjects_of(sample) and len(people_of(sample)) < 2:
             return "no two references can be compared: faces need two, everything else a label"
         return None
-
-    def load(self, environment: Environment) -> SubjectConfusionScorer:
-        """A scorer with the networks of both.
-
-        Raises MissingWeights, and UserError for files that are damaged or do not fit.
-        """
-        nexusscore, facesim = self.load_both(environment)
-        return SubjectConfusionScorer(nexusscore=nexusscore, facesim=facesim)
-
-
-@dataclass(frozen=True, kw_only=True)
-class SubjectConfusionScorer(OfBothScorer):
-    """Compares what NexusScore and FaceSim find with all references."""
-
-    def score(self, sample: Sample, video: Video) -> Score:
-        """The share of confused subjects of one video, 0 to 1.
-
-        Raises SampleError when no reference appears, and for a reference or a video that cannot be read.
-        """
-        return summary_of(
-            sample,
-            {
-                "pictures": compared_pictures(sample, self.nexusscore.search, video),
-                "faces": compared_faces(sample, self.facesim.search, video),
-            },
-        )
 
 
 def people_of(sample: Sample) -> list[int]:
@@ -291,9 +283,7 @@ def compared_pictures(sample: Sample, search: SubjectSearch, video: Video) -> Co
     Raises SampleError for a reference or a video that cannot be read.
     """
     everyone, subjects = sample.references, subjects_of(sample)
-    # By identity: a sample may name one picture twice.
-    number_of = {id(reference): number for number, reference in reversed(list(enumerate(everyone)))}
-    column_of = [number_of[id(subject.reference)] for subject in subjects]
+    column_of = [subject.number for subject in subjects]
     pairs: list[Pair] = []
     seen = search.seen(subjects, video) if subjects else None
     if seen is not None and seen.crops:

@@ -44,11 +44,6 @@ class AddedAdapter:
         return cls(adapter=read_adapter(chosen.path), strength=chosen.strength)
 
 
-def add_adapter(network: Any, adapter: Adapter) -> None:
-    """Put one adapter at full strength onto a network; see `add_adapters`."""
-    add_adapters(network, [AddedAdapter(adapter=adapter)])
-
-
 def add_adapters(network: Any, adapters: Sequence[AddedAdapter]) -> None:
     """Put adapters onto a diffusers network.
 

@@ -321,7 +321,8 @@ class TwoExpertOptions(WanOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for number, chosen in enumerate(self.adapters if len(self.adapters) == len(ADAPTERS) else ()):
+        adapters = self.adapters
+        for number, chosen in enumerate(adapters if len(adapters) == len(ADAPTERS) else ()):
             for one in chosen:
                 fault = swapped_fault(one.path, number, ADAPTERS)
                 if fault is not None:

@@ -25,7 +25,7 @@ from kit.tiny_runs import frames_of, loaded, sample_of  # noqa: E402
 from refbench.baselines.small.networks import TEXT_NETWORK  # noqa: E402
 from refbench.baselines.wan.adapter_option import ChosenAdapter, chosen_adapters  # noqa: E402
 from refbench.baselines.wan.adapters import read_adapter  # noqa: E402
-from refbench.baselines.wan.added_adapters import AddedAdapter, add_adapter, add_adapters  # noqa: E402
+from refbench.baselines.wan.added_adapters import AddedAdapter, add_adapters  # noqa: E402
 from refbench.baselines.wan.checkpoint import original_key  # noqa: E402
 from refbench.bench.environment import Environment  # noqa: E402
 from refbench.bench.errors import UserError  # noqa: E402
@@ -88,7 +88,7 @@ def merged(adapted: Any) -> State:
 
 def adapted(path: Path) -> State:
     found = network()
-    add_adapter(found, read_adapter(path))
+    add_adapters(found, [AddedAdapter(adapter=read_adapter(path))])
     return merged(found)
 
 
@@ -411,7 +411,7 @@ def complaint(path: Path, state: State, metadata: dict[str, str] | None = None) 
     save_file(state, path / "adapter.safetensors", metadata=metadata)
     found = network()
     with pytest.raises(UserError) as caught:
-        add_adapter(found, read_adapter(path))
+        add_adapters(found, [AddedAdapter(adapter=read_adapter(path))])
     assert "\n" not in str(caught.value)
     # Nothing is half applied.
     assert all(torch.equal(value, found.state_dict()[key]) for key, value in network().state_dict().items())

@@ -230,7 +230,7 @@ def test_lora_trains_adapters_and_projectors_alone(
     tmp_path: Path, kind: tuple[str, ...], summary: str
 ) -> None:
     from refbench.baselines.wan.adapters import read_adapter
-    from refbench.baselines.wan.added_adapters import add_adapter
+    from refbench.baselines.wan.added_adapters import AddedAdapter, add_adapters
 
     lora = ("lora.enabled=true", "lora.rank=4", "lora.alpha=8", *kind)
     trainer, _ = run(small(*lora), tmp_path / "straight")
@@ -257,7 +257,7 @@ def test_lora_trains_adapters_and_projectors_alone(
         before = base(*inputs).sample
         adapter = read_adapter(place / "adapter")
         assert adapter.summary().endswith(summary)
-        add_adapter(base, adapter)
+        add_adapters(base, [AddedAdapter(adapter=adapter)])
         after = base(*inputs).sample
         expected = trainer.model.transformer(*inputs).sample
     torch.testing.assert_close(after, expected, rtol=1e-5, atol=1e-6)
